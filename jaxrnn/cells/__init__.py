@@ -1,0 +1,19 @@
+"""The cells, one a file. `CELLS` names one maker of each: the laws and the certificate read it."""
+
+import functools
+
+import jax
+
+from jaxrnn.cells.elman import elman as elman
+from jaxrnn.cells.gru import gru as gru
+from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry
+from jaxrnn.cells.lstm import lstm as lstm
+
+# Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
+CELLS = (
+    ("elman", elman),
+    ("elman_softplus", functools.partial(elman, activation=jax.nn.softplus)),
+    ("gru", gru),
+    ("gru_reset_before", functools.partial(gru, reset_after=False)),
+    ("lstm", lstm),
+)

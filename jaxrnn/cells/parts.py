@@ -1,0 +1,72 @@
+"""What cells share: how kernels start, how gates lie side by side, the products of a backward pass.
+
+Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wherever time passes over
+them: a loop that slices them out of one array at every step is slower than one that is handed them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn import check
+from jaxrnn.types import Array, Params
+
+
+def initial(key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: object) -> Params:
+    """`w_x` Lecun-normal, `w_h` orthogonal gate by gate, `b` zero.
+
+    Drawn in float32 at least, since the orthogonal start needs a QR decomposition.
+    """
+    check.integer("input_size", input_size, least=1)
+    check.floating("dtype", dtype)
+    key_x, *keys_h = jax.random.split(key, 1 + gates)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, gates * hidden_size), wide)
+    orthogonal = jax.nn.initializers.orthogonal()
+    w_h = jnp.concatenate([orthogonal(k, (hidden_size, hidden_size), wide) for k in keys_h], axis=1)
+    b = jnp.zeros(gates * hidden_size, dtype)
+    return {"w_x": w_x.astype(dtype), "w_h": w_h.astype(dtype), "b": b}
+
+
+def split_gates(x: Array, gates: int) -> list[jax.Array]:
+    """`(..., G·H)` to G arrays `(..., H)`; its transpose is one concatenation, not pads and adds."""
+    size = x.shape[-1] // gates
+    return lax.split(x, (size,) * gates, axis=x.ndim - 1)
+
+
+def join_gates(*gates: Array) -> jax.Array:
+    """The inverse of `split_gates`."""
+    return jnp.concatenate(gates, axis=-1)
+
+
+def project_gates(
+    cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
+) -> list[jax.Array]:
+    """x W_x + b over any leading axes, one array a gate, once params and xs are known to fit.
+
+    `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes.
+    """
+    width = gates * hidden_size
+    check.params_fit(
+        cell, params, {"w_x": (None, width), "w_h": (hidden_size, width), "b": (width,), **more}
+    )
+    check.features("xs", cell, xs, size=params["w_x"].shape[0])
+    xs = jnp.asarray(xs, params["w_x"].dtype)
+    kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
+    return [xs @ w + b for w, b in zip(kernels, biases, strict=True)]
+
+
+def zero_carry(hidden_size: int, batch_shape: tuple[int, ...], dtype: object) -> jax.Array:
+    """Zeros `(*batch_shape, H)`."""
+    return jnp.zeros((*batch_shape, hidden_size), check.floating("dtype", dtype))
+
+
+def summed(deltas: Array) -> jax.Array:
+    """Σ δ over time and batch, `(H,)`: the gradient of a bias."""
+    return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
+
+
+def summed_product(inputs: Array, deltas: Array) -> jax.Array:
+    """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
+    lead = tuple(range(deltas.ndim - 1))
+    return jnp.tensordot(inputs, deltas, axes=(lead, lead))

@@ -1,0 +1,197 @@
+"""What may be wrong with an argument, said before anything compiles.
+
+Every message has one form: the argument's name, what came, what was expected.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def describe(leaf: Any) -> str:
+    """`float32[3,4]` for an array or its struct, the type's name for anything else."""
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    return type(leaf).__name__
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is real or complex floating point, that is, has a gradient."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """`value` if it is an int of at least `least`; otherwise our error."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{name}: got {value!r} of type {type(value).__name__}, expected a Python int"
+        )
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected an int of at least {least}")
+    return value
+
+
+def same_tree(name: str, got: PyTree, expected: PyTree) -> None:
+    """Raise unless two trees agree in structure, and leaf by leaf in shape and dtype."""
+    got_leaves, got_def = jax.tree.flatten(got)
+    leaves, treedef = jax.tree.flatten_with_path(expected)
+    if got_def != treedef:
+        raise TypeError(f"{name}: got the tree {got_def}, expected {treedef}")
+    for leaf, (path, wanted) in zip(got_leaves, leaves, strict=True):
+        place = name + jax.tree_util.keystr(path)
+        leaf = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
+        if leaf.shape != wanted.shape:
+            raise ValueError(f"{place}: got {describe(leaf)}, expected {describe(wanted)}")
+        if leaf.dtype != wanted.dtype:
+            raise TypeError(f"{place}: got {describe(leaf)}, expected {describe(wanted)}")
+
+
+def length(xs: PyTree) -> int:
+    """T, the size of the leading axis that all leaves of `xs` share."""
+    leaves = jax.tree.leaves_with_path(xs)
+    if not leaves:
+        raise ValueError(
+            f"xs: got {xs!r}, which has no arrays; expected at least one with a time axis "
+            "(jnp.arange(T) if the step needs no input)"
+        )
+    sizes = {}
+    for path, leaf in leaves:
+        if jnp.ndim(leaf) == 0:
+            place = "xs" + jax.tree_util.keystr(path)
+            raise ValueError(f"{place}: got {describe(leaf)}, expected a leading time axis")
+        sizes["xs" + jax.tree_util.keystr(path)] = jnp.shape(leaf)[0]
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"xs: got leading (time) axes of sizes {sizes}, expected one size T")
+    return next(iter(sizes.values()))
+
+
+def at_one_step(xs: PyTree) -> PyTree:
+    """The shapes and dtypes of `xs` without its time axis."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jax.dtypes.result_type(x)), xs
+    )
+
+
+def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
+    """Shapes of one step's y; raises unless `step` maps the carry to one of the same form.
+
+    A Cell checks its own params, xs and carry as it is traced here.
+    """
+    if not callable(step):
+        raise TypeError(f"step: got {type(step).__name__}, expected a Cell or a function")
+    length(xs)
+    result = jax.eval_shape(step, params, carry, at_one_step(xs))
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"step: got a result of {type(result).__name__}, expected (carry, y)")
+    same_tree("carry", carry, result[0])
+    return result[1]
+
+
+def batch_shape(x: PyTree) -> tuple[int, ...]:
+    """The batch axes of the input of one step, `(*batch, I)`: all but the last of its first leaf."""
+    leaves = jax.tree.leaves(x)
+    if not leaves or jnp.ndim(leaves[0]) == 0:
+        got = describe(leaves[0]) if leaves else repr(x)
+        raise ValueError(
+            f"xs: got {got} for one step, expected (*batch, features), and with time in front "
+            "(T, *batch, features) for a sequence"
+        )
+    return jnp.shape(leaves[0])[:-1]
+
+
+def float_dtype(params: PyTree) -> Any:
+    """The dtype that the floating leaves of `params` share (their promotion, if they differ)."""
+    floats = [leaf for leaf in jax.tree.leaves(params) if is_inexact(leaf)]
+    return jnp.result_type(*floats) if floats else jnp.dtype("float32")
+
+
+@functools.lru_cache(maxsize=1024)
+def _zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
+    return jax.eval_shape(lambda: make(batch, dtype))
+
+
+def carry_fits(cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...]) -> None:
+    """Raise unless `carry` has exactly the form of `cell.carry(batch, dtype of params)`.
+
+    Exactly: a batch of another size must never broadcast.
+    """
+    same_tree("carry", carry, _zero_carry(cell.carry, batch, float_dtype(params)))
+
+
+def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Raise unless `params` is a dict of arrays of one floating dtype with these names and shapes.
+
+    None in a shape stands for any size.
+    """
+    if not isinstance(params, Mapping) or params.keys() != shapes.keys():
+        got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
+    dtypes = set()
+    for name, shape in shapes.items():
+        got = jnp.shape(params[name])
+        if len(got) != len(shape) or any(e not in (None, g) for g, e in zip(got, shape)):
+            wanted = ",".join("any" if size is None else str(size) for size in shape)
+            raise ValueError(
+                f"params[{name!r}]: got {describe(params[name])}, expected [{wanted}] for {cell}"
+            )
+        dtypes.add(floating(f"params[{name!r}]", jnp.result_type(params[name])))
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"params: got the dtypes {sorted(map(str, dtypes))}, expected one for {cell}"
+        )
+
+
+def floating(name: str, dtype: Any) -> Any:
+    """`dtype` as a NumPy dtype if it is real floating point; otherwise our error."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: got {dtype}, expected a floating-point dtype")
+    return jnp.dtype(dtype)
+
+
+def features(name: str, cell: str, x: Any, size: int) -> None:
+    """Raise unless `x` is a real floating array `(..., size)`."""
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise TypeError(f"{name}: got {type(x).__name__}, expected an array for {cell}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: got {describe(x)}, expected floating point for {cell} "
+            "(embed tokens first, jaxrnn.embedding)"
+        )
+    if x.ndim == 0 or x.shape[-1] != size:
+        raise ValueError(
+            f"{name}: got {describe(x)}, expected a last axis of size {size} for {cell}"
+        )
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a float if it is a Python number; otherwise our error."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a number")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """`value` if it is a bool; otherwise our error."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a bool")
+    return value
+
+
+def function(name: str, value: Any) -> Any:
+    """`value` if it can be called; otherwise our error."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: got {value!r} of type {type(value).__name__}, expected a function"
+        )
+    return value
+
+
+def integers(name: str, x: Any) -> None:
+    """Raise unless `x` is an array of integers."""
+    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"{name}: got {describe(x)}, expected an array of integers")

@@ -1,0 +1,77 @@
+"""The maps before and after a recurrence: an embedding for tokens, a linear readout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.types import Layer
+
+
+def readout(output_size: int) -> Layer:
+    """A linear map of hidden states to outputs, o = h W_o + b_o.
+
+    Args:
+        output_size: O, at least 1; ValueError below, TypeError if not an int.
+
+    Returns:
+        A Layer: `init(key, input_size=H)` gives `w_o (H, O)`, Lecun-normal, and `b_o (O)`, zero;
+        `apply(params, hs)` maps `(..., H)` to `(..., O)`. TypeError or ValueError where params or hs
+        do not fit.
+
+    Gradient: exact, by JAX; one product over all leading axes.
+    """
+    return _readout(check.integer("output_size", output_size, least=1))
+
+
+def embedding(output_size: int) -> Layer:
+    """A learned vector for each token, x = W_e[token].
+
+    Args:
+        output_size: I, the features of each vector, at least 1; ValueError below, TypeError if not
+            an int.
+
+    Returns:
+        A Layer: `init(key, input_size=V)` gives `w_e (V, I)`, standard normal; `apply(params,
+        tokens)` maps integers `(...)` in [0, V) to `(..., I)`. A token outside gives NaN. TypeError
+        or ValueError where params or tokens do not fit.
+
+    Gradient: exact, by JAX; a scatter-add into `(V, I)`.
+    """
+    return _embedding(check.integer("output_size", output_size, least=1))
+
+
+@functools.cache
+def _readout(output_size: int) -> Layer:
+    def init(key, input_size, dtype=jnp.float32):
+        shape = (check.integer("input_size", input_size, least=1), output_size)
+        dtype = check.floating("dtype", dtype)
+        w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
+        return {"w_o": w_o, "b_o": jnp.zeros(output_size, dtype)}
+
+    def apply(params, hs):
+        check.params_fit("readout", params, {"w_o": (None, output_size), "b_o": (output_size,)})
+        check.features("hs", "readout", hs, size=params["w_o"].shape[0])
+        return jnp.asarray(hs, params["w_o"].dtype) @ params["w_o"] + params["b_o"]
+
+    return Layer(init, apply)
+
+
+@functools.cache
+def _embedding(output_size: int) -> Layer:
+    def init(key, input_size, dtype=jnp.float32):
+        shape = (check.integer("input_size", input_size, least=1), output_size)
+        return {"w_e": jax.random.normal(key, shape, check.floating("dtype", dtype))}
+
+    def apply(params, tokens):
+        check.params_fit("embedding", params, {"w_e": (None, output_size)})
+        check.integers("tokens", tokens)
+        # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
+        # where it is negative, one counted from the end.
+        known = (tokens >= 0) & (tokens < params["w_e"].shape[0])
+        return params["w_e"].at[jnp.where(known, tokens, -1)].get(
+            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+        )
+
+    return Layer(init, apply)

@@ -1,0 +1,114 @@
+"""Backpropagation through time, written by hand: one adjoint that runs in order, one gather."""
+
+import functools
+
+import jax
+from jax import lax
+
+from jaxrnn import check, tree
+from jaxrnn.loops import derived
+from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+
+
+def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    """Run a step over time; differentiate it by the backward recurrence, exactly.
+
+    With c_t, y_t = step(params, c_{t-1}, x_t), λ_t = ∂L/∂c_t and ℓ the part of L that y_t enters,
+
+        λ_{t-1} = (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                                   (1)
+        ∂L/∂W   = Σ_t (∂c_t/∂W)ᵀ λ_t                                                         (2)
+
+    (1) runs from T to 1 in a scan that carries λ and nothing else; (2) is taken afterwards for all
+    steps at once. A Cell brings both by hand (`adjoint`, `gather`), and its input products are
+    taken over the whole sequence beforehand. For any other step JAX derives them.
+
+    Args:
+        step: a Cell, or any pure function `(params, carry, x) -> (carry, y)`. It may close over
+            traced values; these get their gradients too. (A Cell with its own adjoint may not.)
+        params: what the step takes; leaves of any dtype.
+        carry: the state before the first step; leaves of any dtype.
+        xs: inputs, each leaf `(T, ...)`; T = 0 is allowed.
+
+    Returns:
+        The last carry, and ys, each leaf `(T, ...)`.
+
+    Raises:
+        TypeError, ValueError: while tracing, if carry, params or xs do not fit the step.
+        TypeError: under forward-mode differentiation (jvp, jacfwd, linearize), which a hand-written
+            backward pass does not have; use `jaxrnn.scan`. Under jit the message is JAX's own.
+            Forward over reverse (`jax.hessian`) works.
+
+    Gradient: exact. Time O(T), sequential depth 2T. Memory O(T): carries and what the cell saves;
+    for a plain Step carries and outputs only, at the price of running the step three times.
+
+    Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
+    """
+    carry = tree.to_arrays(carry)
+    check.step_fits(step, params, carry, xs)
+    if not isinstance(step, Cell):
+        cell, w, pair = derived.from_step(step, params, carry, xs)
+        (carry, _), (_, ys) = _run(_recurrence, cell, w, pair, xs)
+        return carry, ys
+    w, zs = step.prepare(params), step.project(params, xs)
+    if step.adjoint is None or step.gather is None:
+        cell, w = derived.from_advance(step.advance, w, carry, zs)
+        carry, carries = _run(_recurrence, cell, w, carry, zs)
+    else:
+        carry, carries = _run(_compiled_recurrence, step, w, carry, zs)
+    return carry, step.output(params, carries)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(cell: Cell, w: PyTree, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
+    """c_T and c_1..c_T of (C2); what it remembers when it is not differentiated is nothing."""
+
+    def forward(carry, z_t):
+        carry, _ = cell.advance(w, carry, z_t)
+        return carry, carry
+
+    return lax.scan(forward, carry, zs)
+
+
+def _forward(cell, w, carry, zs):
+    w, carry, zs = jax.tree.map(lambda x: x.value, (w, carry, zs))
+
+    def forward(carry, z_t):
+        carry, saved_t = cell.advance(w, carry, z_t)
+        return carry, (carry, saved_t)
+
+    last, (carries, saved) = lax.scan(forward, carry, zs)
+    return (last, carries), (w, carry, zs, carries, saved)
+
+
+def _backward(cell, residuals, cotangents):
+    w, carry, zs, carries, saved = residuals
+    # An output that nobody used has no cotangent: it must not become an array of T zeros.
+    d_last, d_carries = tree.sparse_cotangents(cotangents)
+    seen = (tree.shifted(carry, carries), zs, carries, saved)
+
+    def backward(d_carry, at_t):
+        seen_t, d_carry_t = at_t
+        return cell.adjoint(w, *seen_t, tree.add(d_carry, d_carry_t))  # (1)
+
+    d_carry = tree.zeros_where_none(d_last, carry)
+    d_carry, deltas = lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
+    d_w, d_zs = cell.gather(w, *seen, deltas)  # (2)
+    return d_w, d_carry, d_zs
+
+
+_recurrence.defvjp(_forward, _backward, symbolic_zeros=True)
+
+# A Cell is made once and never closes over traced values, so a call outside jit compiles once too.
+_compiled_recurrence = jax.jit(_recurrence, static_argnums=0)
+
+
+def _run(recurrence, cell, w, carry, zs):
+    try:
+        return recurrence(cell, w, carry, zs)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "loop: got bptt under forward-mode differentiation (jvp, jacfwd or linearize), for "
+            "which a hand-written backward pass has no rule; expected loop=jaxrnn.scan"
+        ) from error

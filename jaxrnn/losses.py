@@ -1,0 +1,79 @@
+"""Losses over time: optax's losses as they are, averaged over the steps that count."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.types import Array
+
+
+def mean_over_time(
+    loss: Callable[[Array, Array], Array],
+    outputs: Array,
+    targets: Array,
+    mask: Array | None = None,
+) -> jax.Array:
+    """The mean of per-step losses over time and batch.
+
+        L = Σ_t m_t ℓ(o_t, y_t) / max(1, Σ_t m_t)                                            (1)
+
+    where m_t = 1 without a mask. Where the mask is False, outputs and targets are replaced by zeros
+    before the loss sees them, so that NaN or a label out of range in the padding reaches neither
+    value nor gradient.
+
+    Args:
+        loss: elementwise, such as `optax.l2_loss`, or over the last axis, such as
+            `optax.softmax_cross_entropy_with_integer_labels`; returns one number per element or step.
+        outputs: o, `(T, *batch, O)`.
+        targets: y, of the shape of the outputs with or without their last axis.
+        mask: m, bool `(T, ...)`, True where a step counts; its shape begins that of the losses.
+
+    Returns:
+        L, a scalar of the outputs' dtype; 0 where T = 0 or nothing counts. With elementwise losses
+        the mean is over features too.
+
+    Raises:
+        ValueError: if shapes do not fit or the loss broadcast its arguments.
+        TypeError: if the mask is not boolean.
+
+    Gradient: exact. Time and memory: those of the loss.
+    """
+    check.function("loss", loss)
+    outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
+    shapes = (outputs.shape, outputs.shape[:-1])
+    if outputs.ndim == 0 or targets.shape not in shapes:
+        raise ValueError(
+            f"targets: got {check.describe(targets)}, expected the shape of the outputs "
+            f"{check.describe(outputs)} with or without the last axis"
+        )
+    if mask is not None:
+        mask = _checked(mask, outputs)
+        outputs, targets = (jnp.where(_wide(mask, x), x, 0) for x in (outputs, targets))
+    losses = loss(outputs, targets)
+    if losses.shape not in shapes:
+        raise ValueError(
+            f"loss: got losses {check.describe(losses)}, expected one a step or one an element of "
+            f"the outputs {check.describe(outputs)}; targets were {check.describe(targets)}"
+        )
+    if mask is None:
+        return jnp.sum(losses) / max(1, losses.size)
+    mask = jnp.broadcast_to(_wide(mask, losses), losses.shape)
+    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(1, jnp.sum(mask))
+
+
+def _wide(mask: Array, x: Array) -> Array:
+    """The mask with as many axes as x, to be broadcast over x's last ones."""
+    return jnp.reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim)))
+
+
+def _checked(mask: Array, outputs: Array) -> Array:
+    if not (hasattr(mask, "dtype") and mask.dtype == bool):
+        raise TypeError(f"mask: got {check.describe(mask)}, expected an array of bool")
+    if mask.ndim == 0 or mask.ndim >= outputs.ndim or mask.shape != outputs.shape[: mask.ndim]:
+        raise ValueError(
+            f"mask: got {check.describe(mask)}, expected the first axes of the outputs "
+            f"{check.describe(outputs)}, time among them and features not"
+        )
+    return jnp.asarray(mask)

@@ -1,0 +1,73 @@
+"""Small helpers on pytrees and time axes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from jaxrnn.check import is_inexact
+
+PyTree = Any
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def split_inexact(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Two trees of the same form: the leaves that have a gradient, and the others; else None."""
+    inexact = jax.tree.map(lambda x: x if is_inexact(x) else None, tree)
+    others = jax.tree.map(lambda x: None if is_inexact(x) else x, tree)
+    return inexact, others
+
+
+def merge(first: PyTree, second: PyTree) -> PyTree:
+    """The inverse of `split_inexact`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_none)
+
+
+def add(tree: PyTree, sparse: PyTree) -> PyTree:
+    """`tree + sparse`, leaf by leaf; None in either counts as zero."""
+
+    def plus(a: Any, b: Any) -> Any:
+        return a if b is None else b if a is None else a + b
+
+    return jax.tree.map(plus, tree, sparse, is_leaf=_is_none)
+
+
+def sparse_cotangents(tree: PyTree) -> PyTree:
+    """Cotangents as a custom_vjp with symbolic zeros hands them over, None where they are zero."""
+    return jax.tree.map(
+        lambda ct: None if isinstance(ct, SymbolicZero) else ct,
+        tree,
+        is_leaf=lambda ct: isinstance(ct, SymbolicZero),
+    )
+
+
+def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
+    """`sparse` with its Nones made zeros of `like`'s leaves, if those have a gradient at all."""
+
+    def fill(leaf: Any, x: Any) -> Any:
+        return jnp.zeros_like(x) if leaf is None and is_inexact(x) else leaf
+
+    return jax.tree.map(fill, sparse, like, is_leaf=_is_none)
+
+
+def shifted(first: PyTree, rest: PyTree) -> PyTree:
+    """c_0..c_{T-1} from c_0 and c_1..c_T: what each step found when it began."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
+
+
+def time_first(xs: PyTree, axis: int = 1) -> PyTree:
+    """Batch-major data made time-major: moves `axis` of every leaf to the front.
+
+    The gradient is exact. Time and memory: at most one copy.
+    """
+    return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
+
+
+def to_arrays(tree: PyTree) -> PyTree:
+    """Python and NumPy numbers as JAX arrays; arrays unchanged."""
+    return jax.tree.map(lambda x: x if isinstance(x, (jax.Array, np.ndarray)) else jnp.asarray(x), tree)

@@ -1,0 +1,120 @@
+"""The nouns of jaxrnn (Step, Cell, Loop, Layer) and the letters of its shapes.
+
+T time, B batch, I input, H hidden, O output, G gates. Time is axis 0, features are last, and any
+number of batch axes lie between: `(T, *batch, I)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxrnn import check
+
+Array = jax.Array | np.ndarray
+Params = Any  # a pytree of arrays
+Carry = Any  # a pytree of arrays (*batch, features)
+PyTree = Any
+
+Step = Callable[[Params, Carry, PyTree], tuple[Carry, PyTree]]
+
+
+class Loop(Protocol):
+    """`lax.scan`'s contract: run `step` over the leading axis of `xs`.
+
+    All loops compute the same values. They differ in what `jax.grad` of them means, and in what it
+    costs. A loop whose gradient is cut on purpose says where, see `jaxrnn.types.cuts_of`.
+    """
+
+    def __call__(
+        self, step: Step, params: Params, carry: Carry, xs: PyTree
+    ) -> tuple[Carry, PyTree]: ...
+
+
+def cuts_of(loop: Loop) -> Callable[[Any], Any] | None:
+    """The predicate `t -> bool` of the steps before which `loop` cuts the gradient; None if exact.
+
+    A factory of truncating loops sets it as the attribute `cut_before` of the function it returns,
+    so that the certificate can build a reference that knows nothing of segments.
+    """
+    return getattr(loop, "cut_before", None)
+
+
+def _as_they_are(params: Params) -> Params:
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A Step that shows its parts, so that a loop can reorder them and write its own backward pass.
+
+    One step is
+
+        z_t          = project(params, x_t),    w = prepare(params)                          (C1)
+        c_t, saved_t = advance(w, c_{t-1}, z_t)                                              (C2)
+        y_t          = output(params, c_t)                                                   (C3)
+
+    and its backward pass, with λ_t = ∂L/∂c_t (all that reaches c_t: from y_t and from t+1),
+
+        λ_{t-1}, δ_t   = adjoint(w, c_{t-1}, z_t, c_t, saved_t, λ_t)                         (C4)
+        ∂L/∂w, ∂L/∂z   = gather(w, c_{0..T-1}, z_{1..T}, c_{1..T}, saved, δ)                 (C5)
+
+    (C2) and (C4) are all that runs in order. `project` and `output` act on the features and take
+    any leading axes, so they run once for the whole sequence; `prepare` brings what the loop needs
+    of the parameters into the form in which it needs it, once before the loop. These three are
+    differentiated by JAX. `adjoint` is the transposed Jacobian of `advance` in c_{t-1}; δ_t is what
+    it learned on the way. `gather` sees every step at once, so that each weight gradient is one
+    matrix product over time and batch. `saved_t` is the least that the backward pass must remember
+    beside c_{t-1}, z_t and c_t; what neither function reads of any of them is not kept.
+
+    `adjoint` and `gather` may be left out: they are then derived from `advance` by JAX. A cell that
+    has them must not close over traced values: everything passes through `params` or `z`.
+    In what `gather` returns, None stands for a cotangent that is zero.
+
+    A Cell is a frozen dataclass and no NamedTuple, because JAX keeps weak references to the
+    functions it transforms, and a tuple cannot have one: `jax.jit(cell)` must work.
+
+    Fields:
+        init: `(key, input_size, dtype=float32) -> params`.
+        carry: `(batch_shape=(), dtype=float32) -> carry`, the zero state.
+        project: `(params, xs) -> zs`; leaves `(*lead, features)`.
+        advance: `(w, carry_tm1, z_t) -> (carry_t, saved_t)`.
+        output: `(params, carries) -> ys`.
+        adjoint: `(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t) -> (d_carry_tm1, delta_t)`.
+        gather: `(w, carries_tm1, zs, carries_t, saved, deltas) -> (d_w, d_zs)`.
+        prepare: `(params) -> w`; the parameters as they are, unless given.
+    """
+
+    init: Callable[..., Params]
+    carry: Callable[..., Carry]
+    project: Callable[[Params, PyTree], PyTree]
+    advance: Callable[[PyTree, Carry, PyTree], tuple[Carry, PyTree]]
+    output: Callable[[Params, Carry], PyTree]
+    adjoint: Callable[..., tuple[Carry, PyTree]] | None = None
+    gather: Callable[..., tuple[PyTree, PyTree]] | None = None
+    prepare: Callable[[Params], PyTree] = _as_they_are
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
+
+        x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
+        ValueError where they do not fit. The gradient is JAX's own, exact.
+        """
+        z = self.project(params, x)
+        check.carry_fits(self, params, carry, check.batch_shape(x))
+        carry, _ = self.advance(self.prepare(params), carry, z)
+        return carry, self.output(params, carry)
+
+
+class Layer(NamedTuple):
+    """A map without memory, as a pair of pure functions: `readout` and `embedding` are Layers.
+
+    Fields:
+        init: `(key, input_size, dtype=float32) -> params`.
+        apply: `(params, inputs) -> outputs`, over any leading axes.
+    """
+
+    init: Callable[..., Params]
+    apply: Callable[[Params, Any], Any]
