@@ -22,6 +22,11 @@ from jaxrnn.losses import mean_over_time as mean_over_time
 from jaxrnn.sequence import unroll as unroll
 from jaxrnn.tree import time_first as time_first
 
+# Trust
+from jaxrnn.certify import Certificate as Certificate
+from jaxrnn.certify import certify as certify
+from jaxrnn.certify import certify_all as certify_all
+
 # Training
 from jaxrnn.train import Trainer as Trainer
 from jaxrnn.train import TrainState as TrainState

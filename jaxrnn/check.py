@@ -38,11 +38,11 @@ def integer(name: str, value: Any, least: int) -> int:
 
 def same_tree(name: str, got: PyTree, expected: PyTree) -> None:
     """Raise unless two trees agree in structure, and leaf by leaf in shape and dtype."""
-    got_leaves, got_def = jax.tree.flatten(got)
-    leaves, treedef = jax.tree.flatten_with_path(expected)
-    if got_def != treedef:
-        raise TypeError(f"{name}: got the tree {got_def}, expected {treedef}")
-    for leaf, (path, wanted) in zip(got_leaves, leaves, strict=True):
+    trees: list[Any] = [jax.tree.structure(got), jax.tree.structure(expected)]
+    if trees[0] != trees[1]:
+        raise TypeError(f"{name}: got the tree {trees[0]}, expected {trees[1]}")
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
+    for leaf, (path, wanted) in pairs:
         place = name + jax.tree_util.keystr(path)
         leaf = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
         if leaf.shape != wanted.shape:
@@ -93,7 +93,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
 
 
 def batch_shape(x: PyTree) -> tuple[int, ...]:
-    """The batch axes of the input of one step, `(*batch, I)`: all but the last of its first leaf."""
+    """The batch axes of one step's input: its first leaf's, `(*batch, I)` without the last."""
     leaves = jax.tree.leaves(x)
     if not leaves or jnp.ndim(leaves[0]) == 0:
         got = describe(leaves[0]) if leaves else repr(x)
@@ -133,8 +133,10 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
         raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
     dtypes = set()
     for name, shape in shapes.items():
-        got = jnp.shape(params[name])
-        if len(got) != len(shape) or any(e not in (None, g) for g, e in zip(got, shape)):
+        size_of = jnp.shape(params[name])
+        if len(size_of) != len(shape) or any(
+            e not in (None, g) for g, e in zip(size_of, shape, strict=True)
+        ):
             wanted = ",".join("any" if size is None else str(size) for size in shape)
             raise ValueError(
                 f"params[{name!r}]: got {describe(params[name])}, expected [{wanted}] for {cell}"

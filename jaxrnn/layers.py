@@ -4,9 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer
 
 from jaxrnn import check
-from jaxrnn.types import Layer
+from jaxrnn.types import Array, Layer, Params
 
 
 def readout(output_size: int) -> Layer:
@@ -17,8 +19,8 @@ def readout(output_size: int) -> Layer:
 
     Returns:
         A Layer: `init(key, input_size=H)` gives `w_o (H, O)`, Lecun-normal, and `b_o (O)`, zero;
-        `apply(params, hs)` maps `(..., H)` to `(..., O)`. TypeError or ValueError where params or hs
-        do not fit.
+        `apply(params, hs)` maps `(..., H)` to `(..., O)`. TypeError or ValueError where params or
+        hs do not fit.
 
     Gradient: exact, by JAX; one product over all leading axes.
     """
@@ -44,34 +46,37 @@ def embedding(output_size: int) -> Layer:
 
 @functools.cache
 def _readout(output_size: int) -> Layer:
-    def init(key, input_size, dtype=jnp.float32):
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         shape = (check.integer("input_size", input_size, least=1), output_size)
         dtype = check.floating("dtype", dtype)
         w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
         return {"w_o": w_o, "b_o": jnp.zeros(output_size, dtype)}
 
-    def apply(params, hs):
+    def apply(params: Params, hs: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead O"]:
         check.params_fit("readout", params, {"w_o": (None, output_size), "b_o": (output_size,)})
         check.features("hs", "readout", hs, size=params["w_o"].shape[0])
-        return jnp.asarray(hs, params["w_o"].dtype) @ params["w_o"] + params["b_o"]
+        outputs = jnp.asarray(hs, params["w_o"].dtype) @ params["w_o"]
+        return outputs + jnp.broadcast_to(params["b_o"], outputs.shape)
 
     return Layer(init, apply)
 
 
 @functools.cache
 def _embedding(output_size: int) -> Layer:
-    def init(key, input_size, dtype=jnp.float32):
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         shape = (check.integer("input_size", input_size, least=1), output_size)
         return {"w_e": jax.random.normal(key, shape, check.floating("dtype", dtype))}
 
-    def apply(params, tokens):
+    def apply(params: Params, tokens: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
         check.params_fit("embedding", params, {"w_e": (None, output_size)})
         check.integers("tokens", tokens)
         # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
         # where it is negative, one counted from the end.
         known = (tokens >= 0) & (tokens < params["w_e"].shape[0])
-        return params["w_e"].at[jnp.where(known, tokens, -1)].get(
-            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+        return (
+            params["w_e"]
+            .at[jnp.where(known, tokens, -1)]
+            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         )
 
     return Layer(init, apply)

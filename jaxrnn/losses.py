@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrnn import check
 from jaxrnn.types import Array
@@ -11,10 +12,10 @@ from jaxrnn.types import Array
 
 def mean_over_time(
     loss: Callable[[Array, Array], Array],
-    outputs: Array,
-    targets: Array,
-    mask: Array | None = None,
-) -> jax.Array:
+    outputs: Float[Array, " T *batch O"],
+    targets: Shaped[Array, " T *rest"],
+    mask: Bool[Array, " T *leading"] | None = None,
+) -> Float[jax.Array, ""]:
     """The mean of per-step losses over time and batch.
 
         L = Σ_t m_t ℓ(o_t, y_t) / max(1, Σ_t m_t)                                            (1)
@@ -25,7 +26,7 @@ def mean_over_time(
 
     Args:
         loss: elementwise, such as `optax.l2_loss`, or over the last axis, such as
-            `optax.softmax_cross_entropy_with_integer_labels`; returns one number per element or step.
+            `optax.softmax_cross_entropy_with_integer_labels`; one number an element or a step.
         outputs: o, `(T, *batch, O)`.
         targets: y, of the shape of the outputs with or without their last axis.
         mask: m, bool `(T, ...)`, True where a step counts; its shape begins that of the losses.
@@ -60,7 +61,7 @@ def mean_over_time(
     if mask is None:
         return jnp.sum(losses) / max(1, losses.size)
     mask = jnp.broadcast_to(_wide(mask, losses), losses.shape)
-    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(1, jnp.sum(mask))
+    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(1, jnp.sum(mask)).astype(losses.dtype)
 
 
 def _wide(mask: Array, x: Array) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.loops import bptt
+from jaxrnn.loops.bptt import bptt
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step
 
 

@@ -36,8 +36,8 @@ class Trainer(NamedTuple):
 
     Fields:
         init: `(params, key, carry=None) -> state`.
-        update: `(state, batch) -> (state, metrics)`; jit it, and donate the state if memory is dear:
-            `jax.jit(trainer.update, donate_argnums=0)`.
+        update: `(state, batch) -> (state, metrics)`; jit it, and donate the state where memory is
+            dear: `jax.jit(trainer.update, donate_argnums=0)`.
     """
 
     init: Callable[..., TrainState]

@@ -70,4 +70,6 @@ def time_first(xs: PyTree, axis: int = 1) -> PyTree:
 
 def to_arrays(tree: PyTree) -> PyTree:
     """Python and NumPy numbers as JAX arrays; arrays unchanged."""
-    return jax.tree.map(lambda x: x if isinstance(x, (jax.Array, np.ndarray)) else jnp.asarray(x), tree)
+    return jax.tree.map(
+        lambda x: x if isinstance(x, (jax.Array, np.ndarray)) else jnp.asarray(x), tree
+    )

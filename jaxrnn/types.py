@@ -6,14 +6,16 @@ number of batch axes lie between: `(T, *batch, I)`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from jaxrnn import check
 
 Array = jax.Array | np.ndarray
+State = Float[Array, "*lead H"]  # hidden states of one step (*batch, H) or of all (T, *batch, H)
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays (*batch, features)
 PyTree = Any
@@ -21,6 +23,7 @@ PyTree = Any
 Step = Callable[[Params, Carry, PyTree], tuple[Carry, PyTree]]
 
 
+@runtime_checkable
 class Loop(Protocol):
     """`lax.scan`'s contract: run `step` over the leading axis of `xs`.
 
@@ -30,7 +33,8 @@ class Loop(Protocol):
 
     def __call__(
         self, step: Step, params: Params, carry: Carry, xs: PyTree
-    ) -> tuple[Carry, PyTree]: ...
+    ) -> tuple[Carry, PyTree]:
+        """Return the last carry, and all outputs stacked."""
 
 
 def cuts_of(loop: Loop) -> Callable[[Any], Any] | None:
@@ -71,7 +75,6 @@ class Cell:
 
     `adjoint` and `gather` may be left out: they are then derived from `advance` by JAX. A cell that
     has them must not close over traced values: everything passes through `params` or `z`.
-    In what `gather` returns, None stands for a cotangent that is zero.
 
     A Cell is a frozen dataclass and no NamedTuple, because JAX keeps weak references to the
     functions it transforms, and a tuple cannot have one: `jax.jit(cell)` must work.

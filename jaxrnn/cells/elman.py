@@ -6,23 +6,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.types import Array, Cell
+from jaxrnn.types import Array, Cell, Params, State
 
 
 class ElmanWeights(NamedTuple):
     """What the loop uses: the recurrent kernel, and its transpose for the way back."""
 
-    w_h: Array
-    w_h_t: Array
+    w_h: Float[Array, "H H"]
+    w_h_t: Float[Array, "H H"]
 
 
 class ElmanSaved(NamedTuple):
     """The pre-activation, or None where the slope can be told from h_t."""
 
-    a: Array | None
+    a: Float[Array, "*lead H"] | None
 
 
 def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) -> Cell:
@@ -62,33 +64,38 @@ def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) 
 
 @functools.cache
 def _elman(hidden_size: int, activation: Callable[[Array], Array]) -> Cell:
-    def init(key, input_size, dtype=jnp.float32):
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return parts.initial(key, input_size, hidden_size, 1, dtype)
 
-    def carry(batch_shape=(), dtype=jnp.float32):
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return parts.zero_carry(hidden_size, batch_shape, dtype)
 
-    def project(params, xs):
+    def project(params: Params, xs: Array) -> State:
         return parts.project_gates("elman", params, xs, 1, hidden_size)[0]  # (E1)
 
-    def prepare(params):
+    def prepare(params: Params) -> ElmanWeights:
         return ElmanWeights(params["w_h"], params["w_h"].T)
 
-    def advance(w, h_tm1, z_t):
+    def advance(w: ElmanWeights, h_tm1: State, z_t: State) -> tuple[State, ElmanSaved]:
         a = z_t + h_tm1 @ w.w_h  # (E2)
         return activation(a), ElmanSaved(None if activation is jnp.tanh else a)  # (E3)
 
-    def output(params, hs):
+    def output(params: Params, hs: State) -> State:
         return hs
 
-    def adjoint(w, h_tm1, z_t, h_t, saved, d_h):
+    def adjoint(
+        w: ElmanWeights, h_tm1: State, z_t: State, h_t: State, saved: ElmanSaved, d_h: State
+    ) -> tuple[State, State]:
         if saved.a is None:
             delta = d_h * (1 - h_t * h_t)  # (E4) for tanh
         else:
             (delta,) = jax.vjp(activation, saved.a)[1](d_h)  # (E4)
         return delta @ w.w_h_t, delta  # (E5)
 
-    def gather(w, hs_tm1, zs, hs, saved, deltas):
-        return ElmanWeights(parts.summed_product(hs_tm1, deltas), None), deltas  # (E6)
+    def gather(
+        w: ElmanWeights, hs_tm1: State, zs: State, hs: State, saved: ElmanSaved, deltas: State
+    ) -> tuple[ElmanWeights, State]:
+        d_w_h = parts.summed_product(hs_tm1, deltas)  # (E6)
+        return ElmanWeights(d_w_h, jnp.zeros_like(w.w_h_t)), deltas
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

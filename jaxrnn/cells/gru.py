@@ -3,50 +3,53 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.types import Array, Cell
+from jaxrnn.types import Array, Cell, Params, State
 
 
 class GRUGates(NamedTuple):
-    """One array `(*batch, H)` a gate (reset, update, candidate): pre-activations or cotangents."""
+    """One array `(*batch, H)` a gate r, z, n: pre-activations, values or cotangents."""
 
-    r: Array
-    z: Array
-    n: Array
+    r: Float[Array, "*lead H"]
+    z: Float[Array, "*lead H"]
+    n: Float[Array, "*lead H"]
 
 
-class GRUSaved(NamedTuple):
-    """The gates' values; and q, what the reset gate multiplies after the product (else None)."""
+class GRUAfterSaved(NamedTuple):
+    """The gates' values; and q, what the reset gate multiplies after the product."""
 
-    r: Array
-    z: Array
-    n: Array
-    q: Array | None
+    r: Float[Array, "*lead H"]
+    z: Float[Array, "*lead H"]
+    n: Float[Array, "*lead H"]
+    q: Float[Array, "*lead H"]
 
 
 class GRUAfterWeights(NamedTuple):
     """What the loop uses where reset comes after: the kernel, its transpose, the bias of q."""
 
-    w_h: Array
-    w_h_t: Array
-    b_n: Array
+    w_h: Float[Array, "H 3*H"]
+    w_h_t: Float[Array, "3*H H"]
+    b_n: Float[Array, " H"]
 
 
 class GRUBeforeWeights(NamedTuple):
     """What the loop uses where reset comes before: the two kernels and their transposes."""
 
-    w_rz: Array
-    w_n: Array
-    w_rz_t: Array
-    w_n_t: Array
+    w_rz: Float[Array, "H 2*H"]
+    w_n: Float[Array, "H H"]
+    w_rz_t: Float[Array, "2*H H"]
+    w_n_t: Float[Array, "H H"]
 
 
 def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
-    """The GRU; reset after the recurrent product as in PyTorch and cuDNN, or before it as published.
+    """The GRU, reset after the recurrent product (PyTorch, cuDNN) or before it (as published).
 
         x_r, x_z, x_n = x_t W_x + b, each its own columns                                    (G1)
         r = σ(x_r + h_{t-1} W_r),    z = σ(x_z + h_{t-1} W_z)                                (G2)
@@ -92,78 +95,92 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
 def _gru(hidden_size: int, reset_after: bool) -> Cell:
     more = {"b_n": (hidden_size,)} if reset_after else {}
 
-    def init(key, input_size, dtype=jnp.float32):
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         params = parts.initial(key, input_size, hidden_size, 3, dtype)
         return {**params, **{name: jnp.zeros(shape, dtype) for name, shape in more.items()}}
 
-    def carry(batch_shape=(), dtype=jnp.float32):
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return parts.zero_carry(hidden_size, batch_shape, dtype)
 
-    def project(params, xs):
+    def project(params: Params, xs: Array) -> GRUGates:
         return GRUGates(*parts.project_gates("gru", params, xs, 3, hidden_size, **more))  # (G1)
 
-    def output(params, hs):
+    def output(params: Params, hs: State) -> State:
         return hs
 
     advance, adjoint, gather, prepare = _AFTER if reset_after else _BEFORE
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
 
 
-def _prepare_after(params):
+def _prepare_after(params: Params) -> GRUAfterWeights:
     return GRUAfterWeights(params["w_h"], params["w_h"].T, params["b_n"])
 
 
-def _advance_after(w, h_tm1, x):
+def _advance_after(w: GRUAfterWeights, h_tm1: State, x: GRUGates) -> tuple[State, GRUAfterSaved]:
     a_r, a_z, q = parts.split_gates(h_tm1 @ w.w_h, 3)
-    r, z, q = sigmoid(x.r + a_r), sigmoid(x.z + a_z), q + w.b_n  # (G2)
+    r, z, q = sigmoid(x.r + a_r), sigmoid(x.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
     n = jnp.tanh(x.n + r * q)  # (G3)
-    return n + z * (h_tm1 - n), GRUSaved(r, z, n, q)  # (G4)
+    return n + z * (h_tm1 - n), GRUAfterSaved(r, z, n, q)  # (G4)
 
 
-def _adjoint_after(w, h_tm1, x, h_t, saved, d_h):
+def _adjoint_after(
+    w: GRUAfterWeights, h_tm1: State, x: GRUGates, h_t: State, saved: GRUAfterSaved, d_h: State
+) -> tuple[State, GRUGates]:
     r, z, n, q = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, saved, d_h)
+    delta_z, delta_n = _deltas_zn(h_tm1, z, n, d_h)
     delta_r = delta_n * q * r * (1 - r)  # (G6)
     d_h_tm1 = d_h * z + parts.join_gates(delta_r, delta_z, delta_n * r) @ w.w_h_t  # (G7)
     return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
 
 
-def _gather_after(w, hs_tm1, xs, hs, saved, deltas):
+def _gather_after(
+    w: GRUAfterWeights,
+    hs_tm1: State,
+    xs: GRUGates,
+    hs: State,
+    saved: GRUAfterSaved,
+    deltas: GRUGates,
+) -> tuple[GRUAfterWeights, GRUGates]:
     d_q = deltas.n * saved.r
     d_w_h = parts.summed_product(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q))
-    return GRUAfterWeights(d_w_h, None, parts.summed(d_q)), deltas  # (G8)
+    return GRUAfterWeights(d_w_h, jnp.zeros_like(w.w_h_t), parts.summed(d_q)), deltas  # (G8)
 
 
-def _prepare_before(params):
+def _prepare_before(params: Params) -> GRUBeforeWeights:
     w_r, w_z, w_n = parts.split_gates(params["w_h"], 3)
     w_rz = parts.join_gates(w_r, w_z)
     return GRUBeforeWeights(w_rz, w_n, w_rz.T, w_n.T)
 
 
-def _advance_before(w, h_tm1, x):
+def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: GRUGates) -> tuple[State, GRUGates]:
     a_r, a_z = parts.split_gates(h_tm1 @ w.w_rz, 2)
     r, z = sigmoid(x.r + a_r), sigmoid(x.z + a_z)  # (G2)
     n = jnp.tanh(x.n + (r * h_tm1) @ w.w_n)  # (G3')
-    return n + z * (h_tm1 - n), GRUSaved(r, z, n, None)  # (G4)
+    return n + z * (h_tm1 - n), GRUGates(r, z, n)  # (G4)
 
 
-def _adjoint_before(w, h_tm1, x, h_t, saved, d_h):
-    r, z, n, _ = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, saved, d_h)
+def _adjoint_before(
+    w: GRUBeforeWeights, h_tm1: State, x: GRUGates, h_t: State, saved: GRUGates, d_h: State
+) -> tuple[State, GRUGates]:
+    r, z, n = saved
+    delta_z, delta_n = _deltas_zn(h_tm1, z, n, d_h)
     u = delta_n @ w.w_n_t
     delta_r = u * h_tm1 * r * (1 - r)  # (G6')
     d_h_tm1 = d_h * z + u * r + parts.join_gates(delta_r, delta_z) @ w.w_rz_t  # (G7')
     return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
 
 
-def _gather_before(w, hs_tm1, xs, hs, saved, deltas):
+def _gather_before(
+    w: GRUBeforeWeights, hs_tm1: State, xs: GRUGates, hs: State, saved: GRUGates, deltas: GRUGates
+) -> tuple[GRUBeforeWeights, GRUGates]:
     d_w_rz = parts.summed_product(hs_tm1, parts.join_gates(deltas.r, deltas.z))
     d_w_n = parts.summed_product(saved.r * hs_tm1, deltas.n)
-    return GRUBeforeWeights(d_w_rz, d_w_n, None, None), deltas  # (G8')
+    return GRUBeforeWeights(
+        d_w_rz, d_w_n, jnp.zeros_like(w.w_rz_t), jnp.zeros_like(w.w_n_t)
+    ), deltas  # (G8')
 
 
-def _deltas_zn(h_tm1, saved, d_h):
-    z, n = saved.z, saved.n
+def _deltas_zn(h_tm1: State, z: State, n: State, d_h: State) -> tuple[State, State]:
     return d_h * (h_tm1 - n) * z * (1 - z), d_h * (1 - z) * (1 - n * n)  # (G5)
 
 

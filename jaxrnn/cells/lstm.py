@@ -3,35 +3,38 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.types import Array, Cell
+from jaxrnn.types import Array, Cell, Params, State
 
 
 class LSTMCarry(NamedTuple):
     """The hidden state h and the memory c, each `(*batch, H)`."""
 
-    h: Array
-    c: Array
+    h: Float[Array, "*batch H"]
+    c: Float[Array, "*batch H"]
 
 
 class LSTMGates(NamedTuple):
     """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
 
-    i: Array
-    f: Array
-    g: Array
-    o: Array
+    i: Float[Array, "*lead H"]
+    f: Float[Array, "*lead H"]
+    g: Float[Array, "*lead H"]
+    o: Float[Array, "*lead H"]
 
 
 class LSTMWeights(NamedTuple):
     """What the loop uses: the recurrent kernel, and its transpose for the way back."""
 
-    w_h: Array
-    w_h_t: Array
+    w_h: Float[Array, "H 4*H"]
+    w_h_t: Float[Array, "4*H H"]
 
 
 def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
@@ -55,8 +58,8 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
         forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
 
     Returns:
-        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o, all
-        of one floating dtype, and the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x
+        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o,
+        all of one floating dtype, and the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x
         `(*batch, I)`, outputs h `(*batch, H)`, dimensionless.
 
     Gradient: exact, by hand. Time: three products of the size of the forward one per step, two of
@@ -71,32 +74,39 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
 
 @functools.cache
 def _lstm(hidden_size: int, forget_bias: float) -> Cell:
-    def init(key, input_size, dtype=jnp.float32):
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         params = parts.initial(key, input_size, hidden_size, 4, dtype)
         b = LSTMGates(*parts.split_gates(params["b"], 4))
         return {**params, "b": parts.join_gates(*b._replace(f=b.f + forget_bias))}
 
-    def carry(batch_shape=(), dtype=jnp.float32):
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
         # Two arrays, not one twice: a buffer may be donated only once.
         return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
 
-    def project(params, xs):
+    def project(params: Params, xs: Array) -> LSTMGates:
         return LSTMGates(*parts.project_gates("lstm", params, xs, 4, hidden_size))  # (L1)
 
-    def prepare(params):
+    def prepare(params: Params) -> LSTMWeights:
         return LSTMWeights(params["w_h"], params["w_h"].T)
 
-    def advance(w, carry_tm1, z):
+    def advance(w: LSTMWeights, carry_tm1: LSTMCarry, z: LSTMGates) -> tuple[LSTMCarry, LSTMGates]:
         a = LSTMGates(*parts.split_gates(carry_tm1.h @ w.w_h, 4))
         i, f, o = sigmoid(z.i + a.i), sigmoid(z.f + a.f), sigmoid(z.o + a.o)  # (L2)
         g = jnp.tanh(z.g + a.g)
         c = f * carry_tm1.c + i * g  # (L3)
         return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
-    def output(params, carries):
+    def output(params: Params, carries: LSTMCarry) -> State:
         return carries.h
 
-    def adjoint(w, carry_tm1, z, carry_t, saved, d_carry):
+    def adjoint(
+        w: LSTMWeights,
+        carry_tm1: LSTMCarry,
+        z: LSTMGates,
+        carry_t: LSTMCarry,
+        saved: LSTMGates,
+        d_carry: LSTMCarry,
+    ) -> tuple[LSTMCarry, LSTMGates]:
         i, f, g, o = saved
         m = jnp.tanh(carry_t.c)
         d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
@@ -108,8 +118,15 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         )  # (L6)
         return LSTMCarry(parts.join_gates(*delta) @ w.w_h_t, d_c * f), delta  # (L7)
 
-    def gather(w, carries_tm1, zs, carries, saved, deltas):
+    def gather(
+        w: LSTMWeights,
+        carries_tm1: LSTMCarry,
+        zs: LSTMGates,
+        carries: LSTMCarry,
+        saved: LSTMGates,
+        deltas: LSTMGates,
+    ) -> tuple[LSTMWeights, LSTMGates]:
         d_w_h = parts.summed_product(carries_tm1.h, parts.join_gates(*deltas))
-        return LSTMWeights(d_w_h, None), deltas  # (L8)
+        return LSTMWeights(d_w_h, jnp.zeros_like(w.w_h_t)), deltas  # (L8)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -4,15 +4,21 @@ Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wher
 them: a loop that slices them out of one array at every step is slower than one that is handed them.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.types import Array, Params
 
 
-def initial(key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: object) -> Params:
+def initial(
+    key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
+) -> Params:
     """`w_x` Lecun-normal, `w_h` orthogonal gate by gate, `b` zero.
 
     Drawn in float32 at least, since the orthogonal start needs a QR decomposition.
@@ -28,13 +34,13 @@ def initial(key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype
     return {"w_x": w_x.astype(dtype), "w_h": w_h.astype(dtype), "b": b}
 
 
-def split_gates(x: Array, gates: int) -> list[jax.Array]:
-    """`(..., G·H)` to G arrays `(..., H)`; its transpose is one concatenation, not pads and adds."""
+def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:
+    """`(..., G·H)` to G arrays `(..., H)`; transposed, one concatenation and not pads and adds."""
     size = x.shape[-1] // gates
     return lax.split(x, (size,) * gates, axis=x.ndim - 1)
 
 
-def join_gates(*gates: Array) -> jax.Array:
+def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
     """The inverse of `split_gates`."""
     return jnp.concatenate(gates, axis=-1)
 
@@ -42,7 +48,7 @@ def join_gates(*gates: Array) -> jax.Array:
 def project_gates(
     cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
 ) -> list[jax.Array]:
-    """x W_x + b over any leading axes, one array a gate, once params and xs are known to fit.
+    """Take x W_x + b over any leading axes, one array a gate, once params and xs are known to fit.
 
     `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes.
     """
@@ -53,20 +59,29 @@ def project_gates(
     check.features("xs", cell, xs, size=params["w_x"].shape[0])
     xs = jnp.asarray(xs, params["w_x"].dtype)
     kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
-    return [xs @ w + b for w, b in zip(kernels, biases, strict=True)]
+    return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
 
-def zero_carry(hidden_size: int, batch_shape: tuple[int, ...], dtype: object) -> jax.Array:
+def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Array, "*lead H"]:
+    """Add a bias over any leading axes, said aloud: to some, rank promotion is an error."""
+    return jnp.add(x, jnp.broadcast_to(b, x.shape))
+
+
+def zero_carry(
+    hidden_size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
+) -> Float[jax.Array, "*batch H"]:
     """Zeros `(*batch_shape, H)`."""
     return jnp.zeros((*batch_shape, hidden_size), check.floating("dtype", dtype))
 
 
-def summed(deltas: Array) -> jax.Array:
+def summed(deltas: Float[Array, "*lead H"]) -> Float[jax.Array, " H"]:
     """Σ δ over time and batch, `(H,)`: the gradient of a bias."""
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
-def summed_product(inputs: Array, deltas: Array) -> jax.Array:
+def summed_product(
+    inputs: Float[Array, "*lead I"], deltas: Float[Array, "*lead H"]
+) -> Float[jax.Array, "I H"]:
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
     return jnp.tensordot(inputs, deltas, axes=(lead, lead))

@@ -7,6 +7,7 @@ nothing but the carries is remembered.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def from_advance(
     jaxpr, shapes = jax.make_jaxpr(lambda *args: advance(*args)[0], return_shape=True)(
         w, carry, check.at_one_step(zs)
     )
-    carry_tree = jax.tree.structure(shapes)
+    carry_tree: Any = jax.tree.structure(shapes)
 
     def pure(w, carry_tm1, z_t):
         own, constants = w

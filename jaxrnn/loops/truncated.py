@@ -46,9 +46,7 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
 
 @functools.cache
 def _truncated(k1: int, loop: Loop) -> Loop:
-    def segmented(
-        step: Step, params: Params, carry: Carry, xs: PyTree
-    ) -> tuple[Carry, PyTree]:
+    def segmented(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         segments, rest = divmod(check.length(xs), k1)
         if segments == 0:
             return loop(step, params, carry, xs)
@@ -70,7 +68,8 @@ def _truncated(k1: int, loop: Loop) -> Loop:
         return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, last_ys)
 
     segmented.__name__ = f"truncated({k1})"
-    segmented.cut_before = lambda t: (t > 0) & (t % k1 == 0)
+    # See types.cuts_of.
+    setattr(segmented, "cut_before", lambda t: (t > 0) & (t % k1 == 0))
     return segmented
 
 

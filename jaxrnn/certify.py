@@ -1,0 +1,367 @@
+"""The certificate: is the gradient of a loop what it says it is?"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn import check, tree
+from jaxrnn.cells import CELLS
+from jaxrnn.loops import LOOPS
+from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.scan import scan
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, cuts_of
+
+# The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
+VALUE_LIMIT = 1e-13
+GRADIENT_LIMIT = 1e-12
+DIFFERENCE_LIMIT = 1e-6
+# float32: how much farther from the truth than autodiff a gradient may be, and one rounding more.
+FLOAT32_FACTOR = 1.5
+FLOAT32_UNIT = 2.0**-23
+
+# Central differences: the error ε² of the formula and the error 2⁻⁵²/ε of rounding, both small.
+EPSILON = 1e-5
+
+Arguments = tuple[Params, Carry, PyTree]
+
+
+class Row(NamedTuple):
+    """One comparison, of one array.
+
+    Fields:
+        step, loop: names of what was certified.
+        path: which backward pass ran: "by hand", "derived" or "autodiff".
+        judge: "values of scan", "autodiff", "differences", or "float64 truth".
+        array: "params['w_h']", "carry", "xs", …; for values "carry_T" and "ys".
+        error: ‖a - b‖ / ‖b‖, the worst of all draws; against the float64 truth the rms.
+        limit: what the error may be.
+    """
+
+    step: str
+    loop: str
+    path: str
+    judge: str
+    array: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within its limit; NaN is not."""
+        return bool(self.error <= self.limit)
+
+
+class Certificate(NamedTuple):
+    """All comparisons; prints as a table.
+
+    Fields:
+        rows: one Row an array and judge.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are rows and all of them are within their limits."""
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    def worst(self) -> "Certificate":
+        """Of each step, loop and judge only the array nearest to, or farthest past, its limit."""
+        kept: dict[tuple[str, ...], Row] = {}
+        for row in self.rows:
+            if row[:4] not in kept or not row.error / row.limit <= (
+                kept[row[:4]].error / kept[row[:4]].limit
+            ):
+                kept[row[:4]] = row
+        return Certificate(tuple(kept.values()))
+
+    def __str__(self) -> str:
+        heads = (*Row._fields, "")
+        lines = [
+            (*row[:5], f"{row.error:.1e}", f"{row.limit:.1e}", "ok" if row.ok else "OUT")
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in (heads, *lines)
+        ]
+        out = sum(not row.ok for row in self.rows)
+        return "\n".join([*table, f"{len(self.rows)} comparisons, {out} out of limits"])
+
+
+def certify(
+    step: Cell | Step,
+    params: Params = None,
+    carry: Carry = None,
+    xs: PyTree = None,
+    *,
+    loop: Loop = bptt,
+    draws: int = 8,
+    seed: int = 0,
+    names: tuple[str, str] | None = None,
+) -> Certificate:
+    """Compare the gradient of a loop with autodiff, finite differences and, in float32, the truth.
+
+    With random cotangents v of all outputs, f = ⟨v, loop(step, params, carry, xs)⟩ and g = ∂f/∂θ
+    for each array θ of params, carry and xs:
+
+        float64   ‖values - values of scan‖ ≤ 1e-13 ‖values of scan‖                         (1)
+        float64   ‖g - g_scan‖ ≤ 1e-12 ‖g_scan‖, g_scan by `jax.grad` of `lax.scan`          (2)
+        float64   (f(θ + εu) - f(θ - εu)) / 2ε = ⟨g, u⟩ to 1e-6, u random directions         (3)
+        float32   rms ‖g - g*‖ / ‖g*‖ ≤ 1.5 rms ‖g_scan - g*‖ / ‖g*‖ + 2⁻²³                  (4)
+
+    where g* is the float64 gradient at the float32 arguments and products are taken at the highest
+    precision. For a loop that cuts the gradient, `scan` restarts at each cut from the carry
+    that was there, held constant; so the cut gradient too is judged by differences.
+
+    It works in 64-bit mode and leaves no global setting changed.
+
+    Args:
+        step: a Cell, for which parameters and data are drawn (T = 11, batch 3, 5 inputs) unless
+            given, or a plain Step, with params, carry and xs. It has to keep to the dtype it gets.
+        params: where to compare; params, carry and xs all three or none.
+        carry: likewise.
+        xs: likewise.
+        loop: the loop to certify.
+        draws: how often cotangents (and for a Cell arguments) are drawn anew; at least 8.
+        seed: of all draws, an int.
+        names: what to call step and loop in the table; their own names unless given.
+
+    Returns:
+        A Certificate: `.ok`, `.rows`, and a table when printed.
+
+    Raises:
+        TypeError, ValueError: if arguments do not fit the step.
+    """
+    check.integer("draws", draws, least=8)
+    given = [arg is not None for arg in (params, carry, xs)]
+    if not (all(given) or (isinstance(step, Cell) and not any(given))):
+        raise ValueError(
+            f"params, carry, xs: got {sum(given)} of the three, expected all"
+            + (" or none" if isinstance(step, Cell) else " for a plain Step")
+        )
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        trials = []
+        for rng in np.random.default_rng(seed).spawn(draws):
+            args = (params, carry, xs)
+            if isinstance(step, Cell) and not any(given):
+                args = drawn(step, rng)
+            args = _cast(args, jnp.float64)
+            v = _normal_like(rng, jax.eval_shape(functools.partial(scan, step), *args))
+            us = _normal_like(rng, {array: _four_of(x) for array, x in _named(args)[0].items()})
+            trials.append((args, v, us))
+        path = _path(step, loop, trials[0][0])
+        rows = [*_float64_rows(step, loop, trials), *_float32_rows(step, loop, trials)]
+    names = names or (getattr(step, "__name__", "cell"), getattr(loop, "__name__", "loop"))
+    return Certificate(tuple(Row(*names, path, *row) for row in rows))
+
+
+def certify_all(
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, hidden_size: int = 6
+) -> Certificate:
+    """The certificates of all `CELLS` under all `LOOPS`, and of each cell as a plain Step.
+
+    Args:
+        progress: wraps the iteration, for instance `tqdm.tqdm`.
+        hidden_size: H of every cell.
+    """
+    jobs: list[tuple[Step, Arguments, Loop, tuple[str, str]]] = []
+    for cell_name, make in CELLS:
+        cell = make(hidden_size)
+        jobs += [(cell, (None, None, None), loop, (cell_name, name)) for name, loop in LOOPS]
+        plain = functools.partial(_call, cell)
+        jobs.append(
+            (plain, drawn(cell, np.random.default_rng(0)), bptt, (f"{cell_name}, plain", "bptt"))
+        )
+    rows: list[Row] = []
+    for step, args, loop, names in progress(jobs):
+        rows += certify(step, *args, loop=loop, names=names).rows
+    return Certificate(tuple(rows))
+
+
+def drawn(cell: Cell, rng: np.random.Generator) -> Arguments:
+    """Parameters as they start, with noise so that no bias is zero, and a carry and xs to go with.
+
+    T = 11, so that segments of 4 and of 5 leave a rest; batch 3; 5 inputs; float64 in 64-bit mode.
+    """
+    dtype = jnp.result_type(float)
+    params = cell.init(jax.random.key(int(rng.integers(2**31))), 5, dtype)
+    params = jax.tree.map(lambda p, n: p + 0.1 * n, params, _normal_like(rng, params))
+    carry = _normal_like(rng, cell.carry((3,), dtype))
+    return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
+
+
+def _call(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    """The same step, as a function that shows no parts."""
+    return step(params, carry, x)
+
+
+def _path(step: Step, loop: Loop, args: Arguments) -> str:
+    """Which backward pass runs, read off the program: does the loop bring one of its own?"""
+    params, carry, xs = args
+    inside = str(jax.make_jaxpr(step)(params, carry, check.at_one_step(xs)))
+    outside = str(jax.make_jaxpr(functools.partial(loop, step))(params, carry, xs))
+    if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
+        return "autodiff"
+    return "by hand" if isinstance(step, Cell) and step.adjoint and step.gather else "derived"
+
+
+def _float64_rows(step, loop, trials):
+    """(1), (2) and (3), each the worst of all draws."""
+
+    @jax.jit
+    def errors(args, v, us):
+        named, rebuild = _named(args)
+        judge = _judge(loop, step, args)
+        gradient, values = _gradient(loop, step, rebuild, named, v)
+        judge_gradient, judge_values = _gradient(judge, step, rebuild, named, v)
+
+        def difference(chosen, u):
+            """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
+            ends = (
+                {array: x + e * chosen[array] * u[array] for array, x in named.items()}
+                for e in (EPSILON, -EPSILON)
+            )
+            ahead, behind = (_inner(v, judge(step, *rebuild(end))) for end in ends)
+            return (ahead - behind) / (2 * EPSILON)
+
+        # Four directions for each array; all differences are one program over a batch of them.
+        one_hot = dict(zip(named, jnp.eye(len(named)), strict=True))
+        along = jax.vmap(jax.vmap(difference, in_axes=(None, 0)), in_axes=(0, None))(one_hot, us)
+        differences = dict(zip(named, along, strict=True))
+        slopes = {
+            array: jax.vmap(functools.partial(_inner, gradient[array]))(us[array])
+            for array in named
+        }
+        return {
+            ("values of scan", VALUE_LIMIT): _distances(values, judge_values),
+            ("autodiff", GRADIENT_LIMIT): _distances(gradient, judge_gradient),
+            ("differences", DIFFERENCE_LIMIT): _distances(slopes, differences),
+        }
+
+    worst = jax.tree.map(lambda *draws: float(np.max(draws)), *(errors(*t) for t in trials))
+    for (judge, limit), arrays in worst.items():
+        yield from ((judge, array, error, limit) for array, error in arrays.items())
+
+
+def _float32_rows(step, loop, trials):
+    """(4), the root mean square over all draws."""
+
+    @jax.jit
+    def errors(args, v, _):
+        narrow, narrow_v = _cast((args, v), jnp.float32)
+
+        def gradient(loop, dtype):
+            named, rebuild = _named(_cast(narrow, dtype))
+            return _gradient(loop, step, rebuild, named, _cast(narrow_v, dtype))[0]
+
+        truth = gradient(_judge(loop, step, _cast(narrow, jnp.float64)), jnp.float64)
+        autodiff = gradient(_judge(loop, step, narrow), jnp.float32)
+        ours = gradient(loop, jnp.float32)
+        return tuple(_distances(_cast(g, jnp.float64), truth) for g in (ours, autodiff))
+
+    ours, autodiff = jax.tree.map(
+        lambda *draws: float(np.sqrt(np.mean(np.square(draws)))), *(errors(*t) for t in trials)
+    )
+    for array, error in ours.items():
+        limit = FLOAT32_FACTOR * autodiff[array] + FLOAT32_UNIT
+        yield "float64 truth", array, error, limit
+
+
+def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
+    """`scan`; for a loop that cuts, started anew at each cut from the carry that was there.
+
+    Those carries are constants here, so autodiff and differences alike see the cut gradient.
+    """
+    cut_before = cuts_of(loop)
+    if cut_before is None:
+        return scan
+    params, carry, xs = args
+    _, starts = lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
+    cuts = cut_before(jnp.arange(check.length(xs)))
+
+    def restarted(step, params, carry, xs):
+        def restarting(carry, at_t):
+            x, cut, start = at_t
+            return step(params, jax.tree.map(functools.partial(jnp.where, cut), start, carry), x)
+
+        return lax.scan(restarting, carry, (xs, cuts, starts))
+
+    return restarted
+
+
+def _gradient(loop, step, rebuild, named, v):
+    """Gradient of ⟨v, outputs⟩ for the named arrays, and the outputs, named."""
+
+    def inner_product(named):
+        outputs = loop(step, *rebuild(named))
+        return _inner(v, outputs), outputs
+
+    gradient, outputs = jax.grad(inner_product, has_aux=True)(named)
+    return gradient, dict(zip(("carry_T", "ys"), outputs, strict=True))
+
+
+def _named(args: Arguments) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Arguments]]:
+    """The arrays that have a gradient by name, and the way back from there to the arguments."""
+    roots = dict(zip(("params", "carry", "xs"), args, strict=True))
+    leaves = jax.tree.leaves_with_path(roots)
+    treedef: Any = jax.tree.structure(roots)
+    names = [path[0].key + jax.tree_util.keystr(path[1:]) for path, _ in leaves]
+    named = {name: x for name, (_, x) in zip(names, leaves, strict=True) if check.is_inexact(x)}
+
+    def rebuild(named: dict[str, Any]) -> Arguments:
+        new = [named.get(name, x) for name, (_, x) in zip(names, leaves, strict=True)]
+        roots = treedef.unflatten(new)
+        return roots["params"], roots["carry"], roots["xs"]
+
+    return named, rebuild
+
+
+def _distances(got: dict[str, PyTree], wanted: dict[str, PyTree]) -> dict[str, Any]:
+    """‖a - b‖ / ‖b‖ by name; where b is zero, 0 if a is too and infinite if not."""
+
+    def norm(x):
+        return jnp.sqrt(_inner(x, x))
+
+    def distance(a, b):
+        error, size = norm(jax.tree.map(jnp.subtract, a, b)), norm(b)
+        return jnp.where(error == 0, 0.0, error / size)
+
+    pairs = {name: tuple(tree.split_inexact(t[name])[0] for t in (got, wanted)) for name in wanted}
+    return {name: distance(a, b) for name, (a, b) in pairs.items()}
+
+
+def _inner(v: PyTree, outputs: PyTree) -> Any:
+    """⟨v, outputs⟩ over all arrays that have a gradient."""
+    pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
+    return sum(jnp.vdot(a, b) for a, b in pairs if check.is_inexact(b))
+
+
+def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:
+    """Standard normal numbers for every floating array, zeros for the others."""
+    return jax.tree.map(
+        lambda x: (
+            jnp.asarray(rng.standard_normal(x.shape), x.dtype)
+            if check.is_inexact(x)
+            else jnp.zeros(x.shape, x.dtype)
+        ),
+        shapes,
+    )
+
+
+def _four_of(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((4, *x.shape), x.dtype)
+
+
+def _cast(args: PyTree, dtype: Any) -> PyTree:
+    """Real floating arrays of another dtype, all else as it is."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x,
+        args,
+    )

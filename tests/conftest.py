@@ -1,0 +1,26 @@
+"""What all tests share: shapes in signatures are checked, and numbers are float64 unless said."""
+
+import jaxtyping
+import pytest
+
+# Before the first import of jaxrnn: every annotation of it is checked at every call.
+_hook = jaxtyping.install_import_hook("jaxrnn", "beartype.beartype")
+
+import jax  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    """float64, and nothing is promoted in silence: a user may have made that an error."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+    ):
+        yield
+
+
+@pytest.fixture
+def own_messages(monkeypatch):
+    """Switch off jaxtyping's run-time check, which would answer in the place of our messages."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
