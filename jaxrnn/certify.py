@@ -1,6 +1,7 @@
 """The certificate: is the gradient of a loop what it says it is?"""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -55,6 +56,10 @@ class Row(NamedTuple):
         """Whether the error is within its limit; NaN is not."""
         return bool(self.error <= self.limit)
 
+    def excess(self) -> float:
+        """The error in units of its limit; NaN counts as infinite."""
+        return math.inf if math.isnan(self.error) else self.error / self.limit
+
 
 class Certificate(NamedTuple):
     """All comparisons; prints as a table.
@@ -74,10 +79,8 @@ class Certificate(NamedTuple):
         """Of each step, loop and judge only the array nearest to, or farthest past, its limit."""
         kept: dict[tuple[str, ...], Row] = {}
         for row in self.rows:
-            if row[:4] not in kept or not row.error / row.limit <= (
-                kept[row[:4]].error / kept[row[:4]].limit
-            ):
-                kept[row[:4]] = row
+            place = row[:4]
+            kept[place] = max(kept.get(place, row), row, key=Row.excess)
         return Certificate(tuple(kept.values()))
 
     def __str__(self) -> str:

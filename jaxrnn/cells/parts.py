@@ -24,9 +24,9 @@ def initial(
     Drawn in float32 at least, since the orthogonal start needs a QR decomposition.
     """
     check.integer("input_size", input_size, least=1)
-    check.floating("dtype", dtype)
+    dtype = check.floating("dtype", dtype)
     key_x, *keys_h = jax.random.split(key, 1 + gates)
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
     w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, gates * hidden_size), wide)
     orthogonal = jax.nn.initializers.orthogonal()
     w_h = jnp.concatenate([orthogonal(k, (hidden_size, hidden_size), wide) for k in keys_h], axis=1)

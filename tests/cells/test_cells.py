@@ -1,0 +1,66 @@
+"""How cells start, how they are made, that they are steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+
+CELLS = dict(jaxrnn.CELLS)
+every_cell = pytest.mark.parametrize("cell_name", CELLS)
+
+
+@every_cell
+def test_equal_arguments_give_the_same_cell(cell_name):
+    make = CELLS[cell_name]
+    assert make(5) is make(hidden_size=5)
+    assert make(5) is not make(6)
+
+
+def test_options_make_other_cells():
+    assert jaxrnn.gru(5) is not jaxrnn.gru(5, reset_after=False)
+    assert jaxrnn.lstm(5) is not jaxrnn.lstm(5, forget_bias=0.0)
+    assert jaxrnn.lstm(5) is jaxrnn.lstm(5, forget_bias=1.0)
+    assert jaxrnn.elman(5) is not jaxrnn.elman(5, activation=jax.nn.relu)
+
+
+@every_cell
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
+    params = CELLS[cell_name](6).init(jax.random.key(0), 4, dtype)
+    assert {p.dtype for p in params.values()} == {jnp.dtype(dtype)}
+    w_h = np.asarray(params["w_h"], np.float64)
+    for gate in np.split(w_h, w_h.shape[1] // 6, axis=1):
+        atol = 20 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=atol)
+
+
+@every_cell
+def test_input_kernels_start_lecun_normal(cell_name):
+    w_x = np.asarray(CELLS[cell_name](40).init(jax.random.key(0), 400, jnp.float64)["w_x"])
+    assert abs(w_x.std() * 20 - 1) < 0.03
+    assert abs(w_x.mean()) < 0.003
+
+
+def test_forget_bias_lies_in_the_parameter():
+    b = np.asarray(jaxrnn.lstm(3, forget_bias=2.5).init(jax.random.key(0), 4, jnp.float64)["b"])
+    assert b.tolist() == [0.0] * 3 + [2.5] * 3 + [0.0] * 6
+
+
+@every_cell
+def test_a_cell_can_be_jitted_and_is_a_step(cell_name):
+    cell = CELLS[cell_name](5)
+    params, carry = cell.init(jax.random.key(0), 4, jnp.float64), cell.carry((2,), jnp.float64)
+    x = jnp.ones((2, 4))
+    new, y = jax.jit(cell)(params, carry, x)
+    assert jax.tree.structure(new) == jax.tree.structure(carry)
+    assert y.shape == (2, 5)
+    np.testing.assert_allclose(y, cell.output(params, new))
+
+
+@every_cell
+def test_carries_share_no_buffer(cell_name):
+    """Or a donated state would be donated twice."""
+    leaves = jax.tree.leaves(CELLS[cell_name](5).carry((2,), jnp.float32))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)

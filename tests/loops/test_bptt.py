@@ -1,0 +1,274 @@
+"""Backpropagation through time: what it remembers, what it carries, which steps it takes."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import distance
+
+import jaxrnn
+
+CELLS = dict(jaxrnn.CELLS)
+# Distinct primes, so that a shape tells what an array is: T, B, I, H.
+T, B, I, H = 13, 11, 7, 5
+every_cell = pytest.mark.parametrize("cell_name", CELLS)
+
+
+def arguments(cell, dtype=jnp.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    params = cell.init(jax.random.key(seed), I, dtype)
+    return params, cell.carry((B,), dtype), jnp.asarray(rng.standard_normal((T, B, I)), dtype)
+
+
+def loss(loop, step, params, carry, xs):
+    carry, ys = loop(step, params, carry, xs)
+    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c) for c in jax.tree.leaves(carry))
+
+
+def subjaxprs(jaxpr):
+    """The jaxpr and all jaxprs inside it."""
+    yield jaxpr
+    for eqn in jaxpr.eqns:
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from subjaxprs(inner)
+
+
+def scans(jaxpr):
+    return [eqn for sub in subjaxprs(jaxpr) for eqn in sub.eqns if eqn.primitive.name == "scan"]
+
+
+def carried_shapes(scan):
+    """Shapes of what a scan hands from step to step; what it stacks has T in front outside."""
+    body = scan.params["jaxpr"]
+    inside = getattr(body, "jaxpr", body).outvars
+    pairs = zip(scan.outvars, inside, strict=True)
+    return [out.aval.shape for out, var in pairs if out.aval.shape == var.aval.shape]
+
+
+def weight_shapes(cell, params):
+    """Shapes of the kernels, of what the loop makes of them, and of their transposes."""
+    arrays = jax.tree.leaves((params, cell.prepare(params)))
+    shapes = {x.shape for x in arrays if x.ndim == 2}
+    return shapes | {shape[::-1] for shape in shapes}
+
+
+@every_cell
+def test_no_scan_carries_a_weight(cell_name):
+    cell = CELLS[cell_name](H)
+    args = arguments(cell)
+    shapes = weight_shapes(cell, args[0])
+
+    def carried(loop):
+        grad = jax.grad(functools.partial(loss, loop, cell), argnums=(0, 1, 2))
+        found = scans(jax.make_jaxpr(grad)(*args).jaxpr)
+        assert len(found) == 2  # one there, one back
+        return [shape for scan in found for shape in carried_shapes(scan)]
+
+    assert not shapes & set(carried(jaxrnn.bptt))
+    assert shapes & set(carried(jaxrnn.scan))  # or the test could not fail
+
+
+@every_cell
+def test_the_compiled_loop_changes_no_weight(cell_name):
+    """In the compiled while loops weights stand unchanged; nothing of their shape is computed."""
+    cell = CELLS[cell_name](H)
+    args = arguments(cell)
+
+    def changed_weights(loop):
+        grad = jax.jit(jax.grad(functools.partial(loss, loop, cell), argnums=(0, 1, 2)))
+        return while_changes(grad.lower(*args).compile().as_text(), weight_shapes(cell, args[0]))
+
+    assert not changed_weights(jaxrnn.bptt)
+    assert changed_weights(jaxrnn.scan)
+
+
+def while_changes(hlo, shapes):
+    """The weight-shaped elements of while tuples that the loop's body does not just hand on."""
+    computations, name = {}, None
+    for line in re.sub(r"/\*index=\d+\*/", "", hlo).splitlines():
+        if line.startswith(("%", "ENTRY")) and line.rstrip().endswith("{"):
+            name = line.removeprefix("ENTRY ").split(" ", 1)[0].strip("%")
+            computations[name] = []
+        elif name:
+            computations[name].append(line.strip())
+    bodies = {
+        part.split("body=")[1].split(",")[0].strip("%")
+        for lines in computations.values()
+        for part in lines
+        if " while(" in part
+    }
+    texts = [f"f64[{','.join(map(str, shape))}]" for shape in shapes]
+    found = []
+    for body in bodies:
+        lines = {
+            line.removeprefix("ROOT ").split(" = ")[0].strip("%"): line
+            for line in computations[body]
+            if " = " in line
+        }
+        root = next(line for line in computations[body] if line.startswith("ROOT"))
+        for operand in root.split(" tuple(")[1].split(")")[0].split(", "):
+            made_by = lines[operand.split(" ")[-1].strip("%")]
+            if any(text in made_by.split(" = ")[1].split("(")[0] for text in texts):
+                found += [] if " get-tuple-element(" in made_by else [made_by]
+    assert bodies
+    return found
+
+
+@every_cell
+def test_many_to_one_reads_no_zeros(cell_name):
+    """Where no output is used, no (T, ...) array of zero cotangents goes into the reverse scan."""
+    cell = CELLS[cell_name](H)
+    args = arguments(cell)
+
+    def length_of_inputs(use_outputs):
+        def value(params, carry, xs):
+            carry, ys = jaxrnn.bptt(cell, params, carry, xs)
+            return jnp.sum(cell.output(params, carry)) + (jnp.sum(ys) if use_outputs else 0.0)
+
+        found = scans(jax.make_jaxpr(jax.jit(jax.grad(value)))(*args).jaxpr)
+        (reverse,) = [scan for scan in found if scan.params["reverse"]]
+        return len(reverse.invars)
+
+    assert length_of_inputs(True) == length_of_inputs(False) + 1
+
+
+@every_cell
+def test_needs_at_most_two_arrays_of_states_more_than_autodiff(cell_name):
+    cell = CELLS[cell_name](64)
+    rng = np.random.default_rng(0)
+    params, carry = cell.init(jax.random.key(0), 32), cell.carry((16,))
+    xs = jnp.asarray(rng.standard_normal((100, 16, 32)), jnp.float32)
+
+    def temporary(loop):
+        grad = jax.jit(jax.grad(functools.partial(loss, loop, cell), argnums=(0, 1, 2)))
+        analysis = grad.lower(params, carry, xs).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    states = 100 * 16 * 64 * xs.dtype.itemsize
+    assert temporary(jaxrnn.bptt) <= temporary(jaxrnn.scan) + 2.1 * states
+
+
+@every_cell
+def test_a_cell_may_leave_out_its_backward_pass(cell_name):
+    cell = CELLS[cell_name](H)
+    args = arguments(cell)
+    wanted = jax.grad(functools.partial(loss, jaxrnn.scan, cell), argnums=(0, 1, 2))(*args)
+    derived = dataclasses.replace(cell, adjoint=None, gather=None)
+    got = jax.grad(functools.partial(loss, jaxrnn.bptt, derived), argnums=(0, 1, 2))(*args)
+    assert distance(got, wanted) < 1e-12
+
+
+def test_a_plain_step_with_leaves_of_any_dtype():
+    """Counters, keys and flags in the carry, in params, in xs; nested trees; several outputs."""
+
+    def step(params, carry, x):
+        h, count, key = carry["h"], carry["count"], carry["key"]
+        key, sub = jax.random.split(key)
+        noise = 0.1 * jax.random.normal(sub, h.shape, h.dtype)
+        h = jnp.tanh(x["x"] @ params["w"] + h * params["sign"].astype(h.dtype) + noise)
+        h = jnp.where(x["hold"], carry["h"], h)
+        carry = {"h": h, "count": count + 1, "key": key}
+        return carry, {"y": h**2, "count": count, "hold": x["hold"]}
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((I, H))), "sign": jnp.asarray(1, jnp.int32)}
+    carry = {"h": jnp.zeros((B, H)), "count": jnp.asarray(0), "key": jax.random.key(1)}
+    xs = {
+        "x": jnp.asarray(rng.standard_normal((T, B, I))),
+        "hold": jnp.asarray(rng.random((T, 1, 1)) < 0.3),
+    }
+
+    def value(loop, w, h, x):
+        carry_t, ys = loop(step, params | {"w": w}, carry | {"h": h}, xs | {"x": x})
+        assert ys["count"].dtype == carry["count"].dtype
+        return jnp.sum(ys["y"]) + jnp.sum(jnp.cos(carry_t["h"]))
+
+    at = (params["w"], carry["h"], xs["x"])
+    for loop in (jaxrnn.bptt, jaxrnn.truncated(20), jaxrnn.truncated(13)):
+        got = jax.grad(functools.partial(value, loop), argnums=(0, 1, 2))(*at)
+        wanted = jax.grad(functools.partial(value, jaxrnn.scan), argnums=(0, 1, 2))(*at)
+        assert distance(got, wanted) < 1e-12
+
+
+def test_a_step_closes_over_traced_values_under_vmap_of_grad():
+    """Traced floats (with gradients of their own), integers, booleans and keys."""
+    rng = np.random.default_rng(0)
+    xs = jnp.asarray(rng.standard_normal((T, I)))
+    w = jnp.asarray(rng.standard_normal((3, I)))
+
+    def value(loop, w, shift, flip, key):
+        noise = jax.random.normal(key, (I,), w.dtype)
+
+        def step(_, h, x):
+            sign = jnp.where(flip, -1.0, 1.0).astype(w.dtype)
+            key_noise = jax.random.normal(jax.random.fold_in(key, shift), (I,), w.dtype)
+            h = jnp.tanh(sign * h * w + jnp.roll(x, shift) + noise + key_noise)
+            return h, h * w
+
+        carry, ys = loop(step, (), jnp.zeros(I), xs)
+        return jnp.sum(ys) + jnp.sum(carry)
+
+    rest = (jnp.arange(3), jnp.array([True, False, True]), jax.random.split(jax.random.key(0), 3))
+    got, wanted = (
+        jax.vmap(jax.grad(functools.partial(value, loop)))(w, *rest)
+        for loop in (jaxrnn.bptt, jaxrnn.scan)
+    )
+    assert distance(got, wanted) < 1e-12
+    jitted = jax.jit(jax.vmap(jax.grad(functools.partial(value, jaxrnn.bptt))))(w, *rest)
+    assert distance(jitted, wanted) < 1e-12
+
+
+def test_a_plain_step_is_linearised_once_for_all_time():
+    """The derived gather is one product over time and batch too: no scan carries a weight."""
+    cell = jaxrnn.gru(H)
+    args = arguments(cell)
+
+    def step(params, carry, x):
+        return cell(params, carry, x)
+
+    grad = jax.grad(functools.partial(loss, jaxrnn.bptt, step), argnums=(0, 1, 2))
+    found = scans(jax.make_jaxpr(grad)(*args).jaxpr)
+    carried = {shape for scan in found for shape in carried_shapes(scan)}
+    assert not weight_shapes(cell, args[0]) & carried
+
+
+def test_forward_mode_names_scan():
+    cell = jaxrnn.elman(H)
+    params, carry, xs = arguments(cell)
+    for step in (cell, lambda params, carry, x: cell(params, carry, x)):
+        with pytest.raises(TypeError, match=r"loop: got bptt .*expected loop=jaxrnn\.scan"):
+            jax.jvp(lambda xs, step=step: jaxrnn.bptt(step, params, carry, xs), (xs,), (xs,))
+
+
+def test_hessian_by_forward_over_reverse():
+    cell = jaxrnn.gru(2)
+    rng = np.random.default_rng(0)
+    params, carry = cell.init(jax.random.key(0), 2, jnp.float64), cell.carry((), jnp.float64)
+    xs = jnp.asarray(rng.standard_normal((4, 2)))
+    got, wanted = (
+        jax.hessian(functools.partial(loss, loop, cell))(params, carry, xs)
+        for loop in (jaxrnn.bptt, jaxrnn.scan)
+    )
+    assert distance(got, wanted) < 1e-12
+
+
+@every_cell
+def test_a_gradient_without_jit_compiles_once(cell_name):
+    """A newcomer calls jax.grad eagerly: the second call must not compile the loop again."""
+    cell = CELLS[cell_name](H)
+    args = arguments(cell)
+    grad = jax.grad(functools.partial(loss, jaxrnn.bptt, cell), argnums=(0, 1, 2))
+    grad(*args)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    try:
+        grad(*args)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not compiled

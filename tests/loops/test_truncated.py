@@ -1,0 +1,92 @@
+"""Truncated backpropagation through time: where the cuts lie, what it costs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import distance, python_loop
+
+import jaxrnn
+
+T, B, I, H = 13, 2, 3, 4
+
+
+@pytest.fixture
+def problem():
+    cell = jaxrnn.lstm(H)
+    rng = np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    carry = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape)), cell.carry((B,), jnp.float64)
+    )
+    return cell, params, carry, jnp.asarray(rng.standard_normal((T, B, I)))
+
+
+def loss(loop, cell, params, carry, xs):
+    carry, ys = loop(cell, params, carry, xs)
+    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c) for c in jax.tree.leaves(carry))
+
+
+@pytest.mark.parametrize("k1", range(1, 15))
+@pytest.mark.parametrize("inner", [jaxrnn.bptt, jaxrnn.scan])
+def test_gradient_equals_a_python_loop_with_cuts(problem, k1, inner):
+    judge = functools.partial(python_loop, cut_before=lambda t: t > 0 and t % k1 == 0)
+    got, wanted = (
+        jax.grad(functools.partial(loss, loop), argnums=(1, 2, 3))(*problem)
+        for loop in (jaxrnn.truncated(k1, loop=inner), judge)
+    )
+    assert distance(got, wanted) < 1e-12
+
+
+def test_the_first_carry_is_not_cut(problem):
+    cell, params, carry, xs = problem
+
+    def reaches(k1, step_loss):
+        def value(carry):
+            _, ys = jaxrnn.truncated(k1)(cell, params, carry, xs)
+            return jnp.sum(ys[step_loss])
+
+        return any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(jax.grad(value)(carry)))
+
+    assert reaches(4, 3)
+    assert not reaches(4, 4)
+
+
+def test_gradient_reaches_back_to_the_start_of_its_segment_only(problem):
+    cell, params, carry, xs = problem
+
+    def value(xs):
+        _, ys = jaxrnn.truncated(5)(cell, params, carry, xs)
+        return jnp.sum(ys[8])
+
+    touched = jnp.any(jax.grad(value)(xs) != 0, axis=(1, 2))
+    assert np.flatnonzero(touched).tolist() == [5, 6, 7, 8]
+
+
+def test_program_does_not_grow_with_time(problem):
+    cell, params, carry, _ = problem
+
+    def size(length):
+        xs = jax.ShapeDtypeStruct((length, B, I), jnp.float64)
+        grad = jax.grad(functools.partial(loss, jaxrnn.truncated(4), cell))
+        return len(jax.jit(grad).lower(params, carry, xs).as_text().splitlines())
+
+    assert size(4 * 1000 + 1) == size(4 * 10 + 1)
+
+
+def test_segments_keep_no_copy_of_the_weights(problem):
+    """Residuals are stacked segment by segment; the parameters must not be among them."""
+    cell, params, carry, xs = problem
+    grad = jax.grad(functools.partial(loss, jaxrnn.truncated(2), cell))
+    text = str(jax.make_jaxpr(grad)(params, carry, xs))
+    assert f"f64[6,{H},{4 * H}]" not in text
+    assert f"f64[6,{4 * H},{H}]" not in text
+    assert f"f64[{H},{4 * H}]" in text
+
+
+def test_equal_arguments_give_the_same_function():
+    assert jaxrnn.truncated(4) is jaxrnn.truncated(4, loop=jaxrnn.bptt)
+    assert jaxrnn.truncated(4) is not jaxrnn.truncated(4, loop=jaxrnn.scan)
+    assert jaxrnn.truncated(4) is not jaxrnn.truncated(5)

@@ -1,0 +1,347 @@
+"""Bad input, one table: each case raises our own error, by name, before anything is compiled.
+
+The table holds pairs of a message and the call that gets it; `...` stands for anything.
+"""
+
+import builtins
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxrnn
+from jaxrnn import LSTMCarry
+
+T, B, INPUT, H = 5, 3, 2, 4
+
+
+def array(*shape, dtype=np.float64):
+    """Zeros, made without compiling anything; at import, so 64 bits have to be asked for."""
+    with jax.enable_x64(True):
+        return jax.device_put(np.zeros(shape, dtype))
+
+
+def weights(gates, *, hidden=H, dtype=np.float64, **more):
+    shapes = {"w_x": (INPUT, gates * hidden), "w_h": (hidden, gates * hidden)}
+    shapes |= {"b": (gates * hidden,), **more}
+    return {name: array(*shape, dtype=dtype) for name, shape in shapes.items()}
+
+
+def memory(*lead, hidden=H, dtype=np.float64):
+    return LSTMCarry(array(*lead, hidden, dtype=dtype), array(*lead, hidden, dtype=dtype))
+
+
+ELMAN, GRU, LSTM = jaxrnn.elman(H), jaxrnn.gru(H), jaxrnn.lstm(H)
+GRU_PARAMS, LSTM_PARAMS = weights(3, b_n=(H,)), weights(4)
+XS, CARRY = array(T, B, INPUT), memory(B)
+
+
+def loops(step, params, carry, xs):
+    """The calls by which a step runs over a sequence."""
+    return {
+        "unroll": partial(jaxrnn.unroll, step, params, xs, carry),
+        "scan": partial(jaxrnn.scan, step, params, carry, xs),
+        "bptt": partial(jaxrnn.bptt, step, params, carry, xs),
+        "truncated": partial(jaxrnn.truncated(2), step, params, carry, xs),
+    }
+
+
+def every_way(cell, params, carry, xs):
+    """The calls by which a cell takes steps, streaming too."""
+    x = array(*xs.shape[1:], dtype=xs.dtype)
+    return {**loops(cell, params, carry, xs), "one step": lambda: cell(params, carry, x)}
+
+
+def unrolled(xs, *, cell=GRU, params=GRU_PARAMS, **keywords):
+    """The call without a carry."""
+    return partial(jaxrnn.unroll, cell, params, xs, **keywords)
+
+
+def wrong_xs():
+    yield from {
+        "ValueError: xs: got float64[] for one step, expected (*batch, fe": unrolled(array(8)),
+        "ValueError: xs: got float64[], expected a leading time axis": unrolled(array()),
+        "ValueError: xs: got None, ...expected at least one with a time axis": unrolled(None),
+        "ValueError: xs: got (), ...expected at least one with a time axis": unrolled(()),
+        "ValueError: xs[0]: got float, expected a leading time axis": unrolled([1.0]),
+        "TypeError: xs: got list, expected an array for gru": unrolled([XS]),
+        "ValueError: xs: got ...'xs[1]': 4}, expected one size T": unrolled((XS, array(4, B, 2))),
+    }.items()
+    for message, xs in {
+        "ValueError: xs: got float64[...9], expected a last axis of size 2": array(T, B, 9),
+        "TypeError: xs: got int64[...], expected floating point for gru": array(T, B, 2, dtype=int),
+        "TypeError: xs: got bool[...], expected floating point for gru": array(T, B, 2, dtype=bool),
+        "TypeError: xs: got complex128[...], expected floatin": array(T, B, 2, dtype=complex),
+    }.items():
+        calls = every_way(GRU, GRU_PARAMS, array(B, H), xs) | {"no carry": unrolled(xs)}
+        yield from ((message, call, way) for way, call in calls.items())
+
+
+def wrong_carries():
+    h = array(B, H)
+    for message, carry in {
+        "TypeError: carry: got the tree PyTreeDef(*), expected ...LSTMCarry": h,
+        "TypeError: carry: got the tree PyTreeDef((*, *)), expected ...LSTMCarry": (h, h),
+        "TypeError: carry: got the tree PyTreeDef(None), expected ...LSTMCarry": None,
+        "ValueError: carry.h: got float64[2,4], expected float64[3,4]": memory(2),
+        "ValueError: carry.h: got float64[1,4], expected float64[3,4]": memory(1),
+        "ValueError: carry.h: got float64[4], expected float64[3,4]": memory(),
+        "ValueError: carry.h: got float64[1,3,4], expected float64[3,4]": memory(1, B),
+        "ValueError: carry.h: got float64[3,5], expected float64[3,4]": memory(B, hidden=5),
+        "ValueError: carry.c: got float64[1,4], expected float64[3,4]": LSTMCarry(h, array(1, H)),
+        "TypeError: carry.h: got float32[3,4], expected float64": memory(B, dtype=np.float32),
+        "TypeError: carry.h: got int64[3,4], expected float64[3,4]": memory(B, dtype=int),
+    }.items():
+        calls = every_way(LSTM, LSTM_PARAMS, carry, XS)
+        if carry is None:
+            del calls["unroll"]  # which begins with zeros
+        yield from ((message, call, way) for way, call in calls.items())
+    calls = every_way(LSTM, LSTM_PARAMS, CARRY, array(T, 1, INPUT))
+    message = "ValueError: carry.h: got float64[3,4], expected float64[1,4]"
+    yield from ((message, call, way) for way, call in calls.items())
+
+
+def wrong_params():
+    two = {name: LSTM_PARAMS[name] for name in ("w_x", "b")}
+    mixed = {**LSTM_PARAMS, "b": array(4 * H, dtype=np.float32)}
+    lstms = "expected the arrays ['b', 'w_h', 'w_x'] of lstm"
+    for message, params in {
+        f"TypeError: params: got ['b', 'b_n', 'w_h', 'w_x'], {lstms}": GRU_PARAMS,
+        f"TypeError: params: got ['b', 'w_x'], {lstms}": two,
+        f"TypeError: params: got ['b', 'w', 'w_h', 'w_x'], {lstms}": weights(4, w=(1,)),
+        f"TypeError: params: got NoneType, {lstms}": None,
+        "TypeError: params: got the dtypes ['float32', 'float64'], expected one for lstm": mixed,
+        "ValueError: params['w_x']: got float64[2,4], expected [any,16] for lstm": weights(1),
+        "ValueError: params['w_x']: got float64[2,20], expected [any,16]": weights(4, hidden=5),
+        "TypeError: params['w_x']: got int64, expected a floating-p": weights(4, dtype=int),
+        "TypeError: params['w_x']: got complex128, expected a float": weights(4, dtype=complex),
+        "TypeError: params['b']: got NoneType, expected an array": {**LSTM_PARAMS, "b": None},
+    }.items():
+        calls = every_way(LSTM, params, CARRY, XS)
+        calls["no carry"] = unrolled(XS, cell=LSTM, params=params)
+        yield from ((message, call, way) for way, call in calls.items())
+    from_json = unrolled(XS, cell=LSTM, params={**LSTM_PARAMS, "b": [0.0] * 4 * H})
+    lstms_for_elman = unrolled(XS, cell=ELMAN, params=LSTM_PARAMS)
+    yield from {
+        "TypeError: params['b']: got list, expected an array for lstm": from_json,
+        "ValueError: params['w_x']: got float64[2,16], expected [any,4] for elman": lstms_for_elman,
+    }.items()
+
+
+def wrong_sizes():
+    for title, make, name in (
+        ("elman", jaxrnn.elman, "hidden_size"),
+        ("gru", jaxrnn.gru, "hidden_size"),
+        ("lstm", jaxrnn.lstm, "hidden_size"),
+        ("readout", jaxrnn.readout, "output_size"),
+        ("embedding", jaxrnn.embedding, "output_size"),
+        ("truncated", jaxrnn.truncated, "k1"),
+        ("lstm.init", partial(LSTM.init, None), "input_size"),
+        ("readout.init", partial(jaxrnn.readout(2).init, None), "input_size"),
+        ("embedding.init", partial(jaxrnn.embedding(2).init, None), "input_size"),
+    ):
+        for value in (0, -3):
+            message = f"ValueError: {name}: got {value}, expected an int of at least 1"
+            yield message, partial(make, value), title
+        for value in (True, 2.0, 2.5, "8", None):
+            message = f"TypeError: {name}: got {value!r} of type {type(value).__name__}, expected a"
+            yield message, partial(make, value), title
+
+
+def wrong_options():
+    not_a_loop = "TypeError: loop: got 'bptt' of type str, expected a function"
+    not_floating = "TypeError: dtype: got ...int..., expected a floating-point dtype"
+    yield not_a_loop, partial(jaxrnn.truncated, 4, loop="bptt"), "truncated"
+    yield not_a_loop, unrolled(XS, loop="bptt"), "unroll"
+    yield not_floating, partial(LSTM.init, None, INPUT, int), "init"
+    yield not_floating, partial(LSTM.carry, (B,), int), "carry"
+    unknown = partial(LSTM.init, None, INPUT, "f9")
+    yield from {
+        "TypeError: dtype: got f9, expected a floating-point dtype": unknown,
+        "TypeError: batch_shape: got 3 of type int, expected a tuple": partial(LSTM.carry, B),
+        "TypeError: activation: got 'tanh' of type s": partial(jaxrnn.elman, H, activation="tanh"),
+        "TypeError: reset_after: got 1 of type int, exp": partial(jaxrnn.gru, H, reset_after=1),
+        "TypeError: forget_bias: got 'x' of type str": partial(jaxrnn.lstm, H, forget_bias="x"),
+        "TypeError: forget_bias: got True of type bo": partial(jaxrnn.lstm, H, forget_bias=True),
+        "ValueError: k2: got 8, expected None": partial(jaxrnn.truncated, 4, 8),
+        "TypeError: reverse: got 1 of type int, expected a bool": unrolled(XS, reverse=1),
+        "TypeError: cell: got None of type NoneType, expected a func": unrolled(XS, cell=None),
+        "TypeError: step: got int, expected": partial(jaxrnn.scan, 3, None, CARRY, XS),
+    }.items()
+
+
+def wrong_steps():
+    def step(result):
+        return lambda params, carry, x: result(carry, x)
+
+    for message, result in {
+        "TypeError: step: got ..., expected (carry, y)": lambda c, x: c,
+        "TypeError: step: got a tuple of 3, expected (carry, y)": lambda c, x: (c, x, x),
+        "TypeError: step: got ...NoneType, expected (carry, y)": lambda c, x: None,
+        "ValueError: carry: got float64[3,4], expected float64[1,4]": lambda c, x: (c[:1], x),
+        "TypeError: carry: got float64[3,4], expected bool[3,4]": lambda c, x: (c > 0, x),
+        "TypeError: carry: got ...(*), expected ...((*, *))": lambda c, x: ((c, c), x),
+    }.items():
+        calls = loops(step(result), None, array(B, H), XS)
+        yield from ((message, call, way) for way, call in calls.items())
+    no_carry = unrolled(XS, cell=step(lambda c, x: (c, x)))
+    yield "ValueError: carry: got None, expected the first carry", no_carry
+
+
+def wrong_certificates():
+    def certify(*args, **keywords):
+        return partial(jaxrnn.certify, *args, **keywords)
+
+    plain = certify(lambda params, carry, x: (carry, x))
+    three = "ValueError: params, carry, xs: got {} of the three, expected all"
+    yield from {
+        three.format(0) + " for a plain Step": plain,
+        three.format(1) + " or none": certify(LSTM, LSTM_PARAMS),
+        three.format(2) + " or none": certify(LSTM, LSTM_PARAMS, CARRY),
+        "ValueError: draws: got 7, expected an int of at least 8": certify(LSTM, draws=7),
+        "TypeError: draws: got 8.0 of type float, expected a Py": certify(LSTM, draws=8.0),
+        "TypeError: seed: got 'x' of type str, expected a Pytho": certify(LSTM, seed="x"),
+        "TypeError: loop: got 3 of type int, expected a function": certify(LSTM, loop=3),
+        "TypeError: step: got 3 of type int, expected a function": certify(3),
+    }.items()
+
+
+def wrong_layers():
+    hs, tokens = array(T, B, H), array(T, B, dtype=np.int32)
+    linear, table = {"w_o": array(H, 2), "b_o": array(2)}, {"w_e": array(7, 2)}
+    wide_linear, wide_table = {"w_o": array(H, 3), "b_o": array(3)}, {"w_e": array(7, 3)}
+    readout, embedding = jaxrnn.readout(2).apply, jaxrnn.embedding(2).apply
+    yield from {
+        "ValueError: hs: got float64[5,3,2], expected a last axis": partial(readout, linear, XS),
+        "TypeError: hs: got int32[5,3], expected floating": partial(readout, linear, tokens),
+        "TypeError: hs: got list, expected an array for readout": partial(readout, linear, [hs]),
+        "ValueError: params['w_o']: got ...4,3], expected [any,2]": partial(
+            readout, wide_linear, hs
+        ),
+        "TypeError: params: got ['w_e'], expected the arrays ['b_o',": partial(readout, table, hs),
+        "TypeError: tokens: got float64[5,3,4], expected an array": partial(embedding, table, hs),
+        "TypeError: tokens: got list, expected an array of integers": partial(
+            embedding, table, [1]
+        ),
+        "ValueError: params['w_e']: got ...[7,3], exp": partial(embedding, wide_table, tokens),
+        "TypeError: params: got ['b_o', 'w_o'], exp": partial(embedding, linear, tokens),
+    }.items()
+
+
+def wrong_losses():
+    def mean(loss=optax.l2_loss, *, outputs=(T, B, 2), targets=(T, B, 2), mask=None):
+        args = loss, array(*outputs), array(*targets), mask
+        return partial(jaxrnn.mean_over_time, *args)
+
+    def broadcasting(outputs, targets):
+        return jnp.broadcast_to(outputs, (T, *outputs.shape))
+
+    one_row, other_time = array(T, 1, dtype=bool), array(4, dtype=bool)
+    of_features = array(T, B, 2, dtype=bool)
+    yield from {
+        "TypeError: loss: got 3 of type int, expected a function": mean(3),
+        "ValueError: targets: got float64[4,3,2], expected ...[5,3,2]": mean(targets=(4, B, 2)),
+        "ValueError: targets: got float64[5,1,2], expected ...[5,3,2]": mean(targets=(T, 1, 2)),
+        "ValueError: targets: got float64[], expected": mean(outputs=(), targets=()),
+        "ValueError: loss: got losses float64[5,5,3,2], expected one": mean(broadcasting),
+        "ValueError: loss: got losses float64[], exp": mean(lambda o, y: jnp.sum(o)),
+        "ValueError: loss: got losses ..., expected one a step": mean(lambda o, y: 3.0),
+        "TypeError: mask: got float64[5], expected an array of bool": mean(mask=array(T)),
+        "TypeError: mask: got list, expected an array of bool": mean(mask=[True] * T),
+        "ValueError: mask: got bool[4], expected the first axes of": mean(mask=other_time),
+        "ValueError: mask: got bool[5,1], expected the first axes of": mean(mask=one_row),
+        "ValueError: mask: got bool[5,3,2], expected ...features not": mean(mask=of_features),
+    }.items()
+
+
+def wrong_training():
+    def update(result):
+        """An update with a loss that returns `result(its value, the carry)`."""
+
+        def loss(params, carry, batch, key):
+            return result(jnp.sum(params["w"]), carry)
+
+        params, optimizer = {"w": array(2)}, optax.sgd(0.1)
+        step, key = array(dtype=np.int32), array(2, dtype=np.uint32)
+        state = jaxrnn.TrainState(params, optimizer.init(params), (array(2),), step, key)
+        return lambda: jax.jit(jaxrnn.trainer(loss, optimizer).update)(state, None)
+
+    form = "expected (loss, (carry, metrics))"
+    yield from {
+        "TypeError: loss: got 3 of type int, expected": partial(jaxrnn.trainer, 3, optax.sgd(0.1)),
+        "TypeError: optimizer: got 'adam'..., expected": partial(jaxrnn.trainer, len, "adam"),
+        f"TypeError: loss: got ..., {form}": update(lambda v, c: v),
+        f"TypeError: loss: got a tuple of 2, {form}": update(lambda v, c: (v, c)),
+        "ValueError: loss: got NoneType, expected a ": update(lambda v, c: (None, (c, {}))),
+        "ValueError: loss: got float64[2], expected a": update(lambda v, c: (c[0], (c, {}))),
+        "TypeError: loss: got bool, expected a floati": update(lambda v, c: (v > 0, (c, {}))),
+        "TypeError: loss: got metrics of int, expecte": update(lambda v, c: (v, (c, 3))),
+        "TypeError: carry: got ...(*), expected ...((": update(lambda v, c: (v, (c[0], {}))),
+        "ValueError: carry[0]: got float64[], expecte": update(lambda v, c: (v, ((v,), {}))),
+        "TypeError: carry[0]: got bool[2], expected f": update(lambda v, c: (v, ((c[0] > 0,), {}))),
+    }.items()
+
+
+TABLE = [
+    pytest.param(*row[:2], id=", ".join(reversed((row[0], *row[2:]))))
+    for rows in (
+        wrong_xs,
+        wrong_carries,
+        wrong_params,
+        wrong_sizes,
+        wrong_options,
+        wrong_steps,
+        wrong_certificates,
+        wrong_layers,
+        wrong_losses,
+        wrong_training,
+    )
+    for row in rows()
+]
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs compiled from here on; what was compiled before counts again."""
+    names = []
+
+    def listen(event, duration, **keywords):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(keywords.get("fun_name", event))
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize(("message", "bad_call"), TABLE)
+def test_bad_input_raises_our_error_before_anything_compiles(
+    message, bad_call, own_messages, compiled
+):
+    error, text = message.split(": ", 1)
+    pattern = "(?s)^" + ".*".join(map(re.escape, text.split("...")))
+    with pytest.raises(getattr(builtins, error), match=pattern):
+        bad_call()
+    assert compiled == []
+    with pytest.raises(getattr(builtins, error), match=pattern):
+        jax.eval_shape(bad_call)
+
+
+def test_a_compilation_is_seen(compiled):
+    x = array(T, B)
+    assert compiled == []
+    jnp.sin(x)
+    jnp.sin(x)
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("way", every_way(LSTM, LSTM_PARAMS, CARRY, XS))
+def test_good_input_is_not_refused(way, own_messages):
+    carry, y = every_way(LSTM, LSTM_PARAMS, CARRY, XS)[way]()
+    assert carry.h.shape == (B, H)
+    assert y.shape == ((B, H) if way == "one step" else (T, B, H))

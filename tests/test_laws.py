@@ -1,0 +1,215 @@
+"""The laws that every cell and every loop obeys (DESIGN), in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import distance, python_loop, run
+
+import jaxrnn
+from jaxrnn.types import cuts_of
+
+VALUES, GRADIENTS, DIFFERENCES = 1e-13, 1e-12, 1e-6
+
+CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
+every_cell = pytest.mark.parametrize("cell_name", CELLS)
+every_loop = pytest.mark.parametrize("loop_name", LOOPS)
+
+
+@functools.cache
+def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=5, seed=0):
+    """A cell, arguments in general position, and random cotangents of its outputs."""
+    cell = CELLS[cell_name](hidden)
+    rng = np.random.default_rng(seed)
+
+    def noise(like):
+        return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), like)
+
+    with jax.enable_x64(True):
+        params = cell.init(jax.random.key(seed), inputs, jnp.float64)
+        params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
+        carry = noise(cell.carry(batch, jnp.float64))
+        xs = noise(jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
+        v = noise((carry, jax.ShapeDtypeStruct((length, *batch, hidden), jnp.float64)))
+    return cell, (params, carry, xs), v
+
+
+def inner(v, outputs):
+    pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
+    return sum(jnp.vdot(a, b) for a, b in pairs)
+
+
+def gradient(loop, cell, args, v):
+    return jax.grad(lambda args: inner(v, loop(cell, *args)))(args)
+
+
+def judge_of(loop):
+    """`scan`, or for a loop that cuts a Python loop with stop_gradient at the same places."""
+    cut_before = cuts_of(loop)
+    if cut_before is None:
+        return jaxrnn.scan
+    return functools.partial(python_loop, cut_before=cut_before)
+
+
+@every_cell
+def test_forward_equals_the_equations_in_numpy(cell_name):
+    cell, args, _ = problem(cell_name)
+    assert distance(jaxrnn.scan(cell, *args), run(cell_name, *args)) < VALUES
+
+
+@every_cell
+@every_loop
+def test_values_equal_scan(cell_name, loop_name):
+    cell, args, _ = problem(cell_name)
+    assert distance(LOOPS[loop_name](cell, *args), jaxrnn.scan(cell, *args)) < VALUES
+
+
+@every_cell
+@every_loop
+def test_gradient_equals_autodiff(cell_name, loop_name):
+    cell, args, v = problem(cell_name)
+    loop = LOOPS[loop_name]
+    wanted = gradient(judge_of(loop), cell, args, v)
+    assert distance(gradient(loop, cell, args, v), wanted) < GRADIENTS
+    jitted = jax.jit(functools.partial(gradient, loop, cell))
+    assert distance(jitted(args, v), wanted) < GRADIENTS
+
+
+@every_cell
+@every_loop
+def test_gradient_of_a_vmap_equals_the_gradients_of_its_rows(cell_name, loop_name):
+    cell, (params, carry, xs), v = problem(cell_name)
+    loop = LOOPS[loop_name]
+    # Rows are unbatched here: the batch axis is mapped over, first in carries, second in series.
+    rows = ((None, 0, 1), (0, 1))
+    mapped = jax.vmap(functools.partial(gradient, loop, cell), in_axes=rows)
+    got = mapped((params, carry, xs), v)
+    for row in range(xs.shape[1]):
+        at_row = jax.tree.map(lambda c, row=row: c[row], carry), xs[:, row]
+        v_row = jax.tree.map(lambda x, row=row: x[row], v[0]), v[1][:, row]
+        wanted = gradient(judge_of(loop), cell, (params, *at_row), v_row)
+        assert distance(jax.tree.map(lambda g, row=row: g[row], got), wanted) < GRADIENTS
+
+
+@every_cell
+@every_loop
+def test_gradient_of_a_gradient_equals_autodiff(cell_name, loop_name):
+    cell, args, v = problem(cell_name, length=5, batch=(2,), inputs=2, hidden=3)
+    direction = jax.tree.map(jnp.cos, args)
+
+    def slope(args, loop):
+        return inner(direction, gradient(loop, cell, args, v))
+
+    second = jax.jit(jax.grad(slope), static_argnums=1)
+    loop = LOOPS[loop_name]
+    assert distance(second(args, loop), second(args, judge_of(loop))) < GRADIENTS
+
+
+@every_cell
+def test_gradient_equals_finite_differences(cell_name):
+    cell, args, v = problem(cell_name)
+    got = gradient(jaxrnn.bptt, cell, args, v)
+    value = jax.jit(lambda args: inner(v, jaxrnn.scan(cell, *args)))
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        u = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), args)
+        ahead, behind = (
+            value(jax.tree.map(lambda x, d, e=e: x + e * d, args, u)) for e in (1e-5, -1e-5)
+        )
+        assert distance(inner(got, u), (ahead - behind) / 2e-5) < DIFFERENCES
+
+
+@every_cell
+@every_loop
+def test_two_halves_equal_the_whole(cell_name, loop_name):
+    cell, (params, carry, xs), _ = problem(cell_name)
+    loop = LOOPS[loop_name]
+    middle, first = loop(cell, params, carry, xs[:3])
+    last, second = loop(cell, params, middle, xs[3:])
+    whole = loop(cell, params, carry, xs)
+    assert distance((last, jnp.concatenate([first, second])), whole) < VALUES
+
+
+@every_cell
+@every_loop
+def test_no_steps(cell_name, loop_name):
+    cell, (params, carry, xs), v = problem(cell_name)
+    loop, none = LOOPS[loop_name], xs[:0]
+    last, ys = loop(cell, params, carry, none)
+    assert distance(last, carry) == 0
+    assert ys.shape == (0, 3, 5)
+    got = gradient(loop, cell, (params, carry, none), (v[0], ys))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert distance(got, (zeros, v[0], none)) == 0
+
+
+@every_cell
+@every_loop
+def test_a_second_call_compiles_nothing(cell_name, loop_name):
+    cell, args, v = problem(cell_name)
+    make, loop = CELLS[cell_name], LOOPS[loop_name]
+    jitted = jax.jit(gradient, static_argnums=(0, 1))
+    jitted(loop, cell, args, v)
+    programs = jitted._cache_size()
+    jitted(loop, make(5), jax.tree.map(lambda x: x + 1, args), v)
+    assert jitted._cache_size() == programs
+
+
+@every_cell
+def test_truncation_beyond_the_end_is_exact(cell_name):
+    cell, args, v = problem(cell_name)
+    wanted = gradient(jaxrnn.scan, cell, args, v)
+    for k1 in (7, 8, 100):
+        assert distance(gradient(jaxrnn.truncated(k1), cell, args, v), wanted) < GRADIENTS
+    assert distance(gradient(jaxrnn.truncated(6), cell, args, v), wanted) > 1e-4
+
+
+@every_cell
+def test_contributions_of_single_steps_sum_to_the_gradient(cell_name):
+    cell, (params, carry, xs), v = problem(cell_name)
+    each = jax.tree.map(lambda p: jnp.broadcast_to(p, (7, *p.shape)), params)
+
+    def step(_, carry, at_t):
+        params_t, x = at_t
+        return cell(params_t, carry, x)
+
+    def value(each):
+        return inner(v, jaxrnn.bptt(step, (), carry, (each, xs)))
+
+    summed = jax.tree.map(lambda g: jnp.sum(g, axis=0), jax.grad(value)(each))
+    assert distance(summed, gradient(jaxrnn.bptt, cell, (params, carry, xs), v)[0]) < GRADIENTS
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    cell_name=st.sampled_from(list(CELLS)),
+    k1=st.none() | st.integers(1, 9),
+    length=st.integers(0, 12),
+    batch=st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    inputs=st.integers(1, 4),
+    hidden=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_drawn_shapes(cell_name, k1, length, batch, inputs, hidden, seed):
+    cell, args, v = problem(cell_name, length, batch, inputs, hidden, seed)
+    loop = jaxrnn.bptt if k1 is None else jaxrnn.truncated(k1)
+    judge = jaxrnn.scan if k1 is None else jaxrnn.truncated(k1, loop=jaxrnn.scan)
+    for step in (cell, lambda params, carry, x: cell(params, carry, x)):
+        assert distance(loop(step, *args), jaxrnn.scan(cell, *args)) < VALUES
+        wanted = jax.jit(functools.partial(gradient, judge, cell))(args, v)
+        got = jax.jit(functools.partial(gradient, loop, step))(args, v)
+        assert distance(got, wanted) < GRADIENTS
+
+
+@every_cell
+def test_strict_dtypes_are_kept(cell_name):
+    cell, args, v = problem(cell_name)
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+        narrow, narrow_v = jax.tree.map(lambda x, d=dtype: x.astype(d), (args, v))
+        outputs = jaxrnn.bptt(cell, *narrow)
+        grads = gradient(jaxrnn.bptt, cell, narrow, narrow_v)
+        assert {leaf.dtype for leaf in jax.tree.leaves((outputs, grads))} == {jnp.dtype(dtype)}

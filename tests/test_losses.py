@@ -1,0 +1,166 @@
+"""The mean of per-step losses: optax's losses as they are, against plain loops."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrnn import mean_over_time
+
+T, B, OUTPUT = 5, 3, 4
+
+
+def log_softmax(o):
+    return o - np.log(np.sum(np.exp(o)))
+
+
+def huber(o, y):
+    error = np.abs(o - y)
+    return np.where(error <= 1, 0.5 * error**2, error - 0.5)
+
+
+def binary_cross_entropy(o, y):
+    return y * np.log1p(np.exp(-o)) + (1 - y) * np.log1p(np.exp(o))
+
+
+# optax's loss, the same of one step in NumPy, what the targets of that step are.
+LOSSES = {
+    "l2": (optax.l2_loss, lambda o, y: 0.5 * (o - y) ** 2, "numbers"),
+    "huber": (optax.huber_loss, huber, "numbers"),
+    "binary": (optax.sigmoid_binary_cross_entropy, binary_cross_entropy, "probabilities"),
+    "softmax": (
+        optax.softmax_cross_entropy,
+        lambda o, y: -np.sum(y * log_softmax(o)),
+        "probabilities",
+    ),
+    "labels": (
+        optax.softmax_cross_entropy_with_integer_labels,
+        lambda o, y: -log_softmax(o)[y],
+        "labels",
+    ),
+}
+# Shapes of what comes before the features, and of a mask that begins them.
+SHAPES = [((T,), (T,)), ((T, B), (T,)), ((T, B), (T, B)), ((T, B, 2), (T, B))]
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+every_shape = pytest.mark.parametrize(("lead", "mask_shape"), SHAPES, ids=str)
+
+
+def drawn(lead, kind, seed=0):
+    rng = np.random.default_rng(seed)
+    outputs = 2 * rng.standard_normal((*lead, OUTPUT))
+    targets = {
+        "numbers": rng.standard_normal((*lead, OUTPUT)),
+        "probabilities": rng.dirichlet(np.ones(OUTPUT), lead),
+        "labels": rng.integers(0, OUTPUT, lead),
+    }[kind]
+    return outputs, targets
+
+
+def drawn_mask(shape, seed=1):
+    """Neither all True nor all False."""
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    mask[0], mask[1] = True, False
+    return mask
+
+
+def by_loops(loss, outputs, targets, mask):
+    """(1) of `mean_over_time`, step by step and row by row."""
+    total, count = 0.0, 0
+    for place in np.ndindex(outputs.shape[:-1]):
+        if mask[place[: mask.ndim]]:
+            losses = np.atleast_1d(loss(outputs[place], targets[place]))
+            total, count = total + losses.sum(), count + losses.size
+    return total / max(1, count)
+
+
+@every_loss
+@every_shape
+def test_mean_equals_plain_loops(name, lead, mask_shape):
+    loss, in_numpy, kind = LOSSES[name]
+    outputs, targets = drawn(lead, kind)
+    everywhere, mask = np.ones(lead, bool), drawn_mask(mask_shape)
+
+    @jax.jit
+    def means(outputs, targets):
+        return [mean_over_time(loss, outputs, targets, m) for m in (None, everywhere, mask)]
+
+    expected = [by_loops(in_numpy, outputs, targets, m) for m in (everywhere, everywhere, mask)]
+    means = means(outputs, targets)
+    np.testing.assert_allclose(means, expected, rtol=1e-13)
+
+
+@every_loss
+@every_shape
+def test_padding_reaches_neither_value_nor_gradient(name, lead, mask_shape):
+    """Both are those of the valid steps alone, whatever the padding contains."""
+    loss, _, kind = LOSSES[name]
+    outputs, targets = drawn(lead, kind)
+    mask = drawn_mask(mask_shape)
+    valid = np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(lead) - mask.ndim)), lead)
+    outputs[~valid] = np.nan
+    targets[~valid] = np.resize([-1, 10**6], targets[~valid].shape) if kind == "labels" else np.nan
+
+    @jax.jit
+    def with_and_without(outputs, targets):
+        value_and_grad = jax.value_and_grad(mean_over_time, argnums=1)
+        padded = value_and_grad(loss, outputs, targets, mask)
+        return padded, value_and_grad(loss, outputs[valid], targets[valid])
+
+    (value, gradient), (alone, gradient_alone) = with_and_without(outputs, targets)
+    np.testing.assert_allclose(value, alone, rtol=1e-13)
+    chex.assert_trees_all_close(gradient[valid], gradient_alone, rtol=1e-12, atol=1e-15)
+    assert not np.any(gradient[~valid])
+
+
+@every_loss
+def test_where_nothing_counts_the_mean_and_its_gradient_are_zero(name):
+    loss, _, kind = LOSSES[name]
+    outputs, targets = drawn((T, B), kind)
+    nothing = np.zeros((T, B), bool)
+    value, gradient = jax.value_and_grad(mean_over_time, argnums=1)(loss, outputs, targets, nothing)
+    assert value == 0
+    assert not np.any(gradient)
+
+
+@every_loss
+@pytest.mark.parametrize("mask", [None, np.ones((0, B), bool)], ids=["no mask", "mask"])
+def test_no_time_at_all_gives_zero(name, mask):
+    loss, _, kind = LOSSES[name]
+    outputs, targets = drawn((0, B), kind)
+
+    def scaled(scale):
+        return mean_over_time(loss, scale * outputs, targets, mask)
+
+    assert jax.value_and_grad(scaled)(2.0) == (0, 0)
+
+
+@pytest.mark.parametrize("mask", [None, np.ones((T, B), bool)], ids=["no mask", "mask"])
+def test_gradient_is_the_mean_of_the_steps(mask):
+    outputs, targets = drawn((T, B), "numbers")
+    gradient = jax.grad(mean_over_time, argnums=1)(optax.l2_loss, outputs, targets, mask)
+    np.testing.assert_allclose(gradient, (outputs - targets) / outputs.size, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [((B, B, 1), (B, B)), ((4, 4), (4,)), ((1, 1, 4), (1, 1)), ((T, 1), (T,))],
+)
+@pytest.mark.parametrize("loss", [optax.l2_loss, lambda o, y: (o - y) ** 2], ids=["l2", "own"])
+def test_a_loss_that_would_broadcast_is_refused(loss, outputs, targets):
+    """Targets without a last axis beside an elementwise loss, which would pair t with t'."""
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match=r"got .*\d"):
+        mean_over_time(loss, jnp.zeros(outputs), jnp.zeros(targets))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_long_mean_keeps_its_dtype_and_stays_finite(dtype, masked):
+    """float16 ends at 65504: neither the sum nor the count of a long sequence fits."""
+    outputs = jnp.full((70_000, 1), 2, dtype)
+    mask = jnp.ones(70_000, bool) if masked else None
+    mean = mean_over_time(optax.l2_loss, outputs, jnp.zeros_like(outputs), mask)
+    assert mean.dtype == outputs.dtype
+    assert mean == 2

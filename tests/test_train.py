@@ -1,0 +1,254 @@
+"""Training: an update is the one written by hand, the carry goes on, the state is one pytree."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import jaxrnn
+
+T, B, INPUT, H, OUTPUT = 4, 3, 2, 5, 2
+CELL, READOUT = jaxrnn.elman(H), jaxrnn.readout(OUTPUT)
+
+close = partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-13)
+
+
+@pytest.fixture(autouse=True)
+def _promotion():
+    """optax counts its steps in int32 and multiplies them with floats: it needs promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def initial_params(cell=CELL):
+    key, rng = jax.random.key(0), np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        lambda: {
+            "cell": cell.init(key, INPUT, jnp.float64),
+            "readout": READOUT.init(key, H, jnp.float64),
+        }
+    )
+    return jax.tree.map(lambda x: jnp.asarray(0.4 * rng.standard_normal(x.shape)), shapes)
+
+
+def segments(count, seed=0):
+    """Batches `(xs, targets)` that follow each other in time, stacked."""
+    rng = np.random.default_rng(seed)
+    shapes = (count, T, B, INPUT), (count, T, B, OUTPUT)
+    return tuple(jnp.asarray(rng.standard_normal(shape)) for shape in shapes)
+
+
+def nth(batches, s):
+    return jax.tree.map(lambda x: x[s], batches)
+
+
+def loss(params, carry, batch, key, cell=CELL):
+    xs, targets = batch
+    carry, hs = jaxrnn.unroll(cell, params["cell"], xs, carry)
+    outputs = READOUT.apply(params["readout"], hs)
+    value = jaxrnn.mean_over_time(optax.l2_loss, outputs, targets)
+    return value, (carry, {"largest": jnp.max(outputs), "noise": jax.random.uniform(key)})
+
+
+def started(optimizer, seed=1, cell=CELL):
+    """A trainer, its update compiled, and its first state."""
+    trainer = jaxrnn.trainer(partial(loss, cell=cell), optimizer)
+    carry = cell.carry((B,), jnp.float64)
+    state = trainer.init(initial_params(cell), jax.random.key(seed), carry)
+    return trainer._replace(update=jax.jit(trainer.update)), state
+
+
+def by_hand(optimizer, batches):
+    """Params and carry after one optax update a segment, written out."""
+    params, carry = initial_params(), CELL.carry((B,), jnp.float64)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def update(params, opt_state, carry, batch):
+        grads, (carry, _) = jax.grad(loss, has_aux=True)(params, carry, batch, jax.random.key(0))
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, carry
+
+    for s in range(len(batches[0])):
+        params, opt_state, carry = update(params, opt_state, carry, nth(batches, s))
+    return params, carry
+
+
+OPTIMIZERS = {
+    "clipped": optax.chain(optax.clip_by_global_norm(1e-3), optax.adamw(0.1)),
+    "every other": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    "masked": optax.chain(
+        optax.sgd(0.1), optax.masked(optax.set_to_zero(), {"cell": True, "readout": False})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_equal_those_written_by_hand(name):
+    optimizer, batches = OPTIMIZERS[name], segments(3)
+    trainer, state = started(optimizer)
+    first = state.params
+    for s in range(3):
+        state, _ = trainer.update(state, nth(batches, s))
+    close((state.params, state.carry), by_hand(optimizer, batches))
+    trained = {
+        part: not jax.tree.all(jax.tree.map(jnp.array_equal, state.params[part], first[part]))
+        for part in first
+    }
+    assert trained == {"cell": name != "masked", "readout": True}
+
+
+def accumulated():
+    """An optimizer that updates nothing and whose state is the sum of all gradients."""
+
+    def zeros(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(grads, state, params=None):
+        return zeros(grads), jax.tree.map(jnp.add, state, grads)
+
+    return optax.GradientTransformation(zeros, update)
+
+
+def test_the_carry_goes_on_and_no_gradient_comes_back_through_it():
+    batches = segments(2)
+    trainer, state = started(accumulated())
+    for s in range(2):
+        state, _ = trainer.update(state, nth(batches, s))
+
+    @partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient(params, between):
+        """Of the losses of both segments, run as one, with `between` at the border."""
+        carry, total = CELL.carry((B,), jnp.float64), 0.0
+        for s in range(2):
+            value, (carry, _) = loss(params, carry, nth(batches, s), jax.random.key(0))
+            carry, total = between(carry), total + value
+        return total
+
+    def distance(between):
+        wanted = gradient(initial_params(), between)
+        apart = jax.tree.map(jnp.subtract, state.opt_state, wanted)
+        return optax.tree.norm(apart) / optax.tree.norm(wanted)
+
+    assert distance(lax.stop_gradient) < 1e-12
+    # The test tells them apart: neither a gradient across nor a carry reset is the same.
+    assert distance(lambda carry: carry) > 1e-3
+    assert distance(jnp.zeros_like) > 1e-3
+
+
+def test_a_carry_put_in_between_is_where_the_next_segment_begins():
+    batches = segments(2)
+    trainer, state = started(optax.sgd(0.0))
+    _, alone = trainer.update(state, nth(batches, 1))
+    after, _ = trainer.update(state, nth(batches, 0))
+    _, reset = trainer.update(after._replace(carry=state.carry), nth(batches, 1))
+    close(reset["loss"], alone["loss"])
+
+
+def test_a_loss_without_memory_needs_no_carry():
+    def many_to_one(params, carry, batch, key):
+        xs, targets = batch
+        last, _ = jaxrnn.unroll(CELL, params["cell"], xs)
+        output = READOUT.apply(params["readout"], CELL.output(params["cell"], last))
+        return jnp.mean((output - targets[-1]) ** 2), (carry, {})
+
+    trainer = jaxrnn.trainer(many_to_one, optax.adam(0.1))
+    state = trainer.init(initial_params(), jax.random.key(0))
+    update, batch = jax.jit(trainer.update), nth(segments(1), 0)
+    state, first = update(state, batch)
+    state, second = update(state, batch)
+    assert state.carry is None
+    assert second["loss"] < first["loss"]
+
+
+def test_steps_are_counted_and_every_step_has_a_key_of_its_own():
+    def run(seed):
+        trainer, state = started(optax.sgd(0.1), seed=seed)
+        batch, states, noises = nth(segments(1), 0), [state], []
+        for _ in range(3):
+            state, metrics = trainer.update(state, batch)
+            states.append(state)
+            noises.append(float(metrics["noise"]))
+        return states, noises
+
+    states, noises = run(seed=1)
+    assert [state.step for state in states] == [0, 1, 2, 3]
+    assert all(state.step.dtype == jnp.int32 for state in states)
+    kept = {float(jax.random.uniform(state.key)) for state in states}
+    assert len(kept | set(noises)) == 4 + 3, "a key was used twice"
+    assert run(seed=1)[1] == noises
+    assert not set(run(seed=2)[1]) & set(noises)
+
+
+def test_metrics_are_arrays_with_the_loss_and_the_norm_before_clipping():
+    trainer, state = started(optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(0.1)))
+    batch = nth(segments(1), 0)
+    (value, _), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        state.params, state.carry, batch, state.key
+    )
+    _, metrics = trainer.update(state, batch)
+    assert set(metrics) == {"loss", "grad_norm", "largest", "noise"}
+    assert all(isinstance(m, jax.Array) and m.shape == () for m in metrics.values())
+    close(metrics["loss"], value)
+    close(metrics["grad_norm"], jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))))
+
+
+@pytest.mark.parametrize("cell", [CELL, jaxrnn.lstm(H)], ids=["elman", "lstm"])
+def test_donated_buffers_are_used_and_change_nothing(cell):
+    """Also where the first carry is two arrays of zeros: a buffer may be donated only once."""
+    batches = segments(2)
+    trainer, state = started(optax.adam(0.1), cell=cell)
+    _, kept = started(optax.adam(0.1), cell=cell)
+    donating = jax.jit(trainer.update, donate_argnums=0)
+    for s in range(2):
+        given = state
+        state, _ = donating(state, nth(batches, s))
+        kept, _ = trainer.update(kept, nth(batches, s))
+        donated = jax.tree.leaves((given.params, given.opt_state, given.carry))
+        assert all(leaf.is_deleted() for leaf in donated)
+    close((state.params, state.carry), (kept.params, kept.carry))
+
+
+def test_the_state_is_one_pytree_that_scan_carries_over_batches():
+    batches = segments(3)
+    trainer, state = started(optax.adam(0.1))
+    state = jax.tree.map(lambda leaf: leaf, state)
+    scanned, metrics = lax.scan(trainer.update, state, batches)
+    losses = []
+    for s in range(3):
+        state, one = trainer.update(state, nth(batches, s))
+        losses.append(one["loss"])
+    assert isinstance(scanned, jaxrnn.TrainState)
+    assert scanned.step == 3
+    close((scanned.params, scanned.carry), (state.params, state.carry))
+    close(metrics["loss"], jnp.stack(losses))
+
+
+def test_a_plain_optax_loop_around_unroll_learns():
+    """To give back what came two steps before, without `trainer`."""
+    cell, readout, optimizer = jaxrnn.gru(8), jaxrnn.readout(1), optax.adam(0.03)
+    params = cell.init(jax.random.key(0), 1), readout.init(jax.random.key(1), 8)
+    opt_state = optimizer.init(params)
+
+    def loss(params, xs):
+        _, hs = jaxrnn.unroll(cell, params[0], xs)
+        return jnp.mean((readout.apply(params[1], hs[2:]) - xs[:-2]) ** 2)
+
+    @jax.jit
+    def update(params, opt_state, xs):
+        value, grads = jax.value_and_grad(loss)(params, xs)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    losses = []
+    for xs in np.random.default_rng(0).standard_normal((100, 12, 16, 1)).astype(np.float32):
+        params, opt_state, value = update(params, opt_state, xs)
+        losses.append(float(value))
+    assert losses[0] > 0.8
+    assert np.mean(losses[-10:]) < 0.2
