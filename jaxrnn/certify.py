@@ -142,7 +142,10 @@ def certify(
     Raises:
         TypeError, ValueError: if arguments do not fit the step.
     """
+    check.function("step", step)
+    check.function("loop", loop)
     check.integer("draws", draws, least=8)
+    check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
     if not (all(given) or (isinstance(step, Cell) and not any(given))):
         raise ValueError(

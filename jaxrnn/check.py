@@ -14,10 +14,10 @@ PyTree = Any
 
 
 def describe(leaf: Any) -> str:
-    """`float32[3,4]` for an array or its struct, the type's name for anything else."""
+    """`float32[3,4]` for an array or its struct; for anything else its type."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return type(leaf).__name__
+    return f"a tuple of {len(leaf)}" if isinstance(leaf, tuple) else type(leaf).__name__
 
 
 def is_inexact(leaf: Any) -> bool:
@@ -87,7 +87,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
     length(xs)
     result = jax.eval_shape(step, params, carry, at_one_step(xs))
     if not (isinstance(result, tuple) and len(result) == 2):
-        raise TypeError(f"step: got a result of {type(result).__name__}, expected (carry, y)")
+        raise TypeError(f"step: got {describe(result)}, expected (carry, y)")
     same_tree("carry", carry, result[0])
     return result[1]
 
@@ -133,6 +133,9 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
         raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
     dtypes = set()
     for name, shape in shapes.items():
+        if not hasattr(params[name], "dtype"):
+            got = describe(params[name])
+            raise TypeError(f"params[{name!r}]: got {got}, expected an array for {cell}")
         size_of = jnp.shape(params[name])
         if len(size_of) != len(shape) or any(
             e not in (None, g) for g, e in zip(size_of, shape, strict=True)
@@ -150,9 +153,13 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
 
 def floating(name: str, dtype: Any) -> Any:
     """`dtype` as a NumPy dtype if it is real floating point; otherwise our error."""
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
         raise TypeError(f"{name}: got {dtype}, expected a floating-point dtype")
-    return jnp.dtype(dtype)
+    return known
 
 
 def features(name: str, cell: str, x: Any, size: int) -> None:

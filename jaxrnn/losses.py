@@ -43,6 +43,7 @@ def mean_over_time(
     """
     check.function("loss", loss)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
+    check.floating("outputs", outputs.dtype)
     shapes = (outputs.shape, outputs.shape[:-1])
     if outputs.ndim == 0 or targets.shape not in shapes:
         raise ValueError(
@@ -52,16 +53,21 @@ def mean_over_time(
     if mask is not None:
         mask = _checked(mask, outputs)
         outputs, targets = (jnp.where(_wide(mask, x), x, 0) for x in (outputs, targets))
-    losses = loss(outputs, targets)
-    if losses.shape not in shapes:
+    form = jax.eval_shape(loss, outputs, targets)
+    # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
+    if getattr(form, "shape", None) not in (outputs.shape[:-1], targets.shape):
         raise ValueError(
-            f"loss: got losses {check.describe(losses)}, expected one a step or one an element of "
+            f"loss: got losses {check.describe(form)}, expected one a step or one an element of "
             f"the outputs {check.describe(outputs)}; targets were {check.describe(targets)}"
         )
+    losses = loss(outputs, targets).astype(outputs.dtype)
+    # Neither the sum nor the count of a long sequence fits into 16 bits.
+    wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
     if mask is None:
-        return jnp.sum(losses) / max(1, losses.size)
+        return (jnp.sum(losses, dtype=wide) / max(1, losses.size)).astype(losses.dtype)
     mask = jnp.broadcast_to(_wide(mask, losses), losses.shape)
-    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(1, jnp.sum(mask)).astype(losses.dtype)
+    count = jnp.maximum(1, jnp.sum(mask)).astype(wide)
+    return (jnp.sum(jnp.where(mask, losses, 0), dtype=wide) / count).astype(losses.dtype)
 
 
 def _wide(mask: Array, x: Array) -> Array:

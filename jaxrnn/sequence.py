@@ -50,6 +50,7 @@ def unroll(
                 "carry: got None, expected the first carry, since a plain Step has no zero state"
             )
         batch = check.batch_shape(check.at_one_step(xs))
+        jax.eval_shape(cell.project, params, xs)  # raises unless they fit, before zeros are made
         carry = cell.carry(batch, check.float_dtype(params))
     xs = jax.tree.map(lambda x: jnp.flip(x, 0), xs) if reverse else xs
     carry, ys = loop(cell, params, tree.to_arrays(carry), xs)

@@ -75,6 +75,9 @@ def trainer(
     Gradient: what the loss's loop makes of it within the segment, none across.
     """
     check.function("loss", loss)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        kind = type(optimizer).__name__
+        raise TypeError(f"optimizer: got {optimizer!r} of type {kind}, expected an optax optimizer")
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
         return TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), key)
@@ -90,7 +93,7 @@ def trainer(
         (value, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, carry, state.step + 1, key), metrics
 
     return Trainer(init, update)
@@ -100,11 +103,11 @@ def _check_result(result: Any, carry: Carry) -> None:
     try:
         value, (new_carry, metrics) = result
     except (TypeError, ValueError):
-        raise TypeError(
-            f"loss: got a result of {type(result).__name__}, expected (loss, (carry, metrics))"
-        ) from None
-    if jnp.shape(value) != ():
-        raise ValueError(f"loss: got {check.describe(value)}, expected a scalar")
+        got = check.describe(result)
+        raise TypeError(f"loss: got {got}, expected (loss, (carry, metrics))") from None
+    if getattr(value, "shape", None) != ():
+        raise ValueError(f"loss: got {check.describe(value)}, expected a scalar array")
+    check.floating("loss", value.dtype)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"loss: got metrics of {type(metrics).__name__}, expected a dict of arrays")
     check.same_tree("carry", new_carry, carry)

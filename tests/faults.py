@@ -179,7 +179,7 @@ def law(planted: Fault, forward: bool) -> str:
 
 
 def is_red(tree: Path, *command: str) -> bool:
-    """Whether a Python command fails on the library in `tree`; exit codes above 1 are no verdict."""
+    """Whether a Python command fails in `tree`; exit codes above 1 are no verdict."""
     env = os.environ | {"PYTHONPATH": str(tree)}
     done = subprocess.run(
         [sys.executable, *command], cwd=tree, env=env, capture_output=True, text=True, check=False

@@ -16,7 +16,7 @@ import pytest
 import jaxrnn
 from jaxrnn import LSTMCarry
 
-T, B, INPUT, H = 5, 3, 2, 4
+T, B, I, H = 5, 3, 2, 4
 
 
 def array(*shape, dtype=np.float64):
@@ -26,7 +26,7 @@ def array(*shape, dtype=np.float64):
 
 
 def weights(gates, *, hidden=H, dtype=np.float64, **more):
-    shapes = {"w_x": (INPUT, gates * hidden), "w_h": (hidden, gates * hidden)}
+    shapes = {"w_x": (I, gates * hidden), "w_h": (hidden, gates * hidden)}
     shapes |= {"b": (gates * hidden,), **more}
     return {name: array(*shape, dtype=dtype) for name, shape in shapes.items()}
 
@@ -37,7 +37,7 @@ def memory(*lead, hidden=H, dtype=np.float64):
 
 ELMAN, GRU, LSTM = jaxrnn.elman(H), jaxrnn.gru(H), jaxrnn.lstm(H)
 GRU_PARAMS, LSTM_PARAMS = weights(3, b_n=(H,)), weights(4)
-XS, CARRY = array(T, B, INPUT), memory(B)
+XS, CARRY = array(T, B, I), memory(B)
 
 
 def loops(step, params, carry, xs):
@@ -100,7 +100,7 @@ def wrong_carries():
         if carry is None:
             del calls["unroll"]  # which begins with zeros
         yield from ((message, call, way) for way, call in calls.items())
-    calls = every_way(LSTM, LSTM_PARAMS, CARRY, array(T, 1, INPUT))
+    calls = every_way(LSTM, LSTM_PARAMS, CARRY, array(T, 1, I))
     message = "ValueError: carry.h: got float64[3,4], expected float64[1,4]"
     yield from ((message, call, way) for way, call in calls.items())
 
@@ -157,9 +157,9 @@ def wrong_options():
     not_floating = "TypeError: dtype: got ...int..., expected a floating-point dtype"
     yield not_a_loop, partial(jaxrnn.truncated, 4, loop="bptt"), "truncated"
     yield not_a_loop, unrolled(XS, loop="bptt"), "unroll"
-    yield not_floating, partial(LSTM.init, None, INPUT, int), "init"
+    yield not_floating, partial(LSTM.init, None, I, int), "init"
     yield not_floating, partial(LSTM.carry, (B,), int), "carry"
-    unknown = partial(LSTM.init, None, INPUT, "f9")
+    unknown = partial(LSTM.init, None, I, "f9")
     yield from {
         "TypeError: dtype: got f9, expected a floating-point dtype": unknown,
         "TypeError: batch_shape: got 3 of type int, expected a tuple": partial(LSTM.carry, B),

@@ -71,6 +71,9 @@ def zero_carry(
     hidden_size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[jax.Array, "*batch H"]:
     """Zeros `(*batch_shape, H)`."""
+    if not isinstance(batch_shape, tuple):
+        kind = type(batch_shape).__name__
+        raise TypeError(f"batch_shape: got {batch_shape!r} of type {kind}, expected a tuple")
     return jnp.zeros((*batch_shape, hidden_size), check.floating("dtype", dtype))
 
 

@@ -47,6 +47,7 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
 @functools.cache
 def _truncated(k1: int, loop: Loop) -> Loop:
     def segmented(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+        check.step_fits(step, params, carry, xs)
         segments, rest = divmod(check.length(xs), k1)
         if segments == 0:
             return loop(step, params, carry, xs)

@@ -1,0 +1,1 @@
+"""Measurements of jaxrnn, one question a file: `python -m benchmarks`."""

@@ -1,0 +1,58 @@
+"""Run the measurements: `python -m benchmarks [speed] [--quick] [--json FILE]`."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import tqdm
+
+from benchmarks import speed
+from benchmarks.problems import QUICK_SHAPES, SHAPES
+
+
+def machine() -> dict[str, Any]:
+    """The device, the versions and the flags of this run."""
+    names = ("jax", "jaxlib", "numpy", "optax")
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    """Measure, print the table, and keep every sample where `--json` says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("question", nargs="?", choices=["speed"], default="speed")
+    parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
+    parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
+    options = parser.parse_args()
+    shapes, seconds = (QUICK_SHAPES, 0.2) if options.quick else (SHAPES, 3.0)
+    measured = [
+        speed.measure(cell_name, shape, seconds)
+        for cell_name, shape in tqdm.tqdm(speed.rows(shapes), desc="speed", unit="row")
+    ]
+    print(speed.table(measured))
+    if options.json:
+        result = {"machine": machine(), "summary": speed.summary(measured), "rows": measured}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

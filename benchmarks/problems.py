@@ -1,0 +1,66 @@
+"""What is measured: cells, shapes, and the gradient of a mean-square loss under a loop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxrnn
+
+
+class Shape(NamedTuple):
+    """Time, batch, inputs, hidden."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+
+
+SHAPES = (
+    Shape(128, 16, 64, 128),
+    Shape(128, 32, 128, 256),
+    Shape(256, 1, 64, 128),
+    Shape(256, 64, 128, 512),
+    Shape(1024, 8, 32, 64),
+    Shape(512, 8, 128, 128),
+    Shape(2048, 1, 32, 64),
+)
+QUICK_SHAPES = (Shape(64, 4, 16, 32), Shape(128, 1, 16, 32))
+CELLS = {"elman": jaxrnn.elman, "gru": jaxrnn.gru, "lstm": jaxrnn.lstm}
+
+
+class Problem(NamedTuple):
+    """Arguments `(params, carry, xs)` for a cell, and the targets of its outputs."""
+
+    cell: jaxrnn.Cell
+    args: tuple[Any, Any, jax.Array]
+    targets: jax.Array
+
+
+def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
+    """A cell as it starts, standard normal inputs and targets."""
+    cell = CELLS[cell_name](shape.H)
+    key_params, key_xs, key_targets = jax.random.split(jax.random.key(0), 3)
+    params = cell.init(key_params, shape.I, dtype)
+    xs = jax.random.normal(key_xs, (shape.T, shape.B, shape.I), dtype)
+    targets = jax.random.normal(key_targets, (shape.T, shape.B, shape.H), dtype)
+    return Problem(cell, (params, cell.carry((shape.B,), dtype), xs), targets)
+
+
+def gradient(problem: Problem, loop: jaxrnn.Loop, plain: bool = False) -> jax.stages.Compiled:
+    """Compiled value and gradient of mean (y - target)² for params, carry and inputs.
+
+    With `plain` the loop is handed a function that shows no parts instead of the Cell.
+    """
+
+    def step(params: Any, carry: Any, x: Any) -> Any:
+        return problem.cell(params, carry, x)
+
+    def loss(params: Any, carry: Any, xs: Any) -> Any:
+        _, ys = loop(step if plain else problem.cell, params, carry, xs)
+        return jnp.mean((ys - problem.targets) ** 2)
+
+    grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
+    return jax.jit(grad).lower(*problem.args).compile()

@@ -1,0 +1,1 @@
+"""The command line: a character model to train and sample, digits to read, the certificate."""

@@ -1,0 +1,123 @@
+"""A text to learn from: its characters as tokens, its parts, its streams, what it is worth."""
+
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data import topics
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrnn.app.options import UserError
+
+HELD_OUT = 20  # one part in so many, the last, is never trained on
+XZ_REACH = 2**23  # bytes; xz's usual dictionary, so that text farther back cannot help it
+
+
+class Corpus(NamedTuple):
+    """A text in two parts.
+
+    Fields:
+        training: what is learned from.
+        held_out: the last 5 %, which is not.
+        vocabulary: every character of either, once, in the order of their code points.
+    """
+
+    training: str
+    held_out: str
+    vocabulary: str
+
+
+class Segment(NamedTuple):
+    """Some consecutive steps of B streams.
+
+    Fields:
+        inputs: tokens `(T, B)`.
+        targets: tokens `(T, B)`, each the one that comes after its input.
+        first: bool, whether the streams begin here.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    first: np.bool_
+
+
+def read(path: Path | None) -> str:
+    """The text of a file; UserError if it cannot be read as UTF-8.
+
+    Without a path it is the prose of `pydoc_data.topics`, Python's own reference, in its own order.
+    """
+    if path is None:
+        return "\n".join(topics.topics.values())
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        got = error.strerror
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+    raise UserError(f"--text: got {str(path)!r} ({got}), expected a readable file of UTF-8 text")
+
+
+def split(text: str, batch_size: int, segment_length: int) -> Corpus:
+    """The two parts; UserError if either is too short for one segment."""
+    cut = len(text) - len(text) // HELD_OUT
+    corpus = Corpus(text[:cut], text[cut:], "".join(sorted(set(text))))
+    needed = batch_size * segment_length + 1, segment_length
+    if len(corpus.training) < needed[0] or len(corpus.held_out) < needed[1]:
+        raise UserError(
+            f"--text: got {len(corpus.training)} characters to train on and {len(corpus.held_out)} "
+            f"held out, expected at least {needed[0]} (batch size times segment length, and one) "
+            f"and {needed[1]} (segment length)"
+        )
+    return corpus
+
+
+def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
+    """Tokens int32 `(T,)`, places in the vocabulary; UserError with that name if any has none."""
+    unknown = sorted(set(text) - set(vocabulary))
+    if unknown:
+        raise UserError(
+            f"{name}: got {', '.join(map(repr, unknown))}, expected only characters that the model "
+            "was trained on"
+        )
+    return np.searchsorted(_code_points(vocabulary), _code_points(text)).astype(np.int32)
+
+
+def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segment]:
+    """Without end, segment after segment of B streams of equal length cut out of the tokens.
+
+    At the end of the streams they begin again; what does not fill a segment is left out.
+    """
+    size = (len(tokens) - 1) // batch_size
+    inputs = tokens[: batch_size * size].reshape(batch_size, size).T
+    targets = tokens[1 : batch_size * size + 1].reshape(batch_size, size).T
+    while True:
+        for start in range(0, size - length + 1, length):
+            steps = slice(start, start + length)
+            yield Segment(inputs[steps], targets[steps], np.bool_(start == 0))
+
+
+def unigram_bits(corpus: Corpus) -> float:
+    """Bits per held-out character for a model that knows how often each occurs in training.
+
+    Every character of the vocabulary counts once more than it occurs, so that none is impossible.
+    """
+    training, held_out = (
+        np.bincount(encode("text", part, corpus.vocabulary), minlength=len(corpus.vocabulary))
+        for part in (corpus.training, corpus.held_out)
+    )
+    frequencies = (training + 1) / np.sum(training + 1)
+    return float(-np.sum(held_out * np.log2(frequencies)) / np.sum(held_out))
+
+
+def xz_bits(corpus: Corpus) -> float:
+    """Bits per held-out character that xz adds when it has the training text in front."""
+    before, held_out = (part.encode() for part in (corpus.training, corpus.held_out))
+    before = before[-XZ_REACH:]
+    added = len(lzma.compress(before + held_out)) - len(lzma.compress(before))
+    return added * 8 / len(corpus.held_out)
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Each character as a number, which orders them as Python does."""
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")

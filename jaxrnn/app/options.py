@@ -1,0 +1,99 @@
+"""What the command line understands: its kinds of option, its parser, errors one can read."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from jaxrnn import CELLS, LOOPS, Cell, Loop, truncated
+
+MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
+PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
+CELL_NAMES = ", ".join(MAKERS)
+LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K"))  # K, the steps of a segment
+
+
+class UserError(argparse.ArgumentTypeError):
+    """What the user got wrong, in one line: the argument, what came, what was expected.
+
+    A kind of option leaves the argument's name out; argparse puts it in front.
+    """
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with options spelt out, defaults in the help, and a UserError for each error."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take argparse's own settings."""
+        formatter = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(**settings, allow_abbrev=False, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with a usage text around it."""
+        raise UserError(message.removeprefix("argument "))
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The kind of option that is a whole number from least to most."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise UserError(f"got {text!r}, expected a whole number from {least} to {most}")
+        return value
+
+    return number
+
+
+def positive(text: str) -> float:
+    """The kind of option that is a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"got {text!r}, expected a finite number above 0")
+    return value
+
+
+def some_text(text: str) -> str:
+    """The kind of option that is a text of at least one character."""
+    if not text:
+        raise UserError("got '', expected at least one character")
+    return text
+
+
+def cell_name(name: str) -> str:
+    """The kind of option that names a cell."""
+    cell_named(name, hidden_size=1)
+    return name
+
+
+def loop_name(name: str) -> str:
+    """The kind of option that names a loop."""
+    loop_named(name)
+    return name
+
+
+def cell_named(name: str, hidden_size: int) -> Cell:
+    """The cell of that name in `CELLS`; UserError if there is none."""
+    if name not in MAKERS:
+        raise UserError(f"got {name!r}, expected one of {CELL_NAMES}")
+    return MAKERS[name](hidden_size)
+
+
+def loop_named(name: str) -> Loop:
+    """The loop of that name in `LOOPS`, or `truncated:K` or `truncated:K:LOOP` for any K >= 1.
+
+    UserError if there is none.
+    """
+    if name in PLAIN_LOOPS:
+        return PLAIN_LOOPS[name]
+    family, _, rest = name.partition(":")
+    k1, _, inner = rest.partition(":")
+    if family != "truncated" or not k1.isdecimal() or int(k1) < 1:
+        raise UserError(f"got {name!r}, expected one of {LOOP_NAMES} with K at least 1")
+    return truncated(int(k1), loop=loop_named(inner or "bptt"))

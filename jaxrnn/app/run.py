@@ -1,0 +1,119 @@
+"""The folder of a run: written whole or not at all, and read again.
+
+params.safetensors  the parameters, each by its path, such as `cell.w_h`
+options.json        all options, and whatever else the model is made from
+history.csv         the metrics over the steps
+curve.png           a picture of them
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import safetensors.flax
+from matplotlib.figure import Figure
+
+from jaxrnn import check
+from jaxrnn.app.options import UserError
+from jaxrnn.types import Params
+
+Options = argparse.Namespace
+History = Sequence[Mapping[str, int | float]]
+
+PARAMS, OPTIONS, HISTORY, CURVE = FILES = (
+    "params.safetensors",
+    "options.json",
+    "history.csv",
+    "curve.png",
+)
+
+# What reading a file that is missing, damaged or of something else can raise.
+FAULTS = (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError, UserError)
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder; UserError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out: got {str(folder)!r} ({error.strerror}), expected a folder that can be written"
+        ) from None
+
+
+def save(folder: Path, params: Params, options: Options, history: History, curve: Figure) -> None:
+    """Write the four files, each put in the place of an earlier run's once it is complete."""
+    with _replacing(folder / PARAMS) as path:
+        path.write_bytes(safetensors.flax.save(dict(_named(params))))
+    with _replacing(folder / OPTIONS) as path:
+        path.write_text(json.dumps(vars(options), indent=2, default=str) + "\n", "utf-8")
+    with _replacing(folder / HISTORY) as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]) if history else (), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    with _replacing(folder / CURVE) as path:
+        curve.savefig(path, format="png", dpi=150)
+
+
+def load_options(folder: Path, task: str) -> Options:
+    """The options of a run of that task; UserError if there is no such run."""
+    with reading(folder / OPTIONS):
+        options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
+    found = getattr(options, "task", None)
+    if found != task:
+        raise UserError(
+            f"FOLDER: got {str(folder)!r} of the task {found!r}, expected the task {task!r}"
+        )
+    return options
+
+
+def load_params(folder: Path, like: Params) -> Params:
+    """The parameters of a run; UserError if their form is not that of `like`."""
+    with reading(folder / PARAMS):
+        arrays = safetensors.flax.load_file(folder / PARAMS)
+        names = [name for name, _ in _named(like)]
+        if arrays.keys() != set(names):
+            raise ValueError(f"arrays {sorted(arrays)} where {OPTIONS} means {sorted(names)}")
+        params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
+        check.same_tree("params", params, like)
+    return params
+
+
+def _named(params: Params) -> list[tuple[str, Any]]:
+    """Each leaf by its path, the keys joined with dots."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in jax.tree.leaves_with_path(params)
+    ]
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path beside the wanted one, which takes its place once it is written."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of any failure within that it is the fault of this file."""
+    try:
+        yield
+    except FAULTS as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"FOLDER: got {str(path)!r} ({reason}), expected a file of `jaxrnn train`"
+        ) from None

@@ -1,0 +1,134 @@
+"""`jaxrnn train text` and `jaxrnn sample`: a character model learns a text and continues others."""
+
+import itertools
+import math
+from pathlib import Path
+
+import jax
+
+from jaxrnn.app import corpus, run, training
+from jaxrnn.app.characters import (
+    CharacterModel,
+    bits_per_character,
+    character_model,
+    generate,
+    segment_loss,
+)
+from jaxrnn.app.corpus import Corpus, Segment
+from jaxrnn.app.options import Parser, loop_named, positive, some_text, whole
+from jaxrnn.types import Carry, Params
+
+PROMPT = 60  # characters of the held-out text, continued after training
+LENGTH = 400  # characters of a continuation
+TEMPERATURE = 0.8
+
+
+def add_train_options(parser: Parser) -> None:
+    """The options of `jaxrnn train text`."""
+    add = parser.add_argument
+    add("--text", type=Path, metavar="FILE", help="UTF-8; None is pydoc_data.topics")
+    add("--embedding-size", type=whole(1), default=128, metavar="N", help="features of a character")
+    add("--segment-length", type=whole(1), default=64, metavar="N", help="steps before a cut")
+    training.add_options(
+        parser,
+        hidden_size=256,
+        batch_size=16,
+        steps=2000,
+        learning_rate=0.004,
+        out=Path("runs/text"),
+    )
+
+
+def add_sample_options(parser: Parser) -> None:
+    """The options of `jaxrnn sample`."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="where `jaxrnn train text` saved")
+    add("--prompt", type=some_text, required=True, metavar="TEXT", help="what to continue")
+    add("--length", type=whole(1), default=LENGTH, metavar="N", help="characters to add")
+    add("--temperature", type=positive, default=TEMPERATURE, metavar="X", help="low is cautious")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of the draws")
+
+
+def train(options: run.Options) -> None:
+    """Learn a text, save the run, and print what that is worth on the held-out part."""
+    text = corpus.split(corpus.read(options.text), options.batch_size, options.segment_length)
+    options = run.Options(**vars(options), vocabulary=text.vocabulary)
+    model, task = _model(options), _task(text, options)
+    params = training.train(task, options)
+
+    # The first held-out character is told from the last one before it.
+    scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
+    bits = {"held out, by this model": bits_per_character(model, params, scored), **task.levels}
+    print(f"bits per character over {len(text.held_out):,} characters:")
+    for name, value in bits.items():
+        print(f"  {value:.3f}  {name}")
+    print("a sample, after a prompt from the held-out text:")
+    prompt = text.held_out[:PROMPT]
+    _continue(model, params, text.vocabulary, prompt, LENGTH, TEMPERATURE, options.seed)
+    print(f"saved in {options.out}: {', '.join(run.FILES)}")
+
+
+def sample(options: run.Options) -> None:
+    """Print a prompt and how a trained model continues it."""
+    folder = options.folder
+    trained = run.load_options(folder, "text")
+    with run.reading(folder / run.OPTIONS):
+        model, vocabulary = _model(trained), trained.vocabulary
+        if list(vocabulary) != sorted(set(vocabulary)):
+            raise ValueError("vocabulary: got it out of order, expected increasing code points")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = run.load_params(folder, like=shapes)
+    _continue(
+        model, params, vocabulary, options.prompt, options.length, options.temperature, options.seed
+    )
+
+
+def _model(options: run.Options) -> CharacterModel:
+    """The model that the options of a run name."""
+    return character_model(
+        options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
+    )
+
+
+def _task(text: Corpus, options: run.Options) -> training.Task:
+    """Stateful truncated backpropagation through time over the training text."""
+    model, loop = _model(options), loop_named(options.loop)
+
+    def loss(params: Params, carry: Carry, segment: Segment, key: jax.Array) -> training.Loss:
+        nats, carry = segment_loss(model, params, carry, segment, loop)
+        return nats, (carry, {"bits_per_character": nats / math.log(2)})
+
+    tokens = corpus.encode("--text", text.training, text.vocabulary)
+    return training.Task(
+        init=model.init,
+        carry=model.carry((options.batch_size,)),
+        loss=loss,
+        batches=corpus.segments(tokens, options.batch_size, options.segment_length),
+        items=options.batch_size * options.segment_length,
+        unit="char",
+        measure="bits_per_character",
+        title=f"Learning a text: {options.cell} of {options.hidden_size}, "
+        f"{options.loop} in segments of {options.segment_length}",
+        levels={
+            "held out, by counts of the training text (unigram)": corpus.unigram_bits(text),
+            "held out, by xz after the training text": corpus.xz_bits(text),
+        },
+    )
+
+
+def _continue(
+    model: CharacterModel,
+    params: Params,
+    vocabulary: str,
+    prompt: str,
+    length: int,
+    temperature: float,
+    seed: int,
+) -> None:
+    """Print a prompt and its continuation, each character as it is drawn."""
+    tokens = corpus.encode("--prompt", prompt, vocabulary)
+    drawn = generate(model, params, tokens, temperature, jax.random.key(seed))
+    print(prompt, end="")
+    for token in itertools.islice(drawn, length):
+        print(vocabulary[token], end="", flush=True)
+    print()

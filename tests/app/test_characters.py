@@ -1,0 +1,118 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn.app import characters
+from jaxrnn.app.corpus import Segment
+
+V = 11
+TOKENS = np.random.default_rng(0).integers(0, V, 50).astype(np.int32)
+
+
+@pytest.fixture(params=["gru", "lstm"])
+def model(request):
+    return characters.character_model(request.param, 7, 5, V)
+
+
+@pytest.fixture
+def params(model):
+    # Loud enough that what came before matters.
+    return jax.tree.map(lambda p: 2 * p, model.init(jax.random.key(0)))
+
+
+def in_one_go(model, params, tokens):
+    """Bits of each token but the first, by the definition."""
+    _, logits = model.unroll(params, model.carry(), tokens[:-1], jaxrnn.scan)
+    p = jax.nn.softmax(logits)[np.arange(len(tokens) - 1), tokens[1:]]
+    return -np.log2(p)
+
+
+def test_one_step_at_a_time_gives_the_same_logits(model, params):
+    last, logits = model.unroll(params, model.carry(), TOKENS)
+    assert logits.shape == (50, V)
+    carry = model.carry()
+    step = jax.jit(model.step)
+    for token, wanted in zip(TOKENS, logits, strict=True):
+        carry, got = step(params, carry, token)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), carry, last)
+
+
+def test_a_segment_continues_the_one_before_unless_streams_begin(model, params):
+    bits = in_one_go(model, params, TOKENS)[20:30].mean()
+    inputs, targets = TOKENS[:-1, None], TOKENS[1:, None]
+    parts = slice(0, 20), slice(20, 30)
+    carry = model.carry((1,))
+
+    segment_loss = jax.jit(functools.partial(characters.segment_loss, model))
+
+    def loss(at, carry, first):
+        return segment_loss(params, carry, Segment(inputs[at], targets[at], np.bool_(first)))
+
+    _, carry = loss(parts[0], carry, first=True)
+    continued, _ = loss(parts[1], carry, first=False)
+    begun, _ = loss(parts[1], carry, first=True)
+    assert continued / np.log(2) == pytest.approx(bits, rel=1e-5)
+    alone = in_one_go(model, params, TOKENS[20:31]).mean()
+    assert begun / np.log(2) == pytest.approx(alone, rel=1e-5)
+    assert abs(alone - bits) > 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 49, 4096])
+def test_a_text_is_scored_as_in_one_go(model, params, size, monkeypatch):
+    monkeypatch.setattr(characters, "SCORED_AT_ONCE", size)
+    got = characters.bits_per_character(model, params, TOKENS)
+    assert got == pytest.approx(in_one_go(model, params, TOKENS).mean(), rel=1e-5)
+
+
+def drawn(model, params, prompt, temperature=1.0, seed=0, length=30):
+    tokens = characters.generate(model, params, prompt, temperature, jax.random.key(seed))
+    return list(itertools.islice(tokens, length))
+
+
+def test_draws_depend_on_the_key_and_nothing_else(model, params):
+    assert drawn(model, params, TOKENS) == drawn(model, params, TOKENS)
+    assert drawn(model, params, TOKENS) != drawn(model, params, TOKENS, seed=1)
+
+
+def test_at_temperature_zero_the_likeliest_follows_the_whole_prompt(model, params):
+    tokens = drawn(model, params, TOKENS, temperature=1e-6, length=10)
+    _, logits = model.unroll(params, model.carry(), np.int32([*TOKENS, *tokens]))
+    assert tokens == list(np.argmax(logits, axis=-1)[len(TOKENS) - 1 : -1])
+
+
+def test_draws_have_the_probabilities_of_the_model_at_that_temperature():
+    model = characters.character_model("elman", 2, 2, 3)
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    params["readout"]["b_o"] = jnp.log(jnp.array([0.5, 0.3, 0.2]))  # whatever came before
+    for temperature in (1.0, 0.5):
+        tokens = drawn(model, params, TOKENS[:1] * 0, temperature, length=4000)
+        p = np.array([0.5, 0.3, 0.2]) ** (1 / temperature)
+        frequencies = np.bincount(tokens, minlength=3) / 4000
+        np.testing.assert_allclose(frequencies, p / p.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize("loop", [jaxrnn.scan, jaxrnn.truncated(4)])
+def test_the_loop_makes_the_gradient(loop):
+    model = characters.character_model("gru", 7, 5, V)
+    params = model.init(jax.random.key(0))
+    segment = Segment(TOKENS[:-1, None], TOKENS[1:, None], np.bool_(True))
+
+    def gradient(loop):
+        @jax.jit
+        @jax.grad
+        def gradient(params):
+            return characters.segment_loss(model, params, model.carry((1,)), segment, loop)[0]
+
+        return float(jnp.linalg.norm(gradient(params)["cell"]["w_h"]))
+
+    exact = gradient(jaxrnn.bptt)
+    if loop is jaxrnn.scan:
+        assert gradient(loop) == pytest.approx(exact, rel=1e-4)
+    else:
+        assert abs(gradient(loop) - exact) > 1e-3 * exact

@@ -1,0 +1,77 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import jaxrnn
+from jaxrnn.app import digits
+from jaxrnn.app.main import main
+from jaxrnn.app.options import UserError
+
+
+def test_the_parts_are_all_digits_and_none_is_in_both():
+    training, held_out = digits.load()
+    assert training.pixels.shape == (64, 1437, 1)
+    assert held_out.pixels.shape == (64, 360, 1)
+    images = np.concatenate([training.pixels, held_out.pixels], axis=1)[..., 0].T * 16
+    labels = np.concatenate([training.labels, held_out.labels])
+    wanted = load_digits()
+
+    def in_order(images, labels):
+        rows = np.column_stack([images.reshape(len(images), 64), labels])
+        return rows[np.lexsort(rows.T)]
+
+    np.testing.assert_array_equal(in_order(images, labels), in_order(wanted.images, wanted.target))
+    assert np.bincount(held_out.labels).min() >= 34
+
+
+def test_the_parts_are_always_the_same():
+    for one, again in zip(digits.load(), digits.load(), strict=True):
+        np.testing.assert_array_equal(one.pixels, again.pixels)
+
+
+def test_a_pass_takes_every_digit_once_in_a_new_order():
+    part = digits.Digits(np.arange(20.0).reshape(2, 10, 1), np.arange(10))
+    batches = digits.batches(part, batch_size=5, seed=0)
+    passes = [np.concatenate([next(batches).labels for _ in range(2)]) for _ in range(2)]
+    for order in passes:
+        assert sorted(order) == list(range(10))
+    assert list(passes[0]) != list(passes[1])
+    batch = next(batches)
+    np.testing.assert_array_equal(batch.pixels[0, :, 0], batch.labels)
+
+
+def test_a_batch_of_more_digits_than_there_are_is_refused():
+    part = digits.Digits(np.zeros((2, 10, 1)), np.arange(10))
+    with pytest.raises(UserError, match="--batch-size: got 11, expected at most 10"):
+        digits.batches(part, batch_size=11, seed=0)
+
+
+def test_the_model_reads_the_last_output():
+    model = digits.digit_model("lstm", 6)
+    params = model.init(jax.random.key(0))
+    pixels = np.random.default_rng(0).random((9, 4, 1), np.float32)
+    _, ys = jaxrnn.unroll(jaxrnn.lstm(6), params["cell"], pixels)
+    wanted = jaxrnn.readout(10).apply(params["readout"], ys[-1])
+    np.testing.assert_allclose(model.logits(params, pixels), wanted, rtol=1e-5, atol=1e-6)
+    assert np.std(wanted) > 0.01
+
+
+def test_a_score_is_the_cross_entropy_and_the_share_of_right_answers():
+    def logits(params, pixels, loop):
+        return np.log(np.float32([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
+
+    model = digits.DigitModel(init=lambda key: {}, logits=logits)
+    part = digits.Digits(np.zeros((1, 3, 1), np.float32), np.int32([0, 1, 2]))
+    nats, accuracy = digits.score(model, {}, part)
+    assert float(nats) == pytest.approx(-np.log([0.7, 0.2, 0.6]).mean(), rel=1e-5)
+    assert float(accuracy) == pytest.approx(2 / 3)
+
+
+def test_a_few_steps_beat_guessing(tmp_path, capsys):
+    small = ["--hidden-size", "32", "--steps", "80", "--learning-rate", "0.01"]
+    assert main(["train", "digits", "--out", str(tmp_path / "digits"), *small]) == 0
+    (accuracy,) = re.findall(r"accuracy on the 360 digits held out: (.*)%", capsys.readouterr().out)
+    assert float(accuracy) > 30
