@@ -51,7 +51,7 @@ def main() -> None:
     print(speed.table(measured))
     if options.json:
         result = {"machine": machine(), "summary": speed.summary(measured), "rows": measured}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def measure(cell_name: str, shape: Shape, seconds: float) -> dict[str, Any]:
         "temporary_bytes": {
             name: run.memory_analysis().temp_size_in_bytes for name, run in programs.items()
         },
-        "samples": {name: [round(ms, 4) for ms in taken] for name, taken in samples.items()},
+        "samples": {name: [round(ms, 3) for ms in taken] for name, taken in samples.items()},
     }
 
 

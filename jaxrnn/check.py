@@ -36,19 +36,23 @@ def integer(name: str, value: Any, least: int) -> int:
     return value
 
 
-def same_tree(name: str, got: PyTree, expected: PyTree) -> None:
-    """Raise unless two trees agree in structure, and leaf by leaf in shape and dtype."""
+def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
+    """Raise unless two trees agree in structure, and leaf by leaf in shape and dtype.
+
+    `why` ends the message: what there is to say about what was expected.
+    """
     trees: list[Any] = [jax.tree.structure(got), jax.tree.structure(expected)]
     if trees[0] != trees[1]:
-        raise TypeError(f"{name}: got the tree {trees[0]}, expected {trees[1]}")
+        raise TypeError(f"{name}: got the tree {trees[0]}, expected {trees[1]}{why}")
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
     for leaf, (path, wanted) in pairs:
         place = name + jax.tree_util.keystr(path)
         leaf = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
+        message = f"{place}: got {describe(leaf)}, expected {describe(wanted)}{why}"
         if leaf.shape != wanted.shape:
-            raise ValueError(f"{place}: got {describe(leaf)}, expected {describe(wanted)}")
+            raise ValueError(message)
         if leaf.dtype != wanted.dtype:
-            raise TypeError(f"{place}: got {describe(leaf)}, expected {describe(wanted)}")
+            raise TypeError(message)
 
 
 def length(xs: PyTree) -> int:
@@ -88,7 +92,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
     result = jax.eval_shape(step, params, carry, at_one_step(xs))
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"step: got {describe(result)}, expected (carry, y)")
-    same_tree("carry", carry, result[0])
+    same_tree("carry", carry, result[0], ", as the step returned it")
     return result[1]
 
 
