@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +58,7 @@ def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
 
 def shifted(first: PyTree, rest: PyTree) -> PyTree:
     """c_0..c_{T-1} from c_0 and c_1..c_T: what each step found when it began."""
+    chex.assert_trees_all_equal_structs(first, rest)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
 
