@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrnn
+from benchmarks import plain
 
 
 class Shape(NamedTuple):
@@ -29,12 +30,14 @@ SHAPES = (
 )
 QUICK_SHAPES = (Shape(64, 4, 16, 32), Shape(128, 1, 16, 32))
 CELLS = {"elman": jaxrnn.elman, "gru": jaxrnn.gru, "lstm": jaxrnn.lstm}
+STEPS = {"elman": plain.elman, "gru": plain.gru, "lstm": plain.lstm}
 
 
 class Problem(NamedTuple):
-    """Arguments `(params, carry, xs)` for a cell, and the targets of its outputs."""
+    """A cell, the same as a plain step, arguments `(params, carry, xs)`, targets of the outputs."""
 
     cell: jaxrnn.Cell
+    step: jaxrnn.Step
     args: tuple[Any, Any, jax.Array]
     targets: jax.Array
 
@@ -46,20 +49,14 @@ def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
     params = cell.init(key_params, shape.I, dtype)
     xs = jax.random.normal(key_xs, (shape.T, shape.B, shape.I), dtype)
     targets = jax.random.normal(key_targets, (shape.T, shape.B, shape.H), dtype)
-    return Problem(cell, (params, cell.carry((shape.B,), dtype), xs), targets)
+    return Problem(cell, STEPS[cell_name], (params, cell.carry((shape.B,), dtype), xs), targets)
 
 
-def gradient(problem: Problem, loop: jaxrnn.Loop, plain: bool = False) -> jax.stages.Compiled:
-    """Compiled value and gradient of mean (y - target)² for params, carry and inputs.
-
-    With `plain` the loop is handed a function that shows no parts instead of the Cell.
-    """
-
-    def step(params: Any, carry: Any, x: Any) -> Any:
-        return problem.cell(params, carry, x)
+def gradient(problem: Problem, loop: jaxrnn.Loop, step: jaxrnn.Step) -> jax.stages.Compiled:
+    """Compiled value and gradient of mean (y - target)² for params, carry and inputs."""
 
     def loss(params: Any, carry: Any, xs: Any) -> Any:
-        _, ys = loop(step if plain else problem.cell, params, carry, xs)
+        _, ys = loop(step, params, carry, xs)
         return jnp.mean((ys - problem.targets) ** 2)
 
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))

@@ -1,22 +1,24 @@
 """How much time, and how much memory, does a gradient take under each loop?
 
-`scan` is `jax.grad` of `lax.scan` around the same step, the way people write it by hand; `bptt` is
-the backward pass written by hand; `bptt, plain step` is the derived one, for a function that shows
-no parts. Value and gradient of a mean-square loss for parameters, initial carry and inputs.
+`scan` is `jax.grad` of `lax.scan` around a plain step, the way people write it; `bptt` is the
+backward pass written by hand, of the Cell; `bptt, plain step` is the derived one, of the same plain
+step. Value and gradient of a mean-square loss for parameters, initial carry and inputs.
 """
 
 import functools
 import statistics
 from typing import Any
 
+import chex
+
 import jaxrnn
 from benchmarks.clock import interleaved
 from benchmarks.problems import CELLS, Problem, Shape, gradient, problem
 
 SIDES = {
-    "scan": functools.partial(gradient, loop=jaxrnn.scan),
-    "bptt": functools.partial(gradient, loop=jaxrnn.bptt),
-    "bptt, plain step": functools.partial(gradient, loop=jaxrnn.bptt, plain=True),
+    "scan": lambda posed: gradient(posed, jaxrnn.scan, posed.step),
+    "bptt": lambda posed: gradient(posed, jaxrnn.bptt, posed.cell),
+    "bptt, plain step": lambda posed: gradient(posed, jaxrnn.bptt, posed.step),
 }
 
 
@@ -24,6 +26,7 @@ def measure(cell_name: str, shape: Shape, seconds: float) -> dict[str, Any]:
     """One row: milliseconds (median and all samples) and temporary bytes of each side."""
     posed: Problem = problem(cell_name, shape)
     programs = {name: compiled(posed) for name, compiled in SIDES.items()}
+    _agree(programs, posed)
     samples = interleaved(
         {name: functools.partial(run, *posed.args) for name, run in programs.items()}, seconds
     )
@@ -36,6 +39,13 @@ def measure(cell_name: str, shape: Shape, seconds: float) -> dict[str, Any]:
         },
         "samples": {name: [round(ms, 3) for ms in taken] for name, taken in samples.items()},
     }
+
+
+def _agree(programs: dict[str, Any], posed: Problem) -> None:
+    """All sides compute the same: nobody is measured on another problem."""
+    values = {name: run(*posed.args) for name, run in programs.items()}
+    for name in programs:
+        chex.assert_trees_all_close(values[name], values["scan"], rtol=1e-3, atol=1e-6)
 
 
 def rows(shapes: tuple[Shape, ...]) -> list[tuple[str, Shape]]:
