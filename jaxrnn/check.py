@@ -65,10 +65,10 @@ def length(xs: PyTree) -> int:
         )
     sizes = {}
     for path, leaf in leaves:
+        place = "xs" + jax.tree_util.keystr(path)
         if jnp.ndim(leaf) == 0:
-            place = "xs" + jax.tree_util.keystr(path)
             raise ValueError(f"{place}: got {describe(leaf)}, expected a leading time axis")
-        sizes["xs" + jax.tree_util.keystr(path)] = jnp.shape(leaf)[0]
+        sizes[place] = jnp.shape(leaf)[0]
     if len(set(sizes.values())) > 1:
         raise ValueError(f"xs: got leading (time) axes of sizes {sizes}, expected one size T")
     return next(iter(sizes.values()))
@@ -86,8 +86,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
 
     A Cell checks its own params, xs and carry as it is traced here.
     """
-    if not callable(step):
-        raise TypeError(f"step: got {type(step).__name__}, expected a Cell or a function")
+    function("step", step)
     length(xs)
     result = jax.eval_shape(step, params, carry, at_one_step(xs))
     if not (isinstance(result, tuple) and len(result) == 2):

@@ -19,8 +19,8 @@ def unroll(
 ) -> tuple[Carry, PyTree]:
     """Run a cell over a sequence: c_t, y_t = cell(params, c_{t-1}, x_t) for t = 1..T.
 
-    Many-to-many uses `ys`; many-to-one uses `cell.output(params, carry)` and no `(T, ...)` array of
-    outputs or of their gradients ever stands in memory.
+    Many-to-many uses `ys`; many-to-one uses `cell.output(params, carry)`, and the outputs that
+    nobody used send no `(T, ...)` array of zeros back.
 
     Args:
         cell: a Cell, or a plain Step, for which `carry` has to be given.

@@ -11,6 +11,7 @@ from jaxrnn import check
 from jaxrnn.types import Carry, Params, PyTree
 
 Metrics = Mapping[str, jax.Array]
+OWN_METRICS = {"loss", "grad_norm"}  # those that the trainer adds
 
 
 class TrainState(NamedTuple):
@@ -110,4 +111,8 @@ def _check_result(result: Any, carry: Carry) -> None:
     check.floating("loss", value.dtype)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"loss: got metrics of {type(metrics).__name__}, expected a dict of arrays")
+    if taken := sorted(metrics.keys() & OWN_METRICS):
+        raise ValueError(
+            f"loss: got metrics named {taken}, expected other names than the trainer's"
+        )
     check.same_tree("carry", new_carry, carry)

@@ -170,7 +170,9 @@ def wrong_options():
         "ValueError: k2: got 8, expected None": partial(jaxrnn.truncated, 4, 8),
         "TypeError: reverse: got 1 of type int, expected a bool": unrolled(XS, reverse=1),
         "TypeError: cell: got None of type NoneType, expected a func": unrolled(XS, cell=None),
-        "TypeError: step: got int, expected": partial(jaxrnn.scan, 3, None, CARRY, XS),
+        "TypeError: step: got 3 of type int, expected a function": partial(
+            jaxrnn.scan, 3, None, CARRY, XS
+        ),
     }.items()
 
 
@@ -258,6 +260,9 @@ def wrong_losses():
     }.items()
 
 
+OWN = {"loss": 1.0, "accuracy": 1.0}  # the first is a name of the trainer's
+
+
 def wrong_training():
     def update(result):
         """An update with a loss that returns `result(its value, the carry)`."""
@@ -280,6 +285,7 @@ def wrong_training():
         "ValueError: loss: got float64[2], expected a": update(lambda v, c: (c[0], (c, {}))),
         "TypeError: loss: got bool, expected a floati": update(lambda v, c: (v > 0, (c, {}))),
         "TypeError: loss: got metrics of int, expecte": update(lambda v, c: (v, (c, 3))),
+        "ValueError: loss: got metrics named ['loss'], exp": update(lambda v, c: (v, (c, OWN))),
         "TypeError: carry: got ...(*), expected ...((": update(lambda v, c: (v, (c[0], {}))),
         "ValueError: carry[0]: got float64[], expecte": update(lambda v, c: (v, ((v,), {}))),
         "TypeError: carry[0]: got bool[2], expected f": update(lambda v, c: (v, ((c[0] > 0,), {}))),

@@ -52,8 +52,9 @@ def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) 
         carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs `(*batch, H)`, dimensionless.
         `init` draws w_x Lecun-normal and w_h orthogonal.
 
-    Gradient: exact, by hand. Time: three products of the size of the forward one per step, two of
-    them outside the loop. Memory: h_t alone, T·B·H, with tanh; twice that otherwise.
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h_t alone, T·B·H, with tanh;
+    twice that otherwise.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
     """

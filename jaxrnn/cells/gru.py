@@ -81,8 +81,9 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
         `b_n (H)` where reset comes after, all of one floating dtype, and the carry h `(*batch, H)`.
         Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless.
 
-    Gradient: exact, by hand. Time: three products of the size of the forward one per step, two of
-    them outside the loop. Memory: h, three gates and q, 5·T·B·H; 4·T·B·H with reset before.
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h, three gates and q, 5·T·B·H;
+    4·T·B·H with reset before.
 
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.

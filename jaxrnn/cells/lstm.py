@@ -62,8 +62,9 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
         all of one floating dtype, and the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x
         `(*batch, I)`, outputs h `(*batch, H)`, dimensionless.
 
-    Gradient: exact, by hand. Time: three products of the size of the forward one per step, two of
-    them outside the loop. Memory: h, c and the four gates, 6·T·B·H.
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
+    6·T·B·H.
 
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).

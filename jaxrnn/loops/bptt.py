@@ -44,9 +44,9 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
     carry = tree.to_arrays(carry)
-    check.step_fits(step, params, carry, xs)
+    y = check.step_fits(step, params, carry, xs)
     if not isinstance(step, Cell):
-        cell, w, pair = derived.from_step(step, params, carry, xs)
+        cell, w, pair = derived.from_step(step, params, carry, xs, y)
         (carry, _), (_, ys) = _run(_recurrence, cell, w, pair, xs)
         return carry, ys
     w, zs = step.prepare(params), step.project(params, xs)

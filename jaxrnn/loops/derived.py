@@ -18,13 +18,12 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Step
 
 
 def from_step(
-    step: Step, params: Params, carry: Carry, xs: PyTree
+    step: Step, params: Params, carry: Carry, xs: PyTree, y: PyTree
 ) -> tuple[Cell, PyTree, tuple[Carry, PyTree]]:
     """A plain Step as a Cell whose carry is the pair of the step's carry and its last output.
 
-    Returns the cell, its w and its first carry.
+    `y` holds the shapes of one output. Returns the cell, its w and its first carry.
     """
-    _, y = jax.eval_shape(step, params, carry, check.at_one_step(xs))
     pair = (carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
 
     def advance(params, pair_tm1, x):
