@@ -11,14 +11,8 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
+from jaxrnn.cells.parts import Kernel
 from jaxrnn.types import Array, Cell, Params, State
-
-
-class ElmanWeights(NamedTuple):
-    """What the loop uses: the recurrent kernel, and its transpose for the way back."""
-
-    w_h: Float[Array, "H H"]
-    w_h_t: Float[Array, "H H"]
 
 
 class ElmanSaved(NamedTuple):
@@ -74,29 +68,28 @@ def _elman(hidden_size: int, activation: Callable[[Array], Array]) -> Cell:
     def project(params: Params, xs: Array) -> State:
         return parts.project_gates("elman", params, xs, 1, hidden_size)[0]  # (E1)
 
-    def prepare(params: Params) -> ElmanWeights:
-        return ElmanWeights(params["w_h"], params["w_h"].T)
+    def prepare(params: Params) -> Kernel:
+        return parts.kernel(params["w_h"])
 
-    def advance(w: ElmanWeights, h_tm1: State, z_t: State) -> tuple[State, ElmanSaved]:
-        a = z_t + h_tm1 @ w.w_h  # (E2)
+    def advance(w: Kernel, h_tm1: State, z_t: State) -> tuple[State, ElmanSaved]:
+        a = z_t + parts.product(h_tm1, w)  # (E2)
         return activation(a), ElmanSaved(None if activation is jnp.tanh else a)  # (E3)
 
     def output(params: Params, hs: State) -> State:
         return hs
 
     def adjoint(
-        w: ElmanWeights, h_tm1: State, z_t: State, h_t: State, saved: ElmanSaved, d_h: State
+        w: Kernel, h_tm1: State, z_t: State, h_t: State, saved: ElmanSaved, d_h: State
     ) -> tuple[State, State]:
         if saved.a is None:
             delta = d_h * (1 - h_t * h_t)  # (E4) for tanh
         else:
             (delta,) = jax.vjp(activation, saved.a)[1](d_h)  # (E4)
-        return delta @ w.w_h_t, delta  # (E5)
+        return parts.product_adjoint(delta, w), delta  # (E5)
 
     def gather(
-        w: ElmanWeights, hs_tm1: State, zs: State, hs: State, saved: ElmanSaved, deltas: State
-    ) -> tuple[ElmanWeights, State]:
-        d_w_h = parts.summed_product(hs_tm1, deltas)  # (E6)
-        return ElmanWeights(d_w_h, jnp.zeros_like(w.w_h_t)), deltas
+        w: Kernel, hs_tm1: State, zs: State, hs: State, saved: ElmanSaved, deltas: State
+    ) -> tuple[Kernel, State]:
+        return parts.product_gathered(hs_tm1, deltas, w), deltas  # (E6)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
+from jaxrnn.cells.parts import Drive, Kernel
 from jaxrnn.types import Array, Cell, Params, State
 
 
@@ -32,20 +33,17 @@ class GRUAfterSaved(NamedTuple):
 
 
 class GRUAfterWeights(NamedTuple):
-    """What the loop uses where reset comes after: the kernel, its transpose, the bias of q."""
+    """What the loop uses where reset comes after: the kernel, and the bias of q."""
 
-    w_h: Float[Array, "H 3*H"]
-    w_h_t: Float[Array, "3*H H"]
+    h: Kernel
     b_n: Float[Array, " H"]
 
 
 class GRUBeforeWeights(NamedTuple):
-    """What the loop uses where reset comes before: the two kernels and their transposes."""
+    """What the loop uses where reset comes before: one kernel of h, one of r ⊙ h."""
 
-    w_rz: Float[Array, "H 2*H"]
-    w_n: Float[Array, "H H"]
-    w_rz_t: Float[Array, "2*H H"]
-    w_n_t: Float[Array, "H H"]
+    rz: Kernel
+    n: Kernel
 
 
 def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
@@ -103,8 +101,9 @@ def _gru(hidden_size: int, reset_after: bool) -> Cell:
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return parts.zero_carry(hidden_size, batch_shape, dtype)
 
-    def project(params: Params, xs: Array) -> GRUGates:
-        return GRUGates(*parts.project_gates("gru", params, xs, 3, hidden_size, **more))  # (G1)
+    def project(params: Params, xs: Array) -> Drive:
+        gates = parts.project_gates("gru", params, xs, 3, hidden_size, **more)  # (G1)
+        return Drive(GRUGates(*gates))
 
     def output(params: Params, hs: State) -> State:
         return hs
@@ -114,75 +113,73 @@ def _gru(hidden_size: int, reset_after: bool) -> Cell:
 
 
 def _prepare_after(params: Params) -> GRUAfterWeights:
-    return GRUAfterWeights(params["w_h"], params["w_h"].T, params["b_n"])
+    return GRUAfterWeights(parts.kernel(params["w_h"]), params["b_n"])
 
 
-def _advance_after(w: GRUAfterWeights, h_tm1: State, x: GRUGates) -> tuple[State, GRUAfterSaved]:
-    a_r, a_z, q = parts.split_gates(h_tm1 @ w.w_h, 3)
-    r, z, q = sigmoid(x.r + a_r), sigmoid(x.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
-    n = jnp.tanh(x.n + r * q)  # (G3)
-    return n + z * (h_tm1 - n), GRUAfterSaved(r, z, n, q)  # (G4)
+def _advance_after(w: GRUAfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
+    a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.h), 3)
+    r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
+    n = jnp.tanh(x.gates.n + r * q)  # (G3)
+    return _mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
 
 
 def _adjoint_after(
-    w: GRUAfterWeights, h_tm1: State, x: GRUGates, h_t: State, saved: GRUAfterSaved, d_h: State
+    w: GRUAfterWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUAfterSaved, d_h: State
 ) -> tuple[State, GRUGates]:
     r, z, n, q = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, z, n, d_h)
+    delta_z, delta_n = _deltas_zn(h_tm1, z, n, x, d_h)
     delta_r = delta_n * q * r * (1 - r)  # (G6)
-    d_h_tm1 = d_h * z + parts.join_gates(delta_r, delta_z, delta_n * r) @ w.w_h_t  # (G7)
-    return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
+    delta = parts.join_gates(delta_r, delta_z, delta_n * r)
+    return d_h * z + parts.product_adjoint(delta, w.h), GRUGates(delta_r, delta_z, delta_n)  # (G7)
 
 
 def _gather_after(
-    w: GRUAfterWeights,
-    hs_tm1: State,
-    xs: GRUGates,
-    hs: State,
-    saved: GRUAfterSaved,
-    deltas: GRUGates,
-) -> tuple[GRUAfterWeights, GRUGates]:
+    w: GRUAfterWeights, hs_tm1: State, xs: Drive, hs: State, saved: GRUAfterSaved, deltas: GRUGates
+) -> tuple[GRUAfterWeights, Drive]:
     d_q = deltas.n * saved.r
-    d_w_h = parts.summed_product(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q))
-    return GRUAfterWeights(d_w_h, jnp.zeros_like(w.w_h_t), parts.summed(d_q)), deltas  # (G8)
+    d_w_h = parts.product_gathered(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q), w.h)
+    return GRUAfterWeights(d_w_h, parts.summed(d_q)), Drive(deltas)  # (G8)
 
 
 def _prepare_before(params: Params) -> GRUBeforeWeights:
     w_r, w_z, w_n = parts.split_gates(params["w_h"], 3)
-    w_rz = parts.join_gates(w_r, w_z)
-    return GRUBeforeWeights(w_rz, w_n, w_rz.T, w_n.T)
+    return GRUBeforeWeights(parts.kernel(parts.join_gates(w_r, w_z)), parts.kernel(w_n))
 
 
-def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: GRUGates) -> tuple[State, GRUGates]:
-    a_r, a_z = parts.split_gates(h_tm1 @ w.w_rz, 2)
-    r, z = sigmoid(x.r + a_r), sigmoid(x.z + a_z)  # (G2)
-    n = jnp.tanh(x.n + (r * h_tm1) @ w.w_n)  # (G3')
-    return n + z * (h_tm1 - n), GRUGates(r, z, n)  # (G4)
+def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: Drive) -> tuple[State, GRUGates]:
+    a_r, a_z = parts.split_gates(parts.product(h_tm1, w.rz), 2)
+    r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (G2)
+    n = jnp.tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
+    return _mixed(h_tm1, z, n, x), GRUGates(r, z, n)
 
 
 def _adjoint_before(
-    w: GRUBeforeWeights, h_tm1: State, x: GRUGates, h_t: State, saved: GRUGates, d_h: State
+    w: GRUBeforeWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUGates, d_h: State
 ) -> tuple[State, GRUGates]:
     r, z, n = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, z, n, d_h)
-    u = delta_n @ w.w_n_t
+    delta_z, delta_n = _deltas_zn(h_tm1, z, n, x, d_h)
+    u = parts.product_adjoint(delta_n, w.n)
     delta_r = u * h_tm1 * r * (1 - r)  # (G6')
-    d_h_tm1 = d_h * z + u * r + parts.join_gates(delta_r, delta_z) @ w.w_rz_t  # (G7')
-    return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
+    d_rz = parts.product_adjoint(parts.join_gates(delta_r, delta_z), w.rz)
+    return d_h * z + u * r + d_rz, GRUGates(delta_r, delta_z, delta_n)  # (G7')
 
 
 def _gather_before(
-    w: GRUBeforeWeights, hs_tm1: State, xs: GRUGates, hs: State, saved: GRUGates, deltas: GRUGates
-) -> tuple[GRUBeforeWeights, GRUGates]:
-    d_w_rz = parts.summed_product(hs_tm1, parts.join_gates(deltas.r, deltas.z))
-    d_w_n = parts.summed_product(saved.r * hs_tm1, deltas.n)
-    return GRUBeforeWeights(
-        d_w_rz, d_w_n, jnp.zeros_like(w.w_rz_t), jnp.zeros_like(w.w_n_t)
-    ), deltas  # (G8')
+    w: GRUBeforeWeights, hs_tm1: State, xs: Drive, hs: State, saved: GRUGates, deltas: GRUGates
+) -> tuple[GRUBeforeWeights, Drive]:
+    d_rz = parts.product_gathered(hs_tm1, parts.join_gates(deltas.r, deltas.z), w.rz)
+    d_n = parts.product_gathered(saved.r * hs_tm1, deltas.n, w.n)
+    return GRUBeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
 
 
-def _deltas_zn(h_tm1: State, z: State, n: State, d_h: State) -> tuple[State, State]:
-    return d_h * (h_tm1 - n) * z * (1 - z), d_h * (1 - z) * (1 - n * n)  # (G5)
+def _mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:
+    n = parts.scaled(n, x.keep)
+    return n + z * (h_tm1 - n)  # (G4)
+
+
+def _deltas_zn(h_tm1: State, z: State, n: State, x: Drive, d_h: State) -> tuple[State, State]:
+    delta_z = d_h * (h_tm1 - parts.scaled(n, x.keep)) * z * (1 - z)  # (G5)
+    return delta_z, parts.scaled(d_h * (1 - z), x.keep) * (1 - n * n)
 
 
 _AFTER = (_advance_after, _adjoint_after, _gather_after, _prepare_after)

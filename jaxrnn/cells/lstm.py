@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
+from jaxrnn.cells.parts import Drive, Kernel
 from jaxrnn.types import Array, Cell, Params, State
 
 
@@ -28,13 +29,6 @@ class LSTMGates(NamedTuple):
     f: Float[Array, "*lead H"]
     g: Float[Array, "*lead H"]
     o: Float[Array, "*lead H"]
-
-
-class LSTMWeights(NamedTuple):
-    """What the loop uses: the recurrent kernel, and its transpose for the way back."""
-
-    w_h: Float[Array, "H 4*H"]
-    w_h_t: Float[Array, "4*H H"]
 
 
 def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
@@ -84,26 +78,26 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         # Two arrays, not one twice: a buffer may be donated only once.
         return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
 
-    def project(params: Params, xs: Array) -> LSTMGates:
-        return LSTMGates(*parts.project_gates("lstm", params, xs, 4, hidden_size))  # (L1)
+    def project(params: Params, xs: Array) -> Drive:
+        return Drive(LSTMGates(*parts.project_gates("lstm", params, xs, 4, hidden_size)))  # (L1)
 
-    def prepare(params: Params) -> LSTMWeights:
-        return LSTMWeights(params["w_h"], params["w_h"].T)
+    def prepare(params: Params) -> Kernel:
+        return parts.kernel(params["w_h"])
 
-    def advance(w: LSTMWeights, carry_tm1: LSTMCarry, z: LSTMGates) -> tuple[LSTMCarry, LSTMGates]:
-        a = LSTMGates(*parts.split_gates(carry_tm1.h @ w.w_h, 4))
-        i, f, o = sigmoid(z.i + a.i), sigmoid(z.f + a.f), sigmoid(z.o + a.o)  # (L2)
-        g = jnp.tanh(z.g + a.g)
-        c = f * carry_tm1.c + i * g  # (L3)
+    def advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+        x, a = z.gates, LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
+        i, f, o = sigmoid(x.i + a.i), sigmoid(x.f + a.f), sigmoid(x.o + a.o)  # (L2)
+        g = jnp.tanh(x.g + a.g)
+        c = f * carry_tm1.c + i * parts.scaled(g, z.keep)  # (L3)
         return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
     def output(params: Params, carries: LSTMCarry) -> State:
         return carries.h
 
     def adjoint(
-        w: LSTMWeights,
+        w: Kernel,
         carry_tm1: LSTMCarry,
-        z: LSTMGates,
+        z: Drive,
         carry_t: LSTMCarry,
         saved: LSTMGates,
         d_carry: LSTMCarry,
@@ -112,22 +106,22 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         m = jnp.tanh(carry_t.c)
         d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
         delta = LSTMGates(
-            i=d_c * g * i * (1 - i),
+            i=d_c * parts.scaled(g, z.keep) * i * (1 - i),
             f=d_c * carry_tm1.c * f * (1 - f),
-            g=d_c * i * (1 - g * g),
+            g=parts.scaled(d_c * i, z.keep) * (1 - g * g),
             o=d_carry.h * m * o * (1 - o),
         )  # (L6)
-        return LSTMCarry(parts.join_gates(*delta) @ w.w_h_t, d_c * f), delta  # (L7)
+        return LSTMCarry(parts.product_adjoint(parts.join_gates(*delta), w), d_c * f), delta  # (L7)
 
     def gather(
-        w: LSTMWeights,
+        w: Kernel,
         carries_tm1: LSTMCarry,
-        zs: LSTMGates,
+        zs: Drive,
         carries: LSTMCarry,
         saved: LSTMGates,
         deltas: LSTMGates,
-    ) -> tuple[LSTMWeights, LSTMGates]:
-        d_w_h = parts.summed_product(carries_tm1.h, parts.join_gates(*deltas))
-        return LSTMWeights(d_w_h, jnp.zeros_like(w.w_h_t)), deltas  # (L8)
+    ) -> tuple[Kernel, Drive]:
+        d_w = parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas), w)
+        return d_w, Drive(deltas)  # (L8)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -1,10 +1,14 @@
-"""What cells share: how kernels start, how gates lie side by side, the products of a backward pass.
+"""What cells share: how kernels start, how gates lie side by side, the product inside the loop.
 
 Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wherever time passes over
 them: a loop that slices them out of one array at every step is slower than one that is handed them.
+
+Noise has two places in a cell, each None until `jaxrnn.transforms` puts something there: in
+`Kernel.keep` it scales the state that a product sees, in `Drive.keep` the candidate.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,60 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.types import Array, Params
+
+
+class Kernel(NamedTuple):
+    """A recurrent kernel as the loop uses it, p = (k ⊙ h) W.
+
+    Fields:
+        w: W `(H, G·H)`.
+        w_t: Wᵀ for the way back, made once: a product with `w.T` in the loop is slower. None in a
+            gradient.
+        keep: k `(*batch, H)`, what noise leaves of h for all time; None for all.
+    """
+
+    w: Float[Array, "H GH"]
+    w_t: Any
+    keep: Float[Array, "*batch H"] | None = None
+
+
+class Drive(NamedTuple):
+    """What drives a cell with a candidate at a step.
+
+    Fields:
+        gates: the input's share of each gate.
+        keep: `(*lead, H)`, what noise leaves of the candidate; None for all.
+    """
+
+    gates: Any
+    keep: Float[Array, "*lead H"] | None = None
+
+
+def kernel(w: Float[Array, "H GH"]) -> Kernel:
+    """W with its transpose beside it."""
+    return Kernel(w, w.T)
+
+
+def product(hs: Float[Array, "*lead H"], k: Kernel) -> Float[jax.Array, "*lead GH"]:
+    """P = (k ⊙ h) W."""
+    return scaled(hs, k.keep) @ k.w
+
+
+def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[jax.Array, "*lead H"]:
+    """∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
+    return scaled(deltas @ k.w_t, k.keep)
+
+
+def product_gathered(
+    hs: Float[Array, "*lead H"], deltas: Float[Array, "*lead GH"], k: Kernel
+) -> Kernel:
+    """∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, one matrix product; noise has no gradient."""
+    return Kernel(summed_product(scaled(hs, k.keep), deltas), None)
+
+
+def scaled(x: Float[Array, "*lead H"], keep: Array | None) -> Float[Array, "*lead H"]:
+    """Take x ⊙ keep, the same for all leading axes that `keep` lacks; x where there is none."""
+    return x if keep is None else x * jnp.broadcast_to(keep, x.shape)
 
 
 def initial(
