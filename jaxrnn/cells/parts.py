@@ -52,12 +52,12 @@ def kernel(w: Float[Array, "H GH"]) -> Kernel:
     return Kernel(w, w.T)
 
 
-def product(hs: Float[Array, "*lead H"], k: Kernel) -> Float[jax.Array, "*lead GH"]:
+def product(hs: Float[Array, "*lead H"], k: Kernel) -> Float[Array, "*lead GH"]:
     """P = (k ⊙ h) W."""
     return scaled(hs, k.keep) @ k.w
 
 
-def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[jax.Array, "*lead H"]:
+def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[Array, "*lead H"]:
     """∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
     return scaled(deltas @ k.w_t, k.keep)
 
