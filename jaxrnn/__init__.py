@@ -8,8 +8,13 @@ from jaxrnn.cells import gru as gru
 from jaxrnn.cells import lstm as lstm
 
 # What surrounds them
+from jaxrnn.layers import dropout as dropout
 from jaxrnn.layers import embedding as embedding
 from jaxrnn.layers import readout as readout
+from jaxrnn.networks import BothWays as BothWays
+from jaxrnn.networks import bidirectional as bidirectional
+from jaxrnn.networks import residual as residual
+from jaxrnn.networks import stacked as stacked
 
 # Loops: what a gradient means and costs
 from jaxrnn.loops import LOOPS as LOOPS
@@ -19,8 +24,24 @@ from jaxrnn.loops import truncated as truncated
 
 # Sequences
 from jaxrnn.losses import mean_over_time as mean_over_time
+from jaxrnn.sequence import History as History
+from jaxrnn.sequence import history as history
+from jaxrnn.sequence import mask_of_lengths as mask_of_lengths
 from jaxrnn.sequence import unroll as unroll
+from jaxrnn.tree import shifted as shifted
 from jaxrnn.tree import time_first as time_first
+
+# Transformations of a step, for every loop
+from jaxrnn.transforms import Fed as Fed
+from jaxrnn.transforms import Masked as Masked
+from jaxrnn.transforms import Restarted as Restarted
+from jaxrnn.transforms import Restarting as Restarting
+from jaxrnn.transforms import candidate_dropout as candidate_dropout
+from jaxrnn.transforms import fed_back as fed_back
+from jaxrnn.transforms import masked as masked
+from jaxrnn.transforms import restarted as restarted
+from jaxrnn.transforms import variational as variational
+from jaxrnn.transforms import zoneout as zoneout
 
 # Trust
 from jaxrnn.certify import Certificate as Certificate
@@ -36,6 +57,8 @@ from jaxrnn.train import trainer as trainer
 from jaxrnn.types import Cell as Cell
 from jaxrnn.types import Layer as Layer
 from jaxrnn.types import Loop as Loop
+from jaxrnn.types import Network as Network
+from jaxrnn.types import Noised as Noised
 from jaxrnn.types import Step as Step
 
 __version__ = "0.1.0"

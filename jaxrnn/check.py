@@ -41,9 +41,7 @@ def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
 
     `why` ends the message: what there is to say about what was expected.
     """
-    trees: list[Any] = [jax.tree.structure(got), jax.tree.structure(expected)]
-    if trees[0] != trees[1]:
-        raise TypeError(f"{name}: got the tree {trees[0]}, expected {trees[1]}{why}")
+    same_form(name, got, expected, why)
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
     for leaf, (path, wanted) in pairs:
         place = name + jax.tree_util.keystr(path)
@@ -118,12 +116,14 @@ def _zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
     return jax.eval_shape(lambda: make(batch, dtype))
 
 
-def carry_fits(cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...]) -> None:
+def carry_fits(
+    cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...], name: str = "carry"
+) -> None:
     """Raise unless `carry` has exactly the form of `cell.carry(batch, dtype of params)`.
 
     Exactly: a batch of another size must never broadcast.
     """
-    same_tree("carry", carry, _zero_carry(cell.carry, batch, float_dtype(params)))
+    same_tree(name, carry, _zero_carry(cell.carry, batch, float_dtype(params)))
 
 
 def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | None]]) -> None:
@@ -207,3 +207,69 @@ def integers(name: str, x: Any) -> None:
     """Raise unless `x` is an array of integers."""
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name}: got {describe(x)}, expected an array of integers")
+
+
+def instance(name: str, value: Any, kind: type) -> Any:
+    """`value` if it is of that kind; otherwise our error."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {describe(value)}, expected a {kind.__name__}")
+    return value
+
+
+def rate(name: str, value: Any) -> float:
+    """`value` as a float if it is a number in [0, 1); otherwise our error."""
+    value = number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: got {value}, expected a rate in [0, 1)")
+    return value
+
+
+def same_form(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
+    """Raise unless two trees agree in structure."""
+    forms: list[Any] = [jax.tree.structure(tree) for tree in (got, expected)]
+    if forms[0] != forms[1]:
+        raise TypeError(f"{name}: got the tree {forms[0]}, expected {forms[1]}{why}")
+
+
+def key(name: str, value: Any) -> None:
+    """Raise unless `value` is one key of `jax.random.key`, or of the older `PRNGKey`."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not (new or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
+        raise TypeError(f"{name}: got {describe(value)}, expected a key, such as jax.random.key(0)")
+
+
+def marks(name: str, value: Any, steps: int) -> None:
+    """Raise unless `value` is an array of bool with a leading time axis of that size."""
+    if not (hasattr(value, "dtype") and value.dtype == bool):
+        raise TypeError(f"{name}: got {describe(value)}, expected an array of bool")
+    if value.shape[:1] != (steps,):
+        raise ValueError(f"{name}: got {describe(value)}, expected a leading axis of T = {steps}")
+
+
+def rows(name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None, carry: PyTree) -> None:
+    """Raise unless an argument's batch axes are those of the sequence.
+
+    A plain Step, for which `batch` is None, has those that all arrays of its carry begin with.
+    """
+    if batch is not None and shape != batch:
+        raise ValueError(f"{name}: got the batch axes {shape}, expected {batch}, those of xs")
+    if batch is None:
+        for path, leaf in jax.tree.leaves_with_path(carry):
+            if jnp.shape(leaf)[: len(shape)] != shape:
+                place = "carry" + jax.tree_util.keystr(path)
+                raise ValueError(
+                    f"{name}: got the batch axes {shape}, expected some that every array of the "
+                    f"carry begins with; {place} is {describe(leaf)}"
+                )
+
+
+def inputs_lead(xs: PyTree, shape: tuple[int, ...]) -> None:
+    """Raise unless all floats of a plain Step's inputs begin with the mask's axes."""
+    for path, leaf in jax.tree.leaves_with_path(xs):
+        if is_inexact(leaf) and jnp.shape(leaf)[: len(shape)] != shape:
+            place = "xs" + jax.tree_util.keystr(path)
+            raise ValueError(
+                f"mask: got {list(shape)}, expected axes that all floats of xs begin with, since "
+                f"padding is replaced there; {place} is {describe(leaf)}"
+            )

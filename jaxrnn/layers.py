@@ -1,6 +1,7 @@
-"""The maps before and after a recurrence: an embedding for tokens, a linear readout."""
+"""The maps around a recurrence: an embedding for tokens, a linear readout, dropout."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer
 
 from jaxrnn import check
-from jaxrnn.types import Array, Layer, Params
+from jaxrnn.transforms.noise import kept, opened
+from jaxrnn.types import Array, Carry, Key, Layer, Params
 
 
 def readout(output_size: int) -> Layer:
@@ -44,6 +46,26 @@ def embedding(output_size: int) -> Layer:
     return _embedding(check.integer("output_size", output_size, least=1))
 
 
+def dropout(rate: float) -> Layer:
+    """Dropout on the features of every step, y = k ⊙ x.
+
+    k is drawn anew for every number, 1/(1-rate) with probability 1 - rate and else 0. For one mask
+    for all time see `jaxrnn.variational`.
+
+    Args:
+        rate: in [0, 1); ValueError outside, TypeError if not a number.
+
+    Returns:
+        A Layer without parameters, to stand in `stacked`: with `unroll(key=...)` it draws k,
+        without a key it hands its inputs on.
+
+    Gradient: exact for the noise drawn.
+
+    Source: N. Srivastava et al., "Dropout", JMLR 15 (2014).
+    """
+    return _dropout(check.rate("rate", rate))
+
+
 @functools.cache
 def _readout(output_size: int) -> Layer:
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
@@ -77,3 +99,18 @@ def _embedding(output_size: int) -> Layer:
         return rows.get(mode="fill", fill_value=jnp.nan)
 
     return Layer(init, apply)
+
+
+@functools.cache
+def _dropout(rate: float) -> Layer:
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        return ()
+
+    def apply(params: Params, xs: Any) -> Any:
+        xs, keep = opened(xs)
+        return xs if keep is None else xs * keep
+
+    def noise(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[Any, Any]:
+        return (None, None), (kept(key, rate, xs.shape, xs.dtype), None)
+
+    return Layer(init, apply, noise)

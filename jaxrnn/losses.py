@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Shaped
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.types import Array
 
 
@@ -52,7 +52,7 @@ def mean_over_time(
         )
     if mask is not None:
         mask = _checked(mask, outputs)
-        outputs, targets = (jnp.where(_wide(mask, x), x, 0) for x in (outputs, targets))
+        outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
     if getattr(form, "shape", None) not in (outputs.shape[:-1], targets.shape):
@@ -65,14 +65,9 @@ def mean_over_time(
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
     if mask is None:
         return (jnp.sum(losses, dtype=wide) / max(1, losses.size)).astype(losses.dtype)
-    mask = jnp.broadcast_to(_wide(mask, losses), losses.shape)
+    mask = jnp.broadcast_to(tree.widened(mask, losses), losses.shape)
     count = jnp.maximum(1, jnp.sum(mask)).astype(wide)
     return (jnp.sum(jnp.where(mask, losses, 0), dtype=wide) / count).astype(losses.dtype)
-
-
-def _wide(mask: Array, x: Array) -> Array:
-    """The mask with as many axes as x, to be broadcast over x's last ones."""
-    return jnp.reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim)))
 
 
 def _checked(mask: Array, outputs: Array) -> Array:

@@ -1,57 +1,305 @@
-"""The front door: a cell over a sequence, under any loop."""
+"""The front door: a cell, a step or a network over a sequence, under any loop."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Integer
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step
+from jaxrnn.transforms.masked import Masked, masked
+from jaxrnn.transforms.restarted import Restarted, Restarting, restarted
+from jaxrnn.types import (
+    Array,
+    Carry,
+    Cell,
+    Key,
+    Layer,
+    Loop,
+    Network,
+    Noised,
+    Params,
+    PyTree,
+    Step,
+)
+
+
+class History(NamedTuple):
+    """All that one cell went through.
+
+    Fields:
+        carries: c_1..c_T, each leaf `(T, *batch, features)`.
+        saved: what `advance` remembers at every step, such as the values of all gates
+            (`LSTMGates`); the empty tuple for a plain Step.
+    """
+
+    carries: Carry
+    saved: PyTree
 
 
 def unroll(
-    cell: Cell | Step,
+    cell: Cell | Step | Network,
     params: Params,
     xs: PyTree,
     carry: Carry | None = None,
     *,
     loop: Loop = bptt,
+    mask: Bool[Array, " T *batch"] | None = None,
+    lengths: Integer[Array, "*batch"] | None = None,
+    reset: Bool[Array, " T *batch"] | None = None,
+    reset_carry: Carry | None = None,
     reverse: bool = False,
+    key: Key | None = None,
 ) -> tuple[Carry, PyTree]:
     """Run a cell over a sequence: c_t, y_t = cell(params, c_{t-1}, x_t) for t = 1..T.
 
-    Many-to-many uses `ys`; many-to-one uses `cell.output(params, carry)`, and the outputs that
-    nobody used send no `(T, ...)` array of zeros back.
+        c̃_{t-1} = r_t ? c_0 : c_{t-1}                                  with `reset`          (1)
+        c_t     = m_t ? cell(params, c̃_{t-1}, x_t) : c̃_{t-1}           with `mask`           (2)
+        y_t     = m_t ? output(c_t) : 0                                                      (3)
+
+    Many-to-many uses `ys`; many-to-one uses `cell.output(params, carry)`, the last *valid* output
+    of every row, and the outputs that nobody used send no `(T, ...)` array of zeros back.
 
     Args:
-        cell: a Cell, or a plain Step, for which `carry` has to be given.
+        cell: a Cell, a Network, or a plain Step, for which `carry` has to be given.
         params: the cell's parameters; outputs and carries keep their dtype.
         xs: `(T, *batch, I)`, any number of batch axes and none; T = 0 gives the carry back. (Batch
             first? `jaxrnn.time_first`.)
         carry: the state before the first step, of exactly the batch and dtype of the sequence; the
             cell's zero state unless given.
         loop: the gradient algorithm; all give the same values.
-        reverse: run from the last step to the first; ys[t] still belongs to xs[t].
+        mask: m, True where a step counts, in any pattern. Whatever xs holds elsewhere, NaN too,
+            reaches neither values nor gradients.
+        lengths: how many steps of each row count, from 0 to T, in place of a mask; clipped to that
+            where they are traced.
+        reset: r, True where a new sequence begins: its step t starts from `reset_carry`, whatever
+            the mask says, and no gradient crosses. It is `done[t-1]` for those who have `done[t]`
+            after step t. The argument `carry` starts the array and is never returned to.
+        reset_carry: c_0, of the form of the carry; the cell's zero state unless given. It may be
+            learned.
+        reverse: run from the last step to the first, over the valid steps alone; ys[t] still
+            belongs to xs[t], and a reset at t still cuts between t-1 and t.
+        key: draws the noise of cells that have some; the same key gives the same noise under every
+            loop. Without it they are deterministic.
 
     Returns:
-        The carry after the last step taken, and ys `(T, *batch, H)`.
+        The carry after the last valid step taken, and ys `(T, *batch, H)`.
 
     Raises:
         TypeError, ValueError: while tracing, naming the argument that does not fit.
 
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
+    run = _Run(loop, mask, reset, reset_carry, key, reverse)
+    run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
+    carry, ys = run(cell, params, carry, xs)
+    return carry, ys if run.mask is None else tree.zero_unless(run.mask, ys)  # (3)
+
+
+def history(
+    cell: Cell | Step | Network,
+    params: Params,
+    xs: PyTree,
+    carry: Carry | None = None,
+    *,
+    loop: Loop = bptt,
+    mask: Bool[Array, " T *batch"] | None = None,
+    lengths: Integer[Array, "*batch"] | None = None,
+    reset: Bool[Array, " T *batch"] | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+    key: Key | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Run as `unroll` does, and return every state on the way in the place of the last carry.
+
+    Args:
+        cell: as in `unroll`, like all other arguments.
+        params: ″.
+        xs: ″.
+        carry: ″.
+        loop: ″.
+        mask: ″.
+        lengths: ″.
+        reset: ″.
+        reset_carry: ″.
+        reverse: ″; the states, too, stand where their inputs do.
+        key: ″.
+
+    Returns:
+        A `History` (of a Network: a tree of them, as its carry has it), and ys as from `unroll`.
+        Where the mask is False, carries are those held and what was saved is zero.
+
+    Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
+    """
+    run = _Recording(loop, mask, reset, reset_carry, key, reverse)
+    run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
+    states, ys = run(cell, params, carry, xs)
+    return states, ys if run.mask is None else tree.zero_unless(run.mask, ys)
+
+
+def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array, " T *batch"]:
+    """The mask of right-padded rows, m_t = t < length, t from 0.
+
+    Args:
+        lengths: `(*batch)`, integers from 0 to `steps`; ValueError outside where they are concrete,
+            clipped where they are traced.
+        steps: T.
+
+    Returns:
+        `(T, *batch)`, bool.
+    """
+    check.integer("steps", steps, least=0)
+    check.integers("lengths", lengths)
+    if not isinstance(lengths, jax.core.Tracer):
+        outside = sorted({int(n) for n in lengths.ravel() if not 0 <= n <= steps})
+        if outside:
+            raise ValueError(f"lengths: got {outside}, expected integers from 0 to T = {steps}")
+    lengths = jnp.asarray(lengths)
+    times = jnp.arange(steps, dtype=lengths.dtype)
+    return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What runs a part of a network: the arguments of `unroll` as they are for that part."""
+
+    loop: Loop
+    mask: Any
+    reset: Any
+    reset_carry: Any
+    key: Any
+    reverse: bool
+
+    def __call__(
+        self,
+        part: Any,
+        params: Params,
+        carry: Carry,
+        xs: PyTree,
+        index: int | None = None,
+        *,
+        turned: bool = False,
+    ) -> tuple[Any, PyTree]:
+        """Run a part that is number `index` of its network, if any; see `types.Network`."""
+        run = self if index is None else self._of(index)
+        run = dataclasses.replace(run, reverse=run.reverse != turned)
+        if isinstance(part, Network):
+            return part.through(run, params, carry, xs)
+        if run.key is not None and getattr(part, "noise", None) is not None:
+            shared, stepwise = part.noise(run.key, params, carry, xs)
+            params, xs = Noised(params, shared), Noised(xs, stepwise)
+        if isinstance(part, Layer):
+            return (), part.apply(params, xs)
+        return run._leaf(part, params, carry, xs)
+
+    def _of(self, index: int) -> "_Run":
+        """The same, for one part of a network."""
+        of_part = None if self.reset_carry is None else self.reset_carry[index]
+        key = None if self.key is None else jax.random.fold_in(self.key, index)
+        return dataclasses.replace(self, reset_carry=of_part, key=key)
+
+    def _leaf(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+        """A Cell or a plain Step, with what the run adds to it."""
+        mask, reset = self.mask, self.reset
+        if mask is not None:
+            step, xs = masked(step), Masked(xs, mask)
+        if reset is not None:
+            start = self.reset_carry
+            if start is None:
+                start = step.carry(reset.shape[1:], check.float_dtype(params))
+            # Only what was given can have a gradient.
+            step = restarted(step, learned=self.reset_carry is not None)
+            if self.reverse:
+                # Cutting between t-1 and t: before step t-1 if that is the later one to be taken.
+                reset = jnp.roll(reset, -1, axis=0).at[-1:].set(False)
+            params, xs = Restarting(params, start), Restarted(xs, reset)
+        xs = tree.flipped(xs) if self.reverse else xs
+        result, ys = self._looped(step, params, carry, xs)
+        return result, tree.flipped(ys) if self.reverse else ys
+
+    def _looped(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+        return self.loop(step, params, carry, xs)
+
+
+class _Recording(_Run):
+    """A run that hands back a History in the place of the last carry."""
+
+    def _looped(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+        if not isinstance(step, Cell):
+
+            def recording(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+                carry, y = step(params, carry, x)
+                return carry, (carry, y)
+
+            _, (carries, ys) = self.loop(recording, params, carry, xs)
+            return self._kept(History(carries, ())), ys
+        _, carries = self.loop(_recorded(step), params, carry, xs)
+        # What was saved is a function of the carries: all steps at once, outside the loop.
+        advance = jax.vmap(step.advance, in_axes=(None, 0, 0))
+        carries_tm1, zs = tree.shifted(carry, carries), step.project(params, xs)
+        _, saved = advance(step.prepare(params), carries_tm1, zs)
+        return self._kept(History(carries, saved)), step.output(params, carries)
+
+    def _kept(self, states: History) -> History:
+        states = tree.flipped(states) if self.reverse else states
+        if self.mask is None:
+            return states
+        return states._replace(saved=tree.zero_unless(self.mask, states.saved))
+
+
+@functools.cache
+def _recorded(cell: Cell) -> Cell:
+    return dataclasses.replace(cell, output=lambda params, carries: carries)
+
+
+def _checked(
+    run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry | None
+) -> tuple[Any, PyTree, Carry]:
+    """The run, lengths made its mask; xs without padding; the first carry: all known to fit."""
     check.function("cell", cell)
-    check.function("loop", loop)
-    check.boolean("reverse", reverse)
-    check.length(xs)
-    if carry is None:
-        if not isinstance(cell, Cell):
-            raise ValueError(
-                "carry: got None, expected the first carry, since a plain Step has no zero state"
-            )
+    check.function("loop", run.loop)
+    check.boolean("reverse", run.reverse)
+    steps, batch = check.length(xs), None
+    if run.mask is not None and lengths is not None:
+        raise ValueError("lengths: got both mask and lengths, expected one of them")
+    if run.reset is None and run.reset_carry is not None:
+        raise ValueError("reset_carry: got a carry and no reset, expected both")
+    if isinstance(cell, (Cell, Network)):
         batch = check.batch_shape(check.at_one_step(xs))
-        jax.eval_shape(cell.project, params, xs)  # raises unless they fit, before zeros are made
+        if isinstance(cell, Cell):
+            jax.eval_shape(cell.project, params, xs)  # raises unless they fit
+        for name, given in (("carry", carry), ("reset_carry", run.reset_carry)):
+            if given is not None:
+                check.carry_fits(cell, params, given, batch, name)
+    else:
+        needed = carry if run.reset is None else run.reset_carry
+        for name, given in (("carry", carry), ("reset_carry", needed)):
+            if given is None:
+                raise ValueError(
+                    f"{name}: got None, expected a carry, since a plain Step has no zero state"
+                )
+        check.same_tree("reset_carry", needed, carry, ", as the carry")
+    for name, marks in (("mask", run.mask), ("reset", run.reset)):
+        if marks is not None:
+            check.marks(name, marks, steps)
+            check.rows(name, marks.shape[1:], batch, carry)
+    mask = run.mask
+    if lengths is not None:
+        check.integers("lengths", lengths)
+        check.rows("lengths", lengths.shape, batch, carry)
+        mask = mask_of_lengths(lengths, steps)
+    if mask is not None and batch is None:
+        check.inputs_lead(xs, mask.shape)
+    if run.key is not None:
+        check.key("key", run.key)
+        if not (cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)):
+            raise ValueError("key: got a key, expected None, since nothing in the cell draws noise")
+    if carry is None:
         carry = cell.carry(batch, check.float_dtype(params))
-    xs = jax.tree.map(lambda x: jnp.flip(x, 0), xs) if reverse else xs
-    carry, ys = loop(cell, params, tree.to_arrays(carry), xs)
-    return carry, jax.tree.map(lambda y: jnp.flip(y, 0), ys) if reverse else ys
+    arrays = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
+    mask, reset, reset_carry, carry = arrays
+    xs = xs if mask is None else tree.zero_unless(mask, xs)
+    return dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry), xs, carry

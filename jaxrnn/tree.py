@@ -62,6 +62,33 @@ def shifted(first: PyTree, rest: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
 
+def widened(mask: Any, x: Any) -> Any:
+    """The mask with as many axes as x, to be broadcast over x's last ones."""
+    return jnp.reshape(mask, (*mask.shape, *(1,) * (jnp.ndim(x) - mask.ndim)))
+
+
+def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
+    """`tree` where the mask is True and `other` elsewhere; the mask covers the first axes."""
+    return jax.tree.map(lambda a, b: jnp.where(widened(mask, a), a, b), tree, other)
+
+
+def zero_unless(mask: Any, tree: PyTree) -> PyTree:
+    """`tree` where the mask is True and zero elsewhere; keys, and what it does not cover, stay."""
+
+    def covered(x: Any) -> bool:
+        keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
+        return not keys and jnp.shape(x)[: mask.ndim] == mask.shape
+
+    return jax.tree.map(
+        lambda x: jnp.where(widened(mask, x), x, jnp.zeros_like(x)) if covered(x) else x, tree
+    )
+
+
+def flipped(xs: PyTree) -> PyTree:
+    """The other direction of time."""
+    return jax.tree.map(lambda x: jnp.flip(x, 0), xs)
+
+
 def time_first(xs: PyTree, axis: int = 1) -> PyTree:
     """Batch-major data made time-major: moves `axis` of every leaf to the front.
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from jaxrnn import check
 
 Array = jax.Array | np.ndarray
+Key = Any  # of jax.random.key
 State = Float[Array, "*lead H"]  # hidden states of one step (*batch, H) or of all (T, *batch, H)
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays (*batch, features)
@@ -88,6 +89,10 @@ class Cell:
         adjoint: `(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t) -> (d_carry_tm1, delta_t)`.
         gather: `(w, carries_tm1, zs, carries_t, saved, deltas) -> (d_w, d_zs)`.
         prepare: `(params) -> w`; the parameters as they are, unless given.
+        noise: `(key, params, carry, xs) -> (shared, stepwise)`, drawn once for a whole sequence:
+            what is the same at all steps, and what has a leading time axis. `unroll(key=...)` then
+            hands `Noised(params, shared)` and `Noised(xs, stepwise)` to `project`, `prepare` and
+            `output`. None if the cell is deterministic.
     """
 
     init: Callable[..., Params]
@@ -98,6 +103,7 @@ class Cell:
     adjoint: Callable[..., tuple[Carry, PyTree]] | None = None
     gather: Callable[..., tuple[PyTree, PyTree]] | None = None
     prepare: Callable[[Params], PyTree] = _as_they_are
+    noise: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]] | None = None
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
         """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
@@ -112,12 +118,58 @@ class Cell:
 
 
 class Layer(NamedTuple):
-    """A map without memory, as a pair of pure functions: `readout` and `embedding` are Layers.
+    """A map without memory, as pure functions: `readout`, `embedding` and `dropout` are Layers.
 
     Fields:
         init: `(key, input_size, dtype=float32) -> params`.
         apply: `(params, inputs) -> outputs`, over any leading axes.
+        noise: as in a Cell; its carry is the empty tuple.
     """
 
     init: Callable[..., Params]
     apply: Callable[[Params, Any], Any]
+    noise: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]] | None = None
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Cells and Layers joined: what `stacked`, `bidirectional` and `residual` return.
+
+    `unroll` takes it where it takes a Cell. It brings no way through time of its own: `through`
+    says in which order its parts are run, and what runs each of them over its inputs, a whole
+    sequence or one step, is handed to it.
+    """
+
+    def init(self, key: Key, input_size: int, dtype: Any = ...) -> Params:
+        """Parameters, one tree a part."""
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = ...) -> Carry:
+        """The zero state, one tree a part."""
+
+    def output(self, params: Params, carry: Carry) -> PyTree:
+        """The outputs that belong to a carry: many-to-one."""
+
+    def through(
+        self, run: Callable[..., Any], params: Params, carry: Carry, xs: PyTree
+    ) -> tuple[Carry, PyTree]:
+        """Run the parts by `run(part, params, carry, xs, index=None, *, turned=False)`.
+
+        `index` is the place of the part's tree in params and carry, None where they are the whole;
+        `turned` asks for the other direction of time.
+        """
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any part draws noise."""
+
+
+class Noised(NamedTuple):
+    """Parameters or inputs, and the noise that goes with them.
+
+    Fields:
+        value: what a function would be handed without noise.
+        noise: what `Cell.noise` drew.
+    """
+
+    value: PyTree
+    noise: PyTree

@@ -15,8 +15,8 @@ ROOT = Path(jaxrnn.__file__).parent
 # Room, that is the name after `jaxrnn.`, to floor.
 FLOORS = {
     **dict.fromkeys(("types", "tree", "check"), 0),
-    **dict.fromkeys(("cells", "loops", "layers"), 1),
-    **dict.fromkeys(("sequence", "losses", "certify"), 2),
+    **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
+    **dict.fromkeys(("sequence", "networks", "losses", "certify"), 2),
     "train": 3,
     **dict.fromkeys(("app", "__main__"), 4),
 }

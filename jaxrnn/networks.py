@@ -1,0 +1,275 @@
+"""Cells and Layers joined: one after another, in both directions, around a shortcut."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxrnn import check
+from jaxrnn.sequence import unroll
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree
+
+Part = Cell | Layer | Network
+Run = Callable[..., tuple[Carry, PyTree]]  # see types.Network.through
+
+
+class BothWays(NamedTuple):
+    """Parameters, or carries, of the part that runs forward and of the one that runs backward."""
+
+    forward: PyTree
+    backward: PyTree
+
+
+def stacked(*parts: Part) -> Network:
+    """Parts run one after another, each on the outputs of the one before.
+
+        y⁰_t = x_t,    cˡ_t, yˡ_t = partˡ(paramsˡ, cˡ_{t-1}, yˡ⁻¹_t),    y_t = yᴸ_t          (S1)
+
+    `unroll` runs them layer by layer, each over all time, so that every Cell keeps its products
+    over the whole sequence and its backward pass by hand. Called, the stack is one Step.
+
+    Args:
+        *parts: at least one: Cells, Layers (`dropout`, `readout`), networks; ValueError if none.
+
+    Returns:
+        A Network; params and carry are tuples, one tree a part (an empty tuple for a Layer's
+        carry). `output(params, carry)` is that of the last Cell and the Layers after it.
+
+    Gradient: what the loop makes of it; exact by default.
+    """
+    if not parts:
+        raise ValueError("parts: got none, expected at least one Cell, Layer or Network")
+    return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
+
+
+def bidirectional(
+    forward: Part, backward: Part | None = None, *, merge: Callable[[Any, Any], Any] | None = None
+) -> Network:
+    """Two parts over the same inputs, one from the first step on, one from the last.
+
+        y_t = merge(forward(x_1..x_t), backward(x_T..x_t))                                   (S2)
+
+    On masked rows each direction runs over the valid steps alone, and a reset before step t cuts
+    between t-1 and t in both.
+
+    Args:
+        forward: a Cell, a Layer or a Network.
+        backward: likewise; the same as `forward` (with parameters of its own) unless given.
+        merge: of two outputs; concatenation along the last axis unless given; `jnp.add` sums.
+
+    Returns:
+        A Network whose params and carry are `BothWays(forward, backward)`. It is no Step, since it
+        needs the whole sequence. `output(params, carry)` merges the last output of `forward` with
+        the one of `backward` at the first step.
+
+    Gradient: what the loop makes of it; exact by default.
+
+    Source: M. Schuster, K. Paliwal, "Bidirectional recurrent neural networks", IEEE Transactions on
+    Signal Processing 45 (1997).
+    """
+    forward = _part("forward", forward)
+    backward = forward if backward is None else _part("backward", backward)
+    merge = concatenated if merge is None else check.function("merge", merge)
+    return Bidirectional(forward, backward, merge)
+
+
+def residual(part: Part) -> Network:
+    """A part with a shortcut around it.
+
+        y_t = part(x_1..x_t) + x_t                                                           (S3)
+
+    Args:
+        part: a Cell, a Layer or a Network whose outputs have the form of its inputs.
+
+    Returns:
+        A Network with the params and carry of the part. It has no `output`, since a carry does not
+        tell its input: many-to-one takes the outputs at the last valid step.
+
+    Raises:
+        ValueError: while tracing, if outputs and inputs differ in shape.
+
+    Gradient: what the loop makes of it; exact by default.
+    """
+    return Residual(_part("part", part))
+
+
+def concatenated(forward: Array, backward: Array) -> jax.Array:
+    """Both, side by side in the last axis."""
+    return jnp.concatenate([forward, backward], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """See `stacked`."""
+
+    parts: tuple[Part, ...]
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
+        params, size = [], check.integer("input_size", input_size, least=1)
+        for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
+            params.append(part.init(key_part, size, dtype))
+            size = _output_size(part, params[-1], size, dtype)
+        return tuple(params)
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        """A tuple, one tree a part."""
+        return tuple(_carry(part, batch_shape, dtype) for part in self.parts)
+
+    def output(self, params: Params, carry: Carry) -> PyTree:
+        """The output of the last part that has a carry, through the Layers behind it."""
+        layers = []
+        for part, p, c in zip(self.parts[::-1], params[::-1], carry[::-1], strict=True):
+            if isinstance(part, Layer):
+                layers.append((part, p))
+                continue
+            y = part.output(p, c)
+            for layer, of_layer in layers[::-1]:
+                y = layer.apply(of_layer, y)
+            return y
+        raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
+
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+        """Part by part (S1)."""
+        _one_each("params", params, self.parts)
+        _one_each("carry", carry, self.parts)
+        carries = []
+        for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
+            try:
+                c, xs = run(part, p, c, xs, index)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"in part {index} of a stack of {len(self.parts)}")
+                raise
+            carries.append(c)
+        return tuple(carries), xs
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any part draws noise."""
+        return any(map(_noisy, self.parts))
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        """One step; `(params, carry, x) -> (carry, y)`."""
+        return self.through(_one_step, params, carry, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bidirectional:
+    """See `bidirectional`."""
+
+    forward: Part
+    backward: Part
+    merge: Callable[[Any, Any], Any]
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> BothWays:
+        """Both parts' parameters, drawn apart."""
+        key_forward, key_backward = jax.random.split(key)
+        return BothWays(
+            self.forward.init(key_forward, input_size, dtype),
+            self.backward.init(key_backward, input_size, dtype),
+        )
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> BothWays:
+        """Both parts' zero states."""
+        return BothWays(*(_carry(p, batch_shape, dtype) for p in (self.forward, self.backward)))
+
+    def output(self, params: BothWays, carry: BothWays) -> PyTree:
+        """What each direction ended with, merged."""
+        parts: Any = (self.forward, self.backward)
+        return self.merge(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
+
+    def through(
+        self, run: Run, params: BothWays, carry: BothWays, xs: PyTree
+    ) -> tuple[BothWays, PyTree]:
+        """Both directions (S2)."""
+        _one_each("params", params, BothWays._fields)
+        _one_each("carry", carry, BothWays._fields)
+        forward, ys = run(self.forward, params[0], carry[0], xs, 0)
+        backward, ys_back = run(self.backward, params[1], carry[1], xs, 1, turned=True)
+        return BothWays(forward, backward), self.merge(ys, ys_back)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any part draws noise."""
+        return _noisy(self.forward) or _noisy(self.backward)
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        """Refuse: no step knows what comes after it."""
+        raise TypeError("step: got a bidirectional network, expected one that runs forward only")
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """See `residual`."""
+
+    part: Part
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """The part's own."""
+        return self.part.init(key, input_size, dtype)
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        """The part's own."""
+        return _carry(self.part, batch_shape, dtype)
+
+    def output(self, params: Params, carry: Carry) -> PyTree:
+        """Refuse: the input is not in the carry."""
+        raise TypeError("carry: got that of a residual network, which does not tell its input")
+
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+        """The part and its shortcut (S3)."""
+        carry, ys = run(self.part, params, carry, xs)
+        if jnp.shape(ys) != jnp.shape(xs):
+            raise ValueError(
+                f"part: got outputs {check.describe(ys)}, expected the shape of its inputs "
+                f"{check.describe(xs)}, since they are added"
+            )
+        return carry, ys + jnp.asarray(xs, ys.dtype)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the part draws noise."""
+        return _noisy(self.part)
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        """One step; `(params, carry, x) -> (carry, y)`."""
+        return self.through(_one_step, params, carry, x)
+
+
+def _part(name: str, value: Any) -> Part:
+    if not isinstance(value, (Cell, Layer, Network)):
+        raise TypeError(f"{name}: got {check.describe(value)}, expected a Cell, Layer or Network")
+    return value
+
+
+def _carry(part: Part, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Carry:
+    return () if isinstance(part, Layer) else part.carry(batch_shape, dtype)
+
+
+def _noisy(part: Part) -> bool:
+    return part.noisy if isinstance(part, Network) else part.noise is not None
+
+
+def _one_step(
+    part: Any, params: Params, carry: Carry, x: PyTree, index: int | None = None
+) -> tuple[Carry, PyTree]:
+    """What `through` runs where there is but one step."""
+    if isinstance(part, Layer):
+        return (), part.apply(params, x)
+    return part(params, carry, x)
+
+
+def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) -> int:
+    """The features that come out of a part, told from shapes."""
+    xs = jax.ShapeDtypeStruct((1, input_size), dtype)
+    return jax.eval_shape(lambda p, xs: unroll(stacked(part), (p,), xs)[1], params, xs).shape[-1]
+
+
+def _one_each(name: str, trees: Any, parts: Any) -> None:
+    if not (isinstance(trees, (tuple, list)) and len(trees) == len(parts)):
+        raise TypeError(
+            f"{name}: got {check.describe(trees)}, expected a tuple of {len(parts)}, one a part"
+        )

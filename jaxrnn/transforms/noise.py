@@ -1,0 +1,71 @@
+"""Where noise rides: beside the parameters if it is shared over time, beside the inputs if not."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree
+
+
+def with_noise(
+    cell: Cell,
+    draw: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]],
+    *,
+    project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
+    prepare: Callable[[Params, PyTree], PyTree],
+) -> Cell:
+    """`cell` with noise of its own around what noise it has already.
+
+    `draw` returns (shared, stepwise), None where there is nothing; `project(params, xs, shared,
+    stepwise)` and `prepare(params, shared)` get them, None both where no noise was drawn.
+    """
+
+    def noise(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
+        key, key_inner = jax.random.split(key)
+        shared, stepwise = draw(key, params, carry, xs)
+        inner = (None, None) if cell.noise is None else cell.noise(key_inner, params, carry, xs)
+        return (shared, inner[0]), (stepwise, inner[1])
+
+    def project_noised(params: Params, xs: PyTree) -> PyTree:
+        (params, shared), (xs, stepwise) = opened(params), opened(xs)
+        return project(params, xs, shared, stepwise)
+
+    return dataclasses.replace(
+        cell,
+        project=project_noised,
+        prepare=lambda params: prepare(*opened(params)),
+        output=lambda params, carries: cell.output(opened(params)[0], carries),
+        noise=noise,
+    )
+
+
+def opened(noised: PyTree) -> tuple[PyTree, PyTree]:
+    """What goes on to the cell inside, and the noise of the cell around it; None where none is."""
+    if not isinstance(noised, Noised):
+        return noised, None
+    own, inner = noised.noise
+    return (noised.value if inner is None else Noised(noised.value, inner)), own
+
+
+def kept(key: Key, rate: float, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """1/(1-rate) with probability 1 - rate, else 0."""
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    return jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
+
+
+def found(kind: Any, tree: PyTree) -> list[Any]:
+    """The NamedTuples of one kind that stand anywhere in a tree."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def with_keep(kind: Any, tree: PyTree, keep: Any) -> PyTree:
+    """The tree, with `keep` in all NamedTuples of one kind."""
+    return jax.tree.map(
+        lambda x: x._replace(keep=keep) if isinstance(x, kind) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, kind),
+    )

@@ -1,0 +1,120 @@
+"""Sequences that begin anew: where a reset is True the carry is replaced before the step."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check, tree
+from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+
+
+class Restarted(NamedTuple):
+    """Inputs, and where a sequence begins anew.
+
+    Fields:
+        xs: what the step itself takes.
+        reset: r `(*lead)`, bool; True where the carry is replaced before the step.
+    """
+
+    xs: PyTree
+    reset: Any
+
+
+class Restarting(NamedTuple):
+    """Parameters, and the carry from which a sequence begins anew.
+
+    Fields:
+        params: what the step itself takes.
+        carry: c_0, of the form of the carry.
+    """
+
+    params: Params
+    carry: Carry
+
+
+def restarted(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
+    """The step whose carry is replaced by c_0, before it is taken, where a reset is True.
+
+        c̃_{t-1} = r_t ? c_0 : c_{t-1},    c_t, y_t = step(params, c̃_{t-1}, x_t)              (R1)
+
+    and backward
+
+        λ_{t-1} = r_t ? 0 : ∂L/∂c̃_{t-1},    ∂L/∂c_0 = Σ_t r_t ∂L/∂c̃_{t-1}                    (R2)
+
+    so that no gradient crosses a reset, and nothing of a carry that was NaN.
+
+    Args:
+        step: a Cell, whose backward pass stays the one by hand, or a plain Step, whose carry has
+            the reset's axes in front.
+        learned: whether a Cell's c_0 is to have a gradient, for which ∂L/∂c̃ is kept at all steps;
+            a plain Step's always has.
+
+    Returns:
+        A Cell or a Step whose params are `Restarting(params, c_0)` and whose inputs are
+        `Restarted(xs, reset)`. Equal arguments give the same cell.
+
+    Gradient: exact. Time and memory: the step's, and a selection for each array of the carry.
+    """
+    check.function("step", step)
+    check.boolean("learned", learned)
+    return _restarted_cell(step, learned) if isinstance(step, Cell) else _restarted_step(step)
+
+
+def _restarted_step(step: Step) -> Step:
+    def restarted_step(params: Restarting, carry: Carry, x: Restarted) -> tuple[Carry, PyTree]:
+        return step(params.params, tree.where(x.reset, params.carry, carry), x.xs)  # (R1)
+
+    return restarted_step
+
+
+@functools.cache
+def _restarted_cell(cell: Cell, learned: bool) -> Cell:
+    def project(params: Restarting, xs: Restarted) -> Restarted:
+        return Restarted(cell.project(params.params, xs.xs), xs.reset)
+
+    def prepare(params: Restarting) -> Restarting:
+        return Restarting(cell.prepare(params.params), params.carry)
+
+    def advance(w: Restarting, carry_tm1: Carry, z: Restarted) -> tuple[Carry, PyTree]:
+        return cell.advance(w.params, tree.where(z.reset, w.carry, carry_tm1), z.xs)  # (R1)
+
+    def output(params: Restarting, carries: Carry) -> PyTree:
+        return cell.output(params.params, carries)
+
+    parts: dict[str, Any] = {
+        "project": project,
+        "prepare": prepare,
+        "advance": advance,
+        "output": output,
+    }
+    if cell.adjoint is None or cell.gather is None:
+        return dataclasses.replace(cell, **parts)
+    inner_adjoint, inner_gather = cell.adjoint, cell.gather
+
+    def adjoint(
+        w: Restarting, carry_tm1: Carry, z: Restarted, carry_t: Carry, saved: PyTree, d_carry: Carry
+    ) -> tuple[Carry, PyTree]:
+        carry_tm1 = tree.where(z.reset, w.carry, carry_tm1)
+        d_carry_tm1, delta = inner_adjoint(w.params, carry_tm1, z.xs, carry_t, saved, d_carry)
+        d_start = tree.zero_unless(z.reset, d_carry_tm1) if learned else None
+        return tree.zero_unless(~z.reset, d_carry_tm1), (delta, d_start)  # (R2)
+
+    def gather(
+        w: Restarting,
+        carries_tm1: Carry,
+        zs: Restarted,
+        carries: Carry,
+        saved: PyTree,
+        deltas: tuple[PyTree, Carry | None],
+    ) -> tuple[Restarting, Restarted]:
+        inner_deltas, d_starts = deltas
+        starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.carry, carries_tm1)
+        carries_tm1 = tree.where(zs.reset, starts, carries_tm1)
+        d_w, d_zs = inner_gather(w.params, carries_tm1, zs.xs, carries, saved, inner_deltas)
+        d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
+        return Restarting(d_w, d_carry), Restarted(d_zs, None)
+
+    return dataclasses.replace(cell, **parts, adjoint=adjoint, gather=gather)

@@ -1,0 +1,71 @@
+"""Dropout that is the same at all steps, on the inputs and on the recurrent state."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.cells.parts import Kernel, scaled
+from jaxrnn.transforms.noise import found, kept, with_keep, with_noise
+from jaxrnn.types import Array, Carry, Cell, Key, Noised, Params, PyTree
+
+
+def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
+    """Dropout with one mask for all time, on the inputs and on the state that the products see.
+
+        x̃_t = k_x ⊙ x_t,    P = (k_h ⊙ h_{t-1}) W_h                                          (V1)
+
+    with k_x `(*batch, I)` and k_h `(*batch, H)` 1/(1-rate) with probability 1 - rate and else 0.
+    What a cell takes of h_{t-1} without a product (the GRU's z ⊙ h_{t-1}) is left alone.
+
+    Args:
+        cell: a Cell; for `state` above 0 one whose recurrence is a matrix product.
+        inputs: the rate on x, in [0, 1).
+        state: the rate on h, in [0, 1).
+
+    Returns:
+        A Cell: with `unroll(key=...)` it draws both masks, without a key it is `cell`.
+
+    Raises:
+        ValueError: a rate outside [0, 1); while tracing, if there is no product of the state.
+
+    Gradient: exact for the masks drawn. Memory: no array over time is added.
+
+    Source: Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
+    neural networks", NeurIPS 2016.
+    """
+    check.instance("cell", cell, Cell)
+    return _variational(cell, check.rate("inputs", inputs), check.rate("state", state))
+
+
+@functools.cache
+def _variational(cell: Cell, inputs: float, state: float) -> Cell:
+    def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
+        key_x, key_h = jax.random.split(key)
+        _, *batch, size = jnp.shape(xs)
+        keep_x = kept(key_x, inputs, (*batch, size), xs.dtype) if inputs else None
+        if not state:
+            return (keep_x, None), None
+        kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
+        if not kernels:
+            raise ValueError(
+                f"state: got {state}, expected 0 for a cell without a matrix product of its state"
+            )
+        w = kernels[0].w
+        return (keep_x, kept(key_h, state, (*batch, w.shape[0]), w.dtype)), None
+
+    def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:
+        keep_x = None if shared is None else shared[0]
+        if keep_x is not None:
+            inner = isinstance(xs, Noised)
+            kept_xs = scaled(xs.value if inner else xs, keep_x)  # (V1)
+            xs = xs._replace(value=kept_xs) if inner else kept_xs
+        return cell.project(params, xs)
+
+    def prepare(params: Params, shared: Any) -> PyTree:
+        w = cell.prepare(params)
+        return w if shared is None else with_keep(Kernel, w, shared[1])  # (V1)
+
+    return with_noise(cell, draw, project=project, prepare=prepare)

@@ -1,0 +1,123 @@
+"""Zoneout: units that keep their last value."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.transforms.noise import with_noise
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree
+
+
+class ZoneoutDrive(NamedTuple):
+    """What drives the cell inside, and which units hold; None without noise."""
+
+    z: PyTree
+    hold: Carry | None
+
+
+class ZoneoutSaved(NamedTuple):
+    """What the cell inside remembers, and the carry that it made."""
+
+    saved: PyTree
+    carry: Carry
+
+
+def zoneout(cell: Cell, rate: float | Carry) -> Cell:
+    """Each unit of the carry keeps its last value with a probability p, drawn anew at every step.
+
+        c'_t = cell(c_{t-1}, x_t)
+        c_t  = d_t ⊙ c_{t-1} + (1 - d_t) ⊙ c'_t,    d_t ~ Bernoulli(p)                       (Z1)
+        c_t  = p c_{t-1} + (1 - p) c'_t                         without a key                (Z2)
+
+    and backward, with D = d_t or p,
+
+        λ'_t = (1 - D) ⊙ λ_t,    λ_{t-1} = adjoint(λ'_t) + D ⊙ λ_t                           (Z3)
+
+    Args:
+        cell: a Cell with real arrays in its carry.
+        rate: p, in [0, 1); one number for all arrays of the carry, or one for each, such as
+            `LSTMCarry(h=0.05, c=0.5)`.
+
+    Returns:
+        A Cell: with `unroll(key=...)` it draws d, without a key it takes the mean (Z2).
+
+    Raises:
+        ValueError: a rate outside [0, 1); while tracing, rates of another form than the carry.
+
+    Gradient: exact for the noise drawn. Memory: one bool and c'_t for each unit and step more.
+
+    Source: D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden
+    activations", ICLR 2017.
+    """
+    check.instance("cell", cell, Cell)
+    jax.tree.map(functools.partial(check.rate, "rate"), rate)
+    return _zoneout(cell, rate)
+
+
+@functools.cache
+def _zoneout(cell: Cell, rate: Any) -> Cell:
+    def rates(carry: Carry) -> Carry:
+        if isinstance(rate, (int, float)):
+            return jax.tree.map(lambda _: rate, carry)
+        check.same_form("rate", rate, carry)
+        return rate
+
+    def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
+        steps, form = check.length(xs), jax.tree.structure(carry)
+        keys = jax.tree.unflatten(form, jax.random.split(key, len(jax.tree.leaves(carry))))
+        return None, jax.tree.map(
+            lambda p, k, c: jax.random.bernoulli(k, p, (steps, *c.shape)), rates(carry), keys, carry
+        )
+
+    def project(params: Params, xs: PyTree, _: None, hold: Any) -> ZoneoutDrive:
+        return ZoneoutDrive(cell.project(params, xs), hold)
+
+    def prepare(params: Params, _: None) -> PyTree:
+        return cell.prepare(params)
+
+    def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
+        """`held` with weight D, `new` with weight 1 - D."""
+        if hold is None:
+            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates(new), held, new)
+        return jax.tree.map(jnp.where, hold, held, new)
+
+    def advance(w: PyTree, carry_tm1: Carry, z: ZoneoutDrive) -> tuple[Carry, ZoneoutSaved]:
+        new, saved = cell.advance(w, carry_tm1, z.z)
+        return mixed(z.hold, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
+
+    noisy = dataclasses.replace(
+        with_noise(cell, draw, project=project, prepare=prepare), advance=advance
+    )
+    if cell.adjoint is None or cell.gather is None:
+        return noisy
+    inner_adjoint, inner_gather = cell.adjoint, cell.gather
+
+    def adjoint(
+        w: PyTree,
+        carry_tm1: Carry,
+        z: ZoneoutDrive,
+        carry_t: Carry,
+        saved: ZoneoutSaved,
+        d_carry: Carry,
+    ) -> tuple[Carry, PyTree]:
+        nothing = jax.tree.map(jnp.zeros_like, d_carry)
+        d_new, d_held = mixed(z.hold, nothing, d_carry), mixed(z.hold, d_carry, nothing)
+        d_carry_tm1, delta = inner_adjoint(w, carry_tm1, z.z, saved.carry, saved.saved, d_new)
+        return jax.tree.map(jnp.add, d_carry_tm1, d_held), delta  # (Z3)
+
+    def gather(
+        w: PyTree,
+        carries_tm1: Carry,
+        zs: ZoneoutDrive,
+        carries: Carry,
+        saved: ZoneoutSaved,
+        deltas: PyTree,
+    ) -> tuple[PyTree, ZoneoutDrive]:
+        d_w, d_zs = inner_gather(w, carries_tm1, zs.z, saved.carry, saved.saved, deltas)
+        return d_w, ZoneoutDrive(d_zs, None)
+
+    return dataclasses.replace(noisy, adjoint=adjoint, gather=gather)
