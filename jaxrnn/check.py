@@ -112,7 +112,8 @@ def float_dtype(params: PyTree) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
+def zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
+    """The shapes and dtypes of a cell's zero state."""
     return jax.eval_shape(lambda: make(batch, dtype))
 
 
@@ -123,7 +124,7 @@ def carry_fits(
 
     Exactly: a batch of another size must never broadcast.
     """
-    same_tree(name, carry, _zero_carry(cell.carry, batch, float_dtype(params)))
+    same_tree(name, carry, zero_carry(cell.carry, batch, float_dtype(params)))
 
 
 def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | None]]) -> None:

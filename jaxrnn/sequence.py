@@ -10,6 +10,7 @@ from jaxtyping import Bool, Integer
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.scan import scan
 from jaxrnn.transforms.masked import Masked, masked
 from jaxrnn.transforms.restarted import Restarted, Restarting, restarted
 from jaxrnn.types import (
@@ -297,8 +298,13 @@ def _checked(
         check.key("key", run.key)
         if not (cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)):
             raise ValueError("key: got a key, expected None, since nothing in the cell draws noise")
-    if carry is None:
-        carry = cell.carry(batch, check.float_dtype(params))
+    if batch is not None:
+        like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
+        if isinstance(cell, Network) or cell.noise is not None:
+            # What only the parts can tell, before anything is computed.
+            abstract = _Run(scan, None, None, None, run.key, run.reverse)
+            jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
+        carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
     arrays = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
     mask, reset, reset_carry, carry = arrays
     xs = xs if mask is None else tree.zero_unless(mask, xs)

@@ -191,7 +191,7 @@ def wrong_steps():
         calls = loops(step(result), None, array(B, H), XS)
         yield from ((message, call, way) for way, call in calls.items())
     no_carry = unrolled(XS, cell=step(lambda c, x: (c, x)))
-    yield "ValueError: carry: got None, expected the first carry", no_carry
+    yield "ValueError: carry: got None, expected a carry, since a plain Step has no zero", no_carry
 
 
 def wrong_certificates():
@@ -292,6 +292,164 @@ def wrong_training():
     }.items()
 
 
+NET = jaxrnn.stacked(jaxrnn.gru(H), jaxrnn.lstm(H))
+NET_PARAMS = (GRU_PARAMS, {**weights(4), "w_x": array(H, 4 * H)})
+NOISY = jaxrnn.zoneout(GRU, 0.1)
+MARKS, KEY = array(T, B, dtype=bool), jax.eval_shape(lambda: jax.random.key(0))
+
+
+def wrong_marks():
+    two = unrolled(XS, mask=MARKS, lengths=array(B, dtype=int))
+    plain = partial(jaxrnn.unroll, lambda params, carry, x: (carry, x), None, XS)
+    counting, carry = {"h": array(B, H), "n": array(dtype=int)}, array(B, H)
+    start = partial(unrolled, XS, reset=MARKS)
+    for call in (unrolled, partial(unrolled, cell=NET, params=NET_PARAMS)):
+        for name in ("mask", "reset"):
+            for message, marks in {
+                "TypeError: {}: got float64[5,3], expected an array of bool": array(T, B),
+                "TypeError: {}: got int64[5,3], expected an array of bool": array(T, B, dtype=int),
+                "TypeError: {}: got list, expected an array of bool": [[True] * B] * T,
+                "ValueError: {}: got bool[], expected a leading": array(dtype=bool),
+                "ValueError: {}: got bool[4,3], expected a leading axis of T = 5": MARKS[:4],
+                "ValueError: {}: got the batch axes (), expected (3,)": MARKS[:, 0],
+                "ValueError: {}: got the batch axes (1,), expected (3,)": MARKS[:, :1],
+                "ValueError: {}: got the batch axes (3, 4), ex": array(T, B, H, dtype=bool),
+            }.items():
+                yield message.format(name), call(XS, **{name: marks})
+    yield from {
+        "ValueError: lengths: got both mask and lengths, expected one": two,
+        "TypeError: lengths: got float64[3], expected an array of int": unrolled(
+            XS, lengths=array(B)
+        ),
+        "TypeError: lengths: got list, expected an array of integers": unrolled(
+            XS, lengths=[1, 2, 3]
+        ),
+        "ValueError: lengths: got the batch axes (2,), expected (3,)": unrolled(
+            XS, lengths=array(2, dtype=int)
+        ),
+        "ValueError: lengths: got [-1, 6], expected integers from 0 to T = 5": unrolled(
+            XS, lengths=np.array([6, 2, -1])
+        ),
+        "TypeError: steps: got 2.0 of type float": partial(
+            jaxrnn.mask_of_lengths, array(B, dtype=int), 2.0
+        ),
+        "ValueError: reset_carry: got a carry and no reset, expected both": unrolled(
+            XS, reset_carry=carry
+        ),
+        "ValueError: reset_carry: got float64[1,4], expected float64[3,4]": start(
+            reset_carry=array(1, H)
+        ),
+        "TypeError: reset_carry: got float32[3,4], expected float64": start(
+            reset_carry=array(B, H, dtype=np.float32)
+        ),
+        "TypeError: reset_carry: got the tree ...LSTMCarry...expected PyTreeDef(*)": start(
+            reset_carry=CARRY
+        ),
+        "ValueError: reset_carry: got None, expected a carry, since a plain": partial(
+            plain, carry, reset=MARKS
+        ),
+        "ValueError: reset_carry: got float64[2,4], expected float64[3,4], as the carry": partial(
+            plain, carry, reset=MARKS, reset_carry=array(2, H)
+        ),
+        "ValueError: mask: got the batch axes (3,), ...; carry['n'] is int64[]": partial(
+            plain, counting, mask=MARKS
+        ),
+        "ValueError: mask: got [5, 2], expected axes that all floats of xs begin with": partial(
+            plain, array(2, H), mask=MARKS[:, :2]
+        ),
+        "TypeError: key: got int, expected a key": unrolled(XS, cell=NOISY, key=3),
+        "TypeError: key: got float64[2], expected a key": unrolled(XS, cell=NOISY, key=array(2)),
+        "ValueError: key: got a key, expected None, since nothing in the cell draws": unrolled(
+            XS, key=array(2, dtype=np.uint32)
+        ),
+    }.items()
+
+
+def wrong_networks():
+    x = array(B, I)
+    both = jaxrnn.bidirectional(GRU)
+    narrow = jaxrnn.residual(GRU)
+    unnet = partial(unrolled, cell=NET)
+    yield from {
+        "ValueError: parts: got none, expected at least one": jaxrnn.stacked,
+        "TypeError: parts[1]: got int, expected a Cell, Layer or Network": partial(
+            jaxrnn.stacked, GRU, 3
+        ),
+        "TypeError: forward: got function, expected a Cell": partial(jaxrnn.bidirectional, array),
+        "TypeError: backward: got int, expected a Cell": partial(jaxrnn.bidirectional, GRU, 3),
+        "TypeError: merge: got 'sum' of type str, expected a func": partial(
+            jaxrnn.bidirectional, GRU, merge="sum"
+        ),
+        "TypeError: part: got NoneType, expected a Cell, Layer or": partial(jaxrnn.residual, None),
+        "TypeError: params: got dict, expected a tuple of 2, one a part": unnet(
+            XS, params=GRU_PARAMS
+        ),
+        "TypeError: params: got a tuple of 1, expected a tuple of 2": unnet(
+            XS, params=NET_PARAMS[:1]
+        ),
+        "ValueError: xs: got float64[3,4], expected a last axis of size 2 for lstm": unnet(
+            XS, params=(GRU_PARAMS, LSTM_PARAMS)
+        ),
+        "TypeError: carry: got the tree ..., expected PyTreeDef((*, ": unnet(
+            XS, params=NET_PARAMS, carry=CARRY
+        ),
+        "TypeError: carry: got float64[3,4], expected a tuple of 2": partial(
+            NET, NET_PARAMS, array(B, H), x
+        ),
+        "TypeError: step: got a bidirectional network, expected one that runs forw": partial(
+            jaxrnn.bptt, both, None, None, XS
+        ),
+        "ValueError: part: got outputs float64[5,3,4], expected the shape of": unrolled(
+            XS, cell=narrow, params=GRU_PARAMS
+        ),
+        "TypeError: carry: got that of a residual network, which does not tell": partial(
+            narrow.output, GRU_PARAMS, array(B, H)
+        ),
+        "ValueError: carry: got that of Layers alone": partial(
+            jaxrnn.stacked(jaxrnn.readout(2)).output, ({},), ((),)
+        ),
+        "ValueError: input_size: got 0, expected an int": partial(NET.init, None, 0),
+    }.items()
+
+
+def wrong_transforms():
+    for make in (jaxrnn.zoneout, jaxrnn.candidate_dropout):
+        yield "TypeError: cell: got function, expected a Cell", partial(make, array, 0.1)
+    for name, make in {
+        "rate": jaxrnn.dropout,
+        "inputs": lambda rate: jaxrnn.variational(GRU, inputs=rate),
+        "state": lambda rate: jaxrnn.variational(GRU, state=rate),
+    }.items():
+        for rate in (-0.1, 1, 1.5, float("nan")):
+            message = f"ValueError: {name}: got {float(rate)}, expected a rate in [0, 1)"
+            yield message, partial(make, rate)
+        yield f"TypeError: {name}: got '0.5' of type str, expected a number", partial(make, "0.5")
+    of_lstm = jaxrnn.zoneout(GRU, LSTMCarry(0.1, 0.1))
+    memory_less = jaxrnn.candidate_dropout(ELMAN, 0.5)
+    key = array(2, dtype=np.uint32)
+    yield from {
+        "ValueError: rate: got 1.0, expected a rate in [0, 1)": partial(
+            jaxrnn.zoneout, LSTM, LSTMCarry(0.1, 1.0)
+        ),
+        "TypeError: rate: got the tree ...LSTMCarry..., expected PyTreeDef(*)": unrolled(
+            XS, cell=of_lstm
+        ),
+        "ValueError: cell: got one without a candidate, expected one such as": unrolled(
+            XS, cell=memory_less, params=weights(1), key=key
+        ),
+        "TypeError: step: got 3 of type int, expected a function": partial(jaxrnn.masked, 3),
+        "TypeError: step: got None of type NoneType, expected a fu": partial(
+            jaxrnn.restarted, None
+        ),
+        "TypeError: learned: got 1 of type int, expected a bool": partial(
+            jaxrnn.restarted, GRU, learned=1
+        ),
+        "TypeError: feedback: got 'sample' of type str, expected a func": partial(
+            jaxrnn.fed_back, GRU, "sample"
+        ),
+    }.items()
+
+
 TABLE = [
     pytest.param(*row[:2], id=", ".join(reversed((row[0], *row[2:]))))
     for rows in (
@@ -305,6 +463,9 @@ TABLE = [
         wrong_layers,
         wrong_losses,
         wrong_training,
+        wrong_marks,
+        wrong_networks,
+        wrong_transforms,
     )
     for row in rows()
 ]

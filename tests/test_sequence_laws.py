@@ -1,0 +1,360 @@
+"""Masks, resets and directions against a Python loop over single rows without padding, float64."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from reference import distance
+
+import jaxrnn
+from jaxrnn.types import cuts_of
+
+VALUES, GRADIENTS = 1e-13, 1e-12
+T, B, I, H = 6, 3, 2, 4
+
+CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
+
+
+class Options(NamedTuple):
+    """What is asked of `unroll` beside the arrays."""
+
+    masked: bool = True
+    resets: bool = True
+    learned: bool = False
+    reverse: bool = False
+
+
+def plain(params, carry, x):
+    """No Cell: a leaky sum of inputs, whose carry is a dict."""
+    total = params["decay"] * carry["total"] + jnp.tanh(x @ params["w"])
+    return {"total": total}, total**2
+
+
+@functools.cache
+def problem(name, batch=(B,)):
+    """A step, (params, carry, xs, reset_carry), and random cotangents of its outputs."""
+    rng = np.random.default_rng(0)
+
+    def noise(like):
+        return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), like)
+
+    with jax.enable_x64(True):
+        if name == "plain":
+            step, carry = plain, {"total": jnp.zeros((*batch, H))}
+            params = {"decay": jnp.asarray(0.8), "w": noise(jnp.zeros((I, H)))}
+        else:
+            step = CELLS[name](H)
+            carry = step.carry(batch, jnp.float64)
+            params = step.init(jax.random.key(0), I, jnp.float64)
+            params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
+        args = params, noise(carry), noise(jnp.zeros((T, *batch, I))), noise(carry)
+        last, y = jax.eval_shape(step, params, carry, args[2][0])
+        v = noise((last, jax.ShapeDtypeStruct((T, *y.shape), y.dtype)))
+    return step, args, v
+
+
+def row_by_row(step, args, mask, reset, *, options, cut_before=lambda s: False):
+    """What `unroll` has to give: every row alone, its masked steps left out, its resets obeyed.
+
+    `cut_before(s)` says where a truncated loop cuts; s counts the steps of the array as they run.
+    """
+    params, carry, xs, start = args
+    if not options.learned:
+        start = jax.tree.map(jnp.zeros_like, carry)
+    lasts, rows = [], []
+    for row in range(xs.shape[1]):
+        c = jax.tree.map(lambda x, row=row: x[row], carry)
+        zero = jax.tree.map(lambda x, row=row: x[row], start)
+        times = range(T)[::-1] if options.reverse else range(T)
+        ys = {}
+        for s, t in enumerate(times):
+            c = jax.tree.map(lax.stop_gradient, c) if cut_before(s) else c
+            border = t + 1 if options.reverse else t
+            if options.resets and border < T and reset[border, row]:
+                c = zero
+            if mask[t, row] or not options.masked:
+                c, ys[t] = step(params, c, xs[t, row])
+            else:
+                ys[t] = None
+        like = jax.eval_shape(step, params, c, xs[0, row])[1]
+        nothing = jnp.zeros(like.shape, like.dtype)
+        rows.append(jnp.stack([nothing if ys[t] is None else ys[t] for t in range(T)]))
+        lasts.append(c)
+    return jax.tree.map(lambda *cs: jnp.stack(cs), *lasts), jnp.stack(rows, axis=1)
+
+
+def unrolled(step, args, mask, reset, *, options, loop):
+    """`unroll`, with NaN in the padding."""
+    params, carry, xs, start = args
+    keywords = {}
+    if options.masked:
+        keywords["mask"] = mask
+        xs = jnp.where(mask[..., None], xs, jnp.nan)
+    if options.resets:
+        keywords["reset"] = reset
+        if options.learned:
+            keywords["reset_carry"] = start
+        elif step is plain:
+            keywords["reset_carry"] = jax.tree.map(jnp.zeros_like, carry)
+    return jaxrnn.unroll(step, params, xs, carry, loop=loop, reverse=options.reverse, **keywords)
+
+
+def with_gradient(run, v):
+    """Outputs, and the gradient of their product with v for all arguments."""
+
+    def value(args, mask, reset):
+        outputs = run(args, mask, reset)
+        pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
+        return sum(jnp.real(jnp.sum(a * b)) for a, b in pairs), outputs
+
+    return jax.grad(value, has_aux=True)
+
+
+@functools.cache
+def ours(name, loop_name, options):
+    """Compiled once for all patterns."""
+    step, _, v = problem(name)
+    run = functools.partial(unrolled, step, options=options, loop=LOOPS[loop_name])
+    return jax.jit(with_gradient(run, v))
+
+
+def assert_equal_to_rows(name, loop_name, options, mask, reset):
+    step, args, v = problem(name)
+    cut_before = cuts_of(LOOPS[loop_name]) or (lambda s: False)
+    reference = functools.partial(row_by_row, step, options=options, cut_before=cut_before)
+    wanted, outputs = with_gradient(reference, v)(args, mask, reset)
+    got, got_outputs = ours(name, loop_name, options)(args, mask, reset)
+    assert distance(got_outputs, outputs) < VALUES
+    assert distance(got, wanted) < GRADIENTS
+    silent = np.asarray(~mask) if options.masked else np.zeros((T, B), bool)
+    assert not np.any(np.asarray(got_outputs[1])[silent])
+    assert not np.any(np.asarray(got[2])[silent])
+
+
+def pattern(chance, seed=0):
+    return np.random.default_rng(seed).random((T, B)) < chance
+
+
+ALL = [
+    Options(resets=False),
+    Options(masked=False),
+    Options(),
+    Options(learned=True),
+    Options(reverse=True),
+    Options(learned=True, reverse=True),
+]
+
+
+def title(options):
+    return "-".join(name for name, on in options._asdict().items() if on)
+
+
+@pytest.mark.parametrize("options", ALL, ids=title)
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_rows_of_every_loop_equal_rows_alone(loop_name, options):
+    assert_equal_to_rows("lstm", loop_name, options, pattern(0.6), pattern(0.3, seed=1))
+
+
+@pytest.mark.parametrize("name", [*CELLS, "plain"])
+def test_rows_of_every_cell_equal_rows_alone(name):
+    assert_equal_to_rows(name, "bptt", Options(learned=True), pattern(0.6), pattern(0.3, seed=1))
+
+
+patterns = st.lists(st.booleans(), min_size=T * B, max_size=T * B).map(
+    lambda marks: np.reshape(marks, (T, B))
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    mask=patterns,
+    reset=patterns,
+    name=st.sampled_from(["gru", "plain"]),
+    loop_name=st.sampled_from(["bptt", "truncated:4"]),
+    reverse=st.booleans(),
+)
+def test_drawn_patterns(mask, reset, name, loop_name, reverse):
+    options = Options(learned=name == "plain", reverse=reverse)
+    assert_equal_to_rows(name, loop_name, options, mask, reset)
+
+
+@pytest.mark.parametrize("options", [Options(), Options(reverse=True)], ids=title)
+def test_rows_that_are_all_padding_hand_their_carry_on(options):
+    mask = pattern(0.6) & np.array([True, False, True])
+    step, args, _ = problem("lstm")
+    last, ys = unrolled(
+        step, args, mask, None, options=options._replace(resets=False), loop=jaxrnn.bptt
+    )
+    assert distance(last.h[1], args[1].h[1]) == 0
+    assert not np.any(ys[:, 1])
+    assert_equal_to_rows("lstm", "bptt", options, mask, pattern(0.3))
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
+def test_any_number_of_batch_axes(batch):
+    step, (params, carry, xs, start), _ = problem("gru", batch)
+    rng = np.random.default_rng(0)
+    mask, reset = (jnp.asarray(rng.random((T, *batch)) < chance) for chance in (0.6, 0.3))
+    flat = (np.reshape(x, (T, -1, *x.shape[1 + len(batch) :])) for x in (xs, mask, reset))
+    flat_xs, flat_mask, flat_reset = flat
+    last, ys = jaxrnn.unroll(step, params, xs, carry, mask=mask, reset=reset, reset_carry=start)
+    flat_last, flat_ys = jaxrnn.unroll(
+        step,
+        params,
+        flat_xs,
+        np.reshape(carry, (-1, H)),
+        mask=flat_mask,
+        reset=flat_reset,
+        reset_carry=np.reshape(start, (-1, H)),
+    )
+    assert distance(last, np.reshape(flat_last, last.shape)) < VALUES
+    assert distance(ys, np.reshape(flat_ys, ys.shape)) < VALUES
+
+
+def test_lengths_are_a_mask():
+    step, (params, carry, xs, _), _ = problem("lstm")
+    lengths = np.array([0, 4, T], np.uint8)
+    mask = np.arange(T)[:, None] < lengths
+    assert np.array_equal(jaxrnn.mask_of_lengths(lengths, T), mask)
+    by_lengths = jaxrnn.unroll(step, params, xs, carry, lengths=lengths)
+    assert distance(by_lengths, jaxrnn.unroll(step, params, xs, carry, mask=mask)) == 0
+    last = step.output(params, by_lengths[0])
+    assert (
+        distance(last[1:], np.stack([by_lengths[1][n - 1, row] for row, n in ((1, 4), (2, T))]))
+        == 0
+    )
+
+
+def test_traced_lengths_are_clipped():
+    mask = jax.jit(jaxrnn.mask_of_lengths, static_argnums=1)(jnp.array([-3, 2, 99]), T)
+    assert np.array_equal(mask, np.arange(T)[:, None] < np.array([0, 2, T]))
+
+
+def test_a_reset_is_the_beginning_of_another_sequence():
+    step, (params, carry, xs, _), _ = problem("lstm")
+    reset = np.zeros((T, B), bool)
+    reset[4] = True
+    last, ys = jaxrnn.unroll(step, params, xs, carry, reset=reset)
+    _, first = jaxrnn.unroll(step, params, xs[:4], carry)
+    second = jaxrnn.unroll(step, params, xs[4:])
+    assert distance((last, ys), (second[0], jnp.concatenate([first, second[1]]))) < VALUES
+
+
+@pytest.mark.parametrize("name", ["gru", "plain"])
+def test_nothing_of_a_nan_crosses_a_reset(name):
+    step, (params, carry, xs, start), _ = problem(name)
+    reset = np.zeros((T, B), bool)
+    reset[0] = True
+
+    def value(params, xs, carry):
+        keywords = {"reset": reset, "reset_carry": start}
+        return jnp.sum(jaxrnn.unroll(step, params, xs, carry, **keywords)[1])
+
+    nan = jax.tree.map(lambda c: c * jnp.nan, carry)
+    total, grads = jax.value_and_grad(value, argnums=(0, 1, 2))(params, xs, nan)
+    assert np.isfinite(total)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
+    assert not any(np.any(g) for g in jax.tree.leaves(grads[2]))
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_two_halves_equal_the_whole_with_masks_and_resets(loop_name):
+    step, (params, carry, xs, start), _ = problem("lstm")
+    mask, reset = jnp.asarray(pattern(0.6)), jnp.asarray(pattern(0.3, seed=1)).at[3].set(True)
+    run = jax.jit(
+        lambda xs, carry, mask, reset: jaxrnn.unroll(
+            step,
+            params,
+            xs,
+            carry,
+            mask=mask,
+            reset=reset,
+            reset_carry=start,
+            loop=LOOPS[loop_name],
+        )
+    )
+    middle, first = run(xs[:3], carry, mask[:3], reset[:3])
+    last, second = run(xs[3:], middle, mask[3:], reset[3:])
+    assert distance((last, jnp.concatenate([first, second])), run(xs, carry, mask, reset)) < VALUES
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_gradient_of_a_gradient_and_vmap_under_masks_and_resets(loop_name):
+    """Against `scan`, whose way through the masks is checked above."""
+    step, (params, carry, xs, start), _ = problem("lstm")
+    mask, reset = jnp.asarray(pattern(0.6)), jnp.asarray(pattern(0.3, seed=1))
+    judge = LOOPS[loop_name]
+    if cuts_of(judge) is None:
+        judge = jaxrnn.scan
+    else:
+        judge = jaxrnn.truncated(5 if "5" in loop_name else 4, loop=jaxrnn.scan)
+
+    def of_a_row(loop, args, mask, reset):
+        def value(args):
+            params, carry, xs, start = args
+            last, ys = jaxrnn.unroll(
+                step, params, xs, carry, mask=mask, reset=reset, reset_carry=start, loop=loop
+            )
+            return jnp.sum(jnp.sin(ys)) + jnp.sum(last.c**3)
+
+        def slope(args):
+            pairs = zip(jax.tree.leaves(jax.grad(value)(args)), jax.tree.leaves(args), strict=True)
+            return sum(jnp.vdot(g, jnp.cos(x)) for g, x in pairs)
+
+        return jax.grad(value)(args), jax.grad(slope)(args)
+
+    def mapped(loop):
+        rows = jax.vmap(functools.partial(of_a_row, loop), in_axes=((None, 0, 1, 0), 1, 1))
+        return jax.jit(rows)((params, carry, xs, start), mask, reset)
+
+    assert distance(mapped(LOOPS[loop_name]), mapped(judge)) < GRADIENTS
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_no_step_and_one(length):
+    step, (params, carry, xs, start), _ = problem("lstm")
+    mask, reset = pattern(0.5)[:length], pattern(0.5, seed=1)[:length]
+
+    def outputs(loop, reverse):
+        def value(args):
+            params, carry, xs, start = args
+            keywords = {"mask": mask, "reset": reset, "reset_carry": start, "reverse": reverse}
+            last, ys = jaxrnn.unroll(step, params, xs, carry, loop=loop, **keywords)
+            return jnp.sum(last.h) + jnp.sum(ys), (last, ys)
+
+        return jax.grad(value, has_aux=True)((params, carry, xs[:length], start))
+
+    for reverse in (False, True):
+        grads, (last, ys) = outputs(jaxrnn.bptt, reverse)
+        assert ys.shape == (length, B, H)
+        assert distance((grads, last, ys), outputs(jaxrnn.scan, reverse)) < GRADIENTS
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_dtypes_are_kept_under_masks_and_resets(dtype):
+    step, args, _ = problem("gru")
+    params, carry, xs, start = jax.tree.map(lambda x: x.astype(dtype), args)
+
+    def value(params, xs):
+        keywords = {"mask": pattern(0.6), "reset": pattern(0.3), "reset_carry": start}
+        last, ys = jaxrnn.unroll(step, params, xs, carry, **keywords)
+        return jnp.sum(ys) + jnp.sum(last)
+
+    result = jax.value_and_grad(value, argnums=(0, 1))(params, xs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
+
+
+def test_patterns_are_data_and_compile_nothing_anew():
+    step, args, _ = problem("gru")
+    run = jax.jit(
+        functools.partial(unrolled, step, options=Options(learned=True), loop=jaxrnn.bptt)
+    )
+    for seed in range(3):
+        run(args, jnp.asarray(pattern(0.6, seed)), jnp.asarray(pattern(0.3, seed)))
+    assert run._cache_size() == 1

@@ -1,0 +1,76 @@
+"""`masked` and `restarted` as steps of their own, and their certificates."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import distance
+
+import jaxrnn
+from jaxrnn import Masked, Restarted, Restarting, masked, restarted
+
+T, B, I, H = 6, 3, 2, 4
+
+
+def problem(cell):
+    rng = np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape), params)
+    carry = jax.tree.map(lambda c: jnp.asarray(rng.standard_normal(c.shape)), cell.carry((B,)))
+    xs = jnp.asarray(rng.standard_normal((T, B, I)))
+    mask, reset = (jnp.asarray(rng.random((T, B)) < chance) for chance in (0.6, 0.3))
+    return params, carry, xs, mask, reset
+
+
+def both(cell):
+    """The cell with masks and learned resets, and arguments."""
+    params, carry, xs, mask, reset = problem(cell)
+    start = jax.tree.map(jnp.cos, carry)
+    step = restarted(masked(cell), learned=True)
+    return step, Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
+
+
+@pytest.mark.parametrize("loop_name", [name for name, _ in jaxrnn.LOOPS])
+def test_a_cell_with_masks_and_resets_has_a_certificate(loop_name):
+    certificate = jaxrnn.certify(*both(jaxrnn.lstm(H)), loop=dict(jaxrnn.LOOPS)[loop_name])
+    assert certificate.ok, str(certificate)
+    arrays = {row.array for row in certificate.rows}
+    assert {"params.carry.h", "params.carry.c", "params.params['w_h']", "xs.xs.xs"} < arrays
+    if loop_name == "bptt":
+        assert {row.path for row in certificate.rows} == {"by hand"}
+
+
+@pytest.mark.parametrize("transform", [masked, restarted])
+def test_a_cell_without_an_adjoint_stays_one(transform):
+    cell = jaxrnn.gru(H)
+    plain = dataclasses.replace(cell, adjoint=None, gather=None)
+    assert transform(plain).adjoint is None
+
+
+def test_steps_can_be_streamed():
+    step, params, carry, xs = both(jaxrnn.lstm(H))
+    last, ys = jaxrnn.bptt(step, params, carry, xs)
+    for t in range(T):
+        carry, y = step(params, carry, jax.tree.map(lambda x, t=t: x[t], xs))
+        assert distance(y, ys[t]) < 1e-13
+    assert distance(carry, last) < 1e-13
+
+
+def test_equal_cells_give_the_same_cell():
+    assert masked(jaxrnn.gru(3)) is masked(jaxrnn.gru(3))
+    assert restarted(jaxrnn.gru(3)) is not restarted(jaxrnn.gru(3), learned=True)
+
+
+def test_without_learned_no_gradient_is_kept_for_the_start():
+    cell = jaxrnn.gru(H)
+    params, carry, xs, _, reset = problem(cell)
+
+    def kept(learned):
+        step = restarted(cell, learned=learned)
+        run = jax.grad(lambda p: jnp.sum(jaxrnn.bptt(step, p, carry, Restarted(xs, reset))[1]))
+        return str(jax.make_jaxpr(run)(Restarting(params, carry)))
+
+    count = {learned: kept(learned).count(f"f64[{T},{B},{H}]") for learned in (True, False)}
+    assert count[False] < count[True]
