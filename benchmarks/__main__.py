@@ -1,4 +1,4 @@
-"""Run the measurements: `python -m benchmarks [speed] [--quick] [--json FILE]`."""
+"""Run the measurements: `python -m benchmarks [speed|marks] [--quick] [--json FILE]`."""
 
 import argparse
 import importlib.metadata
@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import tqdm
 
-from benchmarks import speed
+from benchmarks import compare, marks, speed
 from benchmarks.problems import QUICK_SHAPES, SHAPES
+
+QUESTIONS = {"speed": speed.QUESTION, "marks": marks.QUESTION}
 
 
 def machine() -> dict[str, Any]:
@@ -39,18 +41,20 @@ def _processor() -> str:
 def main() -> None:
     """Measure, print the table, and keep every sample where `--json` says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("question", nargs="?", choices=["speed"], default="speed")
+    parser.add_argument("question", nargs="?", choices=[*QUESTIONS], default="speed")
     parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
     parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
     options = parser.parse_args()
     shapes, seconds = (QUICK_SHAPES, 0.2) if options.quick else (SHAPES, 3.0)
+    question = QUESTIONS[options.question]
     measured = [
-        speed.measure(cell_name, shape, seconds)
-        for cell_name, shape in tqdm.tqdm(speed.rows(shapes), desc="speed", unit="row")
+        compare.measure(question, cell_name, shape, seconds)
+        for cell_name, shape in tqdm.tqdm(compare.rows(shapes), desc=options.question, unit="row")
     ]
-    print(speed.table(measured))
+    print(compare.table(question, measured))
     if options.json:
-        result = {"machine": machine(), "summary": speed.summary(measured), "rows": measured}
+        summary = compare.summary(question, measured)
+        result = {"machine": machine(), "summary": summary, "rows": measured}
         options.json.write_text(json.dumps(result) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What is measured: cells, shapes, and the gradient of a mean-square loss under a loop."""
+"""What is measured: cells, shapes, and the gradient of a mean-square loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,12 +52,15 @@ def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
     return Problem(cell, STEPS[cell_name], (params, cell.carry((shape.B,), dtype), xs), targets)
 
 
-def gradient(problem: Problem, loop: jaxrnn.Loop, step: jaxrnn.Step) -> jax.stages.Compiled:
-    """Compiled value and gradient of mean (y - target)² for params, carry and inputs."""
+def gradient(problem: Problem, run: Callable[..., Any], *more: Any) -> jax.stages.Compiled:
+    """Compiled value and gradient of mean (y - target)² for params, carry and inputs.
 
-    def loss(params: Any, carry: Any, xs: Any) -> Any:
-        _, ys = loop(step, params, carry, xs)
+    `run(params, carry, xs, *more) -> (carry, ys)`.
+    """
+
+    def loss(params: Any, carry: Any, xs: Any, *more: Any) -> Any:
+        _, ys = run(params, carry, xs, *more)
         return jnp.mean((ys - problem.targets) ** 2)
 
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return jax.jit(grad).lower(*problem.args).compile()
+    return jax.jit(grad).lower(*problem.args, *more).compile()
