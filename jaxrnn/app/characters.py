@@ -1,6 +1,7 @@
 """The character model, embedding -> cell -> readout, many-to-many, and what one does with it."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -99,16 +100,14 @@ def generate(
     They are drawn from softmax(logits / temperature): below 1 the likely become likelier.
     """
 
-    @jax.jit
-    def advance(carry: Carry, token: Array, key: jax.Array) -> tuple[Carry, jax.Array, jax.Array]:
-        carry, logits = model.step(params, carry, token)
-        key, key_t = jax.random.split(key)
+    def sampled(logits: jax.Array, key: jax.Array) -> jax.Array:
         logits = (logits - jnp.max(logits)) / temperature
-        return carry, jax.random.categorical(key_t, logits).astype(jnp.int32), key
+        return jax.random.categorical(key, logits).astype(jnp.int32)
 
+    advance = jax.jit(jaxrnn.fed_back(model.step, sampled))
     carry = model.carry()
-    for token in prompt:
-        carry, drawn, key = advance(carry, token, key)
-    while True:
+    for count, token in enumerate(prompt):
+        (carry, drawn), _ = advance(params, (carry, token), jax.random.fold_in(key, count))
+    for count in itertools.count(len(prompt)):
         yield int(drawn)
-        carry, drawn, key = advance(carry, drawn, key)
+        (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))

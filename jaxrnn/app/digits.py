@@ -1,4 +1,7 @@
-"""`jaxrnn train digits`: handwritten digits, read pixel by pixel and named at the end."""
+"""`jaxrnn train digits`: handwritten digits, read to the last inked pixel and named there.
+
+The rows of a batch have lengths of their own: nothing follows the last ink but padding.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -26,10 +29,12 @@ class Digits(NamedTuple):
 
     Fields:
         pixels: `(64, B, 1)`, row after row, from 0 to 1.
+        lengths: `(B,)`, how many pixels there are up to the last one with ink.
         labels: `(B,)`, from 0 to 9.
     """
 
     pixels: np.ndarray
+    lengths: np.ndarray
     labels: np.ndarray
 
 
@@ -38,7 +43,7 @@ class DigitModel(NamedTuple):
 
     Fields:
         init: `key -> params`.
-        logits: `(params, pixels (T, B, 1), loop=bptt) -> (B, 10)`.
+        logits: `(params, pixels (T, B, 1), lengths (B,), loop=bptt) -> (B, 10)`.
     """
 
     init: Callable[[jax.Array], Params]
@@ -79,7 +84,7 @@ def load() -> tuple[Digits, Digits]:
 
 
 def digit_model(cell_name: str, hidden_size: int) -> DigitModel:
-    """Cell -> readout of the last state, its params a dict of `cell` and `readout`."""
+    """Cell -> readout of each row's last state, its params a dict of `cell` and `readout`."""
     cell, readout = cell_named(cell_name, hidden_size), jaxrnn.readout(CLASSES)
 
     def init(key: jax.Array) -> Params:
@@ -89,8 +94,10 @@ def digit_model(cell_name: str, hidden_size: int) -> DigitModel:
             "readout": readout.init(key_readout, hidden_size),
         }
 
-    def logits(params: Params, pixels: Array, loop: Loop = jaxrnn.bptt) -> jax.Array:
-        carry, _ = jaxrnn.unroll(cell, params["cell"], pixels, loop=loop)
+    def logits(
+        params: Params, pixels: Array, lengths: Array, loop: Loop = jaxrnn.bptt
+    ) -> jax.Array:
+        carry, _ = jaxrnn.unroll(cell, params["cell"], pixels, lengths=lengths, loop=loop)
         return readout.apply(params["readout"], cell.output(params["cell"], carry))
 
     return DigitModel(init, logits)
@@ -100,7 +107,7 @@ def score(
     model: DigitModel, params: Params, digits: Digits, loop: Loop = jaxrnn.bptt
 ) -> tuple[jax.Array, jax.Array]:
     """The mean of -log p(label | pixels), in nats, and the share of digits read right."""
-    logits = model.logits(params, digits.pixels, loop)
+    logits = model.logits(params, digits.pixels, digits.lengths, loop)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, digits.labels)
     return jnp.mean(nats), jnp.mean(jnp.argmax(logits, axis=-1) == digits.labels)
 
@@ -123,7 +130,7 @@ def _passes(digits: Digits, batch_size: int, draws: np.random.Generator) -> Iter
         order = draws.permutation(count)
         for start in range(0, count - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
-            yield Digits(digits.pixels[:, chosen], digits.labels[chosen])
+            yield Digits(digits.pixels[:, chosen], digits.lengths[chosen], digits.labels[chosen])
 
 
 def _task(model: DigitModel, digits: Digits, options: run.Options) -> training.Task:
@@ -150,4 +157,5 @@ def _task(model: DigitModel, digits: Digits, options: run.Options) -> training.T
 def _digits(images: np.ndarray, labels: np.ndarray) -> Digits:
     """Images `(B, 64)` as scikit-learn has them, as sequences."""
     pixels = images.T[..., None] / BRIGHTEST
-    return Digits(pixels.astype(np.float32), labels.astype(np.int32))
+    lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
+    return Digits(pixels.astype(np.float32), lengths.astype(np.int32), labels.astype(np.int32))

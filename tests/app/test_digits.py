@@ -27,13 +27,21 @@ def test_the_parts_are_all_digits_and_none_is_in_both():
     assert np.bincount(held_out.labels).min() >= 34
 
 
+def test_lengths_reach_to_the_last_ink():
+    for part in digits.load():
+        for row, length in enumerate(part.lengths):
+            assert part.pixels[length - 1, row, 0] > 0
+            assert not np.any(part.pixels[length:, row])
+        assert len(np.unique(part.lengths)) > 3
+
+
 def test_the_parts_are_always_the_same():
     for one, again in zip(digits.load(), digits.load(), strict=True):
         np.testing.assert_array_equal(one.pixels, again.pixels)
 
 
 def test_a_pass_takes_every_digit_once_in_a_new_order():
-    part = digits.Digits(np.arange(20.0).reshape(2, 10, 1), np.arange(10))
+    part = digits.Digits(np.arange(20.0).reshape(2, 10, 1), np.arange(10), np.arange(10))
     batches = digits.batches(part, batch_size=5, seed=0)
     passes = [np.concatenate([next(batches).labels for _ in range(2)]) for _ in range(2)]
     for order in passes:
@@ -41,30 +49,33 @@ def test_a_pass_takes_every_digit_once_in_a_new_order():
     assert list(passes[0]) != list(passes[1])
     batch = next(batches)
     np.testing.assert_array_equal(batch.pixels[0, :, 0], batch.labels)
+    np.testing.assert_array_equal(batch.lengths, batch.labels)
 
 
 def test_a_batch_of_more_digits_than_there_are_is_refused():
-    part = digits.Digits(np.zeros((2, 10, 1)), np.arange(10))
+    part = digits.Digits(np.zeros((2, 10, 1)), np.full(10, 2), np.arange(10))
     with pytest.raises(UserError, match="--batch-size: got 11, expected at most 10"):
         digits.batches(part, batch_size=11, seed=0)
 
 
-def test_the_model_reads_the_last_output():
+def test_the_model_reads_the_last_output_of_each_row():
     model = digits.digit_model("lstm", 6)
     params = model.init(jax.random.key(0))
     pixels = np.random.default_rng(0).random((9, 4, 1), np.float32)
+    lengths = np.array([9, 1, 5, 8])
     _, ys = jaxrnn.unroll(jaxrnn.lstm(6), params["cell"], pixels)
-    wanted = jaxrnn.readout(10).apply(params["readout"], ys[-1])
-    np.testing.assert_allclose(model.logits(params, pixels), wanted, rtol=1e-5, atol=1e-6)
+    wanted = jaxrnn.readout(10).apply(params["readout"], ys[lengths - 1, np.arange(4)])
+    got = model.logits(params, pixels, lengths)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
     assert np.std(wanted) > 0.01
 
 
 def test_a_score_is_the_cross_entropy_and_the_share_of_right_answers():
-    def logits(params, pixels, loop):
+    def logits(params, pixels, lengths, loop):
         return np.log(np.float32([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
 
     model = digits.DigitModel(init=lambda key: {}, logits=logits)
-    part = digits.Digits(np.zeros((1, 3, 1), np.float32), np.int32([0, 1, 2]))
+    part = digits.Digits(np.zeros((1, 3, 1), np.float32), np.ones(3), np.int32([0, 1, 2]))
     nats, accuracy = digits.score(model, {}, part)
     assert float(nats) == pytest.approx(-np.log([0.7, 0.2, 0.6]).mean(), rel=1e-5)
     assert float(accuracy) == pytest.approx(2 / 3)
