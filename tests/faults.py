@@ -4,7 +4,8 @@
     python tests/faults.py lstm       # those whose name or file contains "lstm"
 
 A backward fault has to turn both the certificate and the laws red, a forward fault the comparison
-with NumPy. Exits 1 if any fault goes unseen. About ten seconds a fault.
+with NumPy, a fault in what is built around cells and loops the test that stands beside it. Exits 1
+if any fault goes unseen. About ten seconds a fault.
 """
 
 import os
@@ -48,18 +49,24 @@ def moved_cut(name: str, k1: str) -> Fault:
 BACKWARD = (
     fault("sign in the slope", ELMAN, "(1 - h_t * h_t)", "(1 + h_t * h_t)", "elman"),
     fault("slope left out", ELMAN, "d_h * (1 - h_t * h_t)", "d_h * 1", "elman"),
-    fault("kernel transposed", ELMAN, "delta @ w.w_h_t, delta", "delta @ w.w_h, delta", "elman"),
-    fault("h_t for h_{t-1}", ELMAN, "product(hs_tm1, deltas)", "product(hs, deltas)", "elman"),
+    fault(
+        "kernel transposed",
+        ELMAN,
+        "parts.product_adjoint(delta, w), delta",
+        "delta @ w.w, delta",
+        "elman",
+    ),
+    fault("h_t for h_{t-1}", ELMAN, "gathered(hs_tm1, deltas", "gathered(hs, deltas", "elman"),
     fault("slope elsewhere", ELMAN, "saved.a)[1]", "0 * saved.a)[1]", "elman_softplus"),
-    fault("sign of δ_z", GRU, "d_h * (h_tm1 - n)", "d_h * (n - h_tm1)", "gru"),
-    fault("sign of δ_n", GRU, "d_h * (1 - z) *", "d_h * (z - 1) *", "gru"),
+    fault("sign of δ_z", GRU, "d_h * (h_tm1 - parts", "-d_h * (h_tm1 - parts", "gru"),
+    fault("sign of δ_n", GRU, "(d_h * (1 - z), x.keep)", "(d_h * (z - 1), x.keep)", "gru"),
     fault("sign of δ_r", GRU, "delta_n * q * r * (1 - r)", "delta_n * q * r * (r - 1)", "gru"),
     fault("δ_r without q", GRU, "delta_n * q * r", "delta_n * r", "gru"),
     fault(
         "λ z left out",
         GRU,
-        f"d_h * z + parts.join_gates{JOINED}",
-        f"parts.join_gates{JOINED}",
+        "d_h * z + parts.product_adjoint(delta, w.h)",
+        "parts.product_adjoint(delta, w.h)",
         "gru",
     ),
     fault("δ_n without r", GRU, JOINED, "(delta_r, delta_z, delta_n)", "gru"),
@@ -67,18 +74,18 @@ BACKWARD = (
     fault(
         "h_t for h_{t-1}",
         GRU,
-        "product(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q",
-        "product(hs, parts.join_gates(deltas.r, deltas.z, d_q",
+        "gathered(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q",
+        "gathered(hs, parts.join_gates(deltas.r, deltas.z, d_q",
         "gru",
     ),
     fault("∂b_n without r", GRU, "parts.summed(d_q)", "parts.summed(deltas.n)", "gru"),
-    fault(
-        "kernel turned", GRU, 'params["w_h"].T, params', 'params["w_h"].T[:, ::-1], params', "gru"
-    ),
+    fault("kernel turned", PARTS, "return Kernel(w, w.T)", "return Kernel(w, w.T[:, ::-1])", "gru"),
     fault("u r left out", GRU, "d_h * z + u * r +", "d_h * z +", BEFORE),
     fault("sign of δ_r", GRU, "u * h_tm1 * r * (1 - r)", "u * h_tm1 * r * (r - 1)", BEFORE),
-    fault("kernel transposed", GRU, "delta_n @ w.w_n_t", "delta_n @ w.w_n", BEFORE),
-    fault("gather without r", GRU, "product(saved.r * hs_tm1", "product(hs_tm1", BEFORE),
+    fault(
+        "kernel transposed", GRU, "parts.product_adjoint(delta_n, w.n)", "delta_n @ w.n.w", BEFORE
+    ),
+    fault("gather without r", GRU, "gathered(saved.r * hs_tm1", "gathered(hs_tm1", BEFORE),
     fault("sign of δ_i", LSTM, "d_c * g * i * (1 - i)", "d_c * g * i * (i - 1)", "lstm"),
     fault("sign of δ_f", LSTM, "c * f * (1 - f)", "c * f * (f - 1)", "lstm"),
     fault("sign of δ_g", LSTM, "i * (1 - g * g)", "i * (g * g - 1)", "lstm"),
@@ -129,19 +136,25 @@ BACKWARD = (
     fault("no cut", TRUNCATED, "lax.stop_gradient(c)", "c", "elman", "truncated:4"),
 )
 FORWARD = (
-    fault("kernel transposed", ELMAN, "h_tm1 @ w.w_h  #", "h_tm1 @ w.w_h_t  #", "elman"),
+    fault("kernel transposed", ELMAN, "parts.product(h_tm1, w)", "h_tm1 @ w.w_t", "elman"),
     fault("input bias left out", PARTS, "plus_bias(xs @ w, b)", "xs @ w", "elman"),
     fault("recurrent bias left out", GRU, "parts.plus_bias(q, w.b_n)", "q", "gru"),
     fault("reset before for after", GRU, "_AFTER if reset_after", "_BEFORE if reset_after", "gru"),
     fault(
         "gates swapped",
         GRU,
-        "sigmoid(x.r + a_r), sigmoid(x.z + a_z), p",
-        "sigmoid(x.z + a_z), sigmoid(x.r + a_r), p",
+        "sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), p",
+        "sigmoid(x.gates.z + a_z), sigmoid(x.gates.r + a_r), p",
         "gru",
     ),
-    fault("z for 1 - z", GRU, "n + z * (h_tm1 - n), GRUA", "h_tm1 + z * (n - h_tm1), GRUA", "gru"),
-    fault("reset after for before", GRU, "(r * h_tm1) @ w.w_n)", "r * (h_tm1 @ w.w_n))", BEFORE),
+    fault("z for 1 - z", GRU, "n + z * (h_tm1 - n)  # (G4)", "h_tm1 + z * (n - h_tm1)", "gru"),
+    fault(
+        "reset after for before",
+        GRU,
+        "parts.product(r * h_tm1, w.n)",
+        "r * parts.product(h_tm1, w.n)",
+        BEFORE,
+    ),
     fault(
         "gates swapped",
         LSTM,
@@ -151,6 +164,195 @@ FORWARD = (
     ),
     fault("tanh of c left out", LSTM, "o * jnp.tanh(c)", "o * c", "lstm"),
     fault("forget gate left out", LSTM, "f * carry_tm1.c + i", "carry_tm1.c + i", "lstm"),
+)
+
+MASKED, RESTARTED, ZONEOUT, NOISE, VARIATIONAL, CANDIDATE, FED_BACK = (
+    f"transforms/{name}.py"
+    for name in (
+        "masked",
+        "restarted",
+        "zoneout",
+        "noise",
+        "variational",
+        "candidate_dropout",
+        "fed_back",
+    )
+)
+SEQUENCE, NETWORKS, LAYERS, TREE = "sequence.py", "networks.py", "layers.py", "tree.py"
+ROWS = "test_sequence_laws.py::test_rows_of_every_cell_equal_rows_alone[lstm]"
+TURNED = "test_sequence_laws.py::test_rows_of_every_loop_equal_rows_alone"
+NOISY = "transforms/test_noise.py::test_one_key_gives_one_result_and_gradient_under_every_loop[bptt"
+DRAWN = "transforms/test_noise.py::test"
+NETS = "test_networks.py::test"
+# Faults in what is built on cells and loops; the last text is the test that has to turn red.
+AROUND = (
+    fault("carry not held", MASKED, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
+    fault(
+        "λ does not pass", MASKED, "tree.where(z.mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS
+    ),
+    fault("δ at held steps", MASKED, "tree.zero_unless(z.mask, d_carry)", "d_carry", ROWS),
+    fault(
+        "NaN let in",
+        MASKED,
+        "cell.project(params, tree.zero_unless(xs.mask, xs.xs))",
+        "cell.project(params, xs.xs)",
+        "transforms/test_marks.py::test_nan_where_the_mask_is_false_reaches_nothing",
+    ),
+    fault(
+        "plain carry not held",
+        MASKED,
+        "tree.where(x.mask, new, carry), y",
+        "new, y",
+        ROWS.replace("lstm", "plain"),
+    ),
+    fault("λ crosses", RESTARTED, "tree.zero_unless(~z.reset, d_carry_tm1)", "d_carry_tm1", ROWS),
+    fault(
+        "adjoint at the old carry",
+        RESTARTED,
+        "carry_tm1 = tree.where(z.reset, w.carry, carry_tm1)\n",
+        "\n",
+        ROWS,
+    ),
+    fault(
+        "gather at the old carry",
+        RESTARTED,
+        "tree.where(zs.reset, starts, carries_tm1)",
+        "carries_tm1",
+        ROWS,
+    ),
+    fault(
+        "start's λ at all steps",
+        RESTARTED,
+        "tree.zero_unless(z.reset, d_carry_tm1) if learned",
+        "d_carry_tm1 if learned",
+        ROWS,
+    ),
+    fault(
+        "reset not turned",
+        SEQUENCE,
+        "jnp.roll(reset, -1, axis=0).at[-1:].set(False)",
+        "reset",
+        f"{TURNED}[bptt-masked-resets-reverse]",
+    ),
+    fault(
+        "reset wraps around",
+        SEQUENCE,
+        ".at[-1:].set(False)",
+        "",
+        f"{TURNED}[bptt-masked-resets-reverse]",
+    ),
+    fault(
+        "reset to the argument",
+        SEQUENCE,
+        "start = step.carry(reset.shape[1:], check.float_dtype(params))",
+        "start = carry",
+        f"{TURNED}[bptt-resets]",
+    ),
+    fault(
+        "outputs not zero",
+        SEQUENCE,
+        "tree.zero_unless(run.mask, ys)  # (3)",
+        "ys",
+        f"{TURNED}[bptt-masked]",
+    ),
+    fault(
+        "NaN let into layers",
+        SEQUENCE,
+        "xs if mask is None else tree.zero_unless(mask, xs)",
+        "xs",
+        f"{NETS}_nan_in_the_padding_reaches_no_layer",
+    ),
+    fault(
+        "lengths off by one",
+        SEQUENCE,
+        " < lengths[None]",
+        " <= lengths[None]",
+        "test_sequence_laws.py::test_lengths_are_a_mask",
+    ),
+    fault(
+        "states one step off",
+        SEQUENCE,
+        "tree.shifted(carry, carries), step",
+        "carries, step",
+        "test_history.py::test_every_gate_of_an_lstm",
+    ),
+    fault(
+        "held for new",
+        ZONEOUT,
+        "mixed(z.hold, nothing, d_carry), mixed(z.hold, d_carry, nothing)",
+        "mixed(z.hold, d_carry, nothing), mixed(z.hold, nothing, d_carry)",
+        f"{NOISY}-zoneout]",
+    ),
+    fault(
+        "adjoint at the mixed carry",
+        ZONEOUT,
+        "z.z, saved.carry, saved.saved, d_new",
+        "z.z, carry_t, saved.saved, d_new",
+        f"{NOISY}-zoneout]",
+    ),
+    fault(
+        "mean turned",
+        ZONEOUT,
+        "p * a + (1 - p) * b",
+        "(1 - p) * a + p * b",
+        f"{DRAWN}_zoneout_without_a_key_takes_the_mean",
+    ),
+    fault(
+        "kept numbers not scaled",
+        NOISE,
+        "1 / (1 - rate), 0",
+        "1.0, 0",
+        f"{DRAWN}_dropout_between_layers",
+    ),
+    fault(
+        "adjoint without keep",
+        PARTS,
+        "scaled(deltas @ k.w_t, k.keep)",
+        "deltas @ k.w_t",
+        f"{NOISY}-variational]",
+    ),
+    fault(
+        "gather without keep",
+        PARTS,
+        "summed_product(scaled(hs, k.keep), deltas)",
+        "summed_product(hs, deltas)",
+        f"{NOISY}-variational]",
+    ),
+    fault(
+        "one key for all parts",
+        SEQUENCE,
+        "jax.random.fold_in(self.key, index)",
+        "self.key",
+        f"{DRAWN}_dropout_between_layers",
+    ),
+    fault(
+        "shortcut left out",
+        NETWORKS,
+        "ys + jnp.asarray(xs, ys.dtype)",
+        "ys",
+        f"{NETS}_a_stack_is_its_parts_one_after_another",
+    ),
+    fault(
+        "directions swapped",
+        NETWORKS,
+        "self.merge(ys, ys_back)",
+        "self.merge(ys_back, ys)",
+        f"{NETS}_both_directions_equal_two_runs_by_hand[concatenated-alone]",
+    ),
+    fault(
+        "second not turned",
+        NETWORKS,
+        "xs, 1, turned=True",
+        "xs, 1, turned=False",
+        f"{NETS}_both_directions_equal_two_runs_by_hand[summed-with both]",
+    ),
+    fault(
+        "input for output",
+        FED_BACK,
+        "(inner, x), Fed(y, x)",
+        "carry, Fed(y, x)",
+        "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
+    ),
 )
 
 CERTIFY = """
@@ -169,13 +371,16 @@ sys.exit(not jaxrnn.certify(cell, *args, loop=dict(jaxrnn.LOOPS)[loop_name]).ok)
 """
 
 
-def law(planted: Fault, forward: bool) -> str:
+def law(planted: Fault, kind: str) -> str:
     """The test that has to turn red."""
-    if forward:
-        return f"forward_equals_the_equations_in_numpy[{planted.cell}]"
+    if kind == "around":
+        return f"tests/{planted.cell}"
+    laws = "tests/test_laws.py::test"
+    if kind == "forward":
+        return f"{laws}_forward_equals_the_equations_in_numpy[{planted.cell}]"
     if planted.cell == "plain":
-        return "contributions_of_single_steps_sum_to_the_gradient[elman]"
-    return f"gradient_equals_autodiff[{planted.loop}-{planted.cell}]"
+        return f"{laws}_contributions_of_single_steps_sum_to_the_gradient[elman]"
+    return f"{laws}_gradient_equals_autodiff[{planted.loop}-{planted.cell}]"
 
 
 def is_red(tree: Path, *command: str) -> bool:
@@ -189,7 +394,7 @@ def is_red(tree: Path, *command: str) -> bool:
     return done.returncode == 1
 
 
-def caught_by(planted: Fault, forward: bool) -> dict[str, bool]:
+def caught_by(planted: Fault, kind: str) -> dict[str, bool]:
     """Plant one fault and ask each judge that has to see it."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
@@ -203,9 +408,9 @@ def caught_by(planted: Fault, forward: bool) -> dict[str, bool]:
                 raise RuntimeError(f"{planted.name}: {old!r} stands {text.count(old)} times")
             text = text.replace(old, new)
         file.write_text(text)
-        tests = f"tests/test_laws.py::test_{law(planted, forward)}"
-        judges = {"laws": is_red(tree, "-m", "pytest", "-x", "-p", "no:cacheprovider", tests)}
-        if not forward:
+        test = law(planted, kind)
+        judges = {"laws": is_red(tree, "-m", "pytest", "-x", "-p", "no:cacheprovider", test)}
+        if kind == "backward":
             judges["certificate"] = is_red(tree, "-c", CERTIFY, planted.cell, planted.loop)
         return judges
 
@@ -213,17 +418,16 @@ def caught_by(planted: Fault, forward: bool) -> dict[str, bool]:
 def main(chosen: str = "") -> int:
     """Plant all faults whose name or file contains `chosen`; say of each what caught it."""
     unseen = 0
-    for forward, faults in ((False, BACKWARD), (True, FORWARD)):
+    for kind, faults in (("backward", BACKWARD), ("forward", FORWARD), ("around", AROUND)):
         for planted in faults:
             if chosen not in planted.name and chosen not in planted.file:
                 continue
-            judges = caught_by(planted, forward)
+            judges = caught_by(planted, kind)
             unseen += not all(judges.values())
             verdict = ", ".join(
                 f"{name} {'red' if red else 'GREEN'}" for name, red in judges.items()
             )
-            direction = "forward" if forward else "backward"
-            print(f"{planted.file:20} {direction:8} {planted.name:28} {verdict}", flush=True)
+            print(f"{planted.file:30} {kind:8} {planted.name:28} {verdict}", flush=True)
     print(f"{unseen} unseen")
     return 1 if unseen else 0
 

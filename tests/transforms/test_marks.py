@@ -58,6 +58,21 @@ def test_steps_can_be_streamed():
     assert distance(carry, last) < 1e-13
 
 
+def test_nan_where_the_mask_is_false_reaches_nothing():
+    cell = jaxrnn.gru(H)
+    params, carry, xs, mask, _ = problem(cell)
+
+    def result(step, padding):
+        def value(params, xs, carry):
+            return jnp.sum(jaxrnn.bptt(masked(step), params, carry, Masked(xs, mask))[0] ** 2)
+
+        padded = jnp.where(mask[..., None], xs, padding)
+        return jax.value_and_grad(value, argnums=(0, 1, 2))(params, padded, carry)
+
+    for step in (cell, lambda params, carry, x: cell(params, carry, x)):
+        assert distance(result(step, jnp.nan), result(step, 0.0)) < 1e-13
+
+
 def test_equal_cells_give_the_same_cell():
     assert masked(jaxrnn.gru(3)) is masked(jaxrnn.gru(3))
     assert restarted(jaxrnn.gru(3)) is not restarted(jaxrnn.gru(3), learned=True)
