@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer
 
 from jaxrnn import check
-from jaxrnn.transforms.noise import kept, opened
+from jaxrnn.transforms.noise import factors, opened
 from jaxrnn.types import Array, Carry, Key, Layer, Params
 
 
@@ -108,9 +108,9 @@ def _dropout(rate: float) -> Layer:
 
     def apply(params: Params, xs: Any) -> Any:
         xs, keep = opened(xs)
-        return xs if keep is None else xs * keep
+        return xs if keep is None else xs * factors(keep, rate, xs.dtype)
 
     def noise(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[Any, Any]:
-        return (None, None), (kept(key, rate, xs.shape, xs.dtype), None)
+        return (None, None), (jax.random.bernoulli(key, 1 - rate, xs.shape), None)
 
     return Layer(init, apply, noise)

@@ -300,8 +300,8 @@ AROUND = (
     fault(
         "kept numbers not scaled",
         NOISE,
-        "1 / (1 - rate), 0",
-        "1.0, 0",
+        "1 / (1 - rate), 0)",
+        "1.0, 0)",
         f"{DRAWN}_dropout_between_layers",
     ),
     fault(

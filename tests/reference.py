@@ -92,5 +92,6 @@ def distance(got, wanted):
         error = np.linalg.norm((a - b).ravel())
         return 0.0 if error == 0 else error / np.linalg.norm(b.ravel())
 
-    got, wanted = jax.tree.leaves(got), jax.tree.leaves(wanted)
-    return max((of_leaf(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
+    # Not Python's max, which can lose a NaN.
+    return float(np.max([of_leaf(a, b) for a, b in pairs], initial=0.0))

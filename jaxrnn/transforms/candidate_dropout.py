@@ -7,7 +7,7 @@ import jax
 
 from jaxrnn import check
 from jaxrnn.cells.parts import Drive
-from jaxrnn.transforms.noise import found, kept, with_keep, with_noise
+from jaxrnn.transforms.noise import factors, found, with_keep, with_noise
 from jaxrnn.types import Carry, Cell, Key, Params, PyTree
 
 
@@ -45,9 +45,10 @@ def _candidate_dropout(cell: Cell, rate: float) -> Cell:
         if not drives:
             raise ValueError("cell: got one without a candidate, expected one such as lstm or gru")
         gate = jax.tree.leaves(drives[0].gates)[0]
-        return None, kept(key, rate, gate.shape, gate.dtype)
+        return None, jax.random.bernoulli(key, 1 - rate, gate.shape)
 
     def project(params: Params, xs: PyTree, _: None, keep: Any) -> PyTree:
+        keep = factors(keep, rate, check.float_dtype(params))
         return with_keep(Drive, cell.project(params, xs), keep)  # (D1), (D2)
 
     def prepare(params: Params, _: None) -> PyTree:

@@ -50,10 +50,9 @@ def opened(noised: PyTree) -> tuple[PyTree, PyTree]:
     return (noised.value if inner is None else Noised(noised.value, inner)), own
 
 
-def kept(key: Key, rate: float, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """1/(1-rate) with probability 1 - rate, else 0."""
-    keep = jax.random.bernoulli(key, 1 - rate, shape)
-    return jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
+def factors(keep: Any, rate: float, dtype: Any) -> Any:
+    """1/(1-rate) where `keep`, which has that mean, is True, else 0; None where there is none."""
+    return None if keep is None else jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
 
 
 def found(kind: Any, tree: PyTree) -> list[Any]:
@@ -63,9 +62,11 @@ def found(kind: Any, tree: PyTree) -> list[Any]:
 
 
 def with_keep(kind: Any, tree: PyTree, keep: Any) -> PyTree:
-    """The tree, with `keep` in all NamedTuples of one kind."""
-    return jax.tree.map(
-        lambda x: x._replace(keep=keep) if isinstance(x, kind) else x,
-        tree,
-        is_leaf=lambda x: isinstance(x, kind),
-    )
+    """The tree, with `keep` in all NamedTuples of one kind, over what is kept there already."""
+
+    def over(x: Any) -> Any:
+        if keep is None or not isinstance(x, kind):
+            return x
+        return x._replace(keep=keep if x.keep is None else x.keep * keep)
+
+    return jax.tree.map(over, tree, is_leaf=lambda x: isinstance(x, kind))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.cells.parts import Kernel, scaled
-from jaxrnn.transforms.noise import found, kept, with_keep, with_noise
+from jaxrnn.transforms.noise import factors, found, with_keep, with_noise
 from jaxrnn.types import Array, Carry, Cell, Key, Noised, Params, PyTree
 
 
@@ -45,7 +45,7 @@ def _variational(cell: Cell, inputs: float, state: float) -> Cell:
     def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
         _, *batch, size = jnp.shape(xs)
-        keep_x = kept(key_x, inputs, (*batch, size), xs.dtype) if inputs else None
+        keep_x = jax.random.bernoulli(key_x, 1 - inputs, (*batch, size)) if inputs else None
         if not state:
             return (keep_x, None), None
         kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
@@ -53,19 +53,22 @@ def _variational(cell: Cell, inputs: float, state: float) -> Cell:
             raise ValueError(
                 f"state: got {state}, expected 0 for a cell without a matrix product of its state"
             )
-        w = kernels[0].w
-        return (keep_x, kept(key_h, state, (*batch, w.shape[0]), w.dtype)), None
+        state_size = kernels[0].w.shape[0]
+        return (keep_x, jax.random.bernoulli(key_h, 1 - state, (*batch, state_size))), None
 
     def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:
         keep_x = None if shared is None else shared[0]
         if keep_x is not None:
             inner = isinstance(xs, Noised)
-            kept_xs = scaled(xs.value if inner else xs, keep_x)  # (V1)
+            kept_xs = xs.value if inner else xs
+            kept_xs = scaled(kept_xs, factors(keep_x, inputs, kept_xs.dtype))  # (V1)
             xs = xs._replace(value=kept_xs) if inner else kept_xs
         return cell.project(params, xs)
 
     def prepare(params: Params, shared: Any) -> PyTree:
         w = cell.prepare(params)
-        return w if shared is None else with_keep(Kernel, w, shared[1])  # (V1)
+        keep_h = None if shared is None else shared[1]
+        keep_h = factors(keep_h, state, check.float_dtype(params))
+        return with_keep(Kernel, w, keep_h)  # (V1)
 
     return with_noise(cell, draw, project=project, prepare=prepare)
