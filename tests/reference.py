@@ -73,9 +73,8 @@ def peephole_lstm_step(params, carry, x):
 
 
 def layer_norm(a, gain, bias=0.0, epsilon=1e-5):
-    return (
-        gain * (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + epsilon) + bias
-    )
+    mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
+    return gain * (a - mean) / np.sqrt(variance + epsilon) + bias
 
 
 def layer_norm_lstm_step(params, carry, x):
