@@ -72,7 +72,7 @@ def peephole_lstm_step(params, carry, x):
     return sigmoid(a_o + params["p_o"] * c) * np.tanh(c), c
 
 
-def layer_norm(a, gain, bias=0.0, epsilon=1e-5):
+def layer_norm(a, gain, bias=0.0, epsilon=1e-2):
     mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
     return gain * (a - mean) / np.sqrt(variance + epsilon) + bias
 
