@@ -58,9 +58,9 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     and backward, with λ_t = ∂L/∂h_t and LN' the adjoint of both norms,
 
         δ_z = λ_t ⊙ (h_{t-1} - n) ⊙ z(1-z),    δ_n = λ_t ⊙ (1-z) ⊙ (1-n²)                    (Q5)
-        δ_r = δ_n ⊙ q ⊙ r(1-r),    ε_t = [δ_r δ_z δ_n⊙r]                                     (Q6)
-        π_t = LN'(ε_t ⊙ gain_h),    λ_{t-1} = λ_t ⊙ z + π_t W_hᵀ                             (Q7)
-        ∂L/∂W_h = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t ε_t ⊙ p̂,    ∂L/∂b_n = Σ_t δ_n⊙r,
+        δ_r = δ_n ⊙ q ⊙ r(1-r),    η_t = [δ_r δ_z δ_n⊙r]                                     (Q6)
+        π_t = LN'(η_t ⊙ gain_h),    λ_{t-1} = λ_t ⊙ z + π_t W_hᵀ                             (Q7)
+        ∂L/∂W_h = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t η_t ⊙ p̂,    ∂L/∂b_n = Σ_t δ_n⊙r,
         ∂L/∂x_r, x_z, x_n = δ_r, δ_z, δ_n                                                    (Q8)
 
     Args:
