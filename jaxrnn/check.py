@@ -188,6 +188,13 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
+def positive(name: str, value: Any) -> float:
+    """`value` as a float if it is a number above 0; otherwise our error."""
+    if not number(name, value) > 0:
+        raise ValueError(f"{name}: got {value}, expected a number above 0")
+    return float(value)
+
+
 def boolean(name: str, value: Any) -> bool:
     """`value` if it is a bool; otherwise our error."""
     if not isinstance(value, bool):

@@ -34,6 +34,10 @@ def fault(name: str, file: str, old: str, new: str, cell: str, loop: str = "bptt
 
 
 ELMAN, GRU, LSTM, PARTS = (f"cells/{name}.py" for name in ("elman", "gru", "lstm", "parts"))
+PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
+    f"cells/{name}.py"
+    for name in ("projected_lstm", "peephole_lstm", "layer_norm_lstm", "layer_norm_gru", "norm")
+)
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
 SEGMENTS = "def _truncated(k1: int, loop: Loop) -> Loop:\n"
 JOINED = "(delta_r, delta_z, delta_n * r)"
@@ -87,15 +91,69 @@ BACKWARD = (
     ),
     fault("gather without r", GRU, "gathered(saved.r * hs_tm1", "gathered(hs_tm1", BEFORE),
     fault("sign of δ_i", LSTM, "d_c * g * i * (1 - i)", "d_c * g * i * (i - 1)", "lstm"),
-    fault("sign of δ_f", LSTM, "c * f * (1 - f)", "c * f * (f - 1)", "lstm"),
-    fault("sign of δ_g", LSTM, "i * (1 - g * g)", "i * (g * g - 1)", "lstm"),
+    fault("sign of δ_i", LSTM, "z.keep) * i * (1 - i)", "z.keep) * i * (i - 1)", "lstm"),
+    fault("sign of δ_f", LSTM, "c_tm1 * f * (1 - f)", "c_tm1 * f * (f - 1)", "lstm"),
+    fault("sign of δ_g", LSTM, "z.keep) * (1 - g * g)", "z.keep) * (g * g - 1)", "lstm"),
     fault("sign of δ_o", LSTM, "m * o * (1 - o)", "m * o * (o - 1)", "lstm"),
-    fault("c_t for c_{t-1}", LSTM, "d_c * carry_tm1.c * f", "d_c * carry_t.c * f", "lstm"),
+    fault("c_t for c_{t-1}", LSTM, "carry_tm1.c, z, d_c", "carry_t.c, z, d_c", "lstm"),
     fault("L5 left out", LSTM, "d_carry.c + d_carry.h * o * (1 - m * m)", "d_carry.c", "lstm"),
     fault("slope of tanh(c) left out", LSTM, "o * (1 - m * m)", "o", "lstm"),
-    fault("f left out of μ", LSTM, "w.w_h_t, d_c * f)", "w.w_h_t, d_c)", "lstm"),
-    fault("gates swapped", LSTM, "join_gates(*delta) @", "join_gates(*delta[::-1]) @", "lstm"),
-    fault("h_t for h_{t-1}", LSTM, "product(carries_tm1.h", "product(carries.h", "lstm"),
+    fault("f left out of μ", LSTM, "d_h_tm1, d_c * saved.f)", "d_h_tm1, d_c)", "lstm"),
+    fault("gates swapped", LSTM, "join_gates(*delta), w)", "join_gates(*delta[::-1]), w)", "lstm"),
+    fault("h_t for h_{t-1}", LSTM, "gathered(carries_tm1.h", "gathered(carries.h", "lstm"),
+    fault("projection turned", PROJECTED, '"w_p"].T)', '"w_p"].T[::-1])', "projected_lstm"),
+    fault("sign of δ_o", PROJECTED, "m * o * (1 - o)", "m * o * (o - 1)", "projected_lstm"),
+    fault("o left out of (J5)", PROJECTED, "d_s * o * (1", "d_s * (1", "projected_lstm"),
+    fault("∂W_p without o", PROJECTED, "saved.o * jnp.tanh(c", "jnp.tanh(c", "projected_lstm"),
+    fault(
+        "h_t for h_{t-1}",
+        PROJECTED,
+        "product_gathered(carries_tm1",
+        "product_gathered(carries",
+        "projected_lstm",
+    ),
+    fault("p_o left out of μ", PEEPHOLE, " + parts.scaled(delta_o, w.p_o)", "", "peephole_lstm"),
+    fault("p left out of μ_{t-1}", PEEPHOLE, " * saved.f + d_seen", " * saved.f", "peephole_lstm"),
+    fault("p_i for p_f", PEEPHOLE, "(delta.f, w.p_f)", "(delta.f, w.p_i)", "peephole_lstm"),
+    fault(
+        "c_{t-1} for c_t",
+        PEEPHOLE,
+        "deltas.o * carries.c",
+        "deltas.o * carries_tm1.c",
+        "peephole_lstm",
+    ),
+    fault(
+        "c_t for c_{t-1}",
+        PEEPHOLE,
+        "deltas.f * carries_tm1.c",
+        "deltas.f * carries.c",
+        "peephole_lstm",
+    ),
+    fault(
+        "mean g left out", NORM, "g - jnp.mean(g, axis=-1, keepdims=True)", "g", "layer_norm_lstm"
+    ),
+    fault("â's part left out", NORM, " - values * along", "", "layer_norm_gru"),
+    fault("1/σ left out", NORM, "along) * seen.rate", "along)", "layer_norm_lstm"),
+    fault(
+        "gain_c left out",
+        LN_LSTM,
+        "parts.scaled(d_k, w.gain_c), c_hat",
+        "d_k, c_hat",
+        "layer_norm_lstm",
+    ),
+    fault("norm of c_{t-1}", LN_LSTM, "normed(carry_t.c", "normed(carry_tm1.c", "layer_norm_lstm"),
+    fault("gain_h left out", LN_LSTM, "parts.scaled(delta, w.gain_h)", "delta", "layer_norm_lstm"),
+    fault(
+        "∂gain_c of c", LN_LSTM, "normed(carries.c, epsilon).values", "carries.c", "layer_norm_lstm"
+    ),
+    fault("slope of the last tanh", LN_LSTM, " * o * (1 - m * m)", " * o", "layer_norm_lstm"),
+    fault("sign of δ_r", LN_GRU, "q * r * (1 - r)", "q * r * (r - 1)", "layer_norm_gru"),
+    fault("δ_n without r", LN_GRU, "delta.n * saved.gates.r", "delta.n", "layer_norm_gru"),
+    fault(
+        "gain_h left out", LN_GRU, "parts.scaled(d_gained, w.gain_h)", "d_gained", "layer_norm_gru"
+    ),
+    fault("λ z left out", LN_GRU, "d_h * z + parts", "parts", "layer_norm_gru"),
+    fault("∂b_n without r", LN_GRU, "(deltas.n * saved.gates.r)", "(deltas.n)", "layer_norm_gru"),
     fault("output's adjoint left out", BPTT, "tree.add(d_carry, d_carry_t)", "d_carry", "gru"),
     fault(
         "λ_T left out",
@@ -158,12 +216,43 @@ FORWARD = (
     fault(
         "gates swapped",
         LSTM,
-        "sigmoid(z.i + a.i), sigmoid(z.f + a.f)",
-        "sigmoid(z.f + a.f), sigmoid(z.i + a.i)",
+        "sigmoid(x.i + a.i), sigmoid(x.f + a.f)",
+        "sigmoid(x.f + a.f), sigmoid(x.i + a.i)",
         "lstm",
     ),
     fault("tanh of c left out", LSTM, "o * jnp.tanh(c)", "o * c", "lstm"),
-    fault("forget gate left out", LSTM, "f * carry_tm1.c + i", "carry_tm1.c + i", "lstm"),
+    fault("no projection of tanh", PROJECTED, "o * jnp.tanh(c)) @", "o * c) @", "projected_lstm"),
+    fault(
+        "o sees c_{t-1}",
+        PEEPHOLE,
+        "scaled(c, w.p_o)",
+        "scaled(carry_tm1.c, w.p_o)",
+        "peephole_lstm",
+    ),
+    fault("peepholes swapped", PEEPHOLE, "in (w.p_i, w.p_f)", "in (w.p_f, w.p_i)", "peephole_lstm"),
+    fault(
+        "mean stays",
+        NORM,
+        "wide - jnp.mean(wide, axis=-1, keepdims=True)",
+        "wide",
+        "layer_norm_gru",
+    ),
+    fault("ε left out", NORM, "keepdims=True) + epsilon", "keepdims=True)", "layer_norm_lstm"),
+    fault(
+        "bias of ĉ left out",
+        LN_LSTM,
+        "parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c)",
+        "parts.scaled(c_hat, w.gain_c)",
+        "layer_norm_lstm",
+    ),
+    fault(
+        "b_n outside of r",
+        LN_GRU,
+        "n + r * q)",
+        "n + r * (q - w.b_n[None]) + w.b_n[None])",
+        "layer_norm_gru",
+    ),
+    fault("forget gate left out", LSTM, "f * c_tm1 + i", "c_tm1 + i", "lstm"),
 )
 
 MASKED, RESTARTED, ZONEOUT, NOISE, VARIATIONAL, CANDIDATE, FED_BACK = (

@@ -53,12 +53,62 @@ def lstm_step(params, carry, x):
     return sigmoid(a_o) * np.tanh(c), c
 
 
+def projected_lstm_step(params, carry, x):
+    h, c = carry
+    size = c.shape[-1]
+    columns = (slice(g * size, (g + 1) * size) for g in range(4))
+    a_i, a_f, a_g, a_o = (sum(affine(params, x, h, gate)) for gate in columns)
+    c = sigmoid(a_f) * c + sigmoid(a_i) * np.tanh(a_g)
+    return (sigmoid(a_o) * np.tanh(c)) @ params["w_p"], c
+
+
+def peephole_lstm_step(params, carry, x):
+    h, c = carry
+    size = h.shape[-1]
+    columns = (slice(g * size, (g + 1) * size) for g in range(4))
+    a_i, a_f, a_g, a_o = (sum(affine(params, x, h, gate)) for gate in columns)
+    i, f = sigmoid(a_i + params["p_i"] * c), sigmoid(a_f + params["p_f"] * c)
+    c = f * c + i * np.tanh(a_g)
+    return sigmoid(a_o + params["p_o"] * c) * np.tanh(c), c
+
+
+def layer_norm(a, gain, bias=0.0, epsilon=1e-2):
+    mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
+    return gain * (a - mean) / np.sqrt(variance + epsilon) + bias
+
+
+def layer_norm_lstm_step(params, carry, x):
+    h, c = carry
+    from_x = layer_norm(x @ params["w_x"], params["gain_x"], params["b"])
+    from_h = layer_norm(h @ params["w_h"], params["gain_h"])
+    a_i, a_f, a_g, a_o = np.split(from_x + from_h, 4, axis=-1)
+    c = sigmoid(a_f) * c + sigmoid(a_i) * np.tanh(a_g)
+    return sigmoid(a_o) * np.tanh(layer_norm(c, params["gain_c"], params["b_c"])), c
+
+
+def layer_norm_gru_step(params, h, x):
+    size = h.shape[-1]
+    rz, n = slice(0, 2 * size), slice(2 * size, 3 * size)
+
+    def norm_of(v, name, columns):
+        return layer_norm(v @ params[f"w_{name}"][:, columns], params[f"gain_{name}"][columns])
+
+    a_rz = norm_of(x, "x", rz) + params["b"][rz] + norm_of(h, "h", rz)
+    r, z = sigmoid(a_rz[..., :size]), sigmoid(a_rz[..., size:])
+    q = norm_of(h, "h", n) + params["b_n"]
+    return (1 - z) * np.tanh(norm_of(x, "x", n) + params["b"][n] + r * q) + z * h
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
     "gru": gru_step,
     "gru_reset_before": gru_reset_before_step,
     "lstm": lstm_step,
+    "projected_lstm": projected_lstm_step,
+    "peephole_lstm": peephole_lstm_step,
+    "layer_norm_lstm": layer_norm_lstm_step,
+    "layer_norm_gru": layer_norm_gru_step,
 }
 
 
@@ -67,8 +117,8 @@ def run(name, params, carry, xs):
     params, carry, xs = jax.tree.map(np.asarray, (params, tuple(jax.tree.leaves(carry)), xs))
     ys = []
     for x in xs:
-        carry = STEPS[name](params, carry if name == "lstm" else carry[0], x)
-        carry = carry if name == "lstm" else (carry,)
+        carry = STEPS[name](params, carry if len(carry) > 1 else carry[0], x)
+        carry = carry if isinstance(carry, tuple) else (carry,)
         ys.append(carry[0])
     return carry, np.stack(ys)
 

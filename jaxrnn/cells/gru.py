@@ -120,14 +120,14 @@ def _advance_after(w: GRUAfterWeights, h_tm1: State, x: Drive) -> tuple[State, G
     a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.h), 3)
     r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
     n = jnp.tanh(x.gates.n + r * q)  # (G3)
-    return _mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
+    return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
 
 
 def _adjoint_after(
     w: GRUAfterWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUAfterSaved, d_h: State
 ) -> tuple[State, GRUGates]:
     r, z, n, q = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, z, n, x, d_h)
+    delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     delta_r = delta_n * q * r * (1 - r)  # (G6)
     delta = parts.join_gates(delta_r, delta_z, delta_n * r)
     return d_h * z + parts.product_adjoint(delta, w.h), GRUGates(delta_r, delta_z, delta_n)  # (G7)
@@ -150,14 +150,14 @@ def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: Drive) -> tuple[State,
     a_r, a_z = parts.split_gates(parts.product(h_tm1, w.rz), 2)
     r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (G2)
     n = jnp.tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
-    return _mixed(h_tm1, z, n, x), GRUGates(r, z, n)
+    return mixed(h_tm1, z, n, x), GRUGates(r, z, n)
 
 
 def _adjoint_before(
     w: GRUBeforeWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUGates, d_h: State
 ) -> tuple[State, GRUGates]:
     r, z, n = saved
-    delta_z, delta_n = _deltas_zn(h_tm1, z, n, x, d_h)
+    delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     u = parts.product_adjoint(delta_n, w.n)
     delta_r = u * h_tm1 * r * (1 - r)  # (G6')
     d_rz = parts.product_adjoint(parts.join_gates(delta_r, delta_z), w.rz)
@@ -172,12 +172,14 @@ def _gather_before(
     return GRUBeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
 
 
-def _mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:
+def mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:
+    """h_t of (G4)."""
     n = parts.scaled(n, x.keep)
     return n + z * (h_tm1 - n)  # (G4)
 
 
-def _deltas_zn(h_tm1: State, z: State, n: State, x: Drive, d_h: State) -> tuple[State, State]:
+def mixed_adjoint(h_tm1: State, z: State, n: State, x: Drive, d_h: State) -> tuple[State, State]:
+    """δ_z and δ_n of (G5)."""
     delta_z = d_h * (h_tm1 - parts.scaled(n, x.keep)) * z * (1 - z)  # (G5)
     return delta_z, parts.scaled(d_h * (1 - z), x.keep) * (1 - n * n)
 

@@ -16,9 +16,9 @@ from jaxrnn.types import Array, Cell, Params, State
 
 
 class LSTMCarry(NamedTuple):
-    """The hidden state h and the memory c, each `(*batch, H)`."""
+    """The hidden state h and the memory c, each `(*batch, H)`; h `(*batch, P)` if projected."""
 
-    h: Float[Array, "*batch H"]
+    h: Float[Array, "*batch P"]
     c: Float[Array, "*batch H"]
 
 
@@ -71,8 +71,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
 def _lstm(hidden_size: int, forget_bias: float) -> Cell:
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         params = parts.initial(key, input_size, hidden_size, 4, dtype)
-        b = LSTMGates(*parts.split_gates(params["b"], 4))
-        return {**params, "b": parts.join_gates(*b._replace(f=b.f + forget_bias))}
+        return with_forget_bias(params, forget_bias)
 
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
         # Two arrays, not one twice: a buffer may be donated only once.
@@ -85,10 +84,9 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         return parts.kernel(params["w_h"])
 
     def advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-        x, a = z.gates, LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
-        i, f, o = sigmoid(x.i + a.i), sigmoid(x.f + a.f), sigmoid(x.o + a.o)  # (L2)
-        g = jnp.tanh(x.g + a.g)
-        c = f * carry_tm1.c + i * parts.scaled(g, z.keep)  # (L3)
+        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
+        c, i, f, g = remembered(a, carry_tm1.c, z)
+        o = sigmoid(z.gates.o + a.o)  # (L2)
         return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
     def output(params: Params, carries: LSTMCarry) -> State:
@@ -102,16 +100,12 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         saved: LSTMGates,
         d_carry: LSTMCarry,
     ) -> tuple[LSTMCarry, LSTMGates]:
-        i, f, g, o = saved
-        m = jnp.tanh(carry_t.c)
+        o, m = saved.o, jnp.tanh(carry_t.c)
         d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
-        delta = LSTMGates(
-            i=d_c * parts.scaled(g, z.keep) * i * (1 - i),
-            f=d_c * carry_tm1.c * f * (1 - f),
-            g=parts.scaled(d_c * i, z.keep) * (1 - g * g),
-            o=d_carry.h * m * o * (1 - o),
-        )  # (L6)
-        return LSTMCarry(parts.product_adjoint(parts.join_gates(*delta), w), d_c * f), delta  # (L7)
+        delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, delta_o)
+        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w)
+        return LSTMCarry(d_h_tm1, d_c * saved.f), delta  # (L7)
 
     def gather(
         w: Kernel,
@@ -125,3 +119,29 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
         return d_w, Drive(deltas)  # (L8)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+
+
+def with_forget_bias(params: Params, forget_bias: float) -> Params:
+    """The params with `forget_bias` added in the forget gate's part of `b`."""
+    b = LSTMGates(*parts.split_gates(params["b"], 4))
+    return {**params, "b": parts.join_gates(*b._replace(f=b.f + forget_bias))}
+
+
+def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:
+    """c_t, i, f, g of (L2) and (L3), where `a` is what the recurrence gives each gate."""
+    x = z.gates
+    i, f, g = sigmoid(x.i + a.i), sigmoid(x.f + a.f), jnp.tanh(x.g + a.g)  # (L2)
+    return f * c_tm1 + i * parts.scaled(g, z.keep), i, f, g  # (L3)
+
+
+def remembered_adjoint(
+    saved: LSTMGates, c_tm1: State, z: Drive, d_c: State, delta_o: State
+) -> LSTMGates:
+    """All of (L6), given μ_t and δ_o."""
+    i, f, g, _ = saved
+    return LSTMGates(
+        i=d_c * parts.scaled(g, z.keep) * i * (1 - i),
+        f=d_c * c_tm1 * f * (1 - f),
+        g=parts.scaled(d_c * i, z.keep) * (1 - g * g),
+        o=delta_o,
+    )  # (L6)

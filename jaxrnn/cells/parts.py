@@ -75,21 +75,33 @@ def scaled(x: Float[Array, "*lead H"], keep: Array | None) -> Float[Array, "*lea
 
 
 def initial(
-    key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
+    key: jax.Array,
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    dtype: DTypeLike,
+    state_size: int | None = None,
 ) -> Params:
     """`w_x` Lecun-normal, `w_h` orthogonal gate by gate, `b` zero.
 
-    Drawn in float32 at least, since the orthogonal start needs a QR decomposition.
+    Drawn in float32 at least, since the orthogonal start needs a QR decomposition. `state_size` is
+    what h has of features, if not `hidden_size`.
     """
+    rows = hidden_size if state_size is None else state_size
     check.integer("input_size", input_size, least=1)
     dtype = check.floating("dtype", dtype)
     key_x, *keys_h = jax.random.split(key, 1 + gates)
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    wide = at_least_float32(dtype)
     w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, gates * hidden_size), wide)
     orthogonal = jax.nn.initializers.orthogonal()
-    w_h = jnp.concatenate([orthogonal(k, (hidden_size, hidden_size), wide) for k in keys_h], axis=1)
+    w_h = jnp.concatenate([orthogonal(k, (rows, hidden_size), wide) for k in keys_h], axis=1)
     b = jnp.zeros(gates * hidden_size, dtype)
     return {"w_x": w_x.astype(dtype), "w_h": w_h.astype(dtype), "b": b}
+
+
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
+    """`dtype`, or float32 where that has more bits."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:
@@ -106,18 +118,26 @@ def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
 def project_gates(
     cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
 ) -> list[jax.Array]:
-    """Take x W_x + b over any leading axes, one array a gate, once params and xs are known to fit.
+    """Take x W_x + b over any leading axes, one array a gate; `more` as for `fitting`."""
+    xs = fitting(cell, params, xs, gates, hidden_size, **more)
+    kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
+    return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
-    `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes.
+
+def fitting(
+    cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
+) -> jax.Array:
+    """Take xs in the dtype of the params, once both are known to fit.
+
+    `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes, or says
+    of one of these what shape it has.
     """
     width = gates * hidden_size
     check.params_fit(
         cell, params, {"w_x": (None, width), "w_h": (hidden_size, width), "b": (width,), **more}
     )
     check.features("xs", cell, xs, size=params["w_x"].shape[0])
-    xs = jnp.asarray(xs, params["w_x"].dtype)
-    kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
-    return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
+    return jnp.asarray(xs, params["w_x"].dtype)
 
 
 def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Array, "*lead H"]:

@@ -1,0 +1,165 @@
+"""The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxrnn import check
+from jaxrnn.cells import parts
+from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
+from jaxrnn.cells.norm import Normed, normed, normed_adjoint
+from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.types import Array, Cell, Params, State
+
+
+class Normed2(NamedTuple):
+    """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
+
+    rz: Normed
+    n: Normed
+
+    def values(self) -> jax.Array:
+        """p̂ of all three gates, `(*lead, 3H)`."""
+        return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
+
+
+class LayerNormGRUWeights(NamedTuple):
+    """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
+
+    h: Kernel
+    gain_h: Float[Array, " 3H"]
+    b_n: Float[Array, " H"]
+
+
+class LayerNormGRUSaved(NamedTuple):
+    """The gates' values, and the normalised recurrent product."""
+
+    gates: GRUGates
+    p: Normed2
+
+
+def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
+    """The GRU that normalises its products, those of r and z together and that of n apart.
+
+    With LN(a) = (a - mean a) / √(var a + ε) over the features, x̂ = [LN(x_t W_rz) LN(x_t W_n)] and
+    p̂ = [LN(h_{t-1} W_rz) LN(h_{t-1} W_n)], where W_x and W_h are [W_rz W_n] = [W_r W_z W_n],
+
+        x_r, x_z, x_n = x̂ ⊙ gain_x + b,    p_r, p_z, p_n = p̂ ⊙ gain_h                        (Q1)
+        r = σ(x_r + p_r),    z = σ(x_z + p_z)                                                (Q2)
+        n = tanh(x_n + r ⊙ q),    q = p_n + b_n                                              (Q3)
+        h_t = (1 - z) ⊙ n + z ⊙ h_{t-1},    y_t = h_t                                        (Q4)
+
+    and backward, with λ_t = ∂L/∂h_t and LN' the adjoint of both norms,
+
+        δ_z = λ_t ⊙ (h_{t-1} - n) ⊙ z(1-z),    δ_n = λ_t ⊙ (1-z) ⊙ (1-n²)                    (Q5)
+        δ_r = δ_n ⊙ q ⊙ r(1-r),    η_t = [δ_r δ_z δ_n⊙r]                                     (Q6)
+        π_t = LN'(η_t ⊙ gain_h),    λ_{t-1} = λ_t ⊙ z + π_t W_hᵀ                             (Q7)
+        ∂L/∂W_h = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t η_t ⊙ p̂,    ∂L/∂b_n = Σ_t δ_n⊙r,
+        ∂L/∂x_r, x_z, x_n = δ_r, δ_z, δ_n                                                    (Q8)
+
+    Args:
+        hidden_size: H, at least 1; ValueError below, TypeError if not an int. With H = 1 the norm
+            of n is over one number, so that neither x nor h reaches the candidate through it.
+        epsilon: ε, above 0, so that a row of equal numbers stays finite; ValueError otherwise.
+
+    Returns:
+        A Cell with params `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H)`, `gain_x (3H)`, `gain_h (3H)`,
+        gates in the order r, z, n, and `b_n (H)`, all of one floating dtype, and the carry h
+        `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. Gains start
+        at 1. Statistics are taken in float32 at least.
+
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h, three gates and p̂, 7·T·B·H,
+    and 2·T·B; LN' is computed again for (Q8).
+
+    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
+    1 - z here; where it adds two biases, of two norms, there is one in `b`.
+    """
+    check.integer("hidden_size", hidden_size, least=1)
+    return _layer_norm_gru(hidden_size, check.positive("epsilon", epsilon))
+
+
+@functools.cache
+def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
+    sizes = 2 * hidden_size, hidden_size
+    gains = dict.fromkeys(("gain_x", "gain_h"), (3 * hidden_size,))
+    shapes = {**gains, "b_n": (hidden_size,)}
+
+    def normed2(p: Array) -> Normed2:
+        return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        params = parts.initial(key, input_size, hidden_size, 3, dtype)
+        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
+        return {**params, **ones, "b_n": jnp.zeros(hidden_size, dtype)}
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return parts.zero_carry(hidden_size, batch_shape, dtype)
+
+    def project(params: Params, xs: Array) -> Drive:
+        xs = parts.fitting("layer_norm_gru", params, xs, 3, hidden_size, **shapes)
+        x = parts.scaled(normed2(xs @ params["w_x"]).values(), params["gain_x"])
+        return Drive(GRUGates(*parts.split_gates(parts.plus_bias(x, params["b"]), 3)))  # (Q1)
+
+    def prepare(params: Params) -> LayerNormGRUWeights:
+        return LayerNormGRUWeights(parts.kernel(params["w_h"]), params["gain_h"], params["b_n"])
+
+    def recurrent(w: LayerNormGRUWeights, p: Normed2) -> GRUGates:
+        """p_r, p_z and q."""
+        a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
+        return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
+
+    def advance(w: LayerNormGRUWeights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
+        p = normed2(parts.product(h_tm1, w.h))
+        a_r, a_z, q = recurrent(w, p)
+        r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
+        n = jnp.tanh(x.gates.n + r * q)  # (Q3)
+        return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
+
+    def output(params: Params, hs: State) -> State:
+        return hs
+
+    def adjoint(
+        w: LayerNormGRUWeights,
+        h_tm1: State,
+        x: Drive,
+        h_t: State,
+        saved: LayerNormGRUSaved,
+        d_h: State,
+    ) -> tuple[State, GRUGates]:
+        (r, z, n), q = saved.gates, recurrent(w, saved.p).n
+        delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)  # (Q5)
+        delta = GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (Q6)
+        d_p = d_product(w, saved.p, d_recurrent(saved, delta))
+        return d_h * z + parts.product_adjoint(d_p, w.h), delta  # (Q7)
+
+    def d_recurrent(saved: LayerNormGRUSaved, delta: GRUGates) -> jax.Array:
+        return parts.join_gates(delta.r, delta.z, delta.n * saved.gates.r)  # (Q6)
+
+    def d_product(w: LayerNormGRUWeights, p: Normed2, d_gained: Array) -> jax.Array:
+        d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
+        return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
+
+    def gather(
+        w: LayerNormGRUWeights,
+        hs_tm1: State,
+        xs: Drive,
+        hs: State,
+        saved: LayerNormGRUSaved,
+        deltas: GRUGates,
+    ) -> tuple[LayerNormGRUWeights, Drive]:
+        d_gained = d_recurrent(saved, deltas)
+        d_w = LayerNormGRUWeights(
+            h=parts.product_gathered(hs_tm1, d_product(w, saved.p, d_gained), w.h),
+            gain_h=parts.summed(d_gained * saved.p.values()),
+            b_n=parts.summed(deltas.n * saved.gates.r),
+        )
+        return d_w, Drive(deltas)  # (Q8)
+
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

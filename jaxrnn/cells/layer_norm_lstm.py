@@ -1,0 +1,169 @@
+"""The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxrnn import check
+from jaxrnn.cells import parts
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMGates,
+    remembered,
+    remembered_adjoint,
+    with_forget_bias,
+)
+from jaxrnn.cells.norm import Normed, normed, normed_adjoint
+from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.types import Array, Cell, Params, State
+
+
+class LayerNormLSTMWeights(NamedTuple):
+    """What the loop uses: the recurrent kernel and its gain, the memory's gain and bias."""
+
+    h: Kernel
+    gain_h: Float[Array, " 4H"]
+    gain_c: Float[Array, " H"]
+    b_c: Float[Array, " H"]
+
+
+class LayerNormLSTMSaved(NamedTuple):
+    """The gates' values, and the normalised recurrent product."""
+
+    gates: LSTMGates
+    p: Normed
+
+
+class LayerNormLSTMDeltas(NamedTuple):
+    """The cotangents of the gates' pre-activations, and of what the last tanh takes."""
+
+    gates: LSTMGates
+    k: Float[Array, "*lead H"]
+
+
+def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5) -> Cell:
+    """The LSTM that normalises both its products over all four gates, and its memory.
+
+    With LN(a) = (a - mean a) / √(var a + ε) over the features,
+
+        z_t      = LN(x_t W_x) ⊙ gain_x + b                                                  (Y1)
+        a_t      = z_t + p̂ ⊙ gain_h,    p̂ = LN(h_{t-1} W_h)                                  (Y2)
+        i, f, o  = σ(a_t),    g = tanh(a_t), each its own columns                            (Y3)
+        c_t      = f ⊙ c_{t-1} + i ⊙ g                                                       (Y4)
+        k_t      = ĉ ⊙ gain_c + b_c,    ĉ = LN(c_t)                                          (Y5)
+        h_t      = o ⊙ tanh(k_t),    y_t = h_t                                               (Y6)
+
+    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t, m = tanh(k_t) and LN' the adjoint of LN,
+
+        κ_t      = λ_t ⊙ o ⊙ (1 - m²),    μ_t += LN'(κ_t ⊙ gain_c)                           (Y7)
+        δ_i, δ_f, δ_g from μ_t as in the LSTM,    δ_o = λ_t ⊙ m ⊙ o(1-o)                     (Y8)
+        π_t      = LN'(δ_t ⊙ gain_h),    δ_t = [δ_i δ_f δ_g δ_o]                             (Y9)
+        λ_{t-1}  = π_t W_hᵀ,    μ_{t-1} = μ_t ⊙ f                                            (Y10)
+        ∂L/∂W_h  = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t δ_t ⊙ p̂,    ∂L/∂z_t = δ_t,
+        ∂L/∂gain_c = Σ_t κ_t ⊙ ĉ,    ∂L/∂b_c = Σ_t κ_t                                       (Y11)
+
+    Args:
+        hidden_size: H, at least 1; ValueError below, TypeError if not an int.
+        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+        epsilon: ε, above 0, so that a row of equal numbers stays finite; ValueError otherwise.
+
+    Returns:
+        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, `gain_x (4H)`, `gain_h (4H)`,
+        gates in the order i, f, g, o, and `gain_c (H)`, `b_c (H)`, all of one floating dtype, and
+        the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
+        `(*batch, H)`, dimensionless. Gains start at 1. Statistics are taken in float32 at least.
+
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h, c, the four gates and p̂,
+    10·T·B·H, and T·B; LN' and ĉ are computed again for (Y11).
+
+    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
+    biases of its two norms in (20) and its b are one b here.
+    """
+    check.integer("hidden_size", hidden_size, least=1)
+    forget_bias = check.number("forget_bias", forget_bias)
+    return _layer_norm_lstm(hidden_size, forget_bias, check.positive("epsilon", epsilon))
+
+
+@functools.cache
+def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Cell:
+    gains = {"gain_x": (4 * hidden_size,), "gain_h": (4 * hidden_size,), "gain_c": (hidden_size,)}
+    shapes = {**gains, "b_c": (hidden_size,)}
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        params = parts.initial(key, input_size, hidden_size, 4, dtype)
+        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
+        b_c = jnp.zeros(hidden_size, dtype)
+        return {**with_forget_bias(params, forget_bias), **ones, "b_c": b_c}
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
+        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+
+    def project(params: Params, xs: Array) -> Drive:
+        xs = parts.fitting("layer_norm_lstm", params, xs, 4, hidden_size, **shapes)
+        p = parts.scaled(normed(xs @ params["w_x"], epsilon).values, params["gain_x"])
+        return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
+
+    def prepare(params: Params) -> LayerNormLSTMWeights:
+        h = parts.kernel(params["w_h"])
+        return LayerNormLSTMWeights(h, params["gain_h"], params["gain_c"], params["b_c"])
+
+    def squashed(w: LayerNormLSTMWeights, c_hat: State) -> State:
+        return jnp.tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
+
+    def advance(
+        w: LayerNormLSTMWeights, carry_tm1: LSTMCarry, z: Drive
+    ) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
+        p = normed(parts.product(carry_tm1.h, w.h), epsilon)
+        a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
+        c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
+        o = sigmoid(z.gates.o + a.o)
+        h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
+        return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
+
+    def output(params: Params, carries: LSTMCarry) -> State:
+        return carries.h
+
+    def adjoint(
+        w: LayerNormLSTMWeights,
+        carry_tm1: LSTMCarry,
+        z: Drive,
+        carry_t: LSTMCarry,
+        saved: LayerNormLSTMSaved,
+        d_carry: LSTMCarry,
+    ) -> tuple[LSTMCarry, LayerNormLSTMDeltas]:
+        o, c_hat = saved.gates.o, normed(carry_t.c, epsilon)
+        m = squashed(w, c_hat.values)
+        d_k = d_carry.h * o * (1 - m * m)
+        d_c = d_carry.c + normed_adjoint(parts.scaled(d_k, w.gain_c), c_hat)  # (Y7)
+        delta_o = d_carry.h * m * o * (1 - o)
+        delta = remembered_adjoint(saved.gates, carry_tm1.c, z, d_c, delta_o)  # (Y8)
+        d_h_tm1 = parts.product_adjoint(d_product(w, saved, parts.join_gates(*delta)), w.h)
+        return LSTMCarry(d_h_tm1, d_c * saved.gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
+
+    def d_product(w: LayerNormLSTMWeights, saved: LayerNormLSTMSaved, delta: Array) -> jax.Array:
+        return normed_adjoint(parts.scaled(delta, w.gain_h), saved.p)  # (Y9)
+
+    def gather(
+        w: LayerNormLSTMWeights,
+        carries_tm1: LSTMCarry,
+        zs: Drive,
+        carries: LSTMCarry,
+        saved: LayerNormLSTMSaved,
+        deltas: LayerNormLSTMDeltas,
+    ) -> tuple[LayerNormLSTMWeights, Drive]:
+        joined = parts.join_gates(*deltas.gates)
+        d_w = LayerNormLSTMWeights(
+            h=parts.product_gathered(carries_tm1.h, d_product(w, saved, joined), w.h),
+            gain_h=parts.summed(joined * saved.p.values),
+            gain_c=parts.summed(deltas.k * normed(carries.c, epsilon).values),
+            b_c=parts.summed(deltas.k),
+        )
+        return d_w, Drive(deltas.gates)  # (Y11)
+
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -1,0 +1,43 @@
+"""Layer normalisation inside a cell, with its adjoint by hand.
+
+    â = (a - mean a) / σ,    σ² = mean (a - mean a)² + ε                                     (N1)
+
+over the last axis, and backward, with g = ∂L/∂â,
+
+    ∂L/∂a = (g - mean g - â mean(g ⊙ â)) / σ                                                 (N2)
+
+So â and 1/σ, one number a row, are all that is remembered. A row of equal numbers has â = 0.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from jaxrnn.cells import parts
+from jaxrnn.types import Array
+
+
+class Normed(NamedTuple):
+    """â of (N1), and 1/σ in float32 at least."""
+
+    values: Float[Array, "*lead F"]
+    rate: Float[Array, "*lead 1"]
+
+
+def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
+    """Apply (N1), with its statistics in float32 at least."""
+    wide = jnp.asarray(a, parts.at_least_float32(a.dtype))
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    rate = lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + epsilon)
+    return Normed((centred * rate).astype(a.dtype), rate)
+
+
+def normed_adjoint(d_values: Float[Array, "*lead F"], seen: Normed) -> Float[jax.Array, "*lead F"]:
+    """∂L/∂a of (N2), given g = ∂L/∂â."""
+    g, values = (jnp.asarray(x, seen.rate.dtype) for x in (d_values, seen.values))
+    along = jnp.mean(g * values, axis=-1, keepdims=True)
+    d_a = (g - jnp.mean(g, axis=-1, keepdims=True) - values * along) * seen.rate
+    return d_a.astype(d_values.dtype)

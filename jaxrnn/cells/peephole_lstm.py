@@ -1,0 +1,134 @@
+"""The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxrnn import check
+from jaxrnn.cells import parts
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMGates,
+    remembered,
+    remembered_adjoint,
+    with_forget_bias,
+)
+from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.types import Array, Cell, Params, State
+
+
+class PeepholeWeights(NamedTuple):
+    """What the loop uses: the recurrent kernel, and what each gate sees of the memory."""
+
+    h: Kernel
+    p_i: Float[Array, " H"]
+    p_f: Float[Array, " H"]
+    p_o: Float[Array, " H"]
+
+
+def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
+    """The LSTM whose gates see the memory, each unit its own.
+
+        z_t   = x_t W_x + b,    a_t = z_t + h_{t-1} W_h, each gate its own columns           (P1)
+        i     = σ(a_i + p_i ⊙ c_{t-1}),    f = σ(a_f + p_f ⊙ c_{t-1}),    g = tanh(a_g)      (P2)
+        c_t   = f ⊙ c_{t-1} + i ⊙ g                                                          (P3)
+        o     = σ(a_o + p_o ⊙ c_t),    h_t = o ⊙ tanh(c_t),    y_t = h_t                     (P4)
+
+    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and m = tanh(c_t),
+
+        δ_o   = λ_t ⊙ m ⊙ o(1-o),    μ_t += λ_t ⊙ o ⊙ (1 - m²) + δ_o ⊙ p_o                   (P5)
+        δ_i, δ_f, δ_g from μ_t as in the LSTM                                                (P6)
+        λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ f + δ_i ⊙ p_i + δ_f ⊙ p_f      (P7)
+        ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o],    ∂L/∂z_t = δ_t,
+        ∂L/∂p_i  = Σ_t δ_i ⊙ c_{t-1},    p_f likewise,    ∂L/∂p_o = Σ_t δ_o ⊙ c_t            (P8)
+
+    Args:
+        hidden_size: H, at least 1; ValueError below, TypeError if not an int.
+        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+
+    Returns:
+        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o,
+        and `p_i`, `p_f`, `p_o`, each `(H)`, all of one floating dtype, and the carry
+        `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`,
+        dimensionless. The peepholes start at zero, so the cell starts as an LSTM.
+
+    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
+    6·T·B·H.
+
+    Source: F. Gers, J. Schmidhuber, "Recurrent nets that time and count", IJCNN 2000, here with the
+    whole gradient and not theirs, which is truncated; A. Graves, "Generating sequences with
+    recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
+    """
+    check.integer("hidden_size", hidden_size, least=1)
+    return _peephole_lstm(hidden_size, check.number("forget_bias", forget_bias))
+
+
+@functools.cache
+def _peephole_lstm(hidden_size: int, forget_bias: float) -> Cell:
+    shapes = dict.fromkeys(("p_i", "p_f", "p_o"), (hidden_size,))
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        params = parts.initial(key, input_size, hidden_size, 4, dtype)
+        peepholes = {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
+        return {**with_forget_bias(params, forget_bias), **peepholes}
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
+        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+
+    def project(params: Params, xs: Array) -> Drive:
+        gates = parts.project_gates("peephole_lstm", params, xs, 4, hidden_size, **shapes)  # (P1)
+        return Drive(LSTMGates(*gates))
+
+    def prepare(params: Params) -> PeepholeWeights:
+        return PeepholeWeights(parts.kernel(params["w_h"]), *(params[name] for name in shapes))
+
+    def advance(w: PeepholeWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
+        seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
+        a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
+        c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
+        o = sigmoid(z.gates.o + a.o + parts.scaled(c, w.p_o))
+        return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
+
+    def output(params: Params, carries: LSTMCarry) -> State:
+        return carries.h
+
+    def adjoint(
+        w: PeepholeWeights,
+        carry_tm1: LSTMCarry,
+        z: Drive,
+        carry_t: LSTMCarry,
+        saved: LSTMGates,
+        d_carry: LSTMCarry,
+    ) -> tuple[LSTMCarry, LSTMGates]:
+        o, m = saved.o, jnp.tanh(carry_t.c)
+        delta_o = d_carry.h * m * o * (1 - o)
+        d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
+        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, delta_o)  # (P6)
+        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
+        d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
+        return LSTMCarry(d_h_tm1, d_c * saved.f + d_seen), delta  # (P7)
+
+    def gather(
+        w: PeepholeWeights,
+        carries_tm1: LSTMCarry,
+        zs: Drive,
+        carries: LSTMCarry,
+        saved: LSTMGates,
+        deltas: LSTMGates,
+    ) -> tuple[PeepholeWeights, Drive]:
+        d_w = PeepholeWeights(
+            h=parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas), w.h),
+            p_i=parts.summed(deltas.i * carries_tm1.c),
+            p_f=parts.summed(deltas.f * carries_tm1.c),
+            p_o=parts.summed(deltas.o * carries.c),
+        )
+        return d_w, Drive(deltas)  # (P8)
+
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

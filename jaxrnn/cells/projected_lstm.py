@@ -1,0 +1,138 @@
+"""The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxrnn import check
+from jaxrnn.cells import parts
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMGates,
+    remembered,
+    remembered_adjoint,
+    with_forget_bias,
+)
+from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.types import Array, Cell, Params, State
+
+
+class ProjectedWeights(NamedTuple):
+    """What the loop uses: the recurrent kernel, the projection, and its transpose, made once."""
+
+    h: Kernel
+    w_p: Float[Array, "H P"]
+    w_p_t: Any
+
+
+class ProjectedDeltas(NamedTuple):
+    """The cotangents of the gates' pre-activations, and λ, that of the projection."""
+
+    gates: LSTMGates
+    h: Float[Array, "*lead P"]
+
+
+def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float = 1.0) -> Cell:
+    """The LSTM whose state is a linear projection of its output, as in PyTorch (`proj_size`).
+
+        z_t      = x_t W_x + b                                                               (J1)
+        i, f, o  = σ(z_t + h_{t-1} W_h),    g = tanh(z_t + h_{t-1} W_h), each its own columns (J2)
+        c_t      = f ⊙ c_{t-1} + i ⊙ g                                                       (J3)
+        s_t      = o ⊙ tanh(c_t),    h_t = s_t W_p,    y_t = h_t                             (J4)
+
+    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and m = tanh(c_t),
+
+        σ_t      = λ_t W_pᵀ = ∂L/∂s_t,    μ_t += σ_t ⊙ o ⊙ (1 - m²)                          (J5)
+        δ_i, δ_f, δ_g from μ_t as in the LSTM,    δ_o = σ_t ⊙ m ⊙ o(1-o)                     (J6)
+        λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ f                              (J7)
+        ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o],    ∂L/∂W_p = Σ_t s_tᵀ λ_t,
+        ∂L/∂z_t  = δ_t                                                                       (J8)
+
+    Args:
+        hidden_size: H, features of the memory, at least 1; ValueError below, TypeError if not an
+            int.
+        projection_size: P, features of the state and the output, likewise.
+        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+
+    Returns:
+        A Cell with params `w_x (I, 4H)`, `w_h (P, 4H)`, `b (4H)`, gates in the order i, f, g, o,
+        and `w_p (H, P)`, all of one floating dtype, and the carry `LSTMCarry(h, c)`, h
+        `(*batch, P)`, c `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, P)`,
+        dimensionless. `init` draws w_p Lecun-normal.
+
+    Gradient: exact, by hand. Time: two products a step forward and two backward, in order; the
+    kernels' gradients are one more each for all steps at once. Memory: h, c and the four gates,
+    T·B·(5H + P).
+
+    Source: H. Sak, A. Senior, F. Beaufays, "Long short-term memory recurrent neural network
+    architectures for large scale acoustic modeling", Interspeech 2014; without its peepholes and
+    its second, non-recurrent projection.
+    """
+    check.integer("hidden_size", hidden_size, least=1)
+    check.integer("projection_size", projection_size, least=1)
+    return _projected_lstm(hidden_size, projection_size, check.number("forget_bias", forget_bias))
+
+
+@functools.cache
+def _projected_lstm(hidden_size: int, projection_size: int, forget_bias: float) -> Cell:
+    shapes = {"w_h": (projection_size, 4 * hidden_size), "w_p": (hidden_size, projection_size)}
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        key, key_p = jax.random.split(key)
+        params = parts.initial(key, input_size, hidden_size, 4, dtype, projection_size)
+        wide = parts.at_least_float32(dtype)
+        w_p = jax.nn.initializers.lecun_normal()(key_p, shapes["w_p"], wide).astype(dtype)
+        return {**with_forget_bias(params, forget_bias), "w_p": w_p}
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
+        sizes = projection_size, hidden_size
+        return LSTMCarry(*(parts.zero_carry(size, batch_shape, dtype) for size in sizes))
+
+    def project(params: Params, xs: Array) -> Drive:
+        gates = parts.project_gates("projected_lstm", params, xs, 4, hidden_size, **shapes)  # (J1)
+        return Drive(LSTMGates(*gates))
+
+    def prepare(params: Params) -> ProjectedWeights:
+        return ProjectedWeights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
+
+    def advance(w: ProjectedWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
+        c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
+        o = sigmoid(z.gates.o + a.o)  # (J2)
+        return LSTMCarry((o * jnp.tanh(c)) @ w.w_p, c), LSTMGates(i, f, g, o)  # (J4)
+
+    def output(params: Params, carries: LSTMCarry) -> State:
+        return carries.h
+
+    def adjoint(
+        w: ProjectedWeights,
+        carry_tm1: LSTMCarry,
+        z: Drive,
+        carry_t: LSTMCarry,
+        saved: LSTMGates,
+        d_carry: LSTMCarry,
+    ) -> tuple[LSTMCarry, ProjectedDeltas]:
+        o, m, d_s = saved.o, jnp.tanh(carry_t.c), d_carry.h @ w.w_p_t
+        d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
+        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, d_s * m * o * (1 - o))  # (J6)
+        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
+        return LSTMCarry(d_h_tm1, d_c * saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
+
+    def gather(
+        w: ProjectedWeights,
+        carries_tm1: LSTMCarry,
+        zs: Drive,
+        carries: LSTMCarry,
+        saved: LSTMGates,
+        deltas: ProjectedDeltas,
+    ) -> tuple[ProjectedWeights, Drive]:
+        d_w_h = parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas.gates), w.h)
+        d_w_p = parts.summed_product(saved.o * jnp.tanh(carries.c), deltas.h)
+        return ProjectedWeights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)
+
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -1,0 +1,57 @@
+"""Where a variant of the LSTM is the LSTM."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference import distance
+
+import jaxrnn
+from jaxrnn import LSTMCarry
+
+T, B, I, H = 6, 3, 4, 5
+
+
+def outputs_and_gradients(cell, params, carry, xs):
+    def weighted(*args):
+        last, ys = jaxrnn.bptt(cell, *args)
+        return jnp.sum(jnp.cos(ys)) + jnp.sum(jnp.sin(last.c)), (last, ys)
+
+    gradients, outputs = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)(params, carry, xs)
+    return outputs, gradients
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    params = jaxrnn.lstm(H).init(jax.random.key(0), I, jnp.float64)
+    h, c = (jnp.asarray(rng.standard_normal((B, H))) for _ in "hc")
+    return params, LSTMCarry(h, c), jnp.asarray(rng.standard_normal((T, B, I)))
+
+
+def same_but_for(more, cell):
+    """The cell's outputs and gradients with `more` params are the LSTM's, but for those of more."""
+    params, carry, xs = drawn()
+    got, (d_params, *d_rest) = outputs_and_gradients(cell, {**params, **more}, carry, xs)
+    wanted, (d_wanted, *d_rest_wanted) = outputs_and_gradients(jaxrnn.lstm(H), params, carry, xs)
+    assert distance(got, wanted) < 1e-13
+    kept = {name: d_params[name] for name in params}
+    assert distance((kept, d_rest), (d_wanted, d_rest_wanted)) < 1e-12
+    assert all(np.any(d_params[name]) for name in more)  # zero is no point of rest
+
+
+def test_a_peephole_lstm_starts_as_the_lstm():
+    zeros = {name: jnp.zeros(H) for name in ("p_i", "p_f", "p_o")}
+    cell = jaxrnn.peephole_lstm(H)
+    start = cell.init(jax.random.key(0), I, jnp.float64)
+    assert distance(start, {**drawn()[0], **zeros}) == 0
+    same_but_for(zeros, cell)
+
+
+def test_a_projection_by_the_identity_is_the_lstm():
+    same_but_for({"w_p": jnp.eye(H)}, jaxrnn.projected_lstm(H, H))
+
+
+def test_a_projection_may_be_wider_than_the_memory():
+    cell = jaxrnn.projected_lstm(2, 3)
+    params = cell.init(jax.random.key(0), I)
+    assert (params["w_h"].shape, params["w_p"].shape) == ((3, 8), (2, 3))
+    assert jaxrnn.unroll(cell, params, jnp.ones((T, I), jnp.float32))[1].shape == (T, 3)
