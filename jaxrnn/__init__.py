@@ -5,7 +5,12 @@ from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import LSTMCarry as LSTMCarry
 from jaxrnn.cells import elman as elman
 from jaxrnn.cells import gru as gru
+from jaxrnn.cells import indrnn as indrnn
+from jaxrnn.cells import lru as lru
 from jaxrnn.cells import lstm as lstm
+from jaxrnn.cells import mgu as mgu
+from jaxrnn.cells import min_gru as min_gru
+from jaxrnn.cells import min_lstm as min_lstm
 
 # What surrounds them
 from jaxrnn.layers import embedding as embedding

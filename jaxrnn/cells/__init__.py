@@ -6,8 +6,13 @@ import jax
 
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
+from jaxrnn.cells.indrnn import indrnn as indrnn
+from jaxrnn.cells.lru import lru as lru
 from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry
 from jaxrnn.cells.lstm import lstm as lstm
+from jaxrnn.cells.mgu import mgu as mgu
+from jaxrnn.cells.min_gru import min_gru as min_gru
+from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 
 # Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
 CELLS = (
@@ -16,4 +21,10 @@ CELLS = (
     ("gru", gru),
     ("gru_reset_before", functools.partial(gru, reset_after=False)),
     ("lstm", lstm),
+    ("mgu", mgu),
+    ("indrnn", indrnn),
+    ("indrnn_tanh", functools.partial(indrnn, activation=jax.numpy.tanh)),
+    ("min_gru", min_gru),
+    ("min_lstm", min_lstm),
+    ("lru", lru),
 )
