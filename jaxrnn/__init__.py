@@ -5,9 +5,14 @@ from jaxrnn.cells import CELLS as CELLS
 from jaxrnn.cells import LSTMCarry as LSTMCarry
 from jaxrnn.cells import elman as elman
 from jaxrnn.cells import gru as gru
+from jaxrnn.cells import indrnn as indrnn
 from jaxrnn.cells import layer_norm_gru as layer_norm_gru
 from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm
+from jaxrnn.cells import lru as lru
 from jaxrnn.cells import lstm as lstm
+from jaxrnn.cells import mgu as mgu
+from jaxrnn.cells import min_gru as min_gru
+from jaxrnn.cells import min_lstm as min_lstm
 from jaxrnn.cells import peephole_lstm as peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm
 

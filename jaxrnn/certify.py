@@ -112,7 +112,8 @@ def certify(
     """Compare the gradient of a loop with autodiff, finite differences and, in float32, the truth.
 
     With random cotangents v of all outputs, f = ⟨v, loop(step, params, carry, xs)⟩ and g = ∂f/∂θ
-    for each array θ of params, carry and xs:
+    for each array θ of params, carry and xs (of complex numbers, ⟨a, b⟩ = Re Σ a b, without a
+    conjugate, which is JAX's convention for gradients):
 
         float64   ‖values - values of scan‖ ≤ 1e-13 ‖values of scan‖                         (1)
         float64   ‖g - g_scan‖ ≤ 1e-12 ‖g_scan‖, g_scan by `jax.grad` of `lax.scan`          (2)
@@ -231,7 +232,10 @@ def _float64_rows(step, loop, trials):
         def difference(chosen, u):
             """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
             ends = (
-                {array: x + e * chosen[array] * u[array] for array, x in named.items()}
+                {
+                    array: x + (e * chosen[array]).astype(x.dtype) * u[array]
+                    for array, x in named.items()
+                }
                 for e in (EPSILON, -EPSILON)
             )
             ahead, behind = (_inner(v, judge(step, *rebuild(end))) for end in ends)
@@ -333,7 +337,7 @@ def _distances(got: dict[str, PyTree], wanted: dict[str, PyTree]) -> dict[str, A
     """‖a - b‖ / ‖b‖ by name; where b is zero, 0 if a is too and infinite if not."""
 
     def norm(x):
-        return jnp.sqrt(_inner(x, x))
+        return jnp.sqrt(_inner(jax.tree.map(jnp.conj, x), x))
 
     def distance(a, b):
         error, size = norm(jax.tree.map(jnp.subtract, a, b)), norm(b)
@@ -344,21 +348,23 @@ def _distances(got: dict[str, PyTree], wanted: dict[str, PyTree]) -> dict[str, A
 
 
 def _inner(v: PyTree, outputs: PyTree) -> Any:
-    """⟨v, outputs⟩ over all arrays that have a gradient."""
+    """⟨v, outputs⟩ = Re Σ v · outputs over all arrays that have a gradient."""
     pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
-    return sum(jnp.vdot(a, b) for a, b in pairs if check.is_inexact(b))
+    return sum(jnp.vdot(jnp.conj(a), b).real for a, b in pairs if check.is_inexact(b))
 
 
 def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:
-    """Standard normal numbers for every floating array, zeros for the others."""
-    return jax.tree.map(
-        lambda x: (
-            jnp.asarray(rng.standard_normal(x.shape), x.dtype)
-            if check.is_inexact(x)
-            else jnp.zeros(x.shape, x.dtype)
-        ),
-        shapes,
-    )
+    """Standard normal numbers for every inexact array, zeros for the others."""
+
+    def normal(x: Any) -> Any:
+        if not check.is_inexact(x):
+            return jnp.zeros(x.shape, x.dtype)
+        numbers = rng.standard_normal(x.shape)
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            numbers = numbers + 1j * rng.standard_normal(x.shape)
+        return jnp.asarray(numbers, x.dtype)
+
+    return jax.tree.map(normal, shapes)
 
 
 def _four_of(x: Any) -> jax.ShapeDtypeStruct:
@@ -366,8 +372,12 @@ def _four_of(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _cast(args: PyTree, dtype: Any) -> PyTree:
-    """Real floating arrays of another dtype, all else as it is."""
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x,
-        args,
-    )
+    """Floating arrays of another dtype, complex ones of the same precision, all else as it is."""
+
+    def cast(x: Any) -> Any:
+        if not check.is_inexact(x):
+            return x
+        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.asarray(x, dtype if real else np.result_type(dtype, np.complex64))
+
+    return jax.tree.map(cast, args)

@@ -72,7 +72,7 @@ def peephole_lstm_step(params, carry, x):
     return sigmoid(a_o + params["p_o"] * c) * np.tanh(c), c
 
 
-def layer_norm(a, gain, bias=0.0, epsilon=1e-2):
+def layer_norm(a, gain, bias=0.0, epsilon=1e-5):
     mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
     return gain * (a - mean) / np.sqrt(variance + epsilon) + bias
 
@@ -99,6 +99,43 @@ def layer_norm_gru_step(params, h, x):
     return (1 - z) * np.tanh(norm_of(x, "x", n) + params["b"][n] + r * q) + z * h
 
 
+def mgu_step(params, h, x):
+    size = h.shape[-1]
+    f = sigmoid(sum(affine(params, x, h, slice(0, size))))
+    n = np.tanh(sum(affine(params, x, f * h, slice(size, 2 * size))))
+    return (1 - f) * h + f * n
+
+
+def indrnn_step(params, h, x, f=lambda a: np.maximum(a, 0)):
+    return f(x @ params["w_x"] + params["u"] * h + params["b"])
+
+
+def indrnn_tanh_step(params, h, x):
+    return indrnn_step(params, h, x, f=np.tanh)
+
+
+def min_gru_step(params, h, x):
+    a_z, n = np.split(x @ params["w_x"] + params["b"], 2, axis=-1)
+    z = sigmoid(a_z)
+    return (1 - z) * h + z * n
+
+
+def min_lstm_step(params, h, x):
+    a_f, a_i, n = np.split(x @ params["w_x"] + params["b"], 3, axis=-1)
+    f, i = sigmoid(a_f), sigmoid(a_i)
+    return f / (f + i) * h + i / (f + i) * n
+
+
+def lru_step(params, state, x):
+    decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
+    driven = x @ (params["b_re"] + 1j * params["b_im"])
+    return decay * state + np.exp(params["gamma_log"]) * driven
+
+
+def lru_output(params, state):
+    return (state @ (params["c_re"] + 1j * params["c_im"])).real
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -109,7 +146,15 @@ STEPS = {
     "peephole_lstm": peephole_lstm_step,
     "layer_norm_lstm": layer_norm_lstm_step,
     "layer_norm_gru": layer_norm_gru_step,
+    "mgu": mgu_step,
+    "indrnn": indrnn_step,
+    "indrnn_tanh": indrnn_tanh_step,
+    "min_gru": min_gru_step,
+    "min_lstm": min_lstm_step,
+    "lru": lru_step,
 }
+# What a cell shows of its carry, where that is more than its first array.
+OUTPUTS = {"lru": lru_output}
 
 
 def run(name, params, carry, xs):
@@ -117,9 +162,10 @@ def run(name, params, carry, xs):
     params, carry, xs = jax.tree.map(np.asarray, (params, tuple(jax.tree.leaves(carry)), xs))
     ys = []
     for x in xs:
-        carry = STEPS[name](params, carry if len(carry) > 1 else carry[0], x)
-        carry = carry if isinstance(carry, tuple) else (carry,)
-        ys.append(carry[0])
+        alone = len(carry) == 1
+        carry = STEPS[name](params, carry[0] if alone else carry, x)
+        carry = (carry,) if alone else carry
+        ys.append(OUTPUTS[name](params, *carry) if name in OUTPUTS else carry[0])
     return carry, np.stack(ys)
 
 
@@ -133,11 +179,30 @@ def python_loop(step, params, carry, xs, cut_before=lambda t: False):
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
+def noise(rng, like):
+    """Standard normal numbers for every array of a tree, in double precision."""
+
+    def normal(x):
+        numbers = rng.standard_normal(x.shape)
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            numbers = numbers + 1j * rng.standard_normal(x.shape)
+        return jnp.asarray(numbers)
+
+    return jax.tree.map(normal, like)
+
+
+def inner(v, outputs):
+    """⟨v, outputs⟩ = Re Σ v · outputs, the pairing in which JAX's gradients are slopes."""
+    pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
+    return sum(jnp.vdot(jnp.conj(a), b).real.astype(float) for a, b in pairs)
+
+
 def distance(got, wanted):
     """The largest ‖a - b‖ / ‖b‖ of all leaves, as DESIGN measures it."""
 
     def of_leaf(a, b):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        dtype = np.complex128 if np.iscomplexobj(b) else np.float64
+        a, b = np.asarray(a, dtype), np.asarray(b, dtype)
         assert a.shape == b.shape, (a.shape, b.shape)
         error = np.linalg.norm((a - b).ravel())
         return 0.0 if error == 0 else error / np.linalg.norm(b.ravel())

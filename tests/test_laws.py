@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import distance, python_loop, run
+from reference import distance, inner, noise, python_loop, run
 
 import jaxrnn
 from jaxrnn.types import cuts_of
@@ -26,21 +26,13 @@ def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=5, seed=0):
     cell = CELLS[cell_name](hidden)
     rng = np.random.default_rng(seed)
 
-    def noise(like):
-        return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), like)
-
     with jax.enable_x64(True):
         params = cell.init(jax.random.key(seed), inputs, jnp.float64)
-        params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
-        carry = noise(cell.carry(batch, jnp.float64))
-        xs = noise(jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
-        v = noise(jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
+        params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(rng, params))
+        carry = noise(rng, cell.carry(batch, jnp.float64))
+        xs = noise(rng, jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
+        v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
     return cell, (params, carry, xs), v
-
-
-def inner(v, outputs):
-    pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
-    return sum(jnp.vdot(a, b) for a, b in pairs)
 
 
 def gradient(loop, cell, args, v):
@@ -116,7 +108,7 @@ def test_gradient_equals_finite_differences(cell_name):
     value = jax.jit(lambda args: inner(v, jaxrnn.scan(cell, *args)))
     rng = np.random.default_rng(1)
     for _ in range(4):
-        u = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), args)
+        u = noise(rng, args)
         ahead, behind = (
             value(jax.tree.map(lambda x, d, e=e: x + e * d, args, u)) for e in (1e-5, -1e-5)
         )
@@ -209,7 +201,14 @@ def test_drawn_shapes(cell_name, k1, length, batch, inputs, hidden, seed):
 def test_strict_dtypes_are_kept(cell_name):
     cell, args, v = problem(cell_name)
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
-        narrow, narrow_v = jax.tree.map(lambda x, d=dtype: x.astype(d), (args, v))
-        outputs = jaxrnn.bptt(cell, *narrow)
-        grads = gradient(jaxrnn.bptt, cell, narrow, narrow_v)
-        assert {leaf.dtype for leaf in jax.tree.leaves((outputs, grads))} == {jnp.dtype(dtype)}
+        kept = cell.carry((), dtype)
+        params, xs, v_ys = jax.tree.map(lambda x, d=dtype: x.astype(d), (args[0], args[2], v[1]))
+        carry, v_carry = (
+            jax.tree.map(lambda x, k: x.astype(k.dtype), c, kept) for c in (args[1], v[0])
+        )
+        last, ys = jaxrnn.bptt(cell, params, carry, xs)
+        d_params, d_carry, d_xs = gradient(jaxrnn.bptt, cell, (params, carry, xs), (v_carry, v_ys))
+        narrow = jax.tree.leaves((ys, d_params, d_xs))
+        assert {leaf.dtype for leaf in narrow} == {jnp.dtype(dtype)}
+        for state in (last, d_carry):
+            jax.tree.map(lambda x, k: np.testing.assert_equal(x.dtype, k.dtype), state, kept)

@@ -6,15 +6,19 @@ import jax
 
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
+from jaxrnn.cells.indrnn import indrnn as indrnn
 from jaxrnn.cells.layer_norm_gru import layer_norm_gru as layer_norm_gru
 from jaxrnn.cells.layer_norm_lstm import layer_norm_lstm as layer_norm_lstm
+from jaxrnn.cells.lru import lru as lru
 from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry
 from jaxrnn.cells.lstm import lstm as lstm
+from jaxrnn.cells.mgu import mgu as mgu
+from jaxrnn.cells.min_gru import min_gru as min_gru
+from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 
-# Makers `hidden_size -> Cell` by name, each variant with equations of its own once. ε is 1e-2 here:
-# at H of 1 to 6 a norm by 1e-5 is so steep that neither float64 nor differences can judge it.
+# Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
 CELLS = (
     ("elman", elman),
     ("elman_softplus", functools.partial(elman, activation=jax.nn.softplus)),
@@ -23,6 +27,12 @@ CELLS = (
     ("lstm", lstm),
     ("projected_lstm", lambda hidden_size: projected_lstm(hidden_size, max(1, hidden_size // 2))),
     ("peephole_lstm", peephole_lstm),
-    ("layer_norm_lstm", functools.partial(layer_norm_lstm, epsilon=1e-2)),
-    ("layer_norm_gru", functools.partial(layer_norm_gru, epsilon=1e-2)),
+    ("layer_norm_lstm", layer_norm_lstm),
+    ("layer_norm_gru", layer_norm_gru),
+    ("mgu", mgu),
+    ("indrnn", indrnn),
+    ("indrnn_tanh", functools.partial(indrnn, activation=jax.numpy.tanh)),
+    ("min_gru", min_gru),
+    ("min_lstm", min_lstm),
+    ("lru", lru),
 )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from jaxrnn import check
 from jaxrnn.types import Array, Params
@@ -69,9 +69,9 @@ def product_gathered(
     return Kernel(summed_product(scaled(hs, k.keep), deltas), None)
 
 
-def scaled(x: Float[Array, "*lead H"], keep: Array | None) -> Float[Array, "*lead H"]:
+def scaled(x: Inexact[Array, "*lead H"], keep: Array | None) -> Inexact[Array, "*lead H"]:
     """Take x ⊙ keep, the same for all leading axes that `keep` lacks; x where there is none."""
-    return x if keep is None else x * jnp.broadcast_to(keep, x.shape)
+    return x if keep is None else x * jnp.broadcast_to(keep, x.shape).astype(x.dtype)
 
 
 def initial(
@@ -84,24 +84,30 @@ def initial(
 ) -> Params:
     """`w_x` Lecun-normal, `w_h` orthogonal gate by gate, `b` zero.
 
-    Drawn in float32 at least, since the orthogonal start needs a QR decomposition. `state_size` is
-    what h has of features, if not `hidden_size`.
+    `state_size` is what h has of features, if not `hidden_size`.
     """
-    rows = hidden_size if state_size is None else state_size
-    check.integer("input_size", input_size, least=1)
-    dtype = check.floating("dtype", dtype)
     key_x, *keys_h = jax.random.split(key, 1 + gates)
-    wide = at_least_float32(dtype)
-    w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, gates * hidden_size), wide)
-    orthogonal = jax.nn.initializers.orthogonal()
-    w_h = jnp.concatenate([orthogonal(k, (rows, hidden_size), wide) for k in keys_h], axis=1)
-    b = jnp.zeros(gates * hidden_size, dtype)
-    return {"w_x": w_x.astype(dtype), "w_h": w_h.astype(dtype), "b": b}
+    params = initial_input(key_x, input_size, hidden_size, gates, dtype)
+    shape = (hidden_size if state_size is None else state_size, hidden_size)
+    orthogonal, wide = jax.nn.initializers.orthogonal(), at_least_float32(dtype)
+    w_h = jnp.concatenate([orthogonal(k, shape, wide) for k in keys_h], axis=1)
+    return {**params, "w_h": w_h.astype(dtype)}
 
 
-def at_least_float32(dtype: DTypeLike) -> DTypeLike:
-    """`dtype`, or float32 where that has more bits."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+def initial_input(
+    key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
+) -> Params:
+    """`w_x` Lecun-normal, `b` zero: all that a cell without recurrent kernel has in common."""
+    check.integer("input_size", input_size, least=1)
+    shape = (input_size, gates * hidden_size)
+    w_x = jax.nn.initializers.lecun_normal()(key, shape, at_least_float32(dtype))
+    return {"w_x": w_x.astype(dtype), "b": jnp.zeros(shape[1], dtype)}
+
+
+def at_least_float32(dtype: DTypeLike) -> Any:
+    """`dtype`, or float32 where it is narrower: a QR decomposition and complex numbers need it."""
+    dtype = check.floating("dtype", dtype)
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:
@@ -116,7 +122,12 @@ def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
 
 
 def project_gates(
-    cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
+    cell: str,
+    params: Params,
+    xs: Array,
+    gates: int,
+    hidden_size: int,
+    **more: tuple[int, ...] | None,
 ) -> list[jax.Array]:
     """Take x W_x + b over any leading axes, one array a gate; `more` as for `fitting`."""
     xs = fitting(cell, params, xs, gates, hidden_size, **more)
@@ -125,17 +136,21 @@ def project_gates(
 
 
 def fitting(
-    cell: str, params: Params, xs: Array, gates: int, hidden_size: int, **more: tuple[int, ...]
+    cell: str,
+    params: Params,
+    xs: Array,
+    gates: int,
+    hidden_size: int,
+    **more: tuple[int, ...] | None,
 ) -> jax.Array:
     """Take xs in the dtype of the params, once both are known to fit.
 
     `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes, or says
-    of one of these what shape it has.
+    of one of these what shape it has; `w_h=None` that there is no recurrent kernel.
     """
     width = gates * hidden_size
-    check.params_fit(
-        cell, params, {"w_x": (None, width), "w_h": (hidden_size, width), "b": (width,), **more}
-    )
+    shapes = {"w_x": (None, width), "w_h": (hidden_size, width), "b": (width,), **more}
+    check.params_fit(cell, params, {name: s for name, s in shapes.items() if s is not None})
     check.features("xs", cell, xs, size=params["w_x"].shape[0])
     return jnp.asarray(xs, params["w_x"].dtype)
 
@@ -155,7 +170,7 @@ def zero_carry(
     return jnp.zeros((*batch_shape, hidden_size), check.floating("dtype", dtype))
 
 
-def summed(deltas: Float[Array, "*lead H"]) -> Float[jax.Array, " H"]:
+def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
     """Σ δ over time and batch, `(H,)`: the gradient of a bias."""
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 

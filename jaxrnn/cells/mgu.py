@@ -1,0 +1,106 @@
+"""The minimal gated unit of Zhou et al. (2016)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxrnn import check
+from jaxrnn.cells import parts
+from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.types import Array, Cell, Params, State
+
+
+class MGUGates(NamedTuple):
+    """One array `(*batch, H)` a gate f, n: pre-activations, values or cotangents."""
+
+    f: Float[Array, "*lead H"]
+    n: Float[Array, "*lead H"]
+
+
+class MGUWeights(NamedTuple):
+    """What the loop uses: one kernel of h, one of f ⊙ h."""
+
+    f: Kernel
+    n: Kernel
+
+
+def mgu(hidden_size: int) -> Cell:
+    """The minimal gated unit: a GRU whose one gate both forgets and resets.
+
+        x_f, x_n = x_t W_x + b, each its own columns                                         (M1)
+        f = σ(x_f + h_{t-1} W_f),    n = tanh(x_n + (f ⊙ h_{t-1}) W_n)                       (M2)
+        h_t = (1 - f) ⊙ h_{t-1} + f ⊙ n,    y_t = h_t                                        (M3)
+
+    where W_h = [W_f W_n]. Backward, with λ_t = ∂L/∂h_t,
+
+        δ_n = λ_t ⊙ f ⊙ (1-n²),    u = δ_n W_nᵀ = ∂L/∂(f ⊙ h_{t-1})                          (M4)
+        δ_f = (λ_t ⊙ (n - h_{t-1}) + u ⊙ h_{t-1}) ⊙ f(1-f)                                   (M5)
+        λ_{t-1} = λ_t ⊙ (1-f) + u ⊙ f + δ_f W_fᵀ                                             (M6)
+        ∂L/∂W_f = Σ_t h_{t-1}ᵀ δ_f,    ∂L/∂W_n = Σ_t (f ⊙ h_{t-1})ᵀ δ_n                      (M7)
+
+    and ∂L/∂x_f, x_n = δ_f, δ_n.
+
+    Args:
+        hidden_size: H, at least 1; ValueError below, TypeError if not an int.
+
+    Returns:
+        A Cell with params `w_x (I, 2H)`, `w_h (H, 2H)`, `b (2H)`, gates in the order f, n, all of
+        one floating dtype, and the carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
+        `(*batch, H)`, dimensionless.
+
+    Gradient: exact, by hand. Time: two recurrent products a step forward and two backward, one
+    after the other; the kernels' gradients are two more for all steps at once. Memory: h, f and n,
+    3·T·B·H.
+
+    Source: G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, "Minimal gated unit for recurrent neural
+    networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
+    """
+    check.integer("hidden_size", hidden_size, least=1)
+    return _mgu(hidden_size)
+
+
+@functools.cache
+def _mgu(hidden_size: int) -> Cell:
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        return parts.initial(key, input_size, hidden_size, 2, dtype)
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return parts.zero_carry(hidden_size, batch_shape, dtype)
+
+    def project(params: Params, xs: Array) -> Drive:
+        return Drive(MGUGates(*parts.project_gates("mgu", params, xs, 2, hidden_size)))  # (M1)
+
+    def prepare(params: Params) -> MGUWeights:
+        return MGUWeights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
+
+    def advance(w: MGUWeights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
+        f = sigmoid(x.gates.f + parts.product(h_tm1, w.f))  # (M2)
+        n = jnp.tanh(x.gates.n + parts.product(f * h_tm1, w.n))
+        return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
+
+    def output(params: Params, hs: State) -> State:
+        return hs
+
+    def adjoint(
+        w: MGUWeights, h_tm1: State, x: Drive, h_t: State, saved: MGUGates, d_h: State
+    ) -> tuple[State, MGUGates]:
+        f, n = saved
+        delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
+        u = parts.product_adjoint(delta_n, w.n)  # (M4)
+        delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
+        d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.f)  # (M6)
+        return d_h_tm1, MGUGates(delta_f, delta_n)
+
+    def gather(
+        w: MGUWeights, hs_tm1: State, xs: Drive, hs: State, saved: MGUGates, deltas: MGUGates
+    ) -> tuple[MGUWeights, Drive]:
+        d_f = parts.product_gathered(hs_tm1, deltas.f, w.f)
+        d_n = parts.product_gathered(saved.f * hs_tm1, deltas.n, w.n)
+        return MGUWeights(d_f, d_n), Drive(deltas)  # (M7)
+
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
