@@ -55,7 +55,7 @@ from jaxrnn.transforms import zoneout as zoneout
 # Trust
 from jaxrnn.certify import Certificate as Certificate
 from jaxrnn.certify import certify as certify
-from jaxrnn.certify import certify_all as certify_all
+from jaxrnn.certify_all import certify_all as certify_all
 
 # Training
 from jaxrnn.train import Trainer as Trainer

@@ -16,7 +16,7 @@ ROOT = Path(jaxrnn.__file__).parent
 FLOORS = {
     **dict.fromkeys(("types", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
-    **dict.fromkeys(("sequence", "networks", "losses", "certify"), 2),
+    **dict.fromkeys(("sequence", "networks", "losses", "certify", "certify_all"), 2),
     "train": 3,
     **dict.fromkeys(("app", "__main__"), 4),
 }
