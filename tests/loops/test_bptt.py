@@ -26,7 +26,7 @@ def arguments(cell, dtype=jnp.float64, seed=0):
 
 def loss(loop, step, params, carry, xs):
     carry, ys = loop(step, params, carry, xs)
-    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c) for c in jax.tree.leaves(carry))
+    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c).real for c in jax.tree.leaves(carry))
 
 
 def subjaxprs(jaxpr):
