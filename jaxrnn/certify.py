@@ -25,8 +25,9 @@ DIFFERENCE_LIMIT = 1e-6
 FLOAT32_FACTOR = 1.5
 FLOAT32_UNIT = 2.0**-23
 
-# Central differences: the error ε² of the formula and the error 2⁻⁵²/ε of rounding, both small.
-EPSILON = 1e-5
+# Central differences: the error ε² of the formula and the error 2⁻⁵²/ε of rounding, both small; and
+# ε too, since a kink (relu) between the two ends spoils a difference, with a chance of order ε.
+EPSILON = 1e-7
 
 Arguments = tuple[Params, Carry, PyTree]
 
