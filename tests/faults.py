@@ -121,7 +121,7 @@ BACKWARD = (
     ),
     fault("conjugate of x", LINEAR, "summed(d_a)", "summed(deltas * jnp.conj(hs_tm1))", "lru"),
     fault("h_t for h_{t-1}, constant a", LINEAR, "summed(d_a)", "summed(deltas * hs)", "lru"),
-    fault("∂a left out", LINEAR, "summed(d_a)", "0 * parts.summed(d_a)", "lru"),
+    fault("∂a left out", LINEAR, "return parts.summed(d_a)", "return 0 * parts.summed(d_a)", "lru"),
     fault("output's adjoint left out", BPTT, "tree.add(d_carry, d_carry_t)", "d_carry", "gru"),
     fault(
         "λ_T left out",
