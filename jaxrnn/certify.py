@@ -24,7 +24,8 @@ FLOAT32_FACTOR = 1.5
 FLOAT32_UNIT = 2.0**-23
 
 # Differences of fourth order, f' = Σ w f(θ + eu): the error ε⁴ of the formula and the error 2⁻⁵²/ε
-# of rounding, both small, on a steep curve too (a layer norm of few units).
+# of rounding, both small, on a steep curve too (a layer norm of few units); and ε, since a kink
+# (relu) between the ends spoils a difference, with a chance of order ε.
 EPSILON = 1e-6
 STEPS = (EPSILON, -EPSILON, 2 * EPSILON, -2 * EPSILON)
 WEIGHTS = (2 / (3 * EPSILON), -2 / (3 * EPSILON), -1 / (12 * EPSILON), 1 / (12 * EPSILON))

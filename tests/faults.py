@@ -38,6 +38,8 @@ PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
     f"cells/{name}.py"
     for name in ("projected_lstm", "peephole_lstm", "layer_norm_lstm", "layer_norm_gru", "norm")
 )
+MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "linear", "lru"))
+MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
 SEGMENTS = "def _truncated(k1: int, loop: Loop) -> Loop:\n"
 JOINED = "(delta_r, delta_z, delta_n * r)"
@@ -90,7 +92,6 @@ BACKWARD = (
         "kernel transposed", GRU, "parts.product_adjoint(delta_n, w.n)", "delta_n @ w.n.w", BEFORE
     ),
     fault("gather without r", GRU, "gathered(saved.r * hs_tm1", "gathered(hs_tm1", BEFORE),
-    fault("sign of δ_i", LSTM, "d_c * g * i * (1 - i)", "d_c * g * i * (i - 1)", "lstm"),
     fault("sign of δ_i", LSTM, "z.keep) * i * (1 - i)", "z.keep) * i * (i - 1)", "lstm"),
     fault("sign of δ_f", LSTM, "c_tm1 * f * (1 - f)", "c_tm1 * f * (f - 1)", "lstm"),
     fault("sign of δ_g", LSTM, "z.keep) * (1 - g * g)", "z.keep) * (g * g - 1)", "lstm"),
@@ -154,6 +155,37 @@ BACKWARD = (
     ),
     fault("λ z left out", LN_GRU, "d_h * z + parts", "parts", "layer_norm_gru"),
     fault("∂b_n without r", LN_GRU, "(deltas.n * saved.gates.r)", "(deltas.n)", "layer_norm_gru"),
+    fault(
+        "sign in δ_f", MGU, "x.keep) - h_tm1) + u * h_tm1", "x.keep) - h_tm1) - u * h_tm1", "mgu"
+    ),
+    fault("u h left out of δ_f", MGU, " + u * h_tm1) * f", ") * f", "mgu"),
+    fault("u f left out", MGU, "d_h * (1 - f) + u * f +", "d_h * (1 - f) +", "mgu"),
+    fault("f left out of δ_n", MGU, "parts.scaled(d_h * f, x.keep)", "d_h", "mgu"),
+    fault(
+        "gather without f",
+        MGU,
+        "product_gathered(saved.f * hs_tm1",
+        "product_gathered(hs_tm1",
+        "mgu",
+    ),
+    fault("slope of relu left out", INDRNN, "jnp.where(h_t > 0, d_h, 0)", "d_h", "indrnn"),
+    fault("slope elsewhere", INDRNN, "saved.a)[1]", "0 * saved.a)[1]", "indrnn_tanh"),
+    fault("u left out", INDRNN, "parts.scaled(delta, u), delta", "delta, delta", "indrnn"),
+    fault("h_t for h_{t-1}", INDRNN, "summed(hs_tm1 * deltas)", "summed(hs * deltas)", "indrnn"),
+    fault("a left out", LINEAR, "return _times_a(d_h, w, z), d_h", "return d_h, d_h", "min_gru"),
+    fault("h_t for h_{t-1}", LINEAR, "deltas * hs_tm1", "deltas * hs", "min_lstm"),
+    fault("sign of ∂a", LINEAR, "None, Drive(Affine(d_a", "None, Drive(Affine(-d_a", "min_lstm"),
+    fault("λ a for ∂b", LINEAR, "scaled(deltas, zs.keep)", "scaled(d_a, zs.keep)", "min_gru"),
+    fault(
+        "conjugate of a",
+        LINEAR,
+        "return _times_a(d_h, w, z), d_h",
+        "return _times_a(d_h, jnp.conj(w), z), d_h",
+        "lru",
+    ),
+    fault("conjugate of x", LINEAR, "summed(d_a)", "summed(deltas * jnp.conj(hs_tm1))", "lru"),
+    fault("h_t for h_{t-1}, constant a", LINEAR, "summed(d_a)", "summed(deltas * hs)", "lru"),
+    fault("∂a left out", LINEAR, "return parts.summed(d_a)", "return 0 * parts.summed(d_a)", "lru"),
     fault("output's adjoint left out", BPTT, "tree.add(d_carry, d_carry_t)", "d_carry", "gru"),
     fault(
         "λ_T left out",
@@ -442,6 +474,35 @@ AROUND = (
         "carry, Fed(y, x)",
         "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
     ),
+    fault("f for 1 - f", MGU, "h_tm1 + f * (parts.s", "h_tm1 + (1 - f) * (parts.s", "mgu"),
+    fault("f left out of n", MGU, "product(f * h_tm1, w.n)", "product(h_tm1, w.n)", "mgu"),
+    fault("u left out", INDRNN, "parts.scaled(h_tm1, u)", "h_tm1", "indrnn"),
+    fault("other activation", INDRNN, "return activation(a)", "return abs(a)", "indrnn"),
+    fault("a left out", LINEAR, "return _times_a(h_tm1, w, z) +", "return h_tm1 +", "min_gru"),
+    fault(
+        "gates swapped",
+        MIN_GRU,
+        "sigmoid(-x_z), sigmoid(x_z)",
+        "sigmoid(x_z), sigmoid(-x_z)",
+        "min_gru",
+    ),
+    fault(
+        "gates swapped",
+        MIN_LSTM,
+        "log_sigmoid(x_f) - log_sigmoid(x_i)",
+        "log_sigmoid(x_i) - log_sigmoid(x_f)",
+        "min_lstm",
+    ),
+    fault("gates not normalised", MIN_LSTM, "sigmoid(odds), s", "sigmoid(x_f), s", "min_lstm"),
+    fault("γ left out", LRU, "us @ parts.scaled(p[name], gamma)", "us @ p[name]", "lru"),
+    fault(
+        "sign of Im C",
+        LRU,
+        'jnp.real(xs) @ p["c_re"] - jnp',
+        'jnp.real(xs) @ p["c_re"] + jnp',
+        "lru",
+    ),
+    fault("phase not exponentiated", LRU, 'jnp.exp(p["theta_log"])', 'p["theta_log"]', "lru"),
 )
 
 CERTIFY = """

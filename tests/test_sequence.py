@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import inner, noise
 
 import jaxrnn
 from jaxrnn import CELLS, LOOPS, unroll
@@ -24,9 +25,13 @@ def drawn(cell, lead=(T, B), dtype=jnp.float64):
     """Params, a carry and xs, from NumPy: nothing to compile."""
     rng, key = np.random.default_rng(0), jax.random.key(0)
     shapes = jax.eval_shape(
-        lambda: (cell.init(key, I), cell.carry(lead[1:]), jnp.zeros((*lead, I)))
+        lambda: (
+            cell.init(key, I, dtype),
+            cell.carry(lead[1:], dtype),
+            jnp.zeros((*lead, I), dtype),
+        )
     )
-    return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), dtype), shapes)
+    return jax.tree.map(lambda x, like: (0.5 * x).astype(like.dtype), noise(rng, shapes), shapes)
 
 
 def plain_step(params, carry, x):
@@ -55,13 +60,13 @@ def unrolled(cell, params, carry, xs, **keywords):
 
 
 def outputs_and_gradients(loop, cell, params, carry, xs):
-    """Outputs of `loop`; gradients of a sum that all floats among them enter, weighted."""
+    """Outputs of `loop`; gradients of a sum that all inexact among them enter, weighted."""
 
     def weighted(inexact):
         outputs = loop(cell, *inexact)
-        ys = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.floating)]
-        total = sum(jnp.vdot(jnp.asarray(np.cos(range(y.size)), y.dtype), y.ravel()) for y in ys)
-        return total, outputs
+        ys = [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.inexact)]
+        vs = [jnp.asarray(np.cos(range(y.size)), y.dtype).reshape(y.shape) for y in ys]
+        return inner(vs, ys), outputs
 
     gradients, outputs = jax.grad(weighted, has_aux=True, allow_int=True)((params, carry, xs))
     return outputs, gradients
@@ -80,7 +85,7 @@ def test_unroll_is_a_plain_loop_over_the_cell(make, lead):
     last, ys = unrolled(cell, params, carry, xs)
     same_values((last, ys), by_steps(cell, params, carry, xs))
     # Many-to-one: the last output needs no array of all of them.
-    chex.assert_trees_all_equal(cell.output(params, last), ys[-1])
+    same_values(cell.output(params, last), ys[-1])
 
 
 @pytest.mark.parametrize("lead", [(T,), (T, B)], ids=str)
@@ -168,7 +173,10 @@ def assert_dtypes_are_kept(cell, loop, dtype):
     first = jax.eval_shape(partial(unroll, cell, loop=loop), params, xs)
     run = partial(outputs_and_gradients, through_unroll(loop=loop), cell)
     outputs, (d_params, d_carry, d_xs) = jax.eval_shape(run, params, carry, xs)
-    kept = jax.tree.leaves((first, outputs, d_params, d_carry))
+    # The carry may be wider, or complex: what the cell's zero carry is, it stays.
+    for state in (first[0], outputs[0], d_carry):
+        jax.tree.map(lambda x, c: np.testing.assert_equal(x.dtype, c.dtype), state, carry)
+    kept = jax.tree.leaves((first[1], outputs[1], d_params))
     assert {leaf.dtype for leaf in kept} == {jnp.dtype(dtype)}
     assert d_xs.dtype == xs.dtype
 

@@ -46,10 +46,12 @@ def character_model(
 
     def init(key: jax.Array) -> Params:
         key_embedding, key_cell, key_readout = jax.random.split(key, 3)
+        of_cell = cell.init(key_cell, embedding_size)
+        features = cell.output(of_cell, cell.carry()).size
         return {
             "embedding": embedding.init(key_embedding, vocabulary_size),
-            "cell": cell.init(key_cell, embedding_size),
-            "readout": readout.init(key_readout, hidden_size),
+            "cell": of_cell,
+            "readout": readout.init(key_readout, features),
         }
 
     def step(params: Params, carry: Carry, tokens: Array) -> tuple[Carry, jax.Array]:

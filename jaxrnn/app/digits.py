@@ -89,10 +89,9 @@ def digit_model(cell_name: str, hidden_size: int) -> DigitModel:
 
     def init(key: jax.Array) -> Params:
         key_cell, key_readout = jax.random.split(key)
-        return {
-            "cell": cell.init(key_cell, input_size=1),
-            "readout": readout.init(key_readout, hidden_size),
-        }
+        of_cell = cell.init(key_cell, input_size=1)
+        features = cell.output(of_cell, cell.carry()).size
+        return {"cell": of_cell, "readout": readout.init(key_readout, features)}
 
     def logits(
         params: Params, pixels: Array, lengths: Array, loop: Loop = jaxrnn.bptt

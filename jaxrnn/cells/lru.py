@@ -121,7 +121,8 @@ def _lru(hidden_size: int, output_size: int, r_min: float, r_max: float, max_pha
         us = jnp.asarray(us, params["b_re"].dtype)
         p = _wide(params)
         us, gamma = us.astype(p["b_re"].dtype), jnp.exp(p["gamma_log"])
-        z_re, z_im = (parts.scaled(us @ p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
+        # γ goes into B, so that the gradient of γ needs no (T, *batch, H) array of its own.
+        z_re, z_im = (us @ parts.scaled(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
         return Drive(Affine(None, lax.complex(z_re, z_im)))
 
     def prepare(params: Params) -> Complex[Array, " H"]:

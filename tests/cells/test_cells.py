@@ -13,6 +13,12 @@ CELLS = dict(jaxrnn.CELLS)
 every_cell = pytest.mark.parametrize("cell_name", CELLS)
 
 
+def cells_with(name):
+    """All cells that have a parameter of that name."""
+    keys = {cell_name: make(2).init(jax.random.key(0), 2) for cell_name, make in CELLS.items()}
+    return pytest.mark.parametrize("cell_name", [c for c, params in keys.items() if name in params])
+
+
 @every_cell
 def test_equal_arguments_give_the_same_cell(cell_name):
     make = CELLS[cell_name]
@@ -27,13 +33,27 @@ def test_options_make_other_cells():
     assert jaxrnn.elman(5) is not jaxrnn.elman(5, activation=jax.nn.relu)
     assert jaxrnn.projected_lstm(5, 2) is not jaxrnn.projected_lstm(5, 3)
     assert jaxrnn.layer_norm_gru(5) is not jaxrnn.layer_norm_gru(5, epsilon=1e-3)
+    assert jaxrnn.indrnn(5) is not jaxrnn.indrnn(5, activation=jnp.tanh)
+    assert jaxrnn.lru(5) is jaxrnn.lru(5, 5, r_max=1.0) is not jaxrnn.lru(5, r_max=0.9)
+
+
+every_dtype = pytest.mark.parametrize(
+    "dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
+)
 
 
 @every_cell
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
-def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
+@every_dtype
+def test_parameters_start_finite_and_of_one_dtype(cell_name, dtype):
     params = CELLS[cell_name](6).init(jax.random.key(0), 4, dtype)
     assert {p.dtype for p in params.values()} == {jnp.dtype(dtype)}
+    assert all(jnp.all(jnp.isfinite(p)) for p in params.values())
+
+
+@cells_with("w_h")
+@every_dtype
+def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
+    params = CELLS[cell_name](6).init(jax.random.key(0), 4, dtype)
     w_h = np.asarray(params["w_h"], np.float64)
     for gate in np.split(w_h, w_h.shape[1] // 6, axis=1):
         atol = 20 * float(jnp.finfo(dtype).eps)
@@ -42,7 +62,7 @@ def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
         np.testing.assert_allclose(gram, np.eye(len(gram)), atol=atol)
 
 
-@every_cell
+@cells_with("w_x")
 def test_input_kernels_start_lecun_normal(cell_name):
     w_x = np.asarray(CELLS[cell_name](40).init(jax.random.key(0), 400, jnp.float64)["w_x"])
     assert abs(w_x.std() * 20 - 1) < 0.03

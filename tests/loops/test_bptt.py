@@ -26,7 +26,7 @@ def arguments(cell, dtype=jnp.float64, seed=0):
 
 def loss(loop, step, params, carry, xs):
     carry, ys = loop(step, params, carry, xs)
-    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c) for c in jax.tree.leaves(carry))
+    return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c).real for c in jax.tree.leaves(carry))
 
 
 def subjaxprs(jaxpr):
@@ -148,8 +148,10 @@ def test_needs_at_most_two_arrays_of_states_more_than_autodiff(cell_name):
         analysis = grad.lower(params, carry, xs).compile().memory_analysis()
         return analysis.temp_size_in_bytes
 
-    states = 100 * 16 * 64 * xs.dtype.itemsize
-    assert temporary(jaxrnn.bptt) <= temporary(jaxrnn.scan) + 2.1 * states
+    state = jax.tree.leaves(carry)[0]
+    # Of complex states a third: real and imaginary parts stand apart wherever a product is taken.
+    arrays = 3 if jnp.iscomplexobj(state) else 2
+    assert temporary(jaxrnn.bptt) <= temporary(jaxrnn.scan) + (arrays + 0.1) * 100 * state.nbytes
 
 
 @every_cell
