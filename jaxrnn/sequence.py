@@ -50,6 +50,7 @@ def unroll(
     loop: Loop = bptt,
     mask: Bool[Array, " T *batch"] | None = None,
     lengths: Integer[Array, "*batch"] | None = None,
+    fill: float = 0.0,
     reset: Bool[Array, " T *batch"] | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
@@ -76,6 +77,8 @@ def unroll(
             reaches neither values nor gradients.
         lengths: how many steps of each row count, from 0 to T, in place of a mask; clipped to that
             where they are traced.
+        fill: what stands in the place of padded inputs; a plain Step has to make finite numbers
+            with finite slopes of it.
         reset: r, True where a new sequence begins: its step t starts from `reset_carry`, whatever
             the mask says, and no gradient crosses. It is `done[t-1]` for those who have `done[t]`
             after step t. The argument `carry` starts the array and is never returned to.
@@ -94,7 +97,7 @@ def unroll(
 
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
-    run = _Run(loop, mask, reset, reset_carry, key, reverse)
+    run = _Run(loop, mask, fill, reset, reset_carry, key, reverse)
     run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
     carry, ys = run(cell, params, carry, xs)
     return carry, ys if run.mask is None else tree.zero_unless(run.mask, ys)  # (3)
@@ -109,6 +112,7 @@ def history(
     loop: Loop = bptt,
     mask: Bool[Array, " T *batch"] | None = None,
     lengths: Integer[Array, "*batch"] | None = None,
+    fill: float = 0.0,
     reset: Bool[Array, " T *batch"] | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
@@ -124,6 +128,7 @@ def history(
         loop: ″.
         mask: ″.
         lengths: ″.
+        fill: ″.
         reset: ″.
         reset_carry: ″.
         reverse: ″; the states, too, stand where their inputs do.
@@ -135,7 +140,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    run = _Recording(loop, mask, reset, reset_carry, key, reverse)
+    run = _Recording(loop, mask, fill, reset, reset_carry, key, reverse)
     run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
     states, ys = run(cell, params, carry, xs)
     return states, ys if run.mask is None else tree.zero_unless(run.mask, ys)
@@ -158,7 +163,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
         outside = sorted({int(n) for n in lengths.ravel() if not 0 <= n <= steps})
         if outside:
             raise ValueError(f"lengths: got {outside}, expected integers from 0 to T = {steps}")
-    lengths = jnp.asarray(lengths)
+    lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
     times = jnp.arange(steps, dtype=lengths.dtype)
     return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
 
@@ -169,6 +174,7 @@ class _Run:
 
     loop: Loop
     mask: Any
+    fill: float
     reset: Any
     reset_carry: Any
     key: Any
@@ -206,7 +212,7 @@ class _Run:
         """A Cell or a plain Step, with what the run adds to it."""
         mask, reset = self.mask, self.reset
         if mask is not None:
-            step, xs = masked(step), Masked(xs, mask)
+            step, xs = masked(step, fill=self.fill), Masked(xs, mask)
         if reset is not None:
             start = self.reset_carry
             if start is None:
@@ -263,6 +269,7 @@ def _checked(
     check.function("cell", cell)
     check.function("loop", run.loop)
     check.boolean("reverse", run.reverse)
+    check.number("fill", run.fill)
     steps, batch = check.length(xs), None
     if run.mask is not None and lengths is not None:
         raise ValueError("lengths: got both mask and lengths, expected one of them")
@@ -302,10 +309,10 @@ def _checked(
         like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         if isinstance(cell, Network) or cell.noise is not None:
             # What only the parts can tell, before anything is computed.
-            abstract = _Run(scan, None, None, None, run.key, run.reverse)
+            abstract = _Run(scan, None, 0.0, None, None, run.key, run.reverse)
             jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
         carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
     arrays = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
     mask, reset, reset_carry, carry = arrays
-    xs = xs if mask is None else tree.zero_unless(mask, xs)
+    xs = xs if mask is None else tree.filled(mask, xs, run.fill)
     return dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry), xs, carry

@@ -86,14 +86,19 @@ def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
 
 
 def zero_unless(mask: Any, tree: PyTree) -> PyTree:
-    """`tree` where the mask is True and zero elsewhere; keys, and what it does not cover, stay."""
+    """`tree` where the mask is True and zero elsewhere."""
+    return filled(mask, tree, 0)
+
+
+def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
+    """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay."""
 
     def covered(x: Any) -> bool:
         keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
         return not keys and jnp.shape(x)[: mask.ndim] == mask.shape
 
     return jax.tree.map(
-        lambda x: jnp.where(widened(mask, x), x, jnp.zeros_like(x)) if covered(x) else x, tree
+        lambda x: jnp.where(widened(mask, x), x, jnp.full_like(x, value)) if covered(x) else x, tree
     )
 
 

@@ -315,7 +315,7 @@ AROUND = (
     fault(
         "NaN let in",
         MASKED,
-        "cell.project(params, tree.zero_unless(xs.mask, xs.xs))",
+        "cell.project(params, tree.filled(xs.mask, xs.xs, fill))",
         "cell.project(params, xs.xs)",
         "transforms/test_marks.py::test_nan_where_the_mask_is_false_reaches_nothing",
     ),
@@ -379,7 +379,7 @@ AROUND = (
     fault(
         "NaN let into layers",
         SEQUENCE,
-        "xs if mask is None else tree.zero_unless(mask, xs)",
+        "xs if mask is None else tree.filled(mask, xs, run.fill)",
         "xs",
         f"{NETS}_nan_in_the_padding_reaches_no_layer",
     ),

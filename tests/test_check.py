@@ -365,6 +365,7 @@ def wrong_marks():
         "ValueError: mask: got [5, 2], expected axes that all floats of xs begin with": partial(
             plain, array(2, H), mask=MARKS[:, :2]
         ),
+        "TypeError: fill: got 'x' of type str, expected a number": unrolled(XS, fill="x"),
         "TypeError: key: got int, expected a key": unrolled(XS, cell=NOISY, key=3),
         "TypeError: key: got float64[2], expected a key": unrolled(XS, cell=NOISY, key=array(2)),
         "ValueError: key: got a key, expected None, since nothing in the cell draws": unrolled(

@@ -217,6 +217,28 @@ def test_any_number_of_batch_axes(batch):
     assert distance(ys, np.reshape(flat_ys, ys.shape)) < VALUES
 
 
+def test_what_fills_the_padding_can_be_chosen():
+    """A plain Step may have no slope at zero."""
+
+    def step(params, h, x):
+        h = params * h + jnp.log(x)
+        return h, h
+
+    xs = jnp.asarray(np.random.default_rng(0).random((T, B))) + 0.5
+    mask = jnp.asarray(pattern(0.6))
+
+    def gradient(padding, **keywords):
+        def value(params, xs):
+            padded = jnp.where(mask, xs, padding)
+            h, ys = jaxrnn.unroll(step, params, padded, xs[0], mask=mask, **keywords)
+            return jnp.sum(h) + jnp.sum(ys)
+
+        return jax.grad(value, argnums=(0, 1))(jnp.asarray(0.9), xs)
+
+    assert distance(gradient(jnp.nan, fill=1.0), gradient(1.0, fill=2.0)) < VALUES
+    assert not np.isfinite(gradient(jnp.nan)[0])
+
+
 def test_lengths_are_a_mask():
     step, (params, carry, xs, _), _ = problem("lstm")
     lengths = np.array([0, 4, T], np.uint8)
@@ -229,6 +251,11 @@ def test_lengths_are_a_mask():
         distance(last[1:], np.stack([by_lengths[1][n - 1, row] for row, n in ((1, 4), (2, T))]))
         == 0
     )
+
+
+def test_lengths_in_bytes_reach_beyond_255_steps():
+    mask = jaxrnn.mask_of_lengths(np.array([3, 255], np.uint8), 300)
+    assert np.sum(mask, axis=0).tolist() == [3, 255]
 
 
 def test_traced_lengths_are_clipped():

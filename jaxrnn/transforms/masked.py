@@ -20,7 +20,7 @@ class Masked(NamedTuple):
     mask: Any
 
 
-def masked(step: Cell | Step) -> Cell | Step:
+def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
     """The step that is taken where a mask is True and leaves the carry alone elsewhere.
 
         c_t = m_t ? step(params, c_{t-1}, x_t) : c_{t-1}                                     (M1)
@@ -29,13 +29,14 @@ def masked(step: Cell | Step) -> Cell | Step:
 
         λ_{t-1}, δ_t = m_t ? adjoint(λ_t) : (λ_t, 0)                                         (M2)
 
-    Where m_t is False, x_t is replaced by zeros before the step sees it, so that NaN there reaches
+    Where m_t is False, x_t is replaced by `fill` before the step sees it, so that NaN there reaches
     neither value nor gradient, and y_t is whatever the step makes of the carry that was held (a
     Cell: its output), which `unroll` replaces by zeros.
 
     Args:
         step: a Cell, whose backward pass stays the one by hand, or a plain Step, whose carry and
             inputs have the mask's axes in front.
+        fill: an input of which the step makes finite numbers with finite slopes.
 
     Returns:
         A Cell or a Step whose inputs are `Masked(xs, mask)`. Equal cells give the same cell.
@@ -43,21 +44,22 @@ def masked(step: Cell | Step) -> Cell | Step:
     Gradient: exact. Time and memory: the step's, and a selection for each array of the carry.
     """
     check.function("step", step)
-    return _masked_cell(step) if isinstance(step, Cell) else _masked_step(step)
+    fill = check.number("fill", fill)
+    return _masked_cell(step, fill) if isinstance(step, Cell) else _masked_step(step, fill)
 
 
-def _masked_step(step: Step) -> Step:
+def _masked_step(step: Step, fill: float) -> Step:
     def masked_step(params: Params, carry: Carry, x: Masked) -> tuple[Carry, PyTree]:
-        new, y = step(params, carry, tree.zero_unless(x.mask, x.xs))
+        new, y = step(params, carry, tree.filled(x.mask, x.xs, fill))
         return tree.where(x.mask, new, carry), y  # (M1)
 
     return masked_step
 
 
 @functools.cache
-def _masked_cell(cell: Cell) -> Cell:
+def _masked_cell(cell: Cell, fill: float) -> Cell:
     def project(params: Params, xs: Masked) -> Masked:
-        return Masked(cell.project(params, tree.zero_unless(xs.mask, xs.xs)), xs.mask)
+        return Masked(cell.project(params, tree.filled(xs.mask, xs.xs, fill)), xs.mask)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Masked) -> tuple[Carry, PyTree]:
         carry_t, saved = cell.advance(w, carry_tm1, z.xs)
