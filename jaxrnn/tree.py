@@ -87,7 +87,7 @@ def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
 
 def zero_unless(mask: Any, tree: PyTree) -> PyTree:
     """`tree` where the mask is True and zero elsewhere."""
-    return filled(mask, tree, 0)
+    return filled(mask, tree, 0.0)
 
 
 def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
