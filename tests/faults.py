@@ -559,7 +559,7 @@ def caught_by(planted: Fault, kind: str) -> dict[str, bool]:
             text = text.replace(old, new)
         file.write_text(text)
         test = law(planted, kind)
-        judges = {"laws": is_red(tree, "-m", "pytest", "-x", "-p", "no:cacheprovider", test)}
+        judges = {"laws": is_red(tree, "-m", "pytest", "-x", "-n0", "-p", "no:cacheprovider", test)}
         if kind == "backward":
             judges["certificate"] = is_red(tree, "-c", CERTIFY, planted.cell, planted.loop)
         return judges
