@@ -17,8 +17,26 @@ VALUES, GRADIENTS, DIFFERENCES = 1e-13, 1e-12, 1e-6
 
 CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
 every_cell = pytest.mark.parametrize("cell_name", CELLS)
-every_loop = pytest.mark.parametrize("loop_name", LOOPS)
-every_judged_loop = pytest.mark.parametrize("loop_name", [name for name in LOOPS if name != "scan"])
+# Loops know nothing of cells: what is neither the default loop nor one of these is left to
+# `pytest -m thorough` and to `jaxrnn certify`.
+SOME_CELLS = ("elman", "gru", "lstm", "lru")
+
+
+def pairs(loops):
+    """Every loop with every cell, those marked as thorough that need not be run each time."""
+    return pytest.mark.parametrize(
+        ("loop_name", "cell_name"),
+        [
+            pytest.param(loop, cell, marks=[] if often else pytest.mark.thorough)
+            for loop in loops
+            for cell in CELLS
+            for often in [loop == "bptt" or cell in SOME_CELLS]
+        ],
+    )
+
+
+every_pair = pairs(LOOPS)
+every_judged_pair = pairs([name for name in LOOPS if name != "scan"])
 
 
 @functools.cache
@@ -54,15 +72,13 @@ def test_forward_equals_the_equations_in_numpy(cell_name):
     assert distance(jaxrnn.scan(cell, *args), run(cell_name, *args)) < VALUES
 
 
-@every_cell
-@every_judged_loop
+@every_judged_pair
 def test_values_equal_scan(cell_name, loop_name):
     cell, args, _ = problem(cell_name)
     assert distance(LOOPS[loop_name](cell, *args), jaxrnn.scan(cell, *args)) < VALUES
 
 
-@every_cell
-@every_judged_loop
+@every_judged_pair
 def test_gradient_equals_autodiff(cell_name, loop_name):
     cell, args, v = problem(cell_name)
     loop = LOOPS[loop_name]
@@ -72,8 +88,7 @@ def test_gradient_equals_autodiff(cell_name, loop_name):
     assert distance(jitted(args, v), wanted) < GRADIENTS
 
 
-@every_cell
-@every_loop
+@every_pair
 def test_gradient_of_a_vmap_equals_the_gradients_of_its_rows(cell_name, loop_name):
     cell, (params, carry, xs), v = problem(cell_name)
     loop = LOOPS[loop_name]
@@ -88,8 +103,7 @@ def test_gradient_of_a_vmap_equals_the_gradients_of_its_rows(cell_name, loop_nam
         assert distance(jax.tree.map(lambda g, row=row: g[row], got), wanted) < GRADIENTS
 
 
-@every_cell
-@every_judged_loop
+@every_judged_pair
 def test_gradient_of_a_gradient_equals_autodiff(cell_name, loop_name):
     cell, args, v = problem(cell_name, length=5, batch=(2,), inputs=2, hidden=3)
     direction = jax.tree.map(jnp.cos, args)
@@ -117,8 +131,7 @@ def test_gradient_equals_finite_differences(cell_name):
         assert distance(inner(got, u), slope) < DIFFERENCES
 
 
-@every_cell
-@every_loop
+@every_pair
 def test_two_halves_equal_the_whole(cell_name, loop_name):
     cell, (params, carry, xs), _ = problem(cell_name)
     loop = LOOPS[loop_name]
@@ -128,8 +141,7 @@ def test_two_halves_equal_the_whole(cell_name, loop_name):
     assert distance((last, jnp.concatenate([first, second])), whole) < VALUES
 
 
-@every_cell
-@every_loop
+@every_pair
 def test_no_steps(cell_name, loop_name):
     cell, (params, carry, xs), v = problem(cell_name)
     loop, none = LOOPS[loop_name], xs[:0]
@@ -141,8 +153,7 @@ def test_no_steps(cell_name, loop_name):
     assert distance(got, (zeros, v[0], none)) == 0
 
 
-@every_cell
-@every_loop
+@every_pair
 def test_a_second_call_compiles_nothing(cell_name, loop_name):
     cell, args, v = problem(cell_name)
     make, loop = CELLS[cell_name], LOOPS[loop_name]
