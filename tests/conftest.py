@@ -1,5 +1,7 @@
 """What all tests share: shapes in signatures are checked, and numbers are float64 unless said."""
 
+import itertools
+
 import jaxtyping
 import pytest
 
@@ -18,6 +20,18 @@ def _strict():
         jax.numpy_dtype_promotion("strict"),
     ):
         yield
+
+
+_since_cleared = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Drop compiled programs now and then.
+
+    Each takes memory mappings, of which Linux allows a process 65,530; past them XLA aborts.
+    """
+    if next(_since_cleared) % 100 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
