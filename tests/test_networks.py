@@ -75,11 +75,16 @@ def test_a_stack_is_its_parts_one_after_another():
     assert distance(with_gradient(ours, *args), with_gradient(by_hand, *args)) < GRADIENTS
 
 
-@every_loop
-@every_mark
-def test_a_stack_as_one_step_equals_layer_by_layer(loop_name, keywords):
+@pytest.mark.parametrize(
+    ("loop_name", "marked"),
+    [
+        *(("bptt", name) for name in MARKS),
+        *((name, "with both") for name in LOOPS if name != "bptt"),
+    ],
+)
+def test_a_stack_as_one_step_equals_layer_by_layer(loop_name, marked):
     """The step knows nothing of layers: one scan, the carries a tuple, masks around the whole."""
-    args, loop = problem(DEEP), LOOPS[loop_name]
+    args, loop, keywords = problem(DEEP), LOOPS[loop_name], MARKS[marked]
     judge = loop if loop_name.startswith("truncated") else jaxrnn.scan
 
     def step(params, carry, x):

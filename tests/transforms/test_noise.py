@@ -165,9 +165,11 @@ def test_dropout_between_layers():
     assert np.array_equal(unroll(net, ((), ()), xs, ((), ()))[1], xs)
 
 
-@every_noise
-@pytest.mark.parametrize("loop_name", ["bptt", "truncated:4"])
-def test_one_key_gives_one_result_and_gradient_under_every_loop(name, loop_name):
+@pytest.mark.parametrize(
+    ("loop_name", "name"),
+    [*(("bptt", name) for name in NOISY), ("truncated:4", "all"), ("truncated:4", "stack")],
+)
+def test_one_key_gives_one_result_and_gradient_under_every_loop(loop_name, name):
     net, loop = NOISY[name], dict(jaxrnn.LOOPS)[loop_name]
     judge = jaxrnn.scan if loop_name == "bptt" else jaxrnn.truncated(4, loop=jaxrnn.scan)
     args = problem(net)
