@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -192,7 +193,8 @@ def _path(step: Step, loop: Loop, args: Arguments) -> str:
         return "autodiff"
     has_adjoint = isinstance(step, Cell) and step.adjoint and step.gather
     # A network's cells are found in the program, by the name of the recurrence compiled for them.
-    return "by hand" if has_adjoint or "name=_recurrence" in outside else "derived"
+    in_a_network = re.search(r"\bjit\[\s*name=_recurrence", outside)
+    return "by hand" if has_adjoint or in_a_network else "derived"
 
 
 def _float64_rows(step, loop, trials):

@@ -106,8 +106,9 @@ def batch_shape(x: PyTree) -> tuple[int, ...]:
 
 
 def float_dtype(params: PyTree) -> Any:
-    """The dtype that the floating leaves of `params` share (their promotion, if they differ)."""
-    floats = [leaf for leaf in jax.tree.leaves(params) if is_inexact(leaf)]
+    """The dtype that the real floating leaves of `params` share (their promotion, if they differ)."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return jnp.result_type(*floats) if floats else jnp.dtype("float32")
 
 

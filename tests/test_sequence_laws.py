@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
-from reference import distance
+from reference import distance, inner
+from reference import noise as drawn
 
 import jaxrnn
 from jaxrnn.types import cuts_of
@@ -39,11 +40,7 @@ def plain(params, carry, x):
 @functools.cache
 def problem(name, batch=(B,)):
     """A step, (params, carry, xs, reset_carry), and random cotangents of its outputs."""
-    rng = np.random.default_rng(0)
-
-    def noise(like):
-        return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), like)
-
+    noise = functools.partial(drawn, np.random.default_rng(0))
     with jax.enable_x64(True):
         if name == "plain":
             step, carry = plain, {"total": jnp.zeros((*batch, H))}
@@ -110,8 +107,7 @@ def with_gradient(run, v):
 
     def value(args, mask, reset):
         outputs = run(args, mask, reset)
-        pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
-        return sum(jnp.real(jnp.sum(a * b)) for a, b in pairs), outputs
+        return inner(v, outputs), outputs
 
     return jax.grad(value, has_aux=True)
 

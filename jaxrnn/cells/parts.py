@@ -86,10 +86,11 @@ def initial(
 
     `state_size` is what h has of features, if not `hidden_size`.
     """
+    check.integer("input_size", input_size, least=1)
+    orthogonal, wide = jax.nn.initializers.orthogonal(), at_least_float32(dtype)
     key_x, *keys_h = jax.random.split(key, 1 + gates)
     params = initial_input(key_x, input_size, hidden_size, gates, dtype)
     shape = (hidden_size if state_size is None else state_size, hidden_size)
-    orthogonal, wide = jax.nn.initializers.orthogonal(), at_least_float32(dtype)
     w_h = jnp.concatenate([orthogonal(k, shape, wide) for k in keys_h], axis=1)
     return {**params, "w_h": w_h.astype(dtype)}
 

