@@ -106,7 +106,7 @@ def batch_shape(x: PyTree) -> tuple[int, ...]:
 
 
 def float_dtype(params: PyTree) -> Any:
-    """The dtype that the real floating leaves of `params` share (their promotion, if they differ)."""
+    """The dtype that the real floating leaves of `params` share, or their promotion."""
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
     floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return jnp.result_type(*floats) if floats else jnp.dtype("float32")
