@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxrnn.check import is_inexact
+from jaxrnn.check import at_one_step, is_inexact, same_tree
 
 PyTree = Any
 
@@ -69,9 +69,12 @@ def shifted(first: PyTree, rest: PyTree) -> PyTree:
     Returns:
         The same tree, each leaf `(T, ...)`.
 
+    Raises:
+        TypeError, ValueError: if `first` has not the form of one step of `rest`.
+
     Gradient: exact. Memory: one copy.
     """
-    chex.assert_trees_all_equal_structs(first, rest)
+    same_tree("first", first, at_one_step(rest), ", as one step of the rest")
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
 
@@ -82,6 +85,7 @@ def widened(mask: Any, x: Any) -> Any:
 
 def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
     """`tree` where the mask is True and `other` elsewhere; the mask covers the first axes."""
+    chex.assert_trees_all_equal_structs(tree, other)
     return jax.tree.map(lambda a, b: jnp.where(widened(mask, a), a, b), tree, other)
 
 

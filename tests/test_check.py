@@ -453,6 +453,12 @@ def wrong_transforms():
         "TypeError: learned: got 1 of type int, expected a bool": partial(
             jaxrnn.restarted, GRU, learned=1
         ),
+        "ValueError: first: got float64[4], expected float64[3,2], as one step of": partial(
+            jaxrnn.shifted, array(4), XS
+        ),
+        "TypeError: first: got float32[3,2], expected float64[3,2]": partial(
+            jaxrnn.shifted, array(B, I, dtype=np.float32), XS
+        ),
         "TypeError: feedback: got 'sample' of type str, expected a func": partial(
             jaxrnn.fed_back, GRU, "sample"
         ),
