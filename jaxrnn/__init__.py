@@ -28,6 +28,7 @@ from jaxrnn.networks import stacked as stacked
 # Loops: what a gradient means and costs
 from jaxrnn.loops import LOOPS as LOOPS
 from jaxrnn.loops import bptt as bptt
+from jaxrnn.loops import checkpointed as checkpointed
 from jaxrnn.loops import scan as scan
 from jaxrnn.loops import truncated as truncated
 

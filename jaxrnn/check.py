@@ -3,14 +3,19 @@
 Every message has one form: the argument's name, what came, what was expected.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 PyTree = Any
+
+# The units of `size`.
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def describe(leaf: Any) -> str:
@@ -194,6 +199,30 @@ def positive(name: str, value: Any) -> float:
     if not number(name, value) > 0:
         raise ValueError(f"{name}: got {value}, expected a number above 0")
     return float(value)
+
+
+def size(name: str, value: Any) -> int:
+    """Bytes, given as an int or as a text with a unit, such as "64MiB" or "1.5 GB"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(B|[kMG]B|[KMG]iB)", str(value))
+    if isinstance(value, str) and found:
+        value = int(float(found[1]) * BYTES[found[2]])
+    elif isinstance(value, str):
+        raise ValueError(f"{name}: got {value!r}, expected bytes, such as 64000 or '64MiB'")
+    return integer(name, value, least=1)
+
+
+@contextlib.contextmanager
+def reverse_mode(loop: str) -> Iterator[None]:
+    """Say of JAX's error under forward-mode differentiation what to do about it."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"loop: got {loop} under forward-mode differentiation (jvp, jacfwd or linearize), for "
+            "which a hand-written backward pass has no rule; expected loop=jaxrnn.scan"
+        ) from error
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Small helpers on pytrees and time axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -54,6 +55,29 @@ def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
         return jnp.zeros_like(x) if leaf is None and is_inexact(x) else leaf
 
     return jax.tree.map(fill, sparse, like, is_leaf=_is_none)
+
+
+def zeros(tree: PyTree) -> PyTree:
+    """Zeros of all leaves that have a gradient, None for the others."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else None, tree)
+
+
+def where_not_none(sparse: PyTree, tree: PyTree) -> PyTree:
+    """`tree`, with None wherever `sparse` has None."""
+    return jax.tree.map(lambda s, x: None if s is None else x, sparse, tree, is_leaf=_is_none)
+
+
+def pullback(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTree], PyTree]:
+    """`jax.vjp` for primals and values of any dtype: None stands where a leaf has no gradient.
+
+    The function that it returns gives a tuple of one, the tuple of the primals' cotangents.
+    """
+    inexact, others = split_inexact(primals)
+
+    def of_inexact(inexact: PyTree) -> PyTree:
+        return split_inexact(fun(*merge(inexact, others)))[0]
+
+    return jax.vjp(of_inexact, inexact)[1]
 
 
 def shifted(first: PyTree, rest: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """The loops, one gradient algorithm a file. `LOOPS` names them all for the laws and certificate."""
 
 from jaxrnn.loops.bptt import bptt as bptt
+from jaxrnn.loops.checkpointed import checkpointed as checkpointed
 from jaxrnn.loops.scan import scan as scan
 from jaxrnn.loops.truncated import truncated as truncated
 

@@ -47,14 +47,17 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     y = check.step_fits(step, params, carry, xs)
     if not isinstance(step, Cell):
         cell, w, pair = derived.from_step(step, params, carry, xs, y)
-        (carry, _), (_, ys) = _run(_recurrence, cell, w, pair, xs)
+        with check.reverse_mode("bptt"):
+            (carry, _), (_, ys) = _recurrence(cell, w, pair, xs)
         return carry, ys
     w, zs = step.prepare(params), step.project(params, xs)
     if step.adjoint is None or step.gather is None:
         cell, w = derived.from_advance(step.advance, w, carry, zs)
-        carry, carries = _run(_recurrence, cell, w, carry, zs)
+        recurrence = _recurrence
     else:
-        carry, carries = _run(_compiled_recurrence, step, w, carry, zs)
+        cell, recurrence = step, _compiled_recurrence
+    with check.reverse_mode("bptt"):
+        carry, carries = recurrence(cell, w, carry, zs)
     return carry, step.output(params, carries)
 
 
@@ -100,15 +103,3 @@ _recurrence.defvjp(_forward, _backward, symbolic_zeros=True)
 
 # A Cell is made once and never closes over traced values, so a call outside jit compiles once too.
 _compiled_recurrence = jax.jit(_recurrence, static_argnums=0)
-
-
-def _run(recurrence, cell, w, carry, zs):
-    try:
-        return recurrence(cell, w, carry, zs)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise TypeError(
-            "loop: got bptt under forward-mode differentiation (jvp, jacfwd or linearize), for "
-            "which a hand-written backward pass has no rule; expected loop=jaxrnn.scan"
-        ) from error

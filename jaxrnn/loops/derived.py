@@ -35,28 +35,20 @@ def from_step(
 def from_advance(
     advance: Callable[..., tuple[Carry, PyTree]], w: PyTree, carry: Carry, zs: PyTree
 ) -> tuple[Cell, PyTree]:
-    """The Cell that `advance` alone defines, and its w: yours and whatever `advance` closed over.
+    """The Cell that `advance` alone defines.
 
-    A custom_vjp must not close over traced values, so `advance` is traced once, on shapes, and all
-    its constants, of any dtype, become arguments.
+    Returns the cell and its w: yours and whatever `advance` closed over.
     """
-    jaxpr, shapes = jax.make_jaxpr(lambda *args: advance(*args)[0], return_shape=True)(
-        w, carry, check.at_one_step(zs)
-    )
-    carry_tree: Any = jax.tree.structure(shapes)
-
-    def pure(w, carry_tm1, z_t):
-        own, constants = w
-        closed = ClosedJaxpr(jaxpr.jaxpr, constants)
-        return carry_tree.unflatten(jaxpr_as_fun(closed)(*jax.tree.leaves((own, carry_tm1, z_t))))
+    pure, w = closed(lambda *args: advance(*args)[0], w, carry, zs)
 
     def adjoint(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t):
-        (d_carry_tm1,) = _transposed(lambda c: pure(w, c, z_t), carry_tm1)(d_carry_t)
+        ((d_carry_tm1,),) = tree.pullback(lambda c: pure(w, c, z_t), carry_tm1)(d_carry_t)
         return d_carry_tm1, d_carry_t
 
     def gather(w, carries_tm1, zs, carries, saved, d_carries):
         over_time = jax.vmap(pure, in_axes=(None, 0, 0))
-        return _transposed(lambda w, zs: over_time(w, carries_tm1, zs), w, zs)(d_carries)
+        pull = tree.pullback(lambda w, zs: over_time(w, carries_tm1, zs), w, zs)
+        return pull(d_carries)[0]
 
     cell = Cell(
         init=_absent,
@@ -67,22 +59,26 @@ def from_advance(
         adjoint=adjoint,
         gather=gather,
     )
-    return cell, (w, jaxpr.consts)
+    return cell, w
+
+
+def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, Params]:
+    """The step as a function of its arguments alone, and its params: yours, and all it closed over.
+
+    A custom_vjp must not close over traced values, so the step is traced once, on shapes, and all
+    its constants, of any dtype, become arguments.
+    """
+    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, check.at_one_step(xs))
+    form: Any = jax.tree.structure(shapes)
+
+    def pure(params, carry, x):
+        own, constants = params
+        closed_jaxpr = ClosedJaxpr(jaxpr.jaxpr, constants)
+        return form.unflatten(jaxpr_as_fun(closed_jaxpr)(*jax.tree.leaves((own, carry, x))))
+
+    return pure, (params, jaxpr.consts)
 
 
 def _absent(*_: object) -> None:
     """The part of a cell that a recurrence does not use."""
     raise NotImplementedError("a derived cell has only advance, adjoint and gather")
-
-
-def _transposed(
-    fun: Callable[..., PyTree], *primals: PyTree
-) -> Callable[[PyTree], tuple[PyTree, ...]]:
-    """The transposed Jacobian of `fun` at `primals`; None where a leaf has no gradient."""
-    inexact, others = tree.split_inexact(primals)
-
-    def of_inexact(inexact):
-        return tree.split_inexact(fun(*tree.merge(inexact, others)))[0]
-
-    transpose = jax.vjp(of_inexact, inexact)[1]
-    return lambda cotangents: transpose(cotangents)[0]

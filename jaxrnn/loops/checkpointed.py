@@ -1,0 +1,290 @@
+"""Backpropagation through time that keeps few states and computes the others anew."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn import check, tree
+from jaxrnn.loops import derived, schedule
+from jaxrnn.loops.bptt import bptt
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, cuts_of
+
+# A sequence may be cut into so many segments, with so few states, that there is no end to it.
+MOST_RUNS = 2**24
+
+
+class Plan(NamedTuple):
+    """How a sequence is cut, and what is kept of it.
+
+    Fields:
+        head: steps before the first segment, fewer than a segment has.
+        length: steps in a segment.
+        segments: N, how many segments there are.
+        states: s, how many of their first states are kept at a time.
+    """
+
+    head: int
+    length: int
+    segments: int
+    states: int
+
+
+def checkpointed(
+    *,
+    levels: int | None = None,
+    states: int | None = None,
+    budget: int | str | None = None,
+    segment: int | None = None,
+    loop: Loop = bptt,
+) -> Loop:
+    """A Loop with the exact gradient that keeps few states and runs the steps between them anew.
+
+    The sequence is cut into N segments of m steps. In the forward pass s of the states c_{jm} are
+    kept; in the backward pass, from the last segment to the first,
+
+        c_{jm}            from the nearest state kept before it, run forward again             (1)
+        λ_{jm}, ∂L/∂W, ∂L/∂x  of segment j by `loop`, run again from c_{jm}                    (2)
+
+    and (1) follows the binomial schedule, which for given N and s needs the fewest runs that are
+    possible (`jaxrnn.loops.schedule`). What decides on m and s is one of
+
+        levels=r    no segment is run more than r + 1 times: N ≤ (s+r)!/(s! r!), m ≈ T^(1/(r+1));
+                    r = 1, the default, keeps the first state of each of √T segments          (3)
+        states=s    s states, and segments of s steps: with s ~ log T, memory grows like it    (4)
+        budget=b    the m and s of least work with s states and the residuals of one segment
+                    within b bytes, on one device and before any vmap                         (5)
+
+    Inputs are projected and outputs made segment by segment too, and outputs that nobody uses
+    (many-to-one) are not kept. (`jaxrnn.scored` takes the loss inside the loop.)
+
+    Args:
+        levels: r, an int of at least 1.
+        states: s, an int of at least 1.
+        budget: b, an int, or a text such as "64MiB" or "1.5 GB".
+        segment: m, an int of at least 1, in the place of what (3) or (4) makes of it. T need not be
+            divisible by it.
+        loop: the exact Loop that runs each segment.
+
+    Returns:
+        A Loop; equal arguments give the same function.
+
+    Raises:
+        TypeError, ValueError: for more than one of levels, states and budget; for a loop that cuts;
+            while tracing, for a budget below what one state and one step take, naming that.
+
+    Gradient: exact; of a gradient too, whose memory is not promised. Time: with levels=r each step
+    runs forward at most r + 1 times and backward once. Memory O(r T^(1/(r+1))) beside inputs and
+    outputs. Compile time does not depend on T. No forward mode; use `jaxrnn.scan`. A Cell must not
+    close over traced values, a plain Step may.
+
+    Source: A. Griewank, A. Walther (2000), as in `jaxrnn.loops.schedule`; A. Gruslys, R. Munos,
+    I. Danihelka, M. Lanctot, A. Graves, "Memory-efficient backpropagation through time", NeurIPS
+    2016.
+    """
+    asked = {"levels": levels, "states": states, "budget": budget}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{', '.join(given)}: got {len(given)} of them, expected at most one")
+    for name, value in (("levels", levels), ("states", states), ("segment", segment)):
+        if value is not None:
+            check.integer(name, value, least=1)
+    if budget is not None and segment is not None:
+        raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
+    if cuts_of(check.function("loop", loop)) is not None:
+        raise ValueError(
+            f"loop: got {loop.__name__}, which cuts the gradient; expected an exact one"
+        )
+    return _checkpointed(
+        levels or 1, states, None if budget is None else check.size("budget", budget), segment, loop
+    )
+
+
+@functools.cache
+def _checkpointed(
+    levels: int, states: int | None, budget: int | None, segment: int | None, loop: Loop
+) -> Loop:
+    def replaying(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+        carry = tree.to_arrays(carry)
+        check.step_fits(step, params, carry, xs)
+        steps = check.length(xs)
+        if steps == 0:
+            return loop(step, params, carry, xs)
+        replayed = _compiled_replayed
+        if not isinstance(step, Cell):
+            step, params = derived.closed(step, params, carry, xs)
+            replayed = _replayed
+        if budget is None:
+            plan = _planned(steps, levels, states, segment)
+        else:
+            plan = _within(budget, steps, *_costs(loop, step, params, carry, xs))
+        with check.reverse_mode("checkpointed"):
+            return replayed(step, loop, plan, params, carry, xs)
+
+    replaying.__name__ = "checkpointed"
+    return replaying
+
+
+def _planned(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
+    """(3) and (4)."""
+    wanted = segment or states or math.ceil(steps ** (1 / (levels + 1)) - 1e-9)
+    # A length that divides T needs no head, which would be compiled apart.
+    near = range(wanted, 2 * wanted) if segment is None else ()
+    length = next((n for n in near if steps % n == 0), min(wanted, steps))
+    segments = steps // length
+    states = min(states or schedule.states_for(segments, levels), segments)
+    if schedule.forward_runs(segments, states) > MOST_RUNS:
+        raise ValueError(
+            f"states: got {states} for {segments} segments, which would be run "
+            f"{schedule.forward_runs(segments, states)} times; expected more states or longer segments"
+        )
+    return Plan(steps % length, length, segments, states)
+
+
+def _within(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
+    """(5): of all plans within the budget one with the fewest steps run anew, and then the longest
+    segments, whose products are the largest.
+    """
+    least = state_bytes + step_bytes
+    if budget < least:
+        raise ValueError(
+            f"budget: got {budget} bytes, expected at least {least}, for one state and the "
+            "residuals of one step"
+        )
+    plans = {}
+    whole = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
+    powers = [2**e for e in range(steps.bit_length())]
+    for length in {*whole, *(steps // n for n in whole), *powers}:
+        segments, head = divmod(steps, length)
+        states = min((budget - length * step_bytes) // max(state_bytes, 1), segments)
+        if states > 0:
+            runs = schedule.forward_runs(segments, states) - segments
+            plans[runs * length, head > 0, -length] = Plan(head, length, segments, states)
+    return plans[min(plans)]
+
+
+def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[int, int]:
+    """Bytes of one state, and bytes that `loop` keeps for one step more."""
+
+    def kept(steps: int) -> int:
+        some = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), check.at_one_step(xs)
+        )
+        pull = functools.partial(tree.pullback, functools.partial(loop, step))
+        return _bytes(jax.eval_shape(pull, params, carry, some))
+
+    return _bytes(carry), kept(2) - kept(1)
+
+
+def _bytes(arrays: PyTree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _replayed(
+    step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
+) -> tuple[Carry, PyTree]:
+    return _run(step, loop, plan, params, carry, xs)[0]
+
+
+def _run(step, loop, plan, params, carry, xs):
+    """The outputs; and what is kept: the slots, and the state at the last segment's beginning."""
+    if plan.head:
+        carry, head_ys = loop(step, params, carry, _steps(xs, 0, plan.head))
+    stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
+    # One slot more than there are states, for a state that is not to be kept.
+    slots = jax.tree.map(lambda c: jnp.zeros((plan.states + 1, *c.shape), c.dtype), carry)
+
+    def forward(state, at_k):
+        (carry, slots, _), (k, slot) = state, at_k
+        slots = _stored(slots, carry, slot)
+        last, ys = loop(step, params, carry, _segment(xs, plan, k))
+        return (last, slots, carry), ys
+
+    at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)
+    (last, *kept), ys = lax.scan(forward, (carry, slots, carry), at_all)
+    ys = jax.tree.map(lambda y: jnp.reshape(y, (-1, *y.shape[2:])), ys)
+    if plan.head:
+        ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head_ys, ys)
+    return (last, ys), kept
+
+
+def _forward(step, loop, plan, params, carry, xs):
+    params, carry, xs = jax.tree.map(lambda x: x.value, (params, carry, xs))
+    outputs, kept = _run(step, loop, plan, params, carry, xs)
+    return outputs, (params, carry, xs, kept)
+
+
+def _backward(step, loop, plan, residuals, cotangents):
+    params, first, xs, (slots, at_hand) = residuals
+    d_last, d_ys = tree.sparse_cotangents(cotangents)
+    rows = schedule.binomial(plan.segments, plan.states)
+    load, segment, turns, store = (column[plan.segments - 1 :] for column in rows)
+
+    def turned(carry, d_carry, xs, d_ys):
+        """(2), for any stretch of the sequence."""
+
+        def stretch(params, carry, xs):
+            carry, ys = loop(step, params, carry, xs)
+            # An output without cotangent is left out, and need not be made.
+            return carry, tree.where_not_none(d_ys, ys)
+
+        pull = tree.pullback(stretch, params, carry, xs)
+        ((d_params, d_carry, d_xs),) = pull((d_carry, d_ys))
+        return carry, d_carry, d_params, d_xs
+
+    def run(carry, d_carry, xs, d_ys):
+        """(1), with gradients that are zero."""
+        carry, _ = loop(step, params, carry, xs)
+        return carry, d_carry, tree.zeros(params), tree.zeros(xs)
+
+    def backward(state, row):
+        (at_hand, slots, d_carry, d_params, d_xs), (load, k, turn, store) = state, row
+        at_hand = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), at_hand, slots)
+        args = at_hand, d_carry, _segment(xs, plan, k), _segment(d_ys, plan, k)
+        if turns.all():
+            at_hand, d_carry, more, d_here = turned(*args)
+        else:
+            at_hand, d_carry, more, d_here = lax.cond(turn, turned, run, *args)
+            slots = _stored(slots, at_hand, store % (plan.states + 1))
+        # A segment is turned after all its runs, so what they put here is replaced.
+        d_xs = _put(d_xs, d_here, plan.head + k * plan.length)
+        return (at_hand, slots, d_carry, tree.add(d_params, more), d_xs), None
+
+    d_carry = tree.zeros_where_none(d_last, first)
+    state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
+    (_, _, d_carry, d_params, d_xs), _ = lax.scan(
+        backward, state, (load, segment, turns != 0, store)
+    )
+    if plan.head:
+        head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
+        _, d_carry, more, d_here = turned(first, d_carry, *head)
+        d_params, d_xs = tree.add(d_params, more), _put(d_xs, d_here, 0)
+    return d_params, d_carry, d_xs
+
+
+_replayed.defvjp(_forward, _backward, symbolic_zeros=True)
+_compiled_replayed = jax.jit(_replayed, static_argnums=(0, 1, 2))
+
+
+def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
+    """Steps `start`, …, `start + length - 1`."""
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), xs)
+
+
+def _segment(xs: PyTree, plan: Plan, k: jax.Array) -> PyTree:
+    return _steps(xs, plan.head + k * plan.length, plan.length)
+
+
+def _put(all_steps: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
+    return jax.tree.map(
+        lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), all_steps, some
+    )
+
+
+def _stored(slots: PyTree, carry: Carry, slot: jax.Array) -> PyTree:
+    return jax.tree.map(lambda s, c: lax.dynamic_update_index_in_dim(s, c, slot, 0), slots, carry)
