@@ -50,13 +50,13 @@ def from_advance(
         closed = ClosedJaxpr(jaxpr.jaxpr, constants)
         return carry_tree.unflatten(jaxpr_as_fun(closed)(*jax.tree.leaves((own, carry_tm1, z_t))))
 
-    def adjoint(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t):
-        (d_carry_tm1,) = _transposed(lambda c: pure(w, c, z_t), carry_tm1)(d_carry_t)
+    def adjoint(w, seen_t, d_carry_t):
+        (d_carry_tm1,) = _transposed(lambda c: pure(w, c, seen_t.z), seen_t.carry_tm1)(d_carry_t)
         return d_carry_tm1, d_carry_t
 
-    def gather(w, carries_tm1, zs, carries, saved, d_carries):
+    def gather(w, seen, d_carries):
         over_time = jax.vmap(pure, in_axes=(None, 0, 0))
-        return _transposed(lambda w, zs: over_time(w, carries_tm1, zs), w, zs)(d_carries)
+        return _transposed(lambda w, zs: over_time(w, seen.carry_tm1, zs), w, seen.z)(d_carries)
 
     cell = Cell(
         init=_absent,
