@@ -69,6 +69,7 @@ from jaxrnn.types import Layer as Layer
 from jaxrnn.types import Loop as Loop
 from jaxrnn.types import Network as Network
 from jaxrnn.types import Noised as Noised
+from jaxrnn.types import Seen as Seen
 from jaxrnn.types import Step as Step
 
 __version__ = "0.1.0"

@@ -51,6 +51,22 @@ def _as_they_are(params: Params) -> Params:
     return params
 
 
+class Seen(NamedTuple):
+    """What `advance` was given and what it made of it, at one step or, stacked, at all.
+
+    Fields:
+        carry_tm1: c_{t-1}, the carry before the step.
+        z: z_t, what `project` made of the input.
+        carry: c_t, the carry after the step.
+        saved: what `advance` remembered.
+    """
+
+    carry_tm1: Any
+    z: Any
+    carry: Any
+    saved: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """A Step that shows its parts, so that a loop can reorder them and write its own backward pass.
@@ -61,10 +77,11 @@ class Cell:
         c_t, saved_t = advance(w, c_{t-1}, z_t)                                              (C2)
         y_t          = output(params, c_t)                                                   (C3)
 
-    and its backward pass, with λ_t = ∂L/∂c_t (all that reaches c_t: from y_t and from t+1),
+    and its backward pass, with λ_t = ∂L/∂c_t (all that reaches c_t: from y_t and from t+1) and
+    seen_t = Seen(c_{t-1}, z_t, c_t, saved_t),
 
-        λ_{t-1}, δ_t   = adjoint(w, c_{t-1}, z_t, c_t, saved_t, λ_t)                         (C4)
-        ∂L/∂w, ∂L/∂z   = gather(w, c_{0..T-1}, z_{1..T}, c_{1..T}, saved, δ)                 (C5)
+        λ_{t-1}, δ_t   = adjoint(w, seen_t, λ_t)                                             (C4)
+        ∂L/∂w, ∂L/∂z   = gather(w, seen_{1..T}, δ_{1..T})                                    (C5)
 
     (C2) and (C4) are all that runs in order. `project` and `output` act on the features and take
     any leading axes, so they run once for the whole sequence; `prepare` brings what the loop needs
@@ -86,8 +103,8 @@ class Cell:
         project: `(params, xs) -> zs`; leaves `(*lead, features)`.
         advance: `(w, carry_tm1, z_t) -> (carry_t, saved_t)`.
         output: `(params, carries) -> ys`.
-        adjoint: `(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t) -> (d_carry_tm1, delta_t)`.
-        gather: `(w, carries_tm1, zs, carries_t, saved, deltas) -> (d_w, d_zs)`.
+        adjoint: `(w, seen_t, d_carry_t) -> (d_carry_tm1, delta_t)`.
+        gather: `(w, seen, deltas) -> (d_w, d_zs)`.
         prepare: `(params) -> w`; the parameters as they are, unless given.
         noise: `(key, params, carry, xs) -> (shared, stepwise)`, drawn once for a whole sequence:
             what is the same at all steps, and what has a leading time axis. `unroll(key=...)` then
@@ -100,8 +117,8 @@ class Cell:
     project: Callable[[Params, PyTree], PyTree]
     advance: Callable[[PyTree, Carry, PyTree], tuple[Carry, PyTree]]
     output: Callable[[Params, Carry], PyTree]
-    adjoint: Callable[..., tuple[Carry, PyTree]] | None = None
-    gather: Callable[..., tuple[PyTree, PyTree]] | None = None
+    adjoint: Callable[[PyTree, Seen, Carry], tuple[Carry, PyTree]] | None = None
+    gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
     prepare: Callable[[Params], PyTree] = _as_they_are
     noise: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]] | None = None
 

@@ -20,9 +20,8 @@ def altered(**parts):
 
 def adjoint_with(change):
     def spoil(adjoint):
-        def spoiled(*args):
-            d_carry, delta = adjoint(*args)
-            return change(d_carry, delta, args)
+        def spoiled(w, seen, d_h):
+            return change(*adjoint(w, seen, d_h), seen, d_h)
 
         return spoiled
 
@@ -31,8 +30,8 @@ def adjoint_with(change):
 
 def gather_with(change):
     def spoil(gather):
-        def spoiled(w, carries_tm1, zs, carries, saved, deltas):
-            return change(gather, (w, carries_tm1, zs, carries, saved, deltas))
+        def spoiled(w, seen, deltas):
+            return change(gather, w, seen, deltas)
 
         return spoiled
 
@@ -40,17 +39,19 @@ def gather_with(change):
 
 
 FAULTS = {
-    "a tiny factor": altered(adjoint=adjoint_with(lambda d, delta, _: (d * (1 + 1e-10), delta))),
-    "a sign": altered(adjoint=adjoint_with(lambda d, delta, _: (d, delta._replace(z=-delta.z)))),
+    "a tiny factor": altered(adjoint=adjoint_with(lambda d, delta, *_: (d * (1 + 1e-10), delta))),
+    "a sign": altered(adjoint=adjoint_with(lambda d, delta, *_: (d, delta._replace(z=-delta.z)))),
     "a term too few": altered(
-        adjoint=adjoint_with(lambda d, delta, args: (d - args[5] * args[4].z, delta))
+        adjoint=adjoint_with(lambda d, delta, seen, d_h: (d - d_h * seen.saved.z, delta))
     ),
     "h_t for h_{t-1}": altered(
-        gather=gather_with(lambda gather, args: gather(args[0], args[3], *args[2:]))
+        gather=gather_with(
+            lambda gather, w, seen, deltas: gather(w, seen._replace(carry_tm1=seen.carry), deltas)
+        )
     ),
     "nothing for the weights": altered(
         gather=gather_with(
-            lambda gather, args: (jax.tree.map(jnp.zeros_like, args[0]), gather(*args)[1])
+            lambda gather, w, *rest: (jax.tree.map(jnp.zeros_like, w), gather(w, *rest)[1])
         )
     ),
 }
@@ -115,7 +116,7 @@ def test_a_cut_one_step_off_does_not(shift):
 
 
 def test_a_gradient_less_exact_than_autodiff_in_float32_does_not():
-    def rounded(d_h, delta, _):
+    def rounded(d_h, delta, *_):
         def coarse(x):
             return x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype == jnp.float32 else x
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class ElmanSaved(NamedTuple):
@@ -78,18 +78,15 @@ def _elman(hidden_size: int, activation: Callable[[Array], Array]) -> Cell:
     def output(params: Params, hs: State) -> State:
         return hs
 
-    def adjoint(
-        w: Kernel, h_tm1: State, z_t: State, h_t: State, saved: ElmanSaved, d_h: State
-    ) -> tuple[State, State]:
-        if saved.a is None:
+    def adjoint(w: Kernel, seen: Seen, d_h: State) -> tuple[State, State]:
+        h_t, a = seen.carry, seen.saved.a
+        if a is None:
             delta = d_h * (1 - h_t * h_t)  # (E4) for tanh
         else:
-            (delta,) = jax.vjp(activation, saved.a)[1](d_h)  # (E4)
+            (delta,) = jax.vjp(activation, a)[1](d_h)  # (E4)
         return parts.product_adjoint(delta, w), delta  # (E5)
 
-    def gather(
-        w: Kernel, hs_tm1: State, zs: State, hs: State, saved: ElmanSaved, deltas: State
-    ) -> tuple[Kernel, State]:
-        return parts.product_gathered(hs_tm1, deltas, w), deltas  # (E6)
+    def gather(w: Kernel, seen: Seen, deltas: State) -> tuple[Kernel, State]:
+        return parts.product_gathered(seen.carry_tm1, deltas, w), deltas  # (E6)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

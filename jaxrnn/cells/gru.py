@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class GRUGates(NamedTuple):
@@ -123,10 +123,8 @@ def _advance_after(w: GRUAfterWeights, h_tm1: State, x: Drive) -> tuple[State, G
     return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
 
 
-def _adjoint_after(
-    w: GRUAfterWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUAfterSaved, d_h: State
-) -> tuple[State, GRUGates]:
-    r, z, n, q = saved
+def _adjoint_after(w: GRUAfterWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+    h_tm1, x, _, (r, z, n, q) = seen
     delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     delta_r = delta_n * q * r * (1 - r)  # (G6)
     delta = parts.join_gates(delta_r, delta_z, delta_n * r)
@@ -134,10 +132,11 @@ def _adjoint_after(
 
 
 def _gather_after(
-    w: GRUAfterWeights, hs_tm1: State, xs: Drive, hs: State, saved: GRUAfterSaved, deltas: GRUGates
+    w: GRUAfterWeights, seen: Seen, deltas: GRUGates
 ) -> tuple[GRUAfterWeights, Drive]:
-    d_q = deltas.n * saved.r
-    d_w_h = parts.product_gathered(hs_tm1, parts.join_gates(deltas.r, deltas.z, d_q), w.h)
+    d_q = deltas.n * seen.saved.r
+    delta = parts.join_gates(deltas.r, deltas.z, d_q)
+    d_w_h = parts.product_gathered(seen.carry_tm1, delta, w.h)
     return GRUAfterWeights(d_w_h, parts.summed(d_q)), Drive(deltas)  # (G8)
 
 
@@ -153,10 +152,8 @@ def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: Drive) -> tuple[State,
     return mixed(h_tm1, z, n, x), GRUGates(r, z, n)
 
 
-def _adjoint_before(
-    w: GRUBeforeWeights, h_tm1: State, x: Drive, h_t: State, saved: GRUGates, d_h: State
-) -> tuple[State, GRUGates]:
-    r, z, n = saved
+def _adjoint_before(w: GRUBeforeWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+    h_tm1, x, _, (r, z, n) = seen
     delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     u = parts.product_adjoint(delta_n, w.n)
     delta_r = u * h_tm1 * r * (1 - r)  # (G6')
@@ -165,10 +162,11 @@ def _adjoint_before(
 
 
 def _gather_before(
-    w: GRUBeforeWeights, hs_tm1: State, xs: Drive, hs: State, saved: GRUGates, deltas: GRUGates
+    w: GRUBeforeWeights, seen: Seen, deltas: GRUGates
 ) -> tuple[GRUBeforeWeights, Drive]:
-    d_rz = parts.product_gathered(hs_tm1, parts.join_gates(deltas.r, deltas.z), w.rz)
-    d_n = parts.product_gathered(saved.r * hs_tm1, deltas.n, w.n)
+    h_tm1, r = seen.carry_tm1, seen.saved.r
+    d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.rz)
+    d_n = parts.product_gathered(r * h_tm1, deltas.n, w.n)
     return GRUBeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class IndRNNSaved(NamedTuple):
@@ -83,28 +83,17 @@ def _indrnn(hidden_size: int, activation: Callable[[Array], Array]) -> Cell:
     def output(params: Params, hs: State) -> State:
         return hs
 
-    def adjoint(
-        u: Float[Array, " H"],
-        h_tm1: State,
-        z_t: State,
-        h_t: State,
-        saved: IndRNNSaved,
-        d_h: State,
-    ) -> tuple[State, State]:
-        if saved.a is None:
+    def adjoint(u: Float[Array, " H"], seen: Seen, d_h: State) -> tuple[State, State]:
+        h_t, a = seen.carry, seen.saved.a
+        if a is None:
             delta = jnp.where(h_t > 0, d_h, 0)  # (I4) for relu
         else:
-            (delta,) = jax.vjp(activation, saved.a)[1](d_h)  # (I4)
+            (delta,) = jax.vjp(activation, a)[1](d_h)  # (I4)
         return parts.scaled(delta, u), delta  # (I5)
 
     def gather(
-        u: Float[Array, " H"],
-        hs_tm1: State,
-        zs: State,
-        hs: State,
-        saved: IndRNNSaved,
-        deltas: State,
+        u: Float[Array, " H"], seen: Seen, deltas: State
     ) -> tuple[Float[Array, " H"], State]:
-        return parts.summed(hs_tm1 * deltas), deltas  # (I6)
+        return parts.summed(seen.carry_tm1 * deltas), deltas  # (I6)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

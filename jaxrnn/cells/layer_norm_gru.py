@@ -15,7 +15,7 @@ from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class Normed2(NamedTuple):
@@ -125,40 +125,30 @@ def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
     def output(params: Params, hs: State) -> State:
         return hs
 
-    def adjoint(
-        w: LayerNormGRUWeights,
-        h_tm1: State,
-        x: Drive,
-        h_t: State,
-        saved: LayerNormGRUSaved,
-        d_h: State,
-    ) -> tuple[State, GRUGates]:
-        (r, z, n), q = saved.gates, recurrent(w, saved.p).n
+    def adjoint(w: LayerNormGRUWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+        h_tm1, x, _, ((r, z, n), p) = seen
+        q = recurrent(w, p).n
         delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)  # (Q5)
         delta = GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (Q6)
-        d_p = d_product(w, saved.p, d_recurrent(saved, delta))
+        d_p = d_product(w, p, d_recurrent(r, delta))
         return d_h * z + parts.product_adjoint(d_p, w.h), delta  # (Q7)
 
-    def d_recurrent(saved: LayerNormGRUSaved, delta: GRUGates) -> jax.Array:
-        return parts.join_gates(delta.r, delta.z, delta.n * saved.gates.r)  # (Q6)
+    def d_recurrent(r: State, delta: GRUGates) -> jax.Array:
+        return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
     def d_product(w: LayerNormGRUWeights, p: Normed2, d_gained: Array) -> jax.Array:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
         return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
 
     def gather(
-        w: LayerNormGRUWeights,
-        hs_tm1: State,
-        xs: Drive,
-        hs: State,
-        saved: LayerNormGRUSaved,
-        deltas: GRUGates,
+        w: LayerNormGRUWeights, seen: Seen, deltas: GRUGates
     ) -> tuple[LayerNormGRUWeights, Drive]:
-        d_gained = d_recurrent(saved, deltas)
+        h_tm1, _, _, ((r, _, _), p) = seen
+        d_gained = d_recurrent(r, deltas)
         d_w = LayerNormGRUWeights(
-            h=parts.product_gathered(hs_tm1, d_product(w, saved.p, d_gained), w.h),
-            gain_h=parts.summed(d_gained * saved.p.values()),
-            b_n=parts.summed(deltas.n * saved.gates.r),
+            h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.h),
+            gain_h=parts.summed(d_gained * p.values()),
+            b_n=parts.summed(deltas.n * r),
         )
         return d_w, Drive(deltas)  # (Q8)
 

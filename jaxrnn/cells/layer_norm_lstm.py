@@ -20,7 +20,7 @@ from jaxrnn.cells.lstm import (
 )
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class LayerNormLSTMWeights(NamedTuple):
@@ -130,38 +130,29 @@ def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Ce
         return carries.h
 
     def adjoint(
-        w: LayerNormLSTMWeights,
-        carry_tm1: LSTMCarry,
-        z: Drive,
-        carry_t: LSTMCarry,
-        saved: LayerNormLSTMSaved,
-        d_carry: LSTMCarry,
+        w: LayerNormLSTMWeights, seen: Seen, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LayerNormLSTMDeltas]:
-        o, c_hat = saved.gates.o, normed(carry_t.c, epsilon)
+        gates, p = seen.saved
+        o, c_hat = gates.o, normed(seen.carry.c, epsilon)
         m = squashed(w, c_hat.values)
         d_k = d_carry.h * o * (1 - m * m)
         d_c = d_carry.c + normed_adjoint(parts.scaled(d_k, w.gain_c), c_hat)  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
-        delta = remembered_adjoint(saved.gates, carry_tm1.c, z, d_c, delta_o)  # (Y8)
-        d_h_tm1 = parts.product_adjoint(d_product(w, saved, parts.join_gates(*delta)), w.h)
-        return LSTMCarry(d_h_tm1, d_c * saved.gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
+        delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
+        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.h)
+        return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
 
-    def d_product(w: LayerNormLSTMWeights, saved: LayerNormLSTMSaved, delta: Array) -> jax.Array:
-        return normed_adjoint(parts.scaled(delta, w.gain_h), saved.p)  # (Y9)
+    def d_product(w: LayerNormLSTMWeights, p: Normed, delta: Array) -> jax.Array:
+        return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
     def gather(
-        w: LayerNormLSTMWeights,
-        carries_tm1: LSTMCarry,
-        zs: Drive,
-        carries: LSTMCarry,
-        saved: LayerNormLSTMSaved,
-        deltas: LayerNormLSTMDeltas,
+        w: LayerNormLSTMWeights, seen: Seen, deltas: LayerNormLSTMDeltas
     ) -> tuple[LayerNormLSTMWeights, Drive]:
-        joined = parts.join_gates(*deltas.gates)
+        p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
         d_w = LayerNormLSTMWeights(
-            h=parts.product_gathered(carries_tm1.h, d_product(w, saved, joined), w.h),
-            gain_h=parts.summed(joined * saved.p.values),
-            gain_c=parts.summed(deltas.k * normed(carries.c, epsilon).values),
+            h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.h),
+            gain_h=parts.summed(joined * p.values),
+            gain_c=parts.summed(deltas.k * normed(seen.carry.c, epsilon).values),
             b_c=parts.summed(deltas.k),
         )
         return d_w, Drive(deltas.gates)  # (Y11)

@@ -19,7 +19,7 @@ from jaxtyping import Inexact
 
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive
-from jaxrnn.types import Array
+from jaxrnn.types import Array, Seen
 
 State = Inexact[Array, "*lead H"]
 Decay = Inexact[Array, " H"]
@@ -37,18 +37,14 @@ def advance(w: Decay | None, h_tm1: State, z: Drive) -> tuple[State, tuple[()]]:
     return _times_a(h_tm1, w, z) + parts.scaled(z.gates.b, z.keep), ()
 
 
-def adjoint(
-    w: Decay | None, h_tm1: State, z: Drive, h_t: State, saved: tuple[()], d_h: State
-) -> tuple[State, State]:
+def adjoint(w: Decay | None, seen: Seen, d_h: State) -> tuple[State, State]:
     """One step of (A2); δ_t is λ_t."""
-    return _times_a(d_h, w, z), d_h
+    return _times_a(d_h, w, seen.z), d_h
 
 
-def gather(
-    w: Decay | None, hs_tm1: State, zs: Drive, hs: State, saved: tuple[()], deltas: State
-) -> tuple[Decay | None, Drive]:
+def gather(w: Decay | None, seen: Seen, deltas: State) -> tuple[Decay | None, Drive]:
     """All of (A3)."""
-    d_a, d_b = deltas * hs_tm1, parts.scaled(deltas, zs.keep)
+    d_a, d_b = deltas * seen.carry_tm1, parts.scaled(deltas, seen.z.keep)
     if w is None:
         return None, Drive(Affine(d_a, d_b))
     return parts.summed(d_a), Drive(Affine(None, d_b))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class LSTMCarry(NamedTuple):
@@ -92,30 +92,16 @@ def _lstm(hidden_size: int, forget_bias: float) -> Cell:
     def output(params: Params, carries: LSTMCarry) -> State:
         return carries.h
 
-    def adjoint(
-        w: Kernel,
-        carry_tm1: LSTMCarry,
-        z: Drive,
-        carry_t: LSTMCarry,
-        saved: LSTMGates,
-        d_carry: LSTMCarry,
-    ) -> tuple[LSTMCarry, LSTMGates]:
-        o, m = saved.o, jnp.tanh(carry_t.c)
+    def adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+        f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
         d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
         delta_o = d_carry.h * m * o * (1 - o)  # (L6)
-        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, delta_o)
+        delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)
         d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w)
-        return LSTMCarry(d_h_tm1, d_c * saved.f), delta  # (L7)
+        return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
 
-    def gather(
-        w: Kernel,
-        carries_tm1: LSTMCarry,
-        zs: Drive,
-        carries: LSTMCarry,
-        saved: LSTMGates,
-        deltas: LSTMGates,
-    ) -> tuple[Kernel, Drive]:
-        d_w = parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas), w)
+    def gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
+        d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
         return d_w, Drive(deltas)  # (L8)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
@@ -134,14 +120,12 @@ def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, Stat
     return f * c_tm1 + i * parts.scaled(g, z.keep), i, f, g  # (L3)
 
 
-def remembered_adjoint(
-    saved: LSTMGates, c_tm1: State, z: Drive, d_c: State, delta_o: State
-) -> LSTMGates:
+def remembered_adjoint(seen: Seen, gates: LSTMGates, d_c: State, delta_o: State) -> LSTMGates:
     """All of (L6), given μ_t and δ_o."""
-    i, f, g, _ = saved
+    (i, f, g, _), keep = gates, seen.z.keep
     return LSTMGates(
-        i=d_c * parts.scaled(g, z.keep) * i * (1 - i),
-        f=d_c * c_tm1 * f * (1 - f),
-        g=parts.scaled(d_c * i, z.keep) * (1 - g * g),
+        i=d_c * parts.scaled(g, keep) * i * (1 - i),
+        f=d_c * seen.carry_tm1.c * f * (1 - f),
+        g=parts.scaled(d_c * i, keep) * (1 - g * g),
         o=delta_o,
     )  # (L6)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class MGUGates(NamedTuple):
@@ -86,21 +86,18 @@ def _mgu(hidden_size: int) -> Cell:
     def output(params: Params, hs: State) -> State:
         return hs
 
-    def adjoint(
-        w: MGUWeights, h_tm1: State, x: Drive, h_t: State, saved: MGUGates, d_h: State
-    ) -> tuple[State, MGUGates]:
-        f, n = saved
+    def adjoint(w: MGUWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
+        h_tm1, x, _, (f, n) = seen
         delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
         u = parts.product_adjoint(delta_n, w.n)  # (M4)
         delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
         d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.f)  # (M6)
         return d_h_tm1, MGUGates(delta_f, delta_n)
 
-    def gather(
-        w: MGUWeights, hs_tm1: State, xs: Drive, hs: State, saved: MGUGates, deltas: MGUGates
-    ) -> tuple[MGUWeights, Drive]:
-        d_f = parts.product_gathered(hs_tm1, deltas.f, w.f)
-        d_n = parts.product_gathered(saved.f * hs_tm1, deltas.n, w.n)
+    def gather(w: MGUWeights, seen: Seen, deltas: MGUGates) -> tuple[MGUWeights, Drive]:
+        h_tm1, f = seen.carry_tm1, seen.saved.f
+        d_f = parts.product_gathered(h_tm1, deltas.f, w.f)
+        d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
         return MGUWeights(d_f, d_n), Drive(deltas)  # (M7)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

@@ -19,7 +19,7 @@ from jaxrnn.cells.lstm import (
     with_forget_bias,
 )
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class PeepholeWeights(NamedTuple):
@@ -99,35 +99,21 @@ def _peephole_lstm(hidden_size: int, forget_bias: float) -> Cell:
     def output(params: Params, carries: LSTMCarry) -> State:
         return carries.h
 
-    def adjoint(
-        w: PeepholeWeights,
-        carry_tm1: LSTMCarry,
-        z: Drive,
-        carry_t: LSTMCarry,
-        saved: LSTMGates,
-        d_carry: LSTMCarry,
-    ) -> tuple[LSTMCarry, LSTMGates]:
-        o, m = saved.o, jnp.tanh(carry_t.c)
+    def adjoint(w: PeepholeWeights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+        f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
         delta_o = d_carry.h * m * o * (1 - o)
         d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
-        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, delta_o)  # (P6)
+        delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)
         d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
         d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
-        return LSTMCarry(d_h_tm1, d_c * saved.f + d_seen), delta  # (P7)
+        return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
 
-    def gather(
-        w: PeepholeWeights,
-        carries_tm1: LSTMCarry,
-        zs: Drive,
-        carries: LSTMCarry,
-        saved: LSTMGates,
-        deltas: LSTMGates,
-    ) -> tuple[PeepholeWeights, Drive]:
+    def gather(w: PeepholeWeights, seen: Seen, deltas: LSTMGates) -> tuple[PeepholeWeights, Drive]:
         d_w = PeepholeWeights(
-            h=parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas), w.h),
-            p_i=parts.summed(deltas.i * carries_tm1.c),
-            p_f=parts.summed(deltas.f * carries_tm1.c),
-            p_o=parts.summed(deltas.o * carries.c),
+            h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.h),
+            p_i=parts.summed(deltas.i * seen.carry_tm1.c),
+            p_f=parts.summed(deltas.f * seen.carry_tm1.c),
+            p_o=parts.summed(deltas.o * seen.carry.c),
         )
         return d_w, Drive(deltas)  # (P8)
 

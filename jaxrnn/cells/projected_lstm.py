@@ -19,7 +19,7 @@ from jaxrnn.cells.lstm import (
     with_forget_bias,
 )
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.types import Array, Cell, Params, Seen, State
 
 
 class ProjectedWeights(NamedTuple):
@@ -110,29 +110,19 @@ def _projected_lstm(hidden_size: int, projection_size: int, forget_bias: float) 
         return carries.h
 
     def adjoint(
-        w: ProjectedWeights,
-        carry_tm1: LSTMCarry,
-        z: Drive,
-        carry_t: LSTMCarry,
-        saved: LSTMGates,
-        d_carry: LSTMCarry,
+        w: ProjectedWeights, seen: Seen, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, ProjectedDeltas]:
-        o, m, d_s = saved.o, jnp.tanh(carry_t.c), d_carry.h @ w.w_p_t
+        o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), d_carry.h @ w.w_p_t
         d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
-        delta = remembered_adjoint(saved, carry_tm1.c, z, d_c, d_s * m * o * (1 - o))  # (J6)
+        delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
         d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
-        return LSTMCarry(d_h_tm1, d_c * saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
+        return LSTMCarry(d_h_tm1, d_c * seen.saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
 
     def gather(
-        w: ProjectedWeights,
-        carries_tm1: LSTMCarry,
-        zs: Drive,
-        carries: LSTMCarry,
-        saved: LSTMGates,
-        deltas: ProjectedDeltas,
+        w: ProjectedWeights, seen: Seen, deltas: ProjectedDeltas
     ) -> tuple[ProjectedWeights, Drive]:
-        d_w_h = parts.product_gathered(carries_tm1.h, parts.join_gates(*deltas.gates), w.h)
-        d_w_p = parts.summed_product(saved.o * jnp.tanh(carries.c), deltas.h)
+        d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
+        d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h)
         return ProjectedWeights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)
 
     return Cell(init, carry, project, advance, output, adjoint, gather, prepare)

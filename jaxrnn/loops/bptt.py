@@ -7,7 +7,7 @@ from jax import lax
 
 from jaxrnn import check, tree
 from jaxrnn.loops import derived
-from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
 
 
 def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
@@ -87,15 +87,15 @@ def _backward(cell, residuals, cotangents):
     w, carry, zs, carries, saved = residuals
     # An output that nobody used has no cotangent: it must not become an array of T zeros.
     d_last, d_carries = tree.sparse_cotangents(cotangents)
-    seen = (tree.shifted(carry, carries), zs, carries, saved)
+    seen = Seen(tree.shifted(carry, carries), zs, carries, saved)
 
     def backward(d_carry, at_t):
         seen_t, d_carry_t = at_t
-        return cell.adjoint(w, *seen_t, tree.add(d_carry, d_carry_t))  # (1)
+        return cell.adjoint(w, seen_t, tree.add(d_carry, d_carry_t))  # (1)
 
     d_carry = tree.zeros_where_none(d_last, carry)
     d_carry, deltas = lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
-    d_w, d_zs = cell.gather(w, *seen, deltas)  # (2)
+    d_w, d_zs = cell.gather(w, seen, deltas)  # (2)
     return d_w, d_carry, d_zs
 
 

@@ -139,8 +139,9 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     states = min(states or schedule.states_for(segments, levels), segments)
     if schedule.forward_runs(segments, states) > MOST_RUNS:
         raise ValueError(
-            f"states: got {states} for {segments} segments, which would be run "
-            f"{schedule.forward_runs(segments, states)} times; expected more states or longer segments"
+            f"states: got {states} for {segments} segments, which makes "
+            f"{schedule.forward_runs(segments, states)} runs of a segment; expected more states, or "
+            "longer segments"
         )
     return Plan(steps % length, length, segments, states)
 

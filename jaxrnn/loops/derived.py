@@ -41,14 +41,13 @@ def from_advance(
     """
     pure, w = closed(lambda *args: advance(*args)[0], w, carry, zs)
 
-    def adjoint(w, carry_tm1, z_t, carry_t, saved_t, d_carry_t):
-        ((d_carry_tm1,),) = tree.pullback(lambda c: pure(w, c, z_t), carry_tm1)(d_carry_t)
-        return d_carry_tm1, d_carry_t
+    def adjoint(w, seen_t, d_carry_t):
+        pull = tree.pullback(lambda c: pure(w, c, seen_t.z), seen_t.carry_tm1)
+        return pull(d_carry_t)[0][0], d_carry_t
 
-    def gather(w, carries_tm1, zs, carries, saved, d_carries):
+    def gather(w, seen, d_carries):
         over_time = jax.vmap(pure, in_axes=(None, 0, 0))
-        pull = tree.pullback(lambda w, zs: over_time(w, carries_tm1, zs), w, zs)
-        return pull(d_carries)[0]
+        return tree.pullback(lambda w, zs: over_time(w, seen.carry_tm1, zs), w, seen.z)(d_carries)[0]
 
     cell = Cell(
         init=_absent,

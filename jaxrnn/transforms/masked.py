@@ -5,7 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
 
 
 class Masked(NamedTuple):
@@ -69,17 +69,14 @@ def _masked_cell(cell: Cell, fill: float) -> Cell:
         return dataclasses.replace(cell, project=project, advance=advance)
     inner_adjoint, inner_gather = cell.adjoint, cell.gather
 
-    def adjoint(
-        w: PyTree, carry_tm1: Carry, z: Masked, carry_t: Carry, saved: PyTree, d_carry: Carry
-    ) -> tuple[Carry, PyTree]:
-        d_taken = tree.zero_unless(z.mask, d_carry)
-        d_carry_tm1, delta = inner_adjoint(w, carry_tm1, z.xs, carry_t, saved, d_taken)
-        return tree.where(z.mask, d_carry_tm1, d_carry), delta  # (M2)
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        z, mask = seen.z
+        d_taken = tree.zero_unless(mask, d_carry)
+        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=z), d_taken)
+        return tree.where(mask, d_carry_tm1, d_carry), delta  # (M2)
 
-    def gather(
-        w: PyTree, carries_tm1: Carry, zs: Masked, carries: Carry, saved: PyTree, deltas: PyTree
-    ) -> tuple[PyTree, Masked]:
-        d_w, d_zs = inner_gather(w, carries_tm1, zs.xs, carries, saved, deltas)
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Masked]:
+        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Masked(d_zs, None)
 
     return dataclasses.replace(

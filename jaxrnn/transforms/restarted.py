@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
 
 
 class Restarted(NamedTuple):
@@ -94,26 +94,25 @@ def _restarted_cell(cell: Cell, learned: bool) -> Cell:
         return dataclasses.replace(cell, **parts)
     inner_adjoint, inner_gather = cell.adjoint, cell.gather
 
+    def inner_seen(w: Restarting, seen: Seen) -> Seen:
+        """What the step inside saw, which began from c̃."""
+        z, reset = seen.z
+        starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.carry, seen.carry_tm1)
+        return seen._replace(carry_tm1=tree.where(reset, starts, seen.carry_tm1), z=z)
+
     def adjoint(
-        w: Restarting, carry_tm1: Carry, z: Restarted, carry_t: Carry, saved: PyTree, d_carry: Carry
-    ) -> tuple[Carry, PyTree]:
-        carry_tm1 = tree.where(z.reset, w.carry, carry_tm1)
-        d_carry_tm1, delta = inner_adjoint(w.params, carry_tm1, z.xs, carry_t, saved, d_carry)
-        d_start = tree.zero_unless(z.reset, d_carry_tm1) if learned else None
-        return tree.zero_unless(~z.reset, d_carry_tm1), (delta, d_start)  # (R2)
+        w: Restarting, seen: Seen, d_carry: Carry
+    ) -> tuple[Carry, tuple[PyTree, Carry | None]]:
+        reset = seen.z.reset
+        d_carry_tm1, delta = inner_adjoint(w.params, inner_seen(w, seen), d_carry)
+        d_start = tree.zero_unless(reset, d_carry_tm1) if learned else None
+        return tree.zero_unless(~reset, d_carry_tm1), (delta, d_start)  # (R2)
 
     def gather(
-        w: Restarting,
-        carries_tm1: Carry,
-        zs: Restarted,
-        carries: Carry,
-        saved: PyTree,
-        deltas: tuple[PyTree, Carry | None],
+        w: Restarting, seen: Seen, deltas: tuple[PyTree, Carry | None]
     ) -> tuple[Restarting, Restarted]:
         inner_deltas, d_starts = deltas
-        starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.carry, carries_tm1)
-        carries_tm1 = tree.where(zs.reset, starts, carries_tm1)
-        d_w, d_zs = inner_gather(w.params, carries_tm1, zs.xs, carries, saved, inner_deltas)
+        d_w, d_zs = inner_gather(w.params, inner_seen(w, seen), inner_deltas)
         d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
         return Restarting(d_w, d_carry), Restarted(d_zs, None)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.transforms.noise import with_noise
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen
 
 
 class ZoneoutDrive(NamedTuple):
@@ -96,28 +96,18 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
         return noisy
     inner_adjoint, inner_gather = cell.adjoint, cell.gather
 
-    def adjoint(
-        w: PyTree,
-        carry_tm1: Carry,
-        z: ZoneoutDrive,
-        carry_t: Carry,
-        saved: ZoneoutSaved,
-        d_carry: Carry,
-    ) -> tuple[Carry, PyTree]:
-        nothing = jax.tree.map(jnp.zeros_like, d_carry)
-        d_new, d_held = mixed(z.hold, nothing, d_carry), mixed(z.hold, d_carry, nothing)
-        d_carry_tm1, delta = inner_adjoint(w, carry_tm1, z.z, saved.carry, saved.saved, d_new)
+    def inner_seen(seen: Seen) -> Seen:
+        """What the cell inside saw, which made c'."""
+        return Seen(seen.carry_tm1, seen.z.z, seen.saved.carry, seen.saved.saved)
+
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        hold, nothing = seen.z.hold, jax.tree.map(jnp.zeros_like, d_carry)
+        d_new, d_held = mixed(hold, nothing, d_carry), mixed(hold, d_carry, nothing)
+        d_carry_tm1, delta = inner_adjoint(w, inner_seen(seen), d_new)
         return jax.tree.map(jnp.add, d_carry_tm1, d_held), delta  # (Z3)
 
-    def gather(
-        w: PyTree,
-        carries_tm1: Carry,
-        zs: ZoneoutDrive,
-        carries: Carry,
-        saved: ZoneoutSaved,
-        deltas: PyTree,
-    ) -> tuple[PyTree, ZoneoutDrive]:
-        d_w, d_zs = inner_gather(w, carries_tm1, zs.z, saved.carry, saved.saved, deltas)
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, ZoneoutDrive]:
+        d_w, d_zs = inner_gather(w, inner_seen(seen), deltas)
         return d_w, ZoneoutDrive(d_zs, None)
 
     return dataclasses.replace(noisy, adjoint=adjoint, gather=gather)
