@@ -137,11 +137,10 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     length = next((n for n in near if steps % n == 0), min(wanted, steps))
     segments = steps // length
     states = min(states or schedule.states_for(segments, levels), segments)
-    if schedule.forward_runs(segments, states) > MOST_RUNS:
+    if (runs := schedule.forward_runs(segments, states)) > MOST_RUNS:
         raise ValueError(
-            f"states: got {states} for {segments} segments, which makes "
-            f"{schedule.forward_runs(segments, states)} runs of a segment; expected more states, or "
-            "longer segments"
+            f"states: got {states} for {segments} segments, which makes {runs} runs of a segment; "
+            "expected more states, or longer segments"
         )
     return Plan(steps % length, length, segments, states)
 

@@ -47,7 +47,8 @@ def from_advance(
 
     def gather(w, seen, d_carries):
         over_time = jax.vmap(pure, in_axes=(None, 0, 0))
-        return tree.pullback(lambda w, zs: over_time(w, seen.carry_tm1, zs), w, seen.z)(d_carries)[0]
+        pull = tree.pullback(lambda w, zs: over_time(w, seen.carry_tm1, zs), w, seen.z)
+        return pull(d_carries)[0]
 
     cell = Cell(
         init=_absent,
