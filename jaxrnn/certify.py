@@ -14,7 +14,7 @@ from jax import lax
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, cuts_of
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
 VALUE_LIMIT = 1e-13
@@ -124,8 +124,8 @@ def certify(
         float32   rms ‖g - g*‖ / ‖g*‖ ≤ 1.5 rms ‖g_scan - g*‖ / ‖g*‖ + 2⁻²³                  (4)
 
     where g* is the float64 gradient at the float32 arguments and products are taken at the highest
-    precision. For a loop that cuts the gradient, `scan` restarts at each cut from the carry
-    that was there, held constant; so the cut gradient too is judged by differences.
+    precision. For a loop that cuts the gradient, `scan` runs each window from the carry that was
+    there, held constant; so the cut gradient too is judged by differences.
 
     It works in 64-bit mode and leaves no global setting changed.
 
@@ -263,25 +263,27 @@ def _float32_rows(step, loop, trials):
 
 
 def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
-    """`scan`; for a loop that cuts, started anew at each cut from the carry that was there.
+    """`scan`; for a loop that cuts, window by window, each from the carry that was there.
 
     Those carries are constants here, so autodiff and differences alike see the cut gradient.
     """
-    cut_before = cuts_of(loop)
-    if cut_before is None:
+    reach = reach_of(loop)
+    if reach is None:
         return scan
     params, carry, xs = args
     _, starts = lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    cuts = cut_before(jnp.arange(check.length(xs)))
+    begins = [reach(t) for t in range(check.length(xs))]
 
-    def restarted(step, params, carry, xs):
-        def restarting(carry, at_t):
-            x, cut, start = at_t
-            return step(params, jax.tree.map(functools.partial(jnp.where, cut), start, carry), x)
+    def windowed(step, params, carry, xs):
+        parts = []
+        for end, begin in enumerate(begins, start=1):
+            if end == len(begins) or begins[end] != begin:
+                start = jax.tree.map(lambda c, b=begin: c[b], starts) if begin else carry
+                last, ys = scan(step, params, start, jax.tree.map(lambda x: x[begin:end], xs))
+                parts.append(jax.tree.map(lambda y: y[-begins.count(begin) :], ys))
+        return last, jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
 
-        return lax.scan(restarting, carry, (xs, cuts, starts))
-
-    return restarted
+    return windowed
 
 
 def _gradient(loop, step, rebuild, named, v):

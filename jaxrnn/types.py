@@ -29,7 +29,7 @@ class Loop(Protocol):
     """`lax.scan`'s contract: run `step` over the leading axis of `xs`.
 
     All loops compute the same values. They differ in what `jax.grad` of them means, and in what it
-    costs. A loop whose gradient is cut on purpose says where, see `jaxrnn.types.cuts_of`.
+    costs. A loop whose gradient is cut on purpose says where, see `jaxrnn.types.reach_of`.
     """
 
     def __call__(
@@ -38,13 +38,14 @@ class Loop(Protocol):
         """Return the last carry, and all outputs stacked."""
 
 
-def cuts_of(loop: Loop) -> Callable[[Any], Any] | None:
-    """The predicate `t -> bool` of the steps before which `loop` cuts the gradient; None if exact.
+def reach_of(loop: Loop) -> Callable[[int], int] | None:
+    """The map from a step to the first one that the gradient of its output reaches; None if exact.
 
-    A factory of truncating loops sets it as the attribute `cut_before` of the function it returns,
-    so that the certificate can build a reference that knows nothing of segments.
+    A factory of truncating loops sets it as the attribute `reach` of the function it returns, so
+    that a judge of the gradient need know nothing of how the loop is built. It must not decrease;
+    the last carry reaches as far as the last output.
     """
-    return getattr(loop, "cut_before", None)
+    return getattr(loop, "reach", None)
 
 
 def _as_they_are(params: Params) -> Params:

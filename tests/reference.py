@@ -169,14 +169,28 @@ def run(name, params, carry, xs):
     return carry, np.stack(ys)
 
 
-def python_loop(step, params, carry, xs, cut_before=lambda t: False):
-    """A Loop written as a Python loop; the gradient is stopped where `cut_before(t)` says."""
-    ys = []
-    for t in range(len(jax.tree.leaves(xs)[0])):
-        carry = jax.tree.map(lax.stop_gradient, carry) if cut_before(t) else carry
-        carry, y = step(params, carry, jax.tree.map(lambda x, t=t: x[t], xs))
-        ys.append(y)
-    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+def python_loop(step, params, carry, xs, reach=lambda t: 0):
+    """A Loop written as a Python loop; the output of step t sees no gradient before `reach(t)`.
+
+    Each window is run apart, from a constant carry, and is asked for no more than its own outputs.
+    """
+
+    def run(carry, begin, end):
+        ys = []
+        for t in range(begin, end):
+            carry, y = step(params, carry, jax.tree.map(lambda x, t=t: x[t], xs))
+            ys.append(y)
+        return carry, ys
+
+    steps = len(jax.tree.leaves(xs)[0])
+    begins, ys = [reach(t) for t in range(steps)], []
+    first, last = carry, carry
+    for end, begin in enumerate(begins, start=1):
+        if end == steps or begins[end] != begin:
+            start = jax.tree.map(lax.stop_gradient, run(first, 0, begin)[0]) if begin else first
+            last, more = run(start, begin, end)
+            ys += more[-begins.count(begin) :]
+    return last, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
 def noise(rng, like):

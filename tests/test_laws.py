@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import distance, inner, noise, python_loop, run
 
 import jaxrnn
-from jaxrnn.types import cuts_of
+from jaxrnn.types import reach_of
 
 VALUES, GRADIENTS, DIFFERENCES = 1e-13, 1e-12, 1e-6
 
@@ -59,11 +59,9 @@ def gradient(loop, cell, args, v):
 
 
 def judge_of(loop):
-    """`scan`, or for a loop that cuts a Python loop with stop_gradient at the same places."""
-    cut_before = cuts_of(loop)
-    if cut_before is None:
-        return jaxrnn.scan
-    return functools.partial(python_loop, cut_before=cut_before)
+    """`scan`, or for a loop that cuts a Python loop over windows of the same reach."""
+    reach = reach_of(loop)
+    return jaxrnn.scan if reach is None else functools.partial(python_loop, reach=reach)
 
 
 @every_cell

@@ -5,10 +5,13 @@ from jaxrnn.loops.checkpointed import checkpointed as checkpointed
 from jaxrnn.loops.scan import scan as scan
 from jaxrnn.loops.truncated import truncated as truncated
 
-# Loops by name; of a factory, members whose segments do and do not divide the sequence.
+# Loops by name; of a factory, members that differ in how they go through a sequence.
 LOOPS = (
     ("scan", scan),
     ("bptt", bptt),
     ("truncated:4", truncated(4)),
     ("truncated:5:scan", truncated(5, loop=scan)),
+    ("truncated:2:5", truncated(2, 5)),
+    ("checkpointed", checkpointed()),
+    ("checkpointed:states", checkpointed(states=2, segment=2)),
 )

@@ -12,7 +12,7 @@ from jax import lax
 from jaxrnn import check, tree
 from jaxrnn.loops import derived, schedule
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, cuts_of
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
 
 # A sequence may be cut into so many segments, with so few states, that there is no end to it.
 MOST_RUNS = 2**24
@@ -95,7 +95,7 @@ def checkpointed(
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    if cuts_of(check.function("loop", loop)) is not None:
+    if reach_of(check.function("loop", loop)) is not None:
         raise ValueError(
             f"loop: got {loop.__name__}, which cuts the gradient; expected an exact one"
         )

@@ -1,9 +1,10 @@
-"""Truncated backpropagation through time: segments with the gradient cut between them."""
+"""Truncated backpropagation through time: windows beyond which no gradient reaches."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxrnn import check
@@ -12,68 +13,105 @@ from jaxrnn.types import Carry, Loop, Params, PyTree, Step
 
 
 def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
-    """A Loop whose gradient does not cross from one segment of k1 steps into the one before.
+    """A Loop whose gradient is that of BPTT(k2; k1): every k1 steps it reaches k2 steps back.
 
-    With c̄ = stop_gradient(c) and steps counted from 0,
+    Steps are counted from 0 and cut into segments of k1; with c̄ = stop_gradient(c), the outputs of
+    segment s, y_t with s k1 ≤ t < (s+1) k1, are those of a window that begins at the step
 
-        c_t = step(params, c̄_{t-1}, x_t)    if t > 0 and t ≡ 0 mod k1                        (1)
-        c_t = step(params, c_{t-1}, x_t)    otherwise                                        (2)
+        p_s = max(0, (s+1) k1 - k2)                                                          (1)
+        c_{p_s - 1} → c̄_{p_s - 1}    if p_s > 0                                              (2)
 
-    so that of the products of Jacobians in ∂h_t/∂W = Σ_i (Π_{j=i+1..t} ∂f_j/∂h_{j-1}) ∂f_i/∂W only
-    those within one segment remain. Cuts lie at positions of the array. The carry that starts the
-    sequence is not cut, so k1 ≥ T is exact.
+    and runs to the end of the segment; the last carry belongs to the last window. So of the
+    products of Jacobians in ∂h_t/∂W = Σ_i (Π_{j=i+1..t} ∂f_j/∂h_{j-1}) ∂f_i/∂W those remain with
+    i ≥ p_s. The carry that starts the sequence is not cut: it has a gradient from all windows that
+    begin at step 0, and k2 ≥ T is exact. With k2 = k1 windows are the segments.
 
     Args:
         k1: steps in a segment, at least 1; T need not be divisible by it.
-        k2: None. How far back each gradient reaches, if farther than its segment, comes with a
-            later release; anything else is a ValueError.
-        loop: the Loop that runs each segment.
+        k2: steps in a window, at least k1; k1 unless given.
+        loop: the Loop that runs each window.
 
     Returns:
         A Loop with the values of every other; equal arguments give the same function.
 
-    Gradient: biased unless k1 ≥ T. Time: that of `loop`. Memory O(T) where all outputs are kept.
-    Compile time does not depend on T.
+    Raises:
+        TypeError, ValueError: if k1 or k2 is not an int, k1 < 1, or k2 < k1.
+
+    Gradient: biased unless k2 ≥ T. Time: k2 / k1 times that of `loop`, since windows overlap.
+    Memory: O(T k2 / k1) in one call; O(k2) where each window is followed by an update of its own,
+    `jaxrnn.windowed`. Compile time does not depend on T.
 
     Source: R. Williams, J. Peng, "An efficient gradient-based algorithm for on-line training of
     recurrent network trajectories", Neural Computation 2 (1990).
     """
     check.integer("k1", k1, least=1)
-    if k2 is not None:
-        raise ValueError(f"k2: got {k2!r}, expected None (a longer reach comes in a later release)")
-    return _truncated(k1, check.function("loop", loop))
+    k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
+    if k2 < k1:
+        raise ValueError(f"k2: got {k2}, expected an int of at least k1 = {k1}")
+    return _truncated(k1, k2, check.function("loop", loop))
 
 
 @functools.cache
-def _truncated(k1: int, loop: Loop) -> Loop:
-    def segmented(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
+    before = k2 - k1  # how many steps a window begins before its segment
+    head = k2 // k1 * k1 if before else 0  # all outputs before this step reach step 0
+
+    def windowed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         check.step_fits(step, params, carry, xs)
-        segments, rest = divmod(check.length(xs), k1)
-        if segments == 0:
+        segments, rest = divmod(check.length(xs) - head, k1)
+        if segments < 0 or (segments == 0 and not before):
             return loop(step, params, carry, xs)
-        whole = segments * k1
 
-        def segment(carry, at_s):
+        def run(carry: Carry, xs: PyTree) -> tuple[Carry, list[PyTree]]:
+            if check.length(xs) == 0:
+                return carry, []
+            carry, ys = loop(step, params, carry, xs)
+            return carry, [ys]
+
+        start, start_ys = run(carry, _between(xs, 0, head - before))
+        last, head_ys = run(start, _between(xs, head - before, head))
+
+        def window(carries, at_s):
             s, xs_s = at_s
-            return loop(step, params, _cut(carry, s > 0), xs_s)  # (1)
+            start = _cut(carries[0], (s > 0) | (head > 0))  # (2)
+            start, ys = run(start, _between(xs_s, 0, k1))
+            last, more = run(start, _between(xs_s, k1, k2))
+            return (start, last), _between(_joined(*ys, *more), before, k2)
 
-        in_segments = jax.tree.map(
-            lambda x: jnp.reshape(x[:whole], (segments, k1, *jnp.shape(x)[1:])), xs
-        )
-        carry, ys = lax.scan(segment, carry, (jnp.arange(segments), in_segments))
-        ys = jax.tree.map(lambda y: jnp.reshape(y, (whole, *y.shape[2:])), ys)
-        if rest == 0:
-            return carry, ys
-        last_xs = jax.tree.map(lambda x: x[whole:], xs)
-        carry, last_ys = loop(step, params, _cut(carry, True), last_xs)
-        return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, last_ys)
+        at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
+        (start, last), ys = lax.scan(window, (start, last), at_all)
+        ys = jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys)
+        parts = [*start_ys, *head_ys, ys]
+        if rest:
+            xs_s = _between(xs, head - before + segments * k1, None)
+            last, (ys,) = run(_cut(start, True), xs_s)
+            parts.append(_between(ys, before, None))
+        return last, _joined(*parts)
 
-    segmented.__name__ = f"truncated({k1})"
-    # See types.cuts_of.
-    setattr(segmented, "cut_before", lambda t: (t > 0) & (t % k1 == 0))
-    return segmented
+    windowed.__name__ = f"truncated({k1})" if k1 == k2 else f"truncated({k1}, {k2})"
+    # See types.reach_of.
+    setattr(windowed, "reach", lambda t: max(0, (t // k1 + 1) * k1 - k2))
+    return windowed
 
 
 def _cut(carry: Carry, where: jax.Array | bool) -> Carry:
     """The carry, its gradient stopped where the condition holds."""
     return jax.tree.map(lambda c: jnp.where(where, lax.stop_gradient(c), c), carry)
+
+
+def _between(xs: PyTree, begin: int, end: int | None) -> PyTree:
+    return jax.tree.map(lambda x: x[begin:end], xs)
+
+
+def _joined(*parts: PyTree) -> PyTree:
+    return jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
+
+
+def _windows(xs: PyTree, begin: int, count: int, k1: int, k2: int) -> PyTree:
+    """Windows of k2 steps, k1 from one to the next, each leaf `(count, k2, ...)`."""
+    if k1 == k2:  # without a copy
+        return jax.tree.map(
+            lambda x: jnp.reshape(x[begin : begin + count * k1], (count, k1, *x.shape[1:])), xs
+        )
+    steps = begin + k1 * np.arange(count)[:, None] + np.arange(k2)
+    return jax.tree.map(lambda x: x[steps], xs)
