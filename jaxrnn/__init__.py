@@ -29,11 +29,14 @@ from jaxrnn.networks import stacked as stacked
 from jaxrnn.loops import LOOPS as LOOPS
 from jaxrnn.loops import bptt as bptt
 from jaxrnn.loops import checkpointed as checkpointed
+from jaxrnn.loops import randomized as randomized
 from jaxrnn.loops import scan as scan
 from jaxrnn.loops import truncated as truncated
 
 # Sequences
+from jaxrnn.losses import Scored as Scored
 from jaxrnn.losses import mean_over_time as mean_over_time
+from jaxrnn.losses import scored as scored
 from jaxrnn.sequence import History as History
 from jaxrnn.sequence import history as history
 from jaxrnn.sequence import mask_of_lengths as mask_of_lengths
@@ -46,7 +49,9 @@ from jaxrnn.transforms import Fed as Fed
 from jaxrnn.transforms import Masked as Masked
 from jaxrnn.transforms import Restarted as Restarted
 from jaxrnn.transforms import Restarting as Restarting
+from jaxrnn.transforms import Crossed as Crossed
 from jaxrnn.transforms import candidate_dropout as candidate_dropout
+from jaxrnn.transforms import crossed as crossed
 from jaxrnn.transforms import fed_back as fed_back
 from jaxrnn.transforms import masked as masked
 from jaxrnn.transforms import restarted as restarted
@@ -62,6 +67,12 @@ from jaxrnn.certify_all import certify_all as certify_all
 from jaxrnn.train import Trainer as Trainer
 from jaxrnn.train import TrainState as TrainState
 from jaxrnn.train import trainer as trainer
+from jaxrnn.train import windowed as windowed
+
+# Memory
+from jaxrnn.memory import MemoryPlan as MemoryPlan
+from jaxrnn.memory import MemoryRow as MemoryRow
+from jaxrnn.memory import memory_plan as memory_plan
 
 # Nouns
 from jaxrnn.types import Cell as Cell

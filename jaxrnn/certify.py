@@ -275,13 +275,14 @@ def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
     begins = [reach(t) for t in range(check.length(xs))]
 
     def windowed(step, params, carry, xs):
-        parts = []
-        for end, begin in enumerate(begins, start=1):
-            if end == len(begins) or begins[end] != begin:
-                start = jax.tree.map(lambda c, b=begin: c[b], starts) if begin else carry
-                last, ys = scan(step, params, start, jax.tree.map(lambda x: x[begin:end], xs))
-                parts.append(jax.tree.map(lambda y: y[-begins.count(begin) :], ys))
-        return last, jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
+        def window(begin):
+            start = jax.tree.map(lambda c: c[begin], starts) if begin else carry
+            end = len(begins) - begins[::-1].index(begin)
+            last, ys = scan(step, params, start, tree.between(xs, begin, end))
+            return last, tree.between(ys, -begins.count(begin), None)
+
+        lasts, ys = zip(*map(window, sorted(set(begins))), strict=True)
+        return lasts[-1], jax.tree.map(lambda *parts: jnp.concatenate(parts), *ys)
 
     return windowed
 

@@ -1,13 +1,18 @@
-"""Losses over time: optax's losses as they are, averaged over the steps that count."""
+"""Losses over time, optax's as they are: the mean of those that count; losses inside the loop."""
 
+import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
-from jaxrnn import check, tree
-from jaxrnn.types import Array
+from jaxrnn import check, networks, tree
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Params, PyTree, Seen, Step
+
+A_TOKEN = jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def mean_over_time(
@@ -79,3 +84,105 @@ def _checked(mask: Array, outputs: Array) -> Array:
             f"{check.describe(outputs)}, time among them and features not"
         )
     return jnp.asarray(mask)
+
+
+class Scored(NamedTuple):
+    """Inputs, and what the outputs are to be.
+
+    Fields:
+        xs: what the step itself takes.
+        targets: y `(*lead, ...)`, what the loss takes beside the readout's outputs.
+    """
+
+    xs: PyTree
+    targets: Any
+
+
+def scored(
+    cell: Cell | Step,
+    readout: Layer,
+    loss: Callable[[Any, Any], Any],
+    target: jax.ShapeDtypeStruct = A_TOKEN,
+) -> Cell | Step:
+    """The step whose output is its loss, so that logits stand in memory for one segment at most.
+
+        c_t = cell(params, c_{t-1}, x_t),    o_t = readout(h_t),    y_t = ℓ(o_t, target_t)    (1)
+
+    Under a loop that goes through the sequence segment by segment (`checkpointed`) the `(T, *batch,
+    V)` outputs of the readout are never in memory all at once, nor are their cotangents.
+
+    Args:
+        cell: a Cell without noise, whose backward pass stays the one by hand, or a plain Step.
+        readout: a Layer.
+        loss: `(outputs (*lead, V), targets (*lead, ...)) -> (*lead)`, such as
+            `optax.softmax_cross_entropy_with_integer_labels`.
+        target: shape and dtype of what one row is to be at one step; an int32 token unless given. A
+            Cell's carry has room for it.
+
+    Returns:
+        A Cell or a Step with inputs `Scored(xs, targets)` and one loss for each step and row as its
+        output. Its params are those of `stacked(cell, readout)`; a Cell's carry is the pair of the
+        cell's and the last target. Equal arguments give the same cell.
+
+    Gradient: exact. Time and memory: the cell's; readout and loss where outputs are made.
+    """
+    check.function("cell", cell)
+    check.instance("readout", readout, Layer)
+    check.function("loss", loss)
+    if isinstance(cell, Cell):
+        if cell.noise is not None:
+            raise ValueError("cell: got one that draws noise, expected one without")
+        return _scored_cell(cell, readout, loss, target)
+
+    def scored_step(params: Params, carry: Carry, x: Scored) -> tuple[Carry, PyTree]:
+        carry, y = cell(params[0], carry, x.xs)
+        return carry, loss(readout.apply(params[1], y), x.targets)  # (1)
+
+    return scored_step
+
+
+@functools.cache
+def _scored_cell(
+    cell: Cell, readout: Layer, loss: Callable[..., Any], target: jax.ShapeDtypeStruct
+) -> Cell:
+    # An output is made of the carry, so a step's target rides there beside the cell's own carry.
+    def init(key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        return networks.stacked(cell, readout).init(key, input_size, dtype)
+
+    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        zero = jnp.zeros((*batch_shape, *target.shape), target.dtype)
+        return cell.carry(batch_shape, dtype), zero
+
+    def project(params: Params, xs: Scored) -> Scored:
+        return Scored(cell.project(params[0], xs.xs), xs.targets)
+
+    def advance(w: PyTree, carry_tm1: Carry, z: Scored) -> tuple[Carry, PyTree]:
+        carry_t, saved = cell.advance(w, carry_tm1[0], z.xs)
+        return (carry_t, z.targets), saved
+
+    def output(params: Params, carries: Carry) -> PyTree:
+        return loss(readout.apply(params[1], cell.output(params[0], carries[0])), carries[1])  # (1)
+
+    def inner(seen: Seen) -> Seen:
+        return Seen(seen.carry_tm1[0], seen.z.xs, seen.carry[0], seen.saved)
+
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        d_cell, d_target = d_carry
+        d_cell_tm1, delta = cell.adjoint(w, inner(seen), d_cell)
+        return (d_cell_tm1, jax.tree.map(jnp.zeros_like, d_target)), (delta, d_target)
+
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Scored]:
+        d_w, d_zs = cell.gather(w, inner(seen), deltas[0])
+        return d_w, Scored(d_zs, deltas[1])
+
+    by_hand = cell.adjoint is not None and cell.gather is not None
+    return Cell(
+        init=init,
+        carry=carry,
+        project=project,
+        advance=advance,
+        output=output,
+        adjoint=adjoint if by_hand else None,
+        gather=gather if by_hand else None,
+        prepare=lambda params: cell.prepare(params[0]),
+    )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.types import Carry, Params, PyTree
 
 Metrics = Mapping[str, jax.Array]
@@ -98,6 +98,92 @@ def trainer(
         return TrainState(params, opt_state, carry, state.step + 1, key), metrics
 
     return Trainer(init, update)
+
+
+def windowed(
+    loss: Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]],
+    optimizer: optax.GradientTransformation,
+    k1: int,
+    k2: int | None = None,
+) -> Trainer:
+    """Training on a sequence of any length in one call: an update every k1 steps, BPTT(k2; k1).
+
+    Segment s, the steps with s k1 ≤ t < (s+1) k1, is the end of a window of at most k2 / k1
+    segments. From c, the carry at the window's beginning, held constant,
+
+        c' = the carry after the segments of the window before s, by the loss, at params       (1)
+        L  = loss(params, c', segment s, key)                                                  (2)
+        params' = params + optimizer(∂L/∂params)                                               (3)
+
+    with the gradient of L through (1) too, and no farther; the carry at the next window's beginning
+    is the one that came out on the way. The whole pass over T is one scan. With k2 = k1 it is
+    stateful truncated BPTT, as `trainer` on one segment after another.
+
+    Args:
+        loss: as for `trainer`; it is called on segments, each leaf `(k1, ...)`, the last `(T mod
+            k1, ...)` where T is not divisible by k1.
+        optimizer: any optax transformation.
+        k1: steps from one update to the next, at least 1.
+        k2: steps that a gradient reaches back, a multiple of k1; k1 unless given.
+
+    Returns:
+        A Trainer whose batch is a whole sequence, each leaf `(T, ...)`, and whose metrics are those
+        of all updates, each `(⌈T/k1⌉, ...)`. The state's carry is that after step T.
+
+    Raises:
+        TypeError, ValueError: if k1 and k2 are not as said.
+
+    Gradient: biased, (2). Time: k2 / k1 times one pass. Memory O(k2) beside the sequence itself and
+    the metrics.
+
+    Source: R. Williams, J. Peng (1990), as in `jaxrnn.truncated`.
+    """
+    check.function("loss", loss)
+    check.integer("k1", k1, least=1)
+    k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
+    if k2 < k1 or k2 % k1:
+        raise ValueError(f"k2: got {k2}, expected a multiple of k1 = {k1}")
+    warm = k2 // k1 - 1  # segments before the one whose loss counts
+
+    def window_loss(params: Params, carry: Carry, batch: PyTree, key: jax.Array) -> Any:
+        start, _ = carry
+        numbers, before, segment = batch
+
+        def through(carry: Carry, at_s: PyTree) -> tuple[Carry, Carry]:
+            s, segment = at_s
+            _, (new, _) = loss(params, carry, segment, jax.random.fold_in(key, s))
+            new = tree.where(s >= 0, new, carry)  # nothing is before step 0
+            return new, new
+
+        carry, carries = jax.lax.scan(through, start, (numbers, before))  # (1)
+        value, (end, metrics) = loss(params, carry, segment, key)  # (2)
+        first = jax.tree.map(lambda c: c[0], carries) if warm else end
+        return value, ((jax.lax.stop_gradient(first), end), metrics)
+
+    of_windows = trainer(window_loss, optimizer)
+
+    def update(state: TrainState, sequence: PyTree) -> tuple[TrainState, Metrics]:
+        segments, rest = divmod(check.length(sequence), k1)
+        whole = jax.tree.map(
+            lambda x: jnp.reshape(x[: segments * k1], (segments, k1, *x.shape[1:])), sequence
+        )
+
+        def one(state: TrainState, s: Any, segment: PyTree) -> tuple[TrainState, Metrics]:
+            numbers = s - warm + jnp.arange(warm)
+            before = jax.tree.map(lambda x: x[jnp.maximum(numbers, 0)], whole)
+            return of_windows.update(state, (numbers, before, segment))
+
+        state = state._replace(carry=(state.carry, state.carry))
+        state, metrics = jax.lax.scan(
+            lambda state, at_s: one(state, *at_s), state, (jnp.arange(segments), whole)
+        )
+        if rest:
+            last = jax.tree.map(lambda x: x[segments * k1 :], sequence)
+            state, more = one(state, segments, last)
+            metrics = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), metrics, more)
+        return state._replace(carry=state.carry[1]), metrics
+
+    return Trainer(of_windows.init, update)
 
 
 def _check_result(result: Any, carry: Carry) -> None:

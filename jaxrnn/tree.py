@@ -130,6 +130,11 @@ def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
     )
 
 
+def between(xs: PyTree, begin: int, end: int | None) -> PyTree:
+    """The steps from `begin` to before `end`."""
+    return jax.tree.map(lambda x: x[begin:end], xs)
+
+
 def flipped(xs: PyTree) -> PyTree:
     """The other direction of time."""
     return jax.tree.map(lambda x: jnp.flip(x, 0), xs)

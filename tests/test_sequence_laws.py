@@ -1,6 +1,7 @@
 """Masks, resets and directions against a Python loop over single rows without padding, float64."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from reference import distance, inner
 from reference import noise as drawn
 
 import jaxrnn
-from jaxrnn.types import cuts_of
+from jaxrnn.types import reach_of
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, I, H = 6, 3, 2, 4
@@ -56,33 +57,40 @@ def problem(name, batch=(B,)):
     return step, args, v
 
 
-def row_by_row(step, args, mask, reset, *, options, cut_before=lambda s: False):
+def row_by_row(step, args, mask, reset, *, options, reach=lambda s: 0):
     """What `unroll` has to give: every row alone, its masked steps left out, its resets obeyed.
 
-    `cut_before(s)` says where a truncated loop cuts; s counts the steps of the array as they run.
+    The output of step s sees no gradient before step `reach(s)`; s counts the steps of the array as
+    they run. Each row is run once for every step that is the beginning of a window.
     """
     params, carry, xs, start = args
     if not options.learned:
         start = jax.tree.map(jnp.zeros_like, carry)
     lasts, rows = [], []
-    for row in range(xs.shape[1]):
-        c = jax.tree.map(lambda x, row=row: x[row], carry)
-        zero = jax.tree.map(lambda x, row=row: x[row], start)
-        times = range(T)[::-1] if options.reverse else range(T)
+    times = range(T)[::-1] if options.reverse else range(T)
+
+    def one(row, begin):
+        """The last carry and the outputs of a row, all before step `begin` held constant."""
+        c = jax.tree.map(lambda x: x[row], carry)
+        zero = jax.tree.map(lambda x: x[row], start)
         ys = {}
         for s, t in enumerate(times):
-            c = jax.tree.map(lax.stop_gradient, c) if cut_before(s) else c
+            c = jax.tree.map(lax.stop_gradient, c) if s == begin > 0 else c
             border = t + 1 if options.reverse else t
             if options.resets and border < T and reset[border, row]:
                 c = zero
             if mask[t, row] or not options.masked:
-                c, ys[t] = step(params, c, xs[t, row])
+                c, ys[s] = step(params, c, xs[t, row])
             else:
-                ys[t] = None
-        like = jax.eval_shape(step, params, c, xs[0, row])[1]
-        nothing = jnp.zeros(like.shape, like.dtype)
-        rows.append(jnp.stack([nothing if ys[t] is None else ys[t] for t in range(T)]))
-        lasts.append(c)
+                like = jax.eval_shape(step, params, c, xs[t, row])[1]
+                ys[s] = jnp.zeros(like.shape, like.dtype)
+        return c, ys
+
+    for row in range(xs.shape[1]):
+        windows = {begin: one(row, begin) for begin in sorted({reach(s) for s in range(T)})}
+        lasts.append(windows[reach(T - 1)][0])
+        in_order = [windows[reach(s)][1][s] for s in range(T)]
+        rows.append(jnp.stack(in_order[::-1] if options.reverse else in_order))
     return jax.tree.map(lambda *cs: jnp.stack(cs), *lasts), jnp.stack(rows, axis=1)
 
 
@@ -122,8 +130,8 @@ def ours(name, loop_name, options):
 
 def assert_equal_to_rows(name, loop_name, options, mask, reset):
     step, args, v = problem(name)
-    cut_before = cuts_of(LOOPS[loop_name]) or (lambda s: False)
-    reference = functools.partial(row_by_row, step, options=options, cut_before=cut_before)
+    reach = reach_of(LOOPS[loop_name]) or (lambda s: 0)
+    reference = functools.partial(row_by_row, step, options=options, reach=reach)
     wanted, outputs = with_gradient(reference, v)(args, mask, reset)
     got, got_outputs = ours(name, loop_name, options)(args, mask, reset)
     assert distance(got_outputs, outputs) < VALUES
@@ -312,11 +320,9 @@ def test_gradient_of_a_gradient_and_vmap_under_masks_and_resets(loop_name):
     """Against `scan`, whose way through the masks is checked above."""
     step, (params, carry, xs, start), _ = problem("lstm")
     mask, reset = jnp.asarray(pattern(0.6)), jnp.asarray(pattern(0.3, seed=1))
-    judge = LOOPS[loop_name]
-    if cuts_of(judge) is None:
-        judge = jaxrnn.scan
-    else:
-        judge = jaxrnn.truncated(5 if "5" in loop_name else 4, loop=jaxrnn.scan)
+    judge = jaxrnn.scan
+    if reach_of(LOOPS[loop_name]) is not None:
+        judge = jaxrnn.truncated(*map(int, re.findall(r"\d+", loop_name)), loop=jaxrnn.scan)
 
     def of_a_row(loop, args, mask, reset):
         def value(args):

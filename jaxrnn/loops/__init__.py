@@ -2,6 +2,7 @@
 
 from jaxrnn.loops.bptt import bptt as bptt
 from jaxrnn.loops.checkpointed import checkpointed as checkpointed
+from jaxrnn.loops.randomized import randomized as randomized
 from jaxrnn.loops.scan import scan as scan
 from jaxrnn.loops.truncated import truncated as truncated
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.types import Carry, Loop, Params, PyTree, Step
 
@@ -68,24 +68,24 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
             carry, ys = loop(step, params, carry, xs)
             return carry, [ys]
 
-        start, start_ys = run(carry, _between(xs, 0, head - before))
-        last, head_ys = run(start, _between(xs, head - before, head))
+        start, start_ys = run(carry, tree.between(xs, 0, head - before))
+        last, head_ys = run(start, tree.between(xs, head - before, head))
 
         def window(carries, at_s):
             s, xs_s = at_s
             start = _cut(carries[0], (s > 0) | (head > 0))  # (2)
-            start, ys = run(start, _between(xs_s, 0, k1))
-            last, more = run(start, _between(xs_s, k1, k2))
-            return (start, last), _between(_joined(*ys, *more), before, k2)
+            start, ys = run(start, tree.between(xs_s, 0, k1))
+            last, more = run(start, tree.between(xs_s, k1, k2))
+            return (start, last), tree.between(_joined(*ys, *more), before, k2)
 
         at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
         (start, last), ys = lax.scan(window, (start, last), at_all)
         ys = jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys)
         parts = [*start_ys, *head_ys, ys]
         if rest:
-            xs_s = _between(xs, head - before + segments * k1, None)
+            xs_s = tree.between(xs, head - before + segments * k1, None)
             last, (ys,) = run(_cut(start, True), xs_s)
-            parts.append(_between(ys, before, None))
+            parts.append(tree.between(ys, before, None))
         return last, _joined(*parts)
 
     windowed.__name__ = f"truncated({k1})" if k1 == k2 else f"truncated({k1}, {k2})"
@@ -97,10 +97,6 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
 def _cut(carry: Carry, where: jax.Array | bool) -> Carry:
     """The carry, its gradient stopped where the condition holds."""
     return jax.tree.map(lambda c: jnp.where(where, lax.stop_gradient(c), c), carry)
-
-
-def _between(xs: PyTree, begin: int, end: int | None) -> PyTree:
-    return jax.tree.map(lambda x: x[begin:end], xs)
 
 
 def _joined(*parts: PyTree) -> PyTree:

@@ -5,6 +5,8 @@ is not seen by a backward pass that is written by hand.
 """
 
 from jaxrnn.transforms.candidate_dropout import candidate_dropout as candidate_dropout
+from jaxrnn.transforms.crossed import Crossed as Crossed
+from jaxrnn.transforms.crossed import crossed as crossed
 from jaxrnn.transforms.fed_back import Fed as Fed
 from jaxrnn.transforms.fed_back import fed_back as fed_back
 from jaxrnn.transforms.masked import Masked as Masked

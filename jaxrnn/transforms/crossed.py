@@ -1,0 +1,88 @@
+"""Steps whose gradient is scaled where it crosses into the step before."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrnn import check
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
+
+
+class Crossed(NamedTuple):
+    """Inputs, and the factor of the gradient that crosses into the step before.
+
+    Fields:
+        xs: what the step itself takes.
+        factor: ξ, one real number a step.
+    """
+
+    xs: PyTree
+    factor: Any
+
+
+def crossed(step: Cell | Step) -> Cell | Step:
+    """The same step, with its gradient scaled by a factor where it crosses to the step before.
+
+        c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
+        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
+
+    Args:
+        step: a Cell, whose backward pass stays the one by hand, or a plain Step.
+
+    Returns:
+        A Cell or a Step whose inputs are `Crossed(xs, ξ)`. Equal cells give the same cell.
+
+    Gradient: (X2); of ξ none. Time and memory: the step's, and a product for each array of the
+    carry.
+    """
+    check.function("step", step)
+    return _crossed_cell(step) if isinstance(step, Cell) else _crossed_step(step)
+
+
+def _crossed_step(step: Step) -> Step:
+    def crossed_step(params: Params, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
+        return step(params, _with_slope(carry, x.factor), x.xs)
+
+    return crossed_step
+
+
+@functools.cache
+def _crossed_cell(cell: Cell) -> Cell:
+    def project(params: Params, xs: Crossed) -> Crossed:
+        return Crossed(cell.project(params, xs.xs), xs.factor)
+
+    def advance(w: PyTree, carry_tm1: Carry, z: Crossed) -> tuple[Carry, PyTree]:
+        return cell.advance(w, _with_slope(carry_tm1, z.factor), z.xs)
+
+    if cell.adjoint is None or cell.gather is None:
+        return dataclasses.replace(cell, project=project, advance=advance)
+    inner_adjoint, inner_gather = cell.adjoint, cell.gather
+
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=seen.z.xs), d_carry)
+        return jax.tree.map(lambda d: d * seen.z.factor.astype(d.dtype), d_carry_tm1), delta  # (X2)
+
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Crossed]:
+        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.xs), deltas)
+        return d_w, Crossed(d_zs, None)
+
+    return dataclasses.replace(
+        cell, project=project, advance=advance, adjoint=adjoint, gather=gather
+    )
+
+
+@jax.custom_jvp
+def _with_slope(carry: Carry, factor: jax.Array) -> Carry:
+    return carry
+
+
+@_with_slope.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
+    carry, factor = primals
+
+    def scaled(c: Any, dc: Any) -> Any:
+        return dc * factor.astype(dc.dtype) if check.is_inexact(c) else dc
+
+    return carry, jax.tree.map(scaled, carry, tangents[0])
