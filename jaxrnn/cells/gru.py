@@ -1,18 +1,16 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class GRUGates(NamedTuple):
@@ -46,6 +44,7 @@ class GRUBeforeWeights(NamedTuple):
     n: Kernel
 
 
+@once
 def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     """The GRU, reset after the recurrent product (PyTorch, cuDNN) or before it (as published).
 
@@ -86,30 +85,14 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _gru(hidden_size, check.boolean("reset_after", reset_after))
-
-
-@functools.cache
-def _gru(hidden_size: int, reset_after: bool) -> Cell:
-    more = {"b_n": (hidden_size,)} if reset_after else {}
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 3, dtype)
-        return {**params, **{name: jnp.zeros(shape, dtype) for name, shape in more.items()}}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
+    check.boolean("reset_after", reset_after)
+    more = {"b_n": ((hidden_size,), zeros)} if reset_after else {}
+    form = Form("gru", hidden_size, (0.0,) * 3, more)
 
     def project(params: Params, xs: Array) -> Drive:
-        gates = parts.project_gates("gru", params, xs, 3, hidden_size, **more)  # (G1)
-        return Drive(GRUGates(*gates))
+        return Drive(GRUGates(*form.project(params, xs)))  # (G1)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
-
-    advance, adjoint, gather, prepare = _AFTER if reset_after else _BEFORE
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, *(_AFTER if reset_after else _BEFORE))
 
 
 def _prepare_after(params: Params) -> GRUAfterWeights:

@@ -1,21 +1,20 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class Normed2(NamedTuple):
@@ -44,6 +43,7 @@ class LayerNormGRUSaved(NamedTuple):
     p: Normed2
 
 
+@once
 def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     """The GRU that normalises its products, those of r and z together and that of n apart.
 
@@ -82,28 +82,16 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
     check.integer("hidden_size", hidden_size, least=1)
-    return _layer_norm_gru(hidden_size, check.positive("epsilon", epsilon))
-
-
-@functools.cache
-def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
-    sizes = 2 * hidden_size, hidden_size
-    gains = dict.fromkeys(("gain_x", "gain_h"), (3 * hidden_size,))
-    shapes = {**gains, "b_n": (hidden_size,)}
+    epsilon, sizes = check.positive("epsilon", epsilon), (2 * hidden_size, hidden_size)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), ones))
+    more = {**gains, "b_n": ((hidden_size,), zeros)}
+    form = Form("layer_norm_gru", hidden_size, (0.0,) * 3, more)
 
     def normed2(p: Array) -> Normed2:
         return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
 
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 3, dtype)
-        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
-        return {**params, **ones, "b_n": jnp.zeros(hidden_size, dtype)}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
-
     def project(params: Params, xs: Array) -> Drive:
-        xs = parts.fitting("layer_norm_gru", params, xs, 3, hidden_size, **shapes)
+        xs = form.fitting(params, xs)
         x = parts.scaled(normed2(xs @ params["w_x"]).values(), params["gain_x"])
         return Drive(GRUGates(*parts.split_gates(parts.plus_bias(x, params["b"]), 3)))  # (Q1)
 
@@ -121,9 +109,6 @@ def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
         r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
         n = jnp.tanh(x.gates.n + r * q)  # (Q3)
         return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
-
-    def output(params: Params, hs: State) -> State:
-        return hs
 
     def adjoint(w: LayerNormGRUWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         h_tm1, x, _, ((r, z, n), p) = seen
@@ -152,4 +137,4 @@ def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
         )
         return d_w, Drive(deltas)  # (Q8)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, prepare)

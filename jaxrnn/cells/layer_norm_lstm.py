@@ -1,26 +1,26 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.lstm import (
     LSTMCarry,
+    LSTMForm,
     LSTMGates,
     remembered,
     remembered_adjoint,
-    with_forget_bias,
+    starting_biases,
 )
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class LayerNormLSTMWeights(NamedTuple):
@@ -46,6 +46,7 @@ class LayerNormLSTMDeltas(NamedTuple):
     k: Float[Array, "*lead H"]
 
 
+@once
 def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5) -> Cell:
     """The LSTM that normalises both its products over all four gates, and its memory.
 
@@ -86,26 +87,13 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     biases of its two norms in (20) and its b are one b here.
     """
     check.integer("hidden_size", hidden_size, least=1)
-    forget_bias = check.number("forget_bias", forget_bias)
-    return _layer_norm_lstm(hidden_size, forget_bias, check.positive("epsilon", epsilon))
-
-
-@functools.cache
-def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Cell:
-    gains = {"gain_x": (4 * hidden_size,), "gain_h": (4 * hidden_size,), "gain_c": (hidden_size,)}
-    shapes = {**gains, "b_c": (hidden_size,)}
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 4, dtype)
-        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
-        b_c = jnp.zeros(hidden_size, dtype)
-        return {**with_forget_bias(params, forget_bias), **ones, "b_c": b_c}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+    epsilon = check.positive("epsilon", epsilon)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((4 * hidden_size,), ones))
+    more = {**gains, "gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
+    form = LSTMForm("layer_norm_lstm", hidden_size, starting_biases(forget_bias), more)
 
     def project(params: Params, xs: Array) -> Drive:
-        xs = parts.fitting("layer_norm_lstm", params, xs, 4, hidden_size, **shapes)
+        xs = form.fitting(params, xs)
         p = parts.scaled(normed(xs @ params["w_x"], epsilon).values, params["gain_x"])
         return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
 
@@ -125,9 +113,6 @@ def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Ce
         o = sigmoid(z.gates.o + a.o)
         h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
         return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
-
-    def output(params: Params, carries: LSTMCarry) -> State:
-        return carries.h
 
     def adjoint(
         w: LayerNormLSTMWeights, seen: Seen, d_carry: LSTMCarry
@@ -157,4 +142,4 @@ def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Ce
         )
         return d_w, Drive(deltas.gates)  # (Y11)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, prepare)

@@ -111,7 +111,7 @@ def _lru(hidden_size: int, output_size: int, r_min: float, r_max: float, max_pha
         return {name: p.astype(dtype) for name, p in params.items()}
 
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Modes:
-        zero = parts.zero_carry(hidden_size, batch_shape, parts.at_least_float32(dtype))
+        zero = parts.zeros(hidden_size, batch_shape, parts.at_least_float32(dtype))
         return lax.complex(zero, zero)
 
     def project(params: Params, us: Array) -> Drive:
