@@ -71,8 +71,8 @@ BACKWARD = (
     fault(
         "λ z left out",
         GRU,
-        "d_h * z + parts.product_adjoint(delta, w.h)",
-        "parts.product_adjoint(delta, w.h)",
+        "d_h * z + parts.product_adjoint(delta, w.w_h)",
+        "parts.product_adjoint(delta, w.w_h)",
         "gru",
     ),
     fault("δ_n without r", GRU, JOINED, "(delta_r, delta_z, delta_n)", "gru"),

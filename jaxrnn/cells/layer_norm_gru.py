@@ -28,10 +28,10 @@ class Normed2(NamedTuple):
         return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
 
 
-class LayerNormGRUWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
 
-    h: Kernel
+    w_h: Kernel
     gain_h: Float[Array, " 3H"]
     b_n: Float[Array, " H"]
 
@@ -95,46 +95,41 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         x = parts.scaled(normed2(xs @ params["w_x"]).values(), params["gain_x"])
         return Drive(GRUGates(*parts.split_gates(parts.plus_bias(x, params["b"]), 3)))  # (Q1)
 
-    def prepare(params: Params) -> LayerNormGRUWeights:
-        return LayerNormGRUWeights(parts.kernel(params["w_h"]), params["gain_h"], params["b_n"])
-
-    def recurrent(w: LayerNormGRUWeights, p: Normed2) -> GRUGates:
+    def recurrent(w: Weights, p: Normed2) -> GRUGates:
         """p_r, p_z and q."""
         a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
         return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
 
-    def advance(w: LayerNormGRUWeights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
-        p = normed2(parts.product(h_tm1, w.h))
+    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
+        p = normed2(parts.product(h_tm1, w.w_h))
         a_r, a_z, q = recurrent(w, p)
         r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
         n = jnp.tanh(x.gates.n + r * q)  # (Q3)
         return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
 
-    def adjoint(w: LayerNormGRUWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+    def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         h_tm1, x, _, ((r, z, n), p) = seen
         q = recurrent(w, p).n
         delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)  # (Q5)
         delta = GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (Q6)
         d_p = d_product(w, p, d_recurrent(r, delta))
-        return d_h * z + parts.product_adjoint(d_p, w.h), delta  # (Q7)
+        return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
     def d_recurrent(r: State, delta: GRUGates) -> jax.Array:
         return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
-    def d_product(w: LayerNormGRUWeights, p: Normed2, d_gained: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed2, d_gained: Array) -> jax.Array:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
         return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
 
-    def gather(
-        w: LayerNormGRUWeights, seen: Seen, deltas: GRUGates
-    ) -> tuple[LayerNormGRUWeights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
         h_tm1, _, _, ((r, _, _), p) = seen
         d_gained = d_recurrent(r, deltas)
-        d_w = LayerNormGRUWeights(
-            h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.h),
+        d_w = Weights(
+            w_h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.w_h),
             gain_h=parts.summed(d_gained * p.values()),
             b_n=parts.summed(deltas.n * r),
         )
         return d_w, Drive(deltas)  # (Q8)
 
-    return form.cell(project, advance, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))

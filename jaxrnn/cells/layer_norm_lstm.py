@@ -10,23 +10,16 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMForm,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    starting_biases,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class LayerNormLSTMWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel and its gain, the memory's gain and bias."""
 
-    h: Kernel
+    w_h: Kernel
     gain_h: Float[Array, " 4H"]
     gain_c: Float[Array, " H"]
     b_c: Float[Array, " H"]
@@ -90,24 +83,18 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     epsilon = check.positive("epsilon", epsilon)
     gains = dict.fromkeys(("gain_x", "gain_h"), ((4 * hidden_size,), ones))
     more = {**gains, "gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
-    form = LSTMForm("layer_norm_lstm", hidden_size, starting_biases(forget_bias), more)
+    form = LSTMForm("layer_norm_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
 
     def project(params: Params, xs: Array) -> Drive:
         xs = form.fitting(params, xs)
         p = parts.scaled(normed(xs @ params["w_x"], epsilon).values, params["gain_x"])
         return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
 
-    def prepare(params: Params) -> LayerNormLSTMWeights:
-        h = parts.kernel(params["w_h"])
-        return LayerNormLSTMWeights(h, params["gain_h"], params["gain_c"], params["b_c"])
-
-    def squashed(w: LayerNormLSTMWeights, c_hat: State) -> State:
+    def squashed(w: Weights, c_hat: State) -> State:
         return jnp.tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
 
-    def advance(
-        w: LayerNormLSTMWeights, carry_tm1: LSTMCarry, z: Drive
-    ) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
-        p = normed(parts.product(carry_tm1.h, w.h), epsilon)
+    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
+        p = normed(parts.product(carry_tm1.h, w.w_h), epsilon)
         a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + a.o)
@@ -115,7 +102,7 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
 
     def adjoint(
-        w: LayerNormLSTMWeights, seen: Seen, d_carry: LSTMCarry
+        w: Weights, seen: Seen, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LayerNormLSTMDeltas]:
         gates, p = seen.saved
         o, c_hat = gates.o, normed(seen.carry.c, epsilon)
@@ -124,22 +111,20 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         d_c = d_carry.c + normed_adjoint(parts.scaled(d_k, w.gain_c), c_hat)  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
         delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
-        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.h)
+        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.w_h)
         return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
 
-    def d_product(w: LayerNormLSTMWeights, p: Normed, delta: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed, delta: Array) -> jax.Array:
         return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
-    def gather(
-        w: LayerNormLSTMWeights, seen: Seen, deltas: LayerNormLSTMDeltas
-    ) -> tuple[LayerNormLSTMWeights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: LayerNormLSTMDeltas) -> tuple[Weights, Drive]:
         p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
-        d_w = LayerNormLSTMWeights(
-            h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.h),
+        d_w = Weights(
+            w_h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.w_h),
             gain_h=parts.summed(joined * p.values),
             gain_c=parts.summed(deltas.k * normed(seen.carry.c, epsilon).values),
             b_c=parts.summed(deltas.k),
         )
         return d_w, Drive(deltas.gates)  # (Y11)
 
-    return form.cell(project, advance, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))

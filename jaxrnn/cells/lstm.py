@@ -62,7 +62,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
-    form = LSTMForm("lstm", hidden_size, starting_biases(forget_bias))
+    form = LSTMForm("lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0))
 
     def project(params: Params, xs: Array) -> Drive:
         return Drive(LSTMGates(*form.project(params, xs)))  # (L1)
@@ -94,6 +94,10 @@ def _gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
 class LSTMForm(Form):
     """The form of a cell with the gates i, f, g, o and a memory beside its state."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.number("forget_bias", LSTMGates._make(self.biases).f)
+
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """The zero state: two arrays, not one twice, since a buffer may be donated only once."""
         sizes = self.state_size or self.hidden_size, self.hidden_size
@@ -102,11 +106,6 @@ class LSTMForm(Form):
     def output(self, params: Params, carries: Carry) -> State:
         """What is seen of the carry: the state, y = h."""
         return carries.h
-
-
-def starting_biases(forget_bias: float) -> tuple[float, ...]:
-    """What the biases of i, f, g and o start at."""
-    return 0.0, check.number("forget_bias", forget_bias), 0.0, 0.0
 
 
 def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:

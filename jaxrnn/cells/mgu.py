@@ -18,7 +18,7 @@ class MGUGates(NamedTuple):
     n: Float[Array, "*lead H"]
 
 
-class MGUWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: one kernel of h, one of f ⊙ h."""
 
     f: Kernel
@@ -65,17 +65,17 @@ def mgu(hidden_size: int) -> Cell:
     return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
 
-def _prepare(params: Params) -> MGUWeights:
-    return MGUWeights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
+def _prepare(params: Params) -> Weights:
+    return Weights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
 
 
-def _advance(w: MGUWeights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
+def _advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
     f = sigmoid(x.gates.f + parts.product(h_tm1, w.f))  # (M2)
     n = jnp.tanh(x.gates.n + parts.product(f * h_tm1, w.n))
     return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
 
 
-def _adjoint(w: MGUWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
+def _adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
     h_tm1, x, _, (f, n) = seen
     delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
     u = parts.product_adjoint(delta_n, w.n)  # (M4)
@@ -84,8 +84,8 @@ def _adjoint(w: MGUWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
     return d_h_tm1, MGUGates(delta_f, delta_n)
 
 
-def _gather(w: MGUWeights, seen: Seen, deltas: MGUGates) -> tuple[MGUWeights, Drive]:
+def _gather(w: Weights, seen: Seen, deltas: MGUGates) -> tuple[Weights, Drive]:
     h_tm1, f = seen.carry_tm1, seen.saved.f
     d_f = parts.product_gathered(h_tm1, deltas.f, w.f)
     d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
-    return MGUWeights(d_f, d_n), Drive(deltas)  # (M7)
+    return Weights(d_f, d_n), Drive(deltas)  # (M7)

@@ -180,6 +180,16 @@ def activated_adjoint(f: Callable[[Array], Array], seen: Seen, d_h: State) -> St
     return jax.vjp(f, seen.saved.a)[1](d_h)[0]
 
 
+def prepared(weights: Any) -> Callable[[Params], Any]:
+    """`prepare` of a cell whose loop uses the parameters that a NamedTuple has as its fields."""
+
+    def prepare(params: Params) -> Any:
+        named = {name: params[name] for name in weights._fields}
+        return weights(**{**named, "w_h": kernel(params["w_h"])})
+
+    return prepare
+
+
 def recurrent_kernel(params: Params) -> Kernel:
     """All that a loop uses of the parameters where it uses `w_h` alone."""
     return kernel(params["w_h"])
@@ -211,9 +221,7 @@ def zeros(
     size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[jax.Array, "*batch H"]:
     """Zeros `(*batch_shape, size)`."""
-    if not isinstance(batch_shape, tuple):
-        kind = type(batch_shape).__name__
-        raise TypeError(f"batch_shape: got {batch_shape!r} of type {kind}, expected a tuple")
+    check.of_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
     return jnp.zeros((*batch_shape, size), check.floating("dtype", dtype))
 
 

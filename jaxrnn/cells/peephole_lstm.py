@@ -8,22 +8,15 @@ from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMForm,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    starting_biases,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
 from jaxrnn.types import Array, Cell, Params, Seen, once
 
 
-class PeepholeWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, and what each gate sees of the memory."""
 
-    h: Kernel
+    w_h: Kernel
     p_i: Float[Array, " H"]
     p_f: Float[Array, " H"]
     p_o: Float[Array, " H"]
@@ -65,21 +58,16 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
     more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), zeros))
-    form = LSTMForm("peephole_lstm", hidden_size, starting_biases(forget_bias), more)
+    form = LSTMForm("peephole_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
 
     def project(params: Params, xs: Array) -> Drive:
         return Drive(LSTMGates(*form.project(params, xs)))  # (P1)
 
-    return form.cell(project, _advance, _adjoint, _gather, _prepare)
+    return form.cell(project, _advance, _adjoint, _gather, parts.prepared(Weights))
 
 
-def _prepare(params: Params) -> PeepholeWeights:
-    peepholes = (params[name] for name in ("p_i", "p_f", "p_o"))
-    return PeepholeWeights(parts.kernel(params["w_h"]), *peepholes)
-
-
-def _advance(w: PeepholeWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.w_h), 4))
     seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
     a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
     c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
@@ -87,19 +75,19 @@ def _advance(w: PeepholeWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCa
     return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
 
-def _adjoint(w: PeepholeWeights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
     f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
     delta_o = d_carry.h * m * o * (1 - o)
     d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
     delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)
-    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
+    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.w_h)
     d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
     return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
 
 
-def _gather(w: PeepholeWeights, seen: Seen, deltas: LSTMGates) -> tuple[PeepholeWeights, Drive]:
-    d_w = PeepholeWeights(
-        h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.h),
+def _gather(w: Weights, seen: Seen, deltas: LSTMGates) -> tuple[Weights, Drive]:
+    d_w = Weights(
+        w_h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.w_h),
         p_i=parts.summed(deltas.i * seen.carry_tm1.c),
         p_f=parts.summed(deltas.f * seen.carry_tm1.c),
         p_o=parts.summed(deltas.o * seen.carry.c),

@@ -9,19 +9,12 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMForm,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    starting_biases,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
 from jaxrnn.types import Array, Cell, Params, Seen, once
 
 
-class ProjectedWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, the projection, and its transpose, made once."""
 
     h: Kernel
@@ -75,7 +68,7 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     """
     size = check.integer("projection_size", projection_size, least=1)
     more = {"w_p": ((hidden_size, size), lecun_normal())}
-    form = LSTMForm("projected_lstm", hidden_size, starting_biases(forget_bias), more, size)
+    form = LSTMForm("projected_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more, size)
 
     def project(params: Params, xs: Array) -> Drive:
         return Drive(LSTMGates(*form.project(params, xs)))  # (J1)
@@ -83,20 +76,18 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
 
-def _prepare(params: Params) -> ProjectedWeights:
-    return ProjectedWeights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
+def _prepare(params: Params) -> Weights:
+    return Weights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
 
 
-def _advance(w: ProjectedWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
     a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
     c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
     o = sigmoid(z.gates.o + a.o)  # (J2)
     return LSTMCarry((o * jnp.tanh(c)) @ w.w_p, c), LSTMGates(i, f, g, o)  # (J4)
 
 
-def _adjoint(
-    w: ProjectedWeights, seen: Seen, d_carry: LSTMCarry
-) -> tuple[LSTMCarry, ProjectedDeltas]:
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, ProjectedDeltas]:
     o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), d_carry.h @ w.w_p_t
     d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
     delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
@@ -104,9 +95,7 @@ def _adjoint(
     return LSTMCarry(d_h_tm1, d_c * seen.saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
 
 
-def _gather(
-    w: ProjectedWeights, seen: Seen, deltas: ProjectedDeltas
-) -> tuple[ProjectedWeights, Drive]:
+def _gather(w: Weights, seen: Seen, deltas: ProjectedDeltas) -> tuple[Weights, Drive]:
     d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
     d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h)
-    return ProjectedWeights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)
+    return Weights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)

@@ -47,6 +47,14 @@ def with_noise(
     )
 
 
+def noised(
+    draw: Callable[..., tuple[PyTree, PyTree]], key: Key, params: Params, carry: Carry, xs: PyTree
+) -> tuple[Noised, Noised]:
+    """Parameters and inputs, each with its part of what `draw`, a cell's `noise`, draws."""
+    shared, stepwise = draw(key, params, carry, xs)
+    return Noised(params, shared), Noised(xs, stepwise)
+
+
 def opened(noised: PyTree) -> tuple[PyTree, PyTree]:
     """What goes on to the cell inside, and the noise of the cell around it; None where none is."""
     if not isinstance(noised, Noised):

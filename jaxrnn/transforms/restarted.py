@@ -90,17 +90,13 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
         starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.carry, seen.carry_tm1)
         return seen._replace(carry_tm1=tree.where(reset, starts, seen.carry_tm1), z=z)
 
-    def adjoint(
-        w: Restarting, seen: Seen, d_carry: Carry
-    ) -> tuple[Carry, tuple[PyTree, Carry | None]]:
+    def adjoint(w: Restarting, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         reset = seen.z.reset
         d_carry_tm1, delta = cell.adjoint(w.params, inner_seen(w, seen), d_carry)
         d_start = tree.zero_unless(reset, d_carry_tm1) if learned else None
         return tree.zero_unless(~reset, d_carry_tm1), (delta, d_start)  # (R2)
 
-    def gather(
-        w: Restarting, seen: Seen, deltas: tuple[PyTree, Carry | None]
-    ) -> tuple[Restarting, Restarted]:
+    def gather(w: Restarting, seen: Seen, deltas: PyTree) -> tuple[Restarting, Restarted]:
         inner_deltas, d_starts = deltas
         d_w, d_zs = cell.gather(w.params, inner_seen(w, seen), inner_deltas)
         d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
