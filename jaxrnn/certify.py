@@ -3,7 +3,6 @@
 import functools
 import math
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ STEPS = (EPSILON, -EPSILON, 2 * EPSILON, -2 * EPSILON)
 WEIGHTS = (2 / (3 * EPSILON), -2 / (3 * EPSILON), -1 / (12 * EPSILON), 1 / (12 * EPSILON))
 
 Arguments = tuple[Params, Carry, PyTree]
+ARGUMENTS, OUTPUTS = ("params", "carry", "xs"), ("carry_T", "ys")
 
 
 class Row(NamedTuple):
@@ -41,7 +41,7 @@ class Row(NamedTuple):
         step, loop: names of what was certified.
         path: which backward pass ran: "by hand", "derived" or "autodiff".
         judge: "values of scan", "autodiff", "differences", or "float64 truth".
-        array: "params['w_h']", "carry", "xs", …; for values "carry_T" and "ys".
+        array: "params['w_h']", "carry", "xs", …; for values "carry_T.h", "ys", ….
         error: ‖a - b‖ / ‖b‖, the worst of all draws; against the float64 truth the rms.
         limit: what the error may be.
     """
@@ -157,15 +157,16 @@ def certify(
             + (" or none" if isinstance(step, Cell) else " for a plain Step")
         )
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        trials = []
+        trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):
             args = (params, carry, xs)
             if isinstance(step, Cell) and not any(given):
                 args = drawn(step, rng)
             args = _cast(args, jnp.float64)
             v = _normal_like(rng, jax.eval_shape(functools.partial(scan, step), *args))
-            us = _normal_like(rng, {array: _four_of(x) for array, x in _named(args)[0].items()})
-            trials.append((args, v, us))
+            inexact, _ = tree.split_inexact(args)
+            four = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape), x.dtype), inexact)
+            trials.append((args, v, _normal_like(rng, four)))
         path = _path(step, loop, trials[0][0])
         rows = [*_float64_rows(step, loop, trials), *_float32_rows(step, loop, trials)]
     names = names or (getattr(step, "__name__", "cell"), getattr(loop, "__name__", "loop"))
@@ -202,35 +203,30 @@ def _float64_rows(step, loop, trials):
 
     @jax.jit
     def errors(args, v, us):
-        named, rebuild = _named(args)
         judge = _judge(loop, step, args)
-        gradient, values = _gradient(loop, step, rebuild, named, v)
-        judge_gradient, judge_values = _gradient(judge, step, rebuild, named, v)
+        (gradient, values), (autodiff, truth) = (_gradient(f, step, args, v) for f in (loop, judge))
+        inexact, others = tree.split_inexact(args)
+        form: Any = jax.tree.structure(inexact)
 
         def difference(chosen, u):
             """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
 
             def value(e):
-                end = {
-                    array: x + (e * chosen[array]).astype(x.dtype) * u[array]
-                    for array, x in named.items()
-                }
-                return _inner(v, judge(step, *rebuild(end)))
+                end = jax.tree.map(
+                    lambda x, c, d: x + (e * c).astype(x.dtype) * d, inexact, chosen, u
+                )
+                return _inner(v, judge(step, *tree.merge(end, others)))
 
             return jnp.dot(jnp.asarray(WEIGHTS), jax.vmap(value)(jnp.asarray(STEPS)))
 
         # Four directions for each array; all differences are one program over a batch of them.
-        one_hot = dict(zip(named, jnp.eye(len(named)), strict=True))
+        one_hot = form.unflatten(jnp.eye(form.num_leaves))
         along = jax.vmap(jax.vmap(difference, in_axes=(None, 0)), in_axes=(0, None))(one_hot, us)
-        differences = dict(zip(named, along, strict=True))
-        slopes = {
-            array: jax.vmap(functools.partial(_inner, gradient[array]))(us[array])
-            for array in named
-        }
+        slopes = jax.tree.map(jax.vmap(_inner, in_axes=(None, 0)), gradient, us)
         return {
-            ("values of scan", VALUE_LIMIT): _distances(values, judge_values),
-            ("autodiff", GRADIENT_LIMIT): _distances(gradient, judge_gradient),
-            ("differences", DIFFERENCE_LIMIT): _distances(slopes, differences),
+            ("values of scan", VALUE_LIMIT): _distances(OUTPUTS, values, truth),
+            ("autodiff", GRADIENT_LIMIT): _distances(ARGUMENTS, gradient, autodiff),
+            ("differences", DIFFERENCE_LIMIT): _distances(ARGUMENTS, slopes, form.unflatten(along)),
         }
 
     worst = jax.tree.map(lambda *draws: float(np.max(draws)), *(errors(*t) for t in trials))
@@ -243,16 +239,11 @@ def _float32_rows(step, loop, trials):
 
     @jax.jit
     def errors(args, v, _):
-        narrow, narrow_v = _cast((args, v), jnp.float32)
-
-        def gradient(loop, dtype):
-            named, rebuild = _named(_cast(narrow, dtype))
-            return _gradient(loop, step, rebuild, named, _cast(narrow_v, dtype))[0]
-
-        truth = gradient(_judge(loop, step, _cast(narrow, jnp.float64)), jnp.float64)
-        autodiff = gradient(_judge(loop, step, narrow), jnp.float32)
-        ours = gradient(loop, jnp.float32)
-        return tuple(_distances(_cast(g, jnp.float64), truth) for g in (ours, autodiff))
+        narrow = _cast((args, v), jnp.float32)
+        args, wide = narrow[0], _cast(narrow, jnp.float64)
+        truth, _ = _gradient(_judge(loop, step, wide[0]), step, *wide)
+        pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
+        return tuple(_distances(ARGUMENTS, _cast(g, jnp.float64), truth) for g in pair)
 
     ours, autodiff = jax.tree.map(
         lambda *draws: float(np.sqrt(np.mean(np.square(draws)))), *(errors(*t) for t in trials)
@@ -287,45 +278,30 @@ def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
     return windowed
 
 
-def _gradient(loop, step, rebuild, named, v):
-    """Gradient of ⟨v, outputs⟩ for the named arrays, and the outputs, named."""
+def _gradient(loop, step, args, v):
+    """The gradient of ⟨v, outputs⟩, None for what has none, and the outputs."""
+    inexact, others = tree.split_inexact(args)
 
-    def inner_product(named):
-        outputs = loop(step, *rebuild(named))
+    def inner_product(inexact):
+        outputs = loop(step, *tree.merge(inexact, others))
         return _inner(v, outputs), outputs
 
-    gradient, outputs = jax.grad(inner_product, has_aux=True)(named)
-    return gradient, dict(zip(("carry_T", "ys"), outputs, strict=True))
+    return jax.grad(inner_product, has_aux=True)(inexact)
 
 
-def _named(args: Arguments) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Arguments]]:
-    """The arrays that have a gradient by name, and the way back from there to the arguments."""
-    roots = dict(zip(("params", "carry", "xs"), args, strict=True))
-    leaves = jax.tree.leaves_with_path(roots)
-    treedef: Any = jax.tree.structure(roots)
-    names = [path[0].key + jax.tree_util.keystr(path[1:]) for path, _ in leaves]
-    named = {name: x for name, (_, x) in zip(names, leaves, strict=True) if check.is_inexact(x)}
-
-    def rebuild(named: dict[str, Any]) -> Arguments:
-        new = [named.get(name, x) for name, (_, x) in zip(names, leaves, strict=True)]
-        roots = treedef.unflatten(new)
-        return roots["params"], roots["carry"], roots["xs"]
-
-    return named, rebuild
-
-
-def _distances(got: dict[str, PyTree], wanted: dict[str, PyTree]) -> dict[str, Any]:
-    """‖a - b‖ / ‖b‖ by name; where b is zero, 0 if a is too and infinite if not."""
+def _distances(names: tuple[str, ...], got: PyTree, wanted: PyTree) -> dict[str, Any]:
+    """‖a - b‖ / ‖b‖ by the array's name; where b is zero, 0 if a is too and infinite if not."""
 
     def norm(x):
-        return jnp.sqrt(_inner(jax.tree.map(jnp.conj, x), x))
+        return jnp.sqrt(_inner(jnp.conj(x), x))
 
     def distance(a, b):
-        error, size = norm(jax.tree.map(jnp.subtract, a, b)), norm(b)
+        error, size = norm(a - b), norm(b)
         return jnp.where(error == 0, 0.0, error / size)
 
-    pairs = {name: tuple(tree.split_inexact(t[name])[0] for t in (got, wanted)) for name in wanted}
-    return {name: distance(a, b) for name, (a, b) in pairs.items()}
+    got, wanted = (dict(zip(names, tree.split_inexact(t)[0], strict=True)) for t in (got, wanted))
+    errors = jax.tree.leaves_with_path(jax.tree.map(distance, got, wanted))
+    return {path[0].key + jax.tree_util.keystr(path[1:]): error for path, error in errors}
 
 
 def _inner(v: PyTree, outputs: PyTree) -> Any:
@@ -346,10 +322,6 @@ def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:
         return jnp.asarray(numbers, x.dtype)
 
     return jax.tree.map(normal, shapes)
-
-
-def _four_of(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((4, *x.shape), x.dtype)
 
 
 def _cast(args: PyTree, dtype: Any) -> PyTree:

@@ -2,44 +2,23 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import networks
+from jaxrnn import networks, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Arguments, Certificate, Row, certify, drawn
+from jaxrnn.certify import Certificate, Row, certify, drawn
 from jaxrnn.layers import readout
-from jaxrnn.loops import LOOPS, bptt
+from jaxrnn.loops import LOOPS
 from jaxrnn.sequence import unroll
-from jaxrnn.transforms import (
-    Masked,
-    Restarted,
-    Restarting,
-    candidate_dropout,
-    masked,
-    restarted,
-    variational,
-    zoneout,
-)
-from jaxrnn.types import Carry, Loop, Noised, Params, PyTree, Step
+from jaxrnn.transforms import Masked, Restarted, Restarting
+from jaxrnn.transforms.noise import noised
+from jaxrnn.types import Carry, Params, PyTree, Step
 
-
-class Job(NamedTuple):
-    """What is certified: a step under a loop, with these names, and arguments unless it is a Cell.
-
-    Fields:
-        step, loop: what `certify` takes.
-        names: of both.
-        args: params, carry and xs; None to have them drawn.
-    """
-
-    step: Step
-    loop: Loop
-    names: tuple[str, str]
-    args: Arguments = (None, None, None)
+Job = Callable[[], Certificate]
 
 
 def certify_all(
@@ -56,16 +35,17 @@ def certify_all(
     """
     rows: list[Row] = []
     for job in progress([*_of_cells(hidden_size), *_around(hidden_size)]):
-        rows += certify(job.step, *job.args, loop=job.loop, names=job.names).rows
+        rows += job().rows
     return Certificate(tuple(rows))
 
 
 def _of_cells(hidden_size: int) -> Iterator[Job]:
     for cell_name, make in CELLS:
         cell = make(hidden_size)
-        yield from (Job(cell, loop, (cell_name, name)) for name, loop in LOOPS)
-        args = drawn(cell, np.random.default_rng(0))
-        yield Job(functools.partial(_call, cell), bptt, (f"{cell_name}, plain", "bptt"), args)
+        for name, loop in LOOPS:
+            yield functools.partial(certify, cell, loop=loop, names=(cell_name, name))
+        plain, args = functools.partial(_call, cell), drawn(cell, np.random.default_rng(0))
+        yield functools.partial(certify, plain, *args, names=(f"{cell_name}, plain", "bptt"))
 
 
 def _around(hidden_size: int) -> Iterator[Job]:
@@ -73,21 +53,23 @@ def _around(hidden_size: int) -> Iterator[Job]:
     cell = lstm(hidden_size)
     params, carry, xs = drawn(cell, rng)
     mask, reset = (jnp.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
-    marked = restarted(masked(cell), learned=True)
+    marked = transforms.restarted(transforms.masked(cell), learned=True)
     start = jax.tree.map(jnp.cos, carry)
-    noisy = variational(cell, inputs=0.3, state=0.3)
-    noisy = zoneout(candidate_dropout(noisy, 0.3), 0.2)
+    noisy = transforms.variational(cell, inputs=0.3, state=0.3)
+    noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
     assert noisy.noise is not None
-    shared, stepwise = noisy.noise(jax.random.key(0), params, carry, xs)
+    noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
-    noise = Noised(params, shared), carry, Noised(xs, stepwise)
+    noise = noised_params, carry, noised_xs
+    around = (marked, marks, "lstm, mask, resets"), (noisy, noise, "lstm, noise")
     for name, loop in LOOPS:
-        yield Job(marked, loop, ("lstm, mask, resets", name), marks)
-        yield Job(noisy, loop, ("lstm, noise", name), noise)
+        for step, args, what in around:
+            yield functools.partial(certify, step, *args, loop=loop, names=(what, name))
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), readout(2))
     more = net.init(jax.random.key(0), xs.shape[-1], xs.dtype)
     carries = net.carry(xs.shape[1:-1], xs.dtype)
-    yield Job(net, _layer_by_layer, ("stack", "bptt, layer by layer"), (more, carries, xs))
+    names = ("stack", "bptt, layer by layer")
+    yield functools.partial(certify, net, more, carries, xs, loop=_layer_by_layer, names=names)
 
 
 def _call(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:

@@ -30,13 +30,18 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
+def of_type(name: str, value: Any, fits: bool, expected: str) -> Any:
+    """`value` if it fits; otherwise our error."""
+    if not fits:
+        kind = type(value).__name__
+        raise TypeError(f"{name}: got {value!r} of type {kind}, expected {expected}")
+    return value
+
+
 def integer(name: str, value: Any, least: int) -> int:
     """`value` if it is an int of at least `least`; otherwise our error."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name}: got {value!r} of type {type(value).__name__}, expected a Python int"
-        )
-    if value < least:
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    if of_type(name, value, fits, "a Python int") < least:
         raise ValueError(f"{name}: got {value}, expected an int of at least {least}")
     return value
 
@@ -143,18 +148,15 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
         raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
     dtypes = set()
     for name, shape in shapes.items():
-        if not hasattr(params[name], "dtype"):
-            got = describe(params[name])
-            raise TypeError(f"params[{name!r}]: got {got}, expected an array for {cell}")
-        size_of = jnp.shape(params[name])
-        if len(size_of) != len(shape) or any(
-            e not in (None, g) for g, e in zip(size_of, shape, strict=True)
-        ):
+        place, array = f"params[{name!r}]", params[name]
+        if not hasattr(array, "dtype"):
+            raise TypeError(f"{place}: got {describe(array)}, expected an array for {cell}")
+        # None against None, so that any size is equal.
+        sizes = [None if e is None else g for g, e in zip(array.shape, shape, strict=False)]
+        if array.ndim != len(shape) or sizes != list(shape):
             wanted = ",".join("any" if size is None else str(size) for size in shape)
-            raise ValueError(
-                f"params[{name!r}]: got {describe(params[name])}, expected [{wanted}] for {cell}"
-            )
-        dtypes.add(floating(f"params[{name!r}]", jnp.result_type(params[name])))
+            raise ValueError(f"{place}: got {describe(array)}, expected [{wanted}] for {cell}")
+        dtypes.add(floating(place, jnp.result_type(array)))
     if len(dtypes) > 1:
         raise TypeError(
             f"params: got the dtypes {sorted(map(str, dtypes))}, expected one for {cell}"
@@ -189,9 +191,8 @@ def features(name: str, cell: str, x: Any, size: int) -> None:
 
 def number(name: str, value: Any) -> float:
     """`value` as a float if it is a Python number; otherwise our error."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a number")
-    return float(value)
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(of_type(name, value, fits, "a number"))
 
 
 def positive(name: str, value: Any) -> float:
@@ -227,18 +228,12 @@ def reverse_mode(loop: str) -> Iterator[None]:
 
 def boolean(name: str, value: Any) -> bool:
     """`value` if it is a bool; otherwise our error."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, expected a bool")
-    return value
+    return of_type(name, value, isinstance(value, bool), "a bool")
 
 
 def function(name: str, value: Any) -> Any:
     """`value` if it can be called; otherwise our error."""
-    if not callable(value):
-        raise TypeError(
-            f"{name}: got {value!r} of type {type(value).__name__}, expected a function"
-        )
-    return value
+    return of_type(name, value, callable(value), "a function")
 
 
 def integers(name: str, x: Any) -> None:

@@ -1,6 +1,5 @@
 """The maps around a recurrence: an embedding for tokens, a linear readout, dropout."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,9 +9,10 @@ from jaxtyping import Float, Integer
 
 from jaxrnn import check
 from jaxrnn.transforms.noise import factors, opened
-from jaxrnn.types import Array, Carry, Key, Layer, Params
+from jaxrnn.types import Array, Carry, Key, Layer, Params, once
 
 
+@once
 def readout(output_size: int) -> Layer:
     """A linear map of hidden states to outputs, o = h W_o + b_o.
 
@@ -26,9 +26,24 @@ def readout(output_size: int) -> Layer:
 
     Gradient: exact, by JAX; one product over all leading axes.
     """
-    return _readout(check.integer("output_size", output_size, least=1))
+    check.integer("output_size", output_size, least=1)
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        shape = (check.integer("input_size", input_size, least=1), output_size)
+        dtype = check.floating("dtype", dtype)
+        w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
+        return {"w_o": w_o, "b_o": jnp.zeros(output_size, dtype)}
+
+    def apply(params: Params, hs: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead O"]:
+        check.params_fit("readout", params, {"w_o": (None, output_size), "b_o": (output_size,)})
+        check.features("hs", "readout", hs, size=params["w_o"].shape[0])
+        outputs = jnp.asarray(hs, params["w_o"].dtype) @ params["w_o"]
+        return outputs + jnp.broadcast_to(params["b_o"], outputs.shape)
+
+    return Layer(init, apply)
 
 
+@once
 def embedding(output_size: int) -> Layer:
     """A learned vector for each token, x = W_e[token].
 
@@ -43,9 +58,25 @@ def embedding(output_size: int) -> Layer:
 
     Gradient: exact, by JAX; a scatter-add into `(V, I)`.
     """
-    return _embedding(check.integer("output_size", output_size, least=1))
+    check.integer("output_size", output_size, least=1)
+
+    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        shape = (check.integer("input_size", input_size, least=1), output_size)
+        return {"w_e": jax.random.normal(key, shape, check.floating("dtype", dtype))}
+
+    def apply(params: Params, tokens: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
+        check.params_fit("embedding", params, {"w_e": (None, output_size)})
+        check.integers("tokens", tokens)
+        tokens = jnp.asarray(tokens).astype(jnp.result_type(int))  # a byte cannot tell 256 from 0
+        # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
+        # where it is negative, one counted from the end.
+        rows = jnp.asarray(params["w_e"]).at[jnp.where(tokens < 0, params["w_e"].shape[0], tokens)]
+        return rows.get(mode="fill", fill_value=jnp.nan)
+
+    return Layer(init, apply)
 
 
+@once
 def dropout(rate: float) -> Layer:
     """Dropout on the features of every step, y = k ⊙ x.
 
@@ -63,46 +94,8 @@ def dropout(rate: float) -> Layer:
 
     Source: N. Srivastava et al., "Dropout", JMLR 15 (2014).
     """
-    return _dropout(check.rate("rate", rate))
+    check.rate("rate", rate)
 
-
-@functools.cache
-def _readout(output_size: int) -> Layer:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        shape = (check.integer("input_size", input_size, least=1), output_size)
-        dtype = check.floating("dtype", dtype)
-        w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
-        return {"w_o": w_o, "b_o": jnp.zeros(output_size, dtype)}
-
-    def apply(params: Params, hs: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead O"]:
-        check.params_fit("readout", params, {"w_o": (None, output_size), "b_o": (output_size,)})
-        check.features("hs", "readout", hs, size=params["w_o"].shape[0])
-        outputs = jnp.asarray(hs, params["w_o"].dtype) @ params["w_o"]
-        return outputs + jnp.broadcast_to(params["b_o"], outputs.shape)
-
-    return Layer(init, apply)
-
-
-@functools.cache
-def _embedding(output_size: int) -> Layer:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        shape = (check.integer("input_size", input_size, least=1), output_size)
-        return {"w_e": jax.random.normal(key, shape, check.floating("dtype", dtype))}
-
-    def apply(params: Params, tokens: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
-        check.params_fit("embedding", params, {"w_e": (None, output_size)})
-        check.integers("tokens", tokens)
-        tokens = jnp.asarray(tokens).astype(jnp.result_type(int))  # a byte cannot tell 256 from 0
-        # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
-        # where it is negative, one counted from the end.
-        rows = jnp.asarray(params["w_e"]).at[jnp.where(tokens < 0, params["w_e"].shape[0], tokens)]
-        return rows.get(mode="fill", fill_value=jnp.nan)
-
-    return Layer(init, apply)
-
-
-@functools.cache
-def _dropout(rate: float) -> Layer:
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return ()
 

@@ -121,15 +121,13 @@ class Stack:
 
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The output of the last part that has a carry, through the Layers behind it."""
-        layers = []
-        for part, p, c in zip(self.parts[::-1], params[::-1], carry[::-1], strict=True):
-            if isinstance(part, Layer):
-                layers.append((part, p))
-                continue
-            y = part.output(p, c)
-            for layer, of_layer in layers[::-1]:
-                y = layer.apply(of_layer, y)
-            return y
+        for i, part in reversed(list(enumerate(self.parts))):
+            if not isinstance(part, Layer):
+                y = part.output(params[i], carry[i])
+                layers: Any = self.parts[i + 1 :]
+                for layer, of_layer in zip(layers, params[i + 1 :], strict=True):
+                    y = layer.apply(of_layer, y)
+                return y
         raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:

@@ -12,20 +12,9 @@ from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
 from jaxrnn.transforms.masked import Masked, masked
+from jaxrnn.transforms.noise import noised
 from jaxrnn.transforms.restarted import Restarted, Restarting, restarted
-from jaxrnn.types import (
-    Array,
-    Carry,
-    Cell,
-    Key,
-    Layer,
-    Loop,
-    Network,
-    Noised,
-    Params,
-    PyTree,
-    Step,
-)
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Loop, Network, Params, PyTree, Step
 
 
 class History(NamedTuple):
@@ -196,8 +185,7 @@ class _Run:
         if isinstance(part, Network):
             return part.through(run, params, carry, xs)
         if run.key is not None and getattr(part, "noise", None) is not None:
-            shared, stepwise = part.noise(run.key, params, carry, xs)
-            params, xs = Noised(params, shared), Noised(xs, stepwise)
+            params, xs = noised(part.noise, run.key, params, carry, xs)
         if isinstance(part, Layer):
             return (), part.apply(params, xs)
         return run._leaf(part, params, carry, xs)
@@ -312,7 +300,7 @@ def _checked(
             abstract = _Run(scan, None, 0.0, None, None, run.key, run.reverse)
             jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
         carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
-    arrays = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
-    mask, reset, reset_carry, carry = arrays
+    arguments = mask, run.reset, run.reset_carry, carry
+    mask, reset, reset_carry, carry = tree.to_arrays(arguments)
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)
     return dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry), xs, carry

@@ -76,9 +76,8 @@ def trainer(
     Gradient: what the loss's loop makes of it within the segment, none across.
     """
     check.function("loss", loss)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        kind = type(optimizer).__name__
-        raise TypeError(f"optimizer: got {optimizer!r} of type {kind}, expected an optax optimizer")
+    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    check.of_type("optimizer", optimizer, is_optimizer, "an optax optimizer")
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
         return TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), key)

@@ -5,8 +5,10 @@ number of batch axes lie between: `(T, *batch, I)`.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -22,6 +24,30 @@ Carry = Any  # a pytree of arrays (*batch, features)
 PyTree = Any
 
 Step = Callable[[Params, Carry, PyTree], tuple[Carry, PyTree]]
+
+Args = ParamSpec("Args")
+Made = TypeVar("Made")
+
+
+def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
+    """The factory, so that equal arguments, however they are written, give the same thing.
+
+    Functions hash by identity: made anew, `gru(128)` would be another program to `jax.jit`.
+    """
+    signature = inspect.signature(make)
+    kept = functools.lru_cache(maxsize=None, typed=True)(make)
+
+    @functools.wraps(make)
+    def made(*args: Args.args, **kwargs: Args.kwargs) -> Made:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            hash((bound.args, *bound.kwargs.values()))
+        except TypeError:
+            return make(*args, **kwargs)  # which says what is wrong with it
+        return kept(*bound.args, **bound.kwargs)
+
+    return made
 
 
 @runtime_checkable

@@ -53,8 +53,8 @@ def moved_cut(name: str, k1: str) -> Fault:
 
 
 BACKWARD = (
-    fault("sign in the slope", ELMAN, "(1 - h_t * h_t)", "(1 + h_t * h_t)", "elman"),
-    fault("slope left out", ELMAN, "d_h * (1 - h_t * h_t)", "d_h * 1", "elman"),
+    fault("sign in the slope", PARTS, "(1 - h * h)", "(1 + h * h)", "elman"),
+    fault("slope left out", PARTS, "d_h * (1 - h * h)", "d_h * 1", "elman"),
     fault(
         "kernel transposed",
         ELMAN,
@@ -63,7 +63,7 @@ BACKWARD = (
         "elman",
     ),
     fault("h_t for h_{t-1}", ELMAN, "gathered(seen.carry_tm1", "gathered(seen.carry", "elman"),
-    fault("slope elsewhere", ELMAN, "activation, a)[1]", "activation, 0 * a)[1]", "elman_softplus"),
+    fault("slope elsewhere", PARTS, "(f, seen.saved.a)", "(f, 0 * seen.saved.a)", "elman_softplus"),
     fault("sign of δ_z", GRU, "d_h * (h_tm1 - parts", "-d_h * (h_tm1 - parts", "gru"),
     fault("sign of δ_n", GRU, "(d_h * (1 - z), x.keep)", "(d_h * (z - 1), x.keep)", "gru"),
     fault("sign of δ_r", GRU, "delta_n * q * r * (1 - r)", "delta_n * q * r * (r - 1)", "gru"),
@@ -71,8 +71,8 @@ BACKWARD = (
     fault(
         "λ z left out",
         GRU,
-        "d_h * z + parts.product_adjoint(delta, w.h)",
-        "parts.product_adjoint(delta, w.h)",
+        "d_h * z + parts.product_adjoint(delta, w.w_h)",
+        "parts.product_adjoint(delta, w.w_h)",
         "gru",
     ),
     fault("δ_n without r", GRU, JOINED, "(delta_r, delta_z, delta_n)", "gru"),
@@ -178,8 +178,8 @@ BACKWARD = (
         "product_gathered(h_tm1",
         "mgu",
     ),
-    fault("slope of relu left out", INDRNN, "jnp.where(h_t > 0, d_h, 0)", "d_h", "indrnn"),
-    fault("slope elsewhere", INDRNN, "activation, a)[1]", "activation, 0 * a)[1]", "indrnn_tanh"),
+    fault("slope of relu left out", PARTS, "jnp.where(h > 0, d_h, 0)", "d_h", "indrnn"),
+    fault("slope of tanh left out", PARTS, "d_h * (1 - h * h)", "d_h", "indrnn_tanh"),
     fault("u left out", INDRNN, "parts.scaled(delta, u), delta", "delta, delta", "indrnn"),
     fault("h_t for h_{t-1}", INDRNN, "summed(seen.carry_tm1", "summed(seen.carry", "indrnn"),
     fault(
@@ -245,7 +245,7 @@ FORWARD = (
     fault("f for 1 - f", MGU, "h_tm1 + f * (parts.s", "h_tm1 + (1 - f) * (parts.s", "mgu"),
     fault("f left out of n", MGU, "product(f * h_tm1, w.n)", "product(h_tm1, w.n)", "mgu"),
     fault("u left out", INDRNN, "parts.scaled(h_tm1, u)", "h_tm1", "indrnn"),
-    fault("other activation", INDRNN, "return activation(a)", "return abs(a)", "indrnn"),
+    fault("other activation", INDRNN, "activated(activation, a)", "activated(abs, a)", "indrnn"),
     fault("a left out", LINEAR, "return _times_a(h_tm1, w, z) +", "return h_tm1 +", "min_gru"),
     fault(
         "gates swapped",

@@ -5,7 +5,6 @@ The rows of a batch have lengths of their own: nothing follows the last ink but 
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -53,12 +52,7 @@ class DigitModel(NamedTuple):
 def add_train_options(parser: Parser) -> None:
     """The options of `jaxrnn train digits`."""
     training.add_options(
-        parser,
-        hidden_size=128,
-        batch_size=64,
-        steps=1000,
-        learning_rate=0.005,
-        out=Path("runs/digits"),
+        parser, "digits", hidden_size=128, batch_size=64, steps=1000, learning_rate=0.005
     )
 
 

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import jax
 
-from jaxrnn.app import corpus, run, training
-from jaxrnn.app.characters import (
-    CharacterModel,
-    bits_per_character,
-    character_model,
-    generate,
-    segment_loss,
-)
+from jaxrnn.app import characters, corpus, run, training
+from jaxrnn.app.characters import CharacterModel
 from jaxrnn.app.corpus import Corpus, Segment
 from jaxrnn.app.options import Parser, loop_named, positive, some_text, whole
 from jaxrnn.types import Carry, Params
@@ -30,12 +24,7 @@ def add_train_options(parser: Parser) -> None:
     add("--embedding-size", type=whole(1), default=128, metavar="N", help="features of a character")
     add("--segment-length", type=whole(1), default=64, metavar="N", help="steps before a cut")
     training.add_options(
-        parser,
-        hidden_size=256,
-        batch_size=16,
-        steps=2000,
-        learning_rate=0.004,
-        out=Path("runs/text"),
+        parser, "text", hidden_size=256, batch_size=16, steps=2000, learning_rate=0.004
     )
 
 
@@ -58,13 +47,13 @@ def train(options: run.Options) -> None:
 
     # The first held-out character is told from the last one before it.
     scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
-    bits = {"held out, by this model": bits_per_character(model, params, scored), **task.levels}
+    bits = characters.bits_per_character(model, params, scored)
     print(f"bits per character over {len(text.held_out):,} characters:")
-    for name, value in bits.items():
+    for name, value in {"held out, by this model": bits, **task.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the held-out text:")
-    prompt = text.held_out[:PROMPT]
-    _continue(model, params, text.vocabulary, prompt, LENGTH, TEMPERATURE, options.seed)
+    how = {"length": LENGTH, "temperature": TEMPERATURE, "seed": options.seed}
+    _continue(model, params, text.vocabulary, run.Options(prompt=text.held_out[:PROMPT], **how))
     print(f"saved in {options.out}: {', '.join(run.FILES)}")
 
 
@@ -78,14 +67,12 @@ def sample(options: run.Options) -> None:
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = run.load_params(folder, like=shapes)
-    _continue(
-        model, params, vocabulary, options.prompt, options.length, options.temperature, options.seed
-    )
+    _continue(model, params, vocabulary, options)
 
 
 def _model(options: run.Options) -> CharacterModel:
     """The model that the options of a run name."""
-    return character_model(
+    return characters.character_model(
         options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
     )
 
@@ -95,7 +82,7 @@ def _task(text: Corpus, options: run.Options) -> training.Task:
     model, loop = _model(options), loop_named(options.loop)
 
     def loss(params: Params, carry: Carry, segment: Segment, key: jax.Array) -> training.Loss:
-        nats, carry = segment_loss(model, params, carry, segment, loop)
+        nats, carry = characters.segment_loss(model, params, carry, segment, loop)
         return nats, (carry, {"bits_per_character": nats / math.log(2)})
 
     tokens = corpus.encode("--text", text.training, text.vocabulary)
@@ -116,19 +103,12 @@ def _task(text: Corpus, options: run.Options) -> training.Task:
     )
 
 
-def _continue(
-    model: CharacterModel,
-    params: Params,
-    vocabulary: str,
-    prompt: str,
-    length: int,
-    temperature: float,
-    seed: int,
-) -> None:
-    """Print a prompt and its continuation, each character as it is drawn."""
-    tokens = corpus.encode("--prompt", prompt, vocabulary)
-    drawn = generate(model, params, tokens, temperature, jax.random.key(seed))
-    print(prompt, end="")
-    for token in itertools.islice(drawn, length):
+def _continue(model: CharacterModel, params: Params, vocabulary: str, options: run.Options) -> None:
+    """Print a prompt and its continuation, each character as it is drawn: `sample`'s options."""
+    tokens = corpus.encode("--prompt", options.prompt, vocabulary)
+    key = jax.random.key(options.seed)
+    drawn = characters.generate(model, params, tokens, options.temperature, key)
+    print(options.prompt, end="")
+    for token in itertools.islice(drawn, options.length):
         print(vocabulary[token], end="", flush=True)
     print()

@@ -13,18 +13,10 @@ import optax
 from tqdm import tqdm
 
 import jaxrnn
+from jaxrnn.app import options as kinds
 from jaxrnn.app import run
 from jaxrnn.app.curve import curve
-from jaxrnn.app.options import (
-    CELL_NAMES,
-    LOOP_NAMES,
-    Parser,
-    UserError,
-    cell_name,
-    loop_name,
-    positive,
-    whole,
-)
+from jaxrnn.app.options import Parser, UserError
 from jaxrnn.types import Carry, Params, PyTree
 
 Loss = tuple[jax.Array, tuple[Carry, Mapping[str, jax.Array]]]  # as `jaxrnn.trainer` wants it
@@ -58,19 +50,19 @@ class Task(NamedTuple):
     levels: Mapping[str, float]
 
 
-def add_options(parser: Parser, **defaults: Any) -> None:
+def add_options(parser: Parser, task: str, **defaults: Any) -> None:
     """The options of every task, with defaults of its own."""
     add = parser.add_argument
-    add("--cell", type=cell_name, default="gru", help=CELL_NAMES)
-    add("--hidden-size", type=whole(1), metavar="N", help="features of the carry")
-    add("--loop", type=loop_name, default="bptt", help=LOOP_NAMES)
-    add("--batch-size", type=whole(1), metavar="N", help="sequences in an update")
-    add("--steps", type=whole(1), metavar="N", help="updates of the parameters")
-    add("--learning-rate", type=positive, metavar="X", help="of AdamW, at its highest")
-    add("--clip", type=positive, default=1.0, metavar="X", help="largest norm of the gradient")
-    add("--seed", type=whole(0), default=0, metavar="N", help="of all random numbers")
+    add("--cell", type=kinds.cell_name, default="gru", help=kinds.CELL_NAMES)
+    add("--hidden-size", type=kinds.whole(1), metavar="N", help="features of the carry")
+    add("--loop", type=kinds.loop_name, default="bptt", help=kinds.LOOP_NAMES)
+    add("--batch-size", type=kinds.whole(1), metavar="N", help="sequences in an update")
+    add("--steps", type=kinds.whole(1), metavar="N", help="updates of the parameters")
+    add("--learning-rate", type=kinds.positive, metavar="X", help="of AdamW, at its highest")
+    add("--clip", type=kinds.positive, default=1.0, metavar="X", help="largest gradient norm")
+    add("--seed", type=kinds.whole(0), default=0, metavar="N", help="of all random numbers")
     add("--out", type=Path, metavar="FOLDER", help="where to save; an earlier run is replaced")
-    parser.set_defaults(**defaults)
+    parser.set_defaults(out=Path("runs", task), **defaults)
 
 
 def optimizer(options: run.Options) -> optax.GradientTransformation:

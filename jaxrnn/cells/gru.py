@@ -1,18 +1,16 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class GRUGates(NamedTuple):
@@ -32,20 +30,21 @@ class GRUAfterSaved(NamedTuple):
     q: Float[Array, "*lead H"]
 
 
-class GRUAfterWeights(NamedTuple):
+class AfterWeights(NamedTuple):
     """What the loop uses where reset comes after: the kernel, and the bias of q."""
 
-    h: Kernel
+    w_h: Kernel
     b_n: Float[Array, " H"]
 
 
-class GRUBeforeWeights(NamedTuple):
+class BeforeWeights(NamedTuple):
     """What the loop uses where reset comes before: one kernel of h, one of r ⊙ h."""
 
     rz: Kernel
     n: Kernel
 
 
+@once
 def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     """The GRU, reset after the recurrent product (PyTorch, cuDNN) or before it (as published).
 
@@ -86,73 +85,52 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _gru(hidden_size, check.boolean("reset_after", reset_after))
-
-
-@functools.cache
-def _gru(hidden_size: int, reset_after: bool) -> Cell:
-    more = {"b_n": (hidden_size,)} if reset_after else {}
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 3, dtype)
-        return {**params, **{name: jnp.zeros(shape, dtype) for name, shape in more.items()}}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
+    check.boolean("reset_after", reset_after)
+    more = {"b_n": ((hidden_size,), zeros)} if reset_after else {}
+    form = Form("gru", hidden_size, (0.0,) * 3, more)
 
     def project(params: Params, xs: Array) -> Drive:
-        gates = parts.project_gates("gru", params, xs, 3, hidden_size, **more)  # (G1)
-        return Drive(GRUGates(*gates))
+        return Drive(GRUGates(*form.project(params, xs)))  # (G1)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
-
-    advance, adjoint, gather, prepare = _AFTER if reset_after else _BEFORE
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, *(_AFTER if reset_after else _BEFORE))
 
 
-def _prepare_after(params: Params) -> GRUAfterWeights:
-    return GRUAfterWeights(parts.kernel(params["w_h"]), params["b_n"])
-
-
-def _advance_after(w: GRUAfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
-    a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.h), 3)
+def _advance_after(w: AfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
+    a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.w_h), 3)
     r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
     n = jnp.tanh(x.gates.n + r * q)  # (G3)
     return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
 
 
-def _adjoint_after(w: GRUAfterWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+def _adjoint_after(w: AfterWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
     h_tm1, x, _, (r, z, n, q) = seen
     delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     delta_r = delta_n * q * r * (1 - r)  # (G6)
     delta = parts.join_gates(delta_r, delta_z, delta_n * r)
-    return d_h * z + parts.product_adjoint(delta, w.h), GRUGates(delta_r, delta_z, delta_n)  # (G7)
+    d_h_tm1 = d_h * z + parts.product_adjoint(delta, w.w_h)  # (G7)
+    return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
 
 
-def _gather_after(
-    w: GRUAfterWeights, seen: Seen, deltas: GRUGates
-) -> tuple[GRUAfterWeights, Drive]:
+def _gather_after(w: AfterWeights, seen: Seen, deltas: GRUGates) -> tuple[AfterWeights, Drive]:
     d_q = deltas.n * seen.saved.r
     delta = parts.join_gates(deltas.r, deltas.z, d_q)
-    d_w_h = parts.product_gathered(seen.carry_tm1, delta, w.h)
-    return GRUAfterWeights(d_w_h, parts.summed(d_q)), Drive(deltas)  # (G8)
+    d_w_h = parts.product_gathered(seen.carry_tm1, delta, w.w_h)
+    return AfterWeights(d_w_h, parts.summed(d_q)), Drive(deltas)  # (G8)
 
 
-def _prepare_before(params: Params) -> GRUBeforeWeights:
+def _prepare_before(params: Params) -> BeforeWeights:
     w_r, w_z, w_n = parts.split_gates(params["w_h"], 3)
-    return GRUBeforeWeights(parts.kernel(parts.join_gates(w_r, w_z)), parts.kernel(w_n))
+    return BeforeWeights(parts.kernel(parts.join_gates(w_r, w_z)), parts.kernel(w_n))
 
 
-def _advance_before(w: GRUBeforeWeights, h_tm1: State, x: Drive) -> tuple[State, GRUGates]:
+def _advance_before(w: BeforeWeights, h_tm1: State, x: Drive) -> tuple[State, GRUGates]:
     a_r, a_z = parts.split_gates(parts.product(h_tm1, w.rz), 2)
     r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (G2)
     n = jnp.tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
     return mixed(h_tm1, z, n, x), GRUGates(r, z, n)
 
 
-def _adjoint_before(w: GRUBeforeWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+def _adjoint_before(w: BeforeWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
     h_tm1, x, _, (r, z, n) = seen
     delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     u = parts.product_adjoint(delta_n, w.n)
@@ -161,13 +139,11 @@ def _adjoint_before(w: GRUBeforeWeights, seen: Seen, d_h: State) -> tuple[State,
     return d_h * z + u * r + d_rz, GRUGates(delta_r, delta_z, delta_n)  # (G7')
 
 
-def _gather_before(
-    w: GRUBeforeWeights, seen: Seen, deltas: GRUGates
-) -> tuple[GRUBeforeWeights, Drive]:
+def _gather_before(w: BeforeWeights, seen: Seen, deltas: GRUGates) -> tuple[BeforeWeights, Drive]:
     h_tm1, r = seen.carry_tm1, seen.saved.r
     d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.rz)
     d_n = parts.product_gathered(r * h_tm1, deltas.n, w.n)
-    return GRUBeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
+    return BeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
 
 
 def mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:
@@ -182,5 +158,5 @@ def mixed_adjoint(h_tm1: State, z: State, n: State, x: Drive, d_h: State) -> tup
     return delta_z, parts.scaled(d_h * (1 - z), x.keep) * (1 - n * n)
 
 
-_AFTER = (_advance_after, _adjoint_after, _gather_after, _prepare_after)
+_AFTER = (_advance_after, _adjoint_after, _gather_after, parts.prepared(AfterWeights))
 _BEFORE = (_advance_before, _adjoint_before, _gather_before, _prepare_before)

@@ -1,21 +1,20 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class Normed2(NamedTuple):
@@ -29,10 +28,10 @@ class Normed2(NamedTuple):
         return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
 
 
-class LayerNormGRUWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
 
-    h: Kernel
+    w_h: Kernel
     gain_h: Float[Array, " 3H"]
     b_n: Float[Array, " H"]
 
@@ -44,6 +43,7 @@ class LayerNormGRUSaved(NamedTuple):
     p: Normed2
 
 
+@once
 def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     """The GRU that normalises its products, those of r and z together and that of n apart.
 
@@ -82,74 +82,54 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
     check.integer("hidden_size", hidden_size, least=1)
-    return _layer_norm_gru(hidden_size, check.positive("epsilon", epsilon))
-
-
-@functools.cache
-def _layer_norm_gru(hidden_size: int, epsilon: float) -> Cell:
-    sizes = 2 * hidden_size, hidden_size
-    gains = dict.fromkeys(("gain_x", "gain_h"), (3 * hidden_size,))
-    shapes = {**gains, "b_n": (hidden_size,)}
+    epsilon, sizes = check.positive("epsilon", epsilon), (2 * hidden_size, hidden_size)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), ones))
+    more = {**gains, "b_n": ((hidden_size,), zeros)}
+    form = Form("layer_norm_gru", hidden_size, (0.0,) * 3, more)
 
     def normed2(p: Array) -> Normed2:
         return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
 
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 3, dtype)
-        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
-        return {**params, **ones, "b_n": jnp.zeros(hidden_size, dtype)}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
-
     def project(params: Params, xs: Array) -> Drive:
-        xs = parts.fitting("layer_norm_gru", params, xs, 3, hidden_size, **shapes)
+        xs = form.fitting(params, xs)
         x = parts.scaled(normed2(xs @ params["w_x"]).values(), params["gain_x"])
         return Drive(GRUGates(*parts.split_gates(parts.plus_bias(x, params["b"]), 3)))  # (Q1)
 
-    def prepare(params: Params) -> LayerNormGRUWeights:
-        return LayerNormGRUWeights(parts.kernel(params["w_h"]), params["gain_h"], params["b_n"])
-
-    def recurrent(w: LayerNormGRUWeights, p: Normed2) -> GRUGates:
+    def recurrent(w: Weights, p: Normed2) -> GRUGates:
         """p_r, p_z and q."""
         a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
         return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
 
-    def advance(w: LayerNormGRUWeights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
-        p = normed2(parts.product(h_tm1, w.h))
+    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
+        p = normed2(parts.product(h_tm1, w.w_h))
         a_r, a_z, q = recurrent(w, p)
         r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
         n = jnp.tanh(x.gates.n + r * q)  # (Q3)
         return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
-
-    def adjoint(w: LayerNormGRUWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
+    def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         h_tm1, x, _, ((r, z, n), p) = seen
         q = recurrent(w, p).n
         delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)  # (Q5)
         delta = GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (Q6)
         d_p = d_product(w, p, d_recurrent(r, delta))
-        return d_h * z + parts.product_adjoint(d_p, w.h), delta  # (Q7)
+        return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
     def d_recurrent(r: State, delta: GRUGates) -> jax.Array:
         return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
-    def d_product(w: LayerNormGRUWeights, p: Normed2, d_gained: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed2, d_gained: Array) -> jax.Array:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
         return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
 
-    def gather(
-        w: LayerNormGRUWeights, seen: Seen, deltas: GRUGates
-    ) -> tuple[LayerNormGRUWeights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
         h_tm1, _, _, ((r, _, _), p) = seen
         d_gained = d_recurrent(r, deltas)
-        d_w = LayerNormGRUWeights(
-            h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.h),
+        d_w = Weights(
+            w_h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.w_h),
             gain_h=parts.summed(d_gained * p.values()),
             b_n=parts.summed(deltas.n * r),
         )
         return d_w, Drive(deltas)  # (Q8)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))

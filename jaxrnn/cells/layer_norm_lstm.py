@@ -1,32 +1,25 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    with_forget_bias,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.norm import Normed, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class LayerNormLSTMWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel and its gain, the memory's gain and bias."""
 
-    h: Kernel
+    w_h: Kernel
     gain_h: Float[Array, " 4H"]
     gain_c: Float[Array, " H"]
     b_c: Float[Array, " H"]
@@ -46,6 +39,7 @@ class LayerNormLSTMDeltas(NamedTuple):
     k: Float[Array, "*lead H"]
 
 
+@once
 def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5) -> Cell:
     """The LSTM that normalises both its products over all four gates, and its memory.
 
@@ -86,51 +80,29 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     biases of its two norms in (20) and its b are one b here.
     """
     check.integer("hidden_size", hidden_size, least=1)
-    forget_bias = check.number("forget_bias", forget_bias)
-    return _layer_norm_lstm(hidden_size, forget_bias, check.positive("epsilon", epsilon))
-
-
-@functools.cache
-def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Cell:
-    gains = {"gain_x": (4 * hidden_size,), "gain_h": (4 * hidden_size,), "gain_c": (hidden_size,)}
-    shapes = {**gains, "b_c": (hidden_size,)}
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 4, dtype)
-        ones = {name: jnp.ones(shape, dtype) for name, shape in gains.items()}
-        b_c = jnp.zeros(hidden_size, dtype)
-        return {**with_forget_bias(params, forget_bias), **ones, "b_c": b_c}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+    epsilon = check.positive("epsilon", epsilon)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((4 * hidden_size,), ones))
+    more = {**gains, "gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
+    form = LSTMForm("layer_norm_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
 
     def project(params: Params, xs: Array) -> Drive:
-        xs = parts.fitting("layer_norm_lstm", params, xs, 4, hidden_size, **shapes)
+        xs = form.fitting(params, xs)
         p = parts.scaled(normed(xs @ params["w_x"], epsilon).values, params["gain_x"])
         return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
 
-    def prepare(params: Params) -> LayerNormLSTMWeights:
-        h = parts.kernel(params["w_h"])
-        return LayerNormLSTMWeights(h, params["gain_h"], params["gain_c"], params["b_c"])
-
-    def squashed(w: LayerNormLSTMWeights, c_hat: State) -> State:
+    def squashed(w: Weights, c_hat: State) -> State:
         return jnp.tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
 
-    def advance(
-        w: LayerNormLSTMWeights, carry_tm1: LSTMCarry, z: Drive
-    ) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
-        p = normed(parts.product(carry_tm1.h, w.h), epsilon)
+    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
+        p = normed(parts.product(carry_tm1.h, w.w_h), epsilon)
         a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + a.o)
         h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
         return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
 
-    def output(params: Params, carries: LSTMCarry) -> State:
-        return carries.h
-
     def adjoint(
-        w: LayerNormLSTMWeights, seen: Seen, d_carry: LSTMCarry
+        w: Weights, seen: Seen, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LayerNormLSTMDeltas]:
         gates, p = seen.saved
         o, c_hat = gates.o, normed(seen.carry.c, epsilon)
@@ -139,22 +111,20 @@ def _layer_norm_lstm(hidden_size: int, forget_bias: float, epsilon: float) -> Ce
         d_c = d_carry.c + normed_adjoint(parts.scaled(d_k, w.gain_c), c_hat)  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
         delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
-        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.h)
+        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.w_h)
         return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
 
-    def d_product(w: LayerNormLSTMWeights, p: Normed, delta: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed, delta: Array) -> jax.Array:
         return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
-    def gather(
-        w: LayerNormLSTMWeights, seen: Seen, deltas: LayerNormLSTMDeltas
-    ) -> tuple[LayerNormLSTMWeights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: LayerNormLSTMDeltas) -> tuple[Weights, Drive]:
         p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
-        d_w = LayerNormLSTMWeights(
-            h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.h),
+        d_w = Weights(
+            w_h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.w_h),
             gain_h=parts.summed(joined * p.values),
             gain_c=parts.summed(deltas.k * normed(seen.carry.c, epsilon).values),
             b_c=parts.summed(deltas.k),
         )
         return d_w, Drive(deltas.gates)  # (Y11)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))

@@ -1,6 +1,5 @@
 """The linear recurrent unit of Orvieto et al. (2023)."""
 
-import functools
 import math
 
 import jax
@@ -13,11 +12,12 @@ from jaxrnn import check
 from jaxrnn.cells import linear, parts
 from jaxrnn.cells.linear import Affine
 from jaxrnn.cells.parts import Drive
-from jaxrnn.types import Array, Cell, Params
+from jaxrnn.types import Array, Cell, Params, once
 
 Modes = Complex[Array, "*lead H"]
 
 
+@once
 def lru(
     hidden_size: int,
     output_size: int | None = None,
@@ -69,24 +69,17 @@ def lru(
     "Resurrecting recurrent neural networks for long sequences", ICML 2023; arXiv:2303.06349.
     """
     check.integer("hidden_size", hidden_size, least=1)
-    if output_size is not None:
-        check.integer("output_size", output_size, least=1)
+    if output_size is None:
+        return lru(hidden_size, hidden_size, r_min=r_min, r_max=r_max, max_phase=max_phase)
+    check.integer("output_size", output_size, least=1)
     r_min, r_max = check.number("r_min", r_min), check.number("r_max", r_max)
     if not 0 <= r_min < r_max <= 1:
         raise ValueError(f"r_min, r_max: got {r_min}, {r_max}, expected 0 <= r_min < r_max <= 1")
     max_phase = check.number("max_phase", max_phase)
     if not 0 < max_phase <= 2 * math.pi:
         raise ValueError(f"max_phase: got {max_phase}, expected a number in (0, 2π]")
-    return _lru(hidden_size, output_size or hidden_size, r_min, r_max, max_phase)
-
-
-@functools.cache
-def _lru(hidden_size: int, output_size: int, r_min: float, r_max: float, max_phase: float) -> Cell:
     h, b, c = (hidden_size,), (None, hidden_size), (hidden_size, output_size)
-    shapes: dict[str, tuple[int | None, ...]] = {
-        **{"nu_log": h, "theta_log": h, "gamma_log": h},
-        **{"b_re": b, "b_im": b, "c_re": c, "c_im": c},
-    }
+    shapes = dict(nu_log=h, theta_log=h, gamma_log=h, b_re=b, b_im=b, c_re=c, c_im=c)
 
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         check.integer("input_size", input_size, least=1)
@@ -111,7 +104,7 @@ def _lru(hidden_size: int, output_size: int, r_min: float, r_max: float, max_pha
         return {name: p.astype(dtype) for name, p in params.items()}
 
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Modes:
-        zero = parts.zero_carry(hidden_size, batch_shape, parts.at_least_float32(dtype))
+        zero = parts.zeros(hidden_size, batch_shape, parts.at_least_float32(dtype))
         return lax.complex(zero, zero)
 
     def project(params: Params, us: Array) -> Drive:

@@ -1,9 +1,7 @@
 """The long short-term memory of Hochreiter and Schmidhuber (1997), with forget gate."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
@@ -11,8 +9,8 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Carry, Cell, Params, Seen, State, once
 
 
 class LSTMCarry(NamedTuple):
@@ -31,6 +29,7 @@ class LSTMGates(NamedTuple):
     o: Float[Array, "*lead H"]
 
 
+@once
 def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     """The LSTM as in PyTorch and cuDNN, with a single bias.
 
@@ -63,54 +62,50 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _lstm(hidden_size, check.number("forget_bias", forget_bias))
-
-
-@functools.cache
-def _lstm(hidden_size: int, forget_bias: float) -> Cell:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 4, dtype)
-        return with_forget_bias(params, forget_bias)
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        # Two arrays, not one twice: a buffer may be donated only once.
-        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+    form = LSTMForm("lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0))
 
     def project(params: Params, xs: Array) -> Drive:
-        return Drive(LSTMGates(*parts.project_gates("lstm", params, xs, 4, hidden_size)))  # (L1)
+        return Drive(LSTMGates(*form.project(params, xs)))  # (L1)
 
-    def prepare(params: Params) -> Kernel:
-        return parts.kernel(params["w_h"])
+    return form.cell(project, _advance, _adjoint, _gather, parts.recurrent_kernel)
 
-    def advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
-        c, i, f, g = remembered(a, carry_tm1.c, z)
-        o = sigmoid(z.gates.o + a.o)  # (L2)
-        return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
-    def output(params: Params, carries: LSTMCarry) -> State:
+def _advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
+    c, i, f, g = remembered(a, carry_tm1.c, z)
+    o = sigmoid(z.gates.o + a.o)  # (L2)
+    return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
+
+
+def _adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+    f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
+    d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
+    delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+    delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)
+    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w)
+    return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
+
+
+def _gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
+    d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
+    return d_w, Drive(deltas)  # (L8)
+
+
+class LSTMForm(Form):
+    """The form of a cell with the gates i, f, g, o and a memory beside its state."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.number("forget_bias", LSTMGates._make(self.biases).f)
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        """The zero state: two arrays, not one twice, since a buffer may be donated only once."""
+        sizes = self.state_size or self.hidden_size, self.hidden_size
+        return LSTMCarry(*(parts.zeros(size, batch_shape, dtype) for size in sizes))
+
+    def output(self, params: Params, carries: Carry) -> State:
+        """What is seen of the carry: the state, y = h."""
         return carries.h
-
-    def adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-        f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
-        delta_o = d_carry.h * m * o * (1 - o)  # (L6)
-        delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)
-        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w)
-        return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
-
-    def gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
-        d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
-        return d_w, Drive(deltas)  # (L8)
-
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
-
-
-def with_forget_bias(params: Params, forget_bias: float) -> Params:
-    """The params with `forget_bias` added in the forget gate's part of `b`."""
-    b = LSTMGates(*parts.split_gates(params["b"], 4))
-    return {**params, "b": parts.join_gates(*b._replace(f=b.f + forget_bias))}
 
 
 def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:

@@ -1,18 +1,14 @@
 """The minimal gated unit of Zhou et al. (2016)."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
 class MGUGates(NamedTuple):
@@ -22,13 +18,14 @@ class MGUGates(NamedTuple):
     n: Float[Array, "*lead H"]
 
 
-class MGUWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: one kernel of h, one of f ⊙ h."""
 
     f: Kernel
     n: Kernel
 
 
+@once
 def mgu(hidden_size: int) -> Cell:
     """The minimal gated unit: a GRU whose one gate both forgets and resets.
 
@@ -60,44 +57,35 @@ def mgu(hidden_size: int) -> Cell:
     Source: G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, "Minimal gated unit for recurrent neural
     networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _mgu(hidden_size)
-
-
-@functools.cache
-def _mgu(hidden_size: int) -> Cell:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return parts.initial(key, input_size, hidden_size, 2, dtype)
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
+    form = Form("mgu", hidden_size, biases=(0.0,) * 2)
 
     def project(params: Params, xs: Array) -> Drive:
-        return Drive(MGUGates(*parts.project_gates("mgu", params, xs, 2, hidden_size)))  # (M1)
+        return Drive(MGUGates(*form.project(params, xs)))  # (M1)
 
-    def prepare(params: Params) -> MGUWeights:
-        return MGUWeights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
+    return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
-    def advance(w: MGUWeights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
-        f = sigmoid(x.gates.f + parts.product(h_tm1, w.f))  # (M2)
-        n = jnp.tanh(x.gates.n + parts.product(f * h_tm1, w.n))
-        return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
+def _prepare(params: Params) -> Weights:
+    return Weights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
 
-    def adjoint(w: MGUWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
-        h_tm1, x, _, (f, n) = seen
-        delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
-        u = parts.product_adjoint(delta_n, w.n)  # (M4)
-        delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
-        d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.f)  # (M6)
-        return d_h_tm1, MGUGates(delta_f, delta_n)
 
-    def gather(w: MGUWeights, seen: Seen, deltas: MGUGates) -> tuple[MGUWeights, Drive]:
-        h_tm1, f = seen.carry_tm1, seen.saved.f
-        d_f = parts.product_gathered(h_tm1, deltas.f, w.f)
-        d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
-        return MGUWeights(d_f, d_n), Drive(deltas)  # (M7)
+def _advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
+    f = sigmoid(x.gates.f + parts.product(h_tm1, w.f))  # (M2)
+    n = jnp.tanh(x.gates.n + parts.product(f * h_tm1, w.n))
+    return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+
+def _adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
+    h_tm1, x, _, (f, n) = seen
+    delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
+    u = parts.product_adjoint(delta_n, w.n)  # (M4)
+    delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
+    d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.f)  # (M6)
+    return d_h_tm1, MGUGates(delta_f, delta_n)
+
+
+def _gather(w: Weights, seen: Seen, deltas: MGUGates) -> tuple[Weights, Drive]:
+    h_tm1, f = seen.carry_tm1, seen.saved.f
+    d_f = parts.product_gathered(h_tm1, deltas.f, w.f)
+    d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
+    return Weights(d_f, d_n), Drive(deltas)  # (M7)

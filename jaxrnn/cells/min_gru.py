@@ -1,19 +1,14 @@
 """The minimal GRU of Feng et al. (2024), whose gates do not see the state."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
 
-from jaxrnn import check
-from jaxrnn.cells import linear, parts
+from jaxrnn.cells import linear
 from jaxrnn.cells.linear import Affine
-from jaxrnn.cells.parts import Drive
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.cells.parts import Drive, Form
+from jaxrnn.types import Array, Cell, Params, once
 
 
+@once
 def min_gru(hidden_size: int) -> Cell:
     """The minGRU: a GRU without reset whose gates depend on the input alone.
 
@@ -43,28 +38,10 @@ def min_gru(hidden_size: int) -> Cell:
     Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio, H. Hajimirsadeghi, "Were RNNs all we needed?"
     (2024), arXiv:2410.01201.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _min_gru(hidden_size)
-
-
-@functools.cache
-def _min_gru(hidden_size: int) -> Cell:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return parts.initial_input(key, input_size, hidden_size, 2, dtype)
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
+    form = Form("min_gru", hidden_size, biases=(0.0,) * 2, state_size=0)
 
     def project(params: Params, xs: Array) -> Drive:
-        x_z, n = parts.project_gates("min_gru", params, xs, 2, hidden_size, w_h=None)  # (N1)
+        x_z, n = form.project(params, xs)  # (N1)
         return Drive(Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (N2)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
-
-    def prepare(params: Params) -> None:
-        return None
-
-    return Cell(
-        init, carry, project, linear.advance, output, linear.adjoint, linear.gather, prepare
-    )
+    return form.cell(project, *linear.STEP)

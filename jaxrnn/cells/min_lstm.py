@@ -1,19 +1,14 @@
 """The minimal LSTM of Feng et al. (2024), whose gates do not see the state."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
-from jax.typing import DTypeLike
 
-from jaxrnn import check
-from jaxrnn.cells import linear, parts
+from jaxrnn.cells import linear
 from jaxrnn.cells.linear import Affine
-from jaxrnn.cells.parts import Drive
-from jaxrnn.types import Array, Cell, Params, State
+from jaxrnn.cells.parts import Drive, Form
+from jaxrnn.types import Array, Cell, Params, once
 
 
+@once
 def min_lstm(hidden_size: int) -> Cell:
     """The minLSTM: forget and input gate depend on the input alone and sum to one.
 
@@ -45,29 +40,11 @@ def min_lstm(hidden_size: int) -> Cell:
     Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio, H. Hajimirsadeghi, "Were RNNs all we needed?"
     (2024), arXiv:2410.01201.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _min_lstm(hidden_size)
-
-
-@functools.cache
-def _min_lstm(hidden_size: int) -> Cell:
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return parts.initial_input(key, input_size, hidden_size, 3, dtype)
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return parts.zero_carry(hidden_size, batch_shape, dtype)
+    form = Form("min_lstm", hidden_size, biases=(0.0,) * 3, state_size=0)
 
     def project(params: Params, xs: Array) -> Drive:
-        x_f, x_i, n = parts.project_gates("min_lstm", params, xs, 3, hidden_size, w_h=None)  # (S1)
+        x_f, x_i, n = form.project(params, xs)  # (S1)
         odds = log_sigmoid(x_f) - log_sigmoid(x_i)
         return Drive(Affine(sigmoid(odds), sigmoid(-odds) * n))  # (S3)
 
-    def output(params: Params, hs: State) -> State:
-        return hs
-
-    def prepare(params: Params) -> None:
-        return None
-
-    return Cell(
-        init, carry, project, linear.advance, output, linear.adjoint, linear.gather, prepare
-    )
+    return form.cell(project, *linear.STEP)

@@ -1,4 +1,4 @@
-"""What cells share: how kernels start, how gates lie side by side, the product inside the loop.
+"""What cells share: their form, how gates lie side by side, the product inside the loop.
 
 Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wherever time passes over
 them: a loop that slices them out of one array at every step is slower than one that is handed them.
@@ -7,7 +7,8 @@ Noise has two places in a cell, each None until `jaxrnn.transforms` puts somethi
 `Kernel.keep` it scales the state that a product sees, in `Drive.keep` the candidate.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
 from jaxrnn import check
-from jaxrnn.types import Array, Params
+from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
 
 class Kernel(NamedTuple):
@@ -74,35 +75,124 @@ def scaled(x: Inexact[Array, "*lead H"], keep: Array | None) -> Inexact[Array, "
     return x if keep is None else x * jnp.broadcast_to(keep, x.shape).astype(x.dtype)
 
 
-def initial(
-    key: jax.Array,
-    input_size: int,
-    hidden_size: int,
-    gates: int,
-    dtype: DTypeLike,
-    state_size: int | None = None,
-) -> Params:
-    """`w_x` Lecun-normal, `w_h` orthogonal gate by gate, `b` zero.
+# The shape of a parameter, and how it starts, as one of jax.nn.initializers does.
+Start = tuple[tuple[int, ...], Callable[..., jax.Array]]
 
-    `state_size` is what h has of features, if not `hidden_size`.
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a cell with gates is made of: its parameters, how they start, and its zero state.
+
+    They are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal gate by gate, `b (G·H)`, and
+    what a cell has beside these.
+
+    Fields:
+        name: of the cell, for what is said of arguments that do not fit.
+        hidden_size: H, at least 1; ValueError below, TypeError if not an int.
+        biases: the number that each gate's part of `b` starts at; there are G of them.
+        more: the other parameters by name, of each its shape and how it starts.
+        state_size: S, the features of h; H unless given; 0 if there is no `w_h`.
     """
-    check.integer("input_size", input_size, least=1)
-    orthogonal, wide = jax.nn.initializers.orthogonal(), at_least_float32(dtype)
-    key_x, *keys_h = jax.random.split(key, 1 + gates)
-    params = initial_input(key_x, input_size, hidden_size, gates, dtype)
-    shape = (hidden_size if state_size is None else state_size, hidden_size)
-    w_h = jnp.concatenate([orthogonal(k, shape, wide) for k in keys_h], axis=1)
-    return {**params, "w_h": w_h.astype(dtype)}
+
+    name: str
+    hidden_size: int
+    biases: tuple[float, ...]
+    more: Mapping[str, Start] = dataclasses.field(default_factory=dict)
+    state_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check.integer("hidden_size", self.hidden_size, least=1)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Of all parameters; None for any size."""
+        width = len(self.biases) * self.hidden_size
+        size = self.hidden_size if self.state_size is None else self.state_size
+        w_h = {"w_h": (size, width)} if size else {}
+        more = {name: shape for name, (shape, _) in self.more.items()}
+        return {"w_x": (None, width), **w_h, "b": (width,), **more}
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """The parameters as they start."""
+        check.integer("input_size", input_size, least=1)
+        wide, shapes, gates = at_least_float32(dtype), self.shapes, len(self.biases)
+        lecun, orthogonal = jax.nn.initializers.lecun_normal(), jax.nn.initializers.orthogonal()
+        key_x, *keys = jax.random.split(key, 1 + gates + len(self.more))
+        params = {
+            "w_x": lecun(key_x, (input_size, gates * self.hidden_size), wide),
+            "b": join_gates(*(jnp.full(self.hidden_size, bias, wide) for bias in self.biases)),
+        }
+        if "w_h" in shapes:
+            of_gate = shapes["w_h"][0], self.hidden_size
+            params["w_h"] = join_gates(*(orthogonal(k, of_gate, wide) for k in keys[:gates]))
+        for key_more, (name, (shape, start)) in zip(keys[gates:], self.more.items(), strict=True):
+            params[name] = start(key_more, shape, wide)
+        return {name: p.astype(dtype) for name, p in params.items()}
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        """The zero state h."""
+        return zeros(self.hidden_size, batch_shape, dtype)
+
+    def output(self, params: Params, carries: Carry) -> State:
+        """What is seen of the carry: the state itself, y = h."""
+        return carries
+
+    def cell(self, project: Any, advance: Any, adjoint: Any, gather: Any, prepare: Any) -> Cell:
+        """The Cell of this form that goes through time by these functions."""
+        return Cell(self.init, self.carry, project, advance, self.output, adjoint, gather, prepare)
+
+    def fitting(self, params: Params, xs: Array) -> jax.Array:
+        """Take xs in the dtype of the params, once both are known to fit."""
+        check.params_fit(self.name, params, self.shapes)
+        check.features("xs", self.name, xs, size=params["w_x"].shape[0])
+        return jnp.asarray(xs, params["w_x"].dtype)
+
+    def project(self, params: Params, xs: Array) -> list[jax.Array]:
+        """Take x W_x + b over any leading axes, one array a gate."""
+        xs, gates = self.fitting(params, xs), len(self.biases)
+        kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
+        return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
 
-def initial_input(
-    key: jax.Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
-) -> Params:
-    """`w_x` Lecun-normal, `b` zero: all that a cell without recurrent kernel has in common."""
-    check.integer("input_size", input_size, least=1)
-    shape = (input_size, gates * hidden_size)
-    w_x = jax.nn.initializers.lecun_normal()(key, shape, at_least_float32(dtype))
-    return {"w_x": w_x.astype(dtype), "b": jnp.zeros(shape[1], dtype)}
+class Activated(NamedTuple):
+    """The pre-activation, or None where the slope can be told from the value."""
+
+    a: Float[Array, "*lead H"] | None
+
+
+# λ ⊙ f'(a) of the activations whose slope can be told from h = f(a); of relu it is 0 at the kink,
+# as JAX has it.
+SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
+    jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
+    jax.nn.relu: lambda h, d_h: jnp.where(h > 0, d_h, 0),
+}
+
+
+def activated(f: Callable[[Array], Array], a: State) -> tuple[State, Activated]:
+    """Take h = f(a), and with it what its slope is told from, if that is not h."""
+    return f(a), Activated(None if f in SLOPES_OF_VALUES else a)
+
+
+def activated_adjoint(f: Callable[[Array], Array], seen: Seen, d_h: State) -> State:
+    """δ = λ ⊙ f'(a)."""
+    if seen.saved.a is None:
+        return SLOPES_OF_VALUES[f](seen.carry, d_h)
+    return jax.vjp(f, seen.saved.a)[1](d_h)[0]
+
+
+def prepared(weights: Any) -> Callable[[Params], Any]:
+    """`prepare` of a cell whose loop uses the parameters that a NamedTuple has as its fields."""
+
+    def prepare(params: Params) -> Any:
+        named = {name: params[name] for name in weights._fields}
+        return weights(**{**named, "w_h": kernel(params["w_h"])})
+
+    return prepare
+
+
+def recurrent_kernel(params: Params) -> Kernel:
+    """All that a loop uses of the parameters where it uses `w_h` alone."""
+    return kernel(params["w_h"])
 
 
 def at_least_float32(dtype: DTypeLike) -> Any:
@@ -122,53 +212,17 @@ def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
     return jnp.concatenate(gates, axis=-1)
 
 
-def project_gates(
-    cell: str,
-    params: Params,
-    xs: Array,
-    gates: int,
-    hidden_size: int,
-    **more: tuple[int, ...] | None,
-) -> list[jax.Array]:
-    """Take x W_x + b over any leading axes, one array a gate; `more` as for `fitting`."""
-    xs = fitting(cell, params, xs, gates, hidden_size, **more)
-    kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
-    return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
-
-
-def fitting(
-    cell: str,
-    params: Params,
-    xs: Array,
-    gates: int,
-    hidden_size: int,
-    **more: tuple[int, ...] | None,
-) -> jax.Array:
-    """Take xs in the dtype of the params, once both are known to fit.
-
-    `more` names the parameters that the cell has beside w_x, w_h and b, with their shapes, or says
-    of one of these what shape it has; `w_h=None` that there is no recurrent kernel.
-    """
-    width = gates * hidden_size
-    shapes = {"w_x": (None, width), "w_h": (hidden_size, width), "b": (width,), **more}
-    check.params_fit(cell, params, {name: s for name, s in shapes.items() if s is not None})
-    check.features("xs", cell, xs, size=params["w_x"].shape[0])
-    return jnp.asarray(xs, params["w_x"].dtype)
-
-
 def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Array, "*lead H"]:
     """Add a bias over any leading axes, said aloud: to some, rank promotion is an error."""
     return jnp.add(x, jnp.broadcast_to(b, x.shape))
 
 
-def zero_carry(
-    hidden_size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
+def zeros(
+    size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[jax.Array, "*batch H"]:
-    """Zeros `(*batch_shape, H)`."""
-    if not isinstance(batch_shape, tuple):
-        kind = type(batch_shape).__name__
-        raise TypeError(f"batch_shape: got {batch_shape!r} of type {kind}, expected a tuple")
-    return jnp.zeros((*batch_shape, hidden_size), check.floating("dtype", dtype))
+    """Zeros `(*batch_shape, size)`."""
+    check.of_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
+    return jnp.zeros((*batch_shape, size), check.floating("dtype", dtype))
 
 
 def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:

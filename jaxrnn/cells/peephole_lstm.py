@@ -1,36 +1,28 @@
 """The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import zeros
 from jaxtyping import Float
 
-from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    with_forget_bias,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.types import Array, Cell, Params, Seen, once
 
 
-class PeepholeWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, and what each gate sees of the memory."""
 
-    h: Kernel
+    w_h: Kernel
     p_i: Float[Array, " H"]
     p_f: Float[Array, " H"]
     p_o: Float[Array, " H"]
 
 
+@once
 def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     """The LSTM whose gates see the memory, each unit its own.
 
@@ -65,56 +57,39 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     whole gradient and not theirs, which is truncated; A. Graves, "Generating sequences with
     recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    return _peephole_lstm(hidden_size, check.number("forget_bias", forget_bias))
-
-
-@functools.cache
-def _peephole_lstm(hidden_size: int, forget_bias: float) -> Cell:
-    shapes = dict.fromkeys(("p_i", "p_f", "p_o"), (hidden_size,))
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = parts.initial(key, input_size, hidden_size, 4, dtype)
-        peepholes = {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
-        return {**with_forget_bias(params, forget_bias), **peepholes}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        return LSTMCarry(*(parts.zero_carry(hidden_size, batch_shape, dtype) for _ in "hc"))
+    more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), zeros))
+    form = LSTMForm("peephole_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
 
     def project(params: Params, xs: Array) -> Drive:
-        gates = parts.project_gates("peephole_lstm", params, xs, 4, hidden_size, **shapes)  # (P1)
-        return Drive(LSTMGates(*gates))
+        return Drive(LSTMGates(*form.project(params, xs)))  # (P1)
 
-    def prepare(params: Params) -> PeepholeWeights:
-        return PeepholeWeights(parts.kernel(params["w_h"]), *(params[name] for name in shapes))
+    return form.cell(project, _advance, _adjoint, _gather, parts.prepared(Weights))
 
-    def advance(w: PeepholeWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
-        seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
-        a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
-        c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
-        o = sigmoid(z.gates.o + a.o + parts.scaled(c, w.p_o))
-        return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
-    def output(params: Params, carries: LSTMCarry) -> State:
-        return carries.h
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.w_h), 4))
+    seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
+    a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
+    c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
+    o = sigmoid(z.gates.o + a.o + parts.scaled(c, w.p_o))
+    return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
-    def adjoint(w: PeepholeWeights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-        f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
-        delta_o = d_carry.h * m * o * (1 - o)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
-        delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)
-        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
-        d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
-        return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
 
-    def gather(w: PeepholeWeights, seen: Seen, deltas: LSTMGates) -> tuple[PeepholeWeights, Drive]:
-        d_w = PeepholeWeights(
-            h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.h),
-            p_i=parts.summed(deltas.i * seen.carry_tm1.c),
-            p_f=parts.summed(deltas.f * seen.carry_tm1.c),
-            p_o=parts.summed(deltas.o * seen.carry.c),
-        )
-        return d_w, Drive(deltas)  # (P8)
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+    f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
+    delta_o = d_carry.h * m * o * (1 - o)
+    d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
+    delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)
+    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.w_h)
+    d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
+    return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+
+def _gather(w: Weights, seen: Seen, deltas: LSTMGates) -> tuple[Weights, Drive]:
+    d_w = Weights(
+        w_h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.w_h),
+        p_i=parts.summed(deltas.i * seen.carry_tm1.c),
+        p_f=parts.summed(deltas.f * seen.carry_tm1.c),
+        p_o=parts.summed(deltas.o * seen.carry.c),
+    )
+    return d_w, Drive(deltas)  # (P8)

@@ -1,28 +1,20 @@
 """The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
 
-import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
-from jax.typing import DTypeLike
+from jax.nn.initializers import lecun_normal
 from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import (
-    LSTMCarry,
-    LSTMGates,
-    remembered,
-    remembered_adjoint,
-    with_forget_bias,
-)
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State
+from jaxrnn.types import Array, Cell, Params, Seen, once
 
 
-class ProjectedWeights(NamedTuple):
+class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, the projection, and its transpose, made once."""
 
     h: Kernel
@@ -37,6 +29,7 @@ class ProjectedDeltas(NamedTuple):
     h: Float[Array, "*lead P"]
 
 
+@once
 def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float = 1.0) -> Cell:
     """The LSTM whose state is a linear projection of its output, as in PyTorch (`proj_size`).
 
@@ -73,56 +66,36 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     architectures for large scale acoustic modeling", Interspeech 2014; without its peepholes and
     its second, non-recurrent projection.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    check.integer("projection_size", projection_size, least=1)
-    return _projected_lstm(hidden_size, projection_size, check.number("forget_bias", forget_bias))
-
-
-@functools.cache
-def _projected_lstm(hidden_size: int, projection_size: int, forget_bias: float) -> Cell:
-    shapes = {"w_h": (projection_size, 4 * hidden_size), "w_p": (hidden_size, projection_size)}
-
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        key, key_p = jax.random.split(key)
-        params = parts.initial(key, input_size, hidden_size, 4, dtype, projection_size)
-        wide = parts.at_least_float32(dtype)
-        w_p = jax.nn.initializers.lecun_normal()(key_p, shapes["w_p"], wide).astype(dtype)
-        return {**with_forget_bias(params, forget_bias), "w_p": w_p}
-
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        sizes = projection_size, hidden_size
-        return LSTMCarry(*(parts.zero_carry(size, batch_shape, dtype) for size in sizes))
+    size = check.integer("projection_size", projection_size, least=1)
+    more = {"w_p": ((hidden_size, size), lecun_normal())}
+    form = LSTMForm("projected_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more, size)
 
     def project(params: Params, xs: Array) -> Drive:
-        gates = parts.project_gates("projected_lstm", params, xs, 4, hidden_size, **shapes)  # (J1)
-        return Drive(LSTMGates(*gates))
+        return Drive(LSTMGates(*form.project(params, xs)))  # (J1)
 
-    def prepare(params: Params) -> ProjectedWeights:
-        return ProjectedWeights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
+    return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
-    def advance(w: ProjectedWeights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-        a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
-        c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
-        o = sigmoid(z.gates.o + a.o)  # (J2)
-        return LSTMCarry((o * jnp.tanh(c)) @ w.w_p, c), LSTMGates(i, f, g, o)  # (J4)
 
-    def output(params: Params, carries: LSTMCarry) -> State:
-        return carries.h
+def _prepare(params: Params) -> Weights:
+    return Weights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
 
-    def adjoint(
-        w: ProjectedWeights, seen: Seen, d_carry: LSTMCarry
-    ) -> tuple[LSTMCarry, ProjectedDeltas]:
-        o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), d_carry.h @ w.w_p_t
-        d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
-        delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
-        d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
-        return LSTMCarry(d_h_tm1, d_c * seen.saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
 
-    def gather(
-        w: ProjectedWeights, seen: Seen, deltas: ProjectedDeltas
-    ) -> tuple[ProjectedWeights, Drive]:
-        d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
-        d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h)
-        return ProjectedWeights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
+    c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
+    o = sigmoid(z.gates.o + a.o)  # (J2)
+    return LSTMCarry((o * jnp.tanh(c)) @ w.w_p, c), LSTMGates(i, f, g, o)  # (J4)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, ProjectedDeltas]:
+    o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), d_carry.h @ w.w_p_t
+    d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
+    delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
+    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
+    return LSTMCarry(d_h_tm1, d_c * seen.saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
+
+
+def _gather(w: Weights, seen: Seen, deltas: ProjectedDeltas) -> tuple[Weights, Drive]:
+    d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
+    d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h)
+    return Weights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)

@@ -1,6 +1,7 @@
 """Backpropagation through time, written by hand: one adjoint that runs in order, one gather."""
 
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -46,24 +47,23 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     carry = tree.to_arrays(carry)
     y = check.step_fits(step, params, carry, xs)
     if not isinstance(step, Cell):
-        cell, w, pair = derived.from_step(step, params, carry, xs, y)
+        recurrence, w, pair = derived.from_step(step, params, carry, xs, y)
         with check.reverse_mode("bptt"):
-            (carry, _), (_, ys) = _recurrence(cell, w, pair, xs)
+            (carry, _), (_, ys) = _recurrence(recurrence, w, pair, xs)
         return carry, ys
     w, zs = step.prepare(params), step.project(params, xs)
+    run, recurrence = _compiled_recurrence, step
     if step.adjoint is None or step.gather is None:
-        cell, w = derived.from_advance(step.advance, w, carry, zs)
-        recurrence = _recurrence
-    else:
-        cell, recurrence = step, _compiled_recurrence
+        run = _recurrence
+        recurrence, w = derived.from_advance(step.advance, w, carry, zs)
     with check.reverse_mode("bptt"):
-        carry, carries = recurrence(cell, w, carry, zs)
+        carry, carries = run(recurrence, w, carry, zs)
     return carry, step.output(params, carries)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recurrence(cell: Cell, w: PyTree, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
-    """c_T and c_1..c_T of (C2); what it remembers when it is not differentiated is nothing."""
+def _recurrence(cell: Any, w: PyTree, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
+    """c_T and c_1..c_T of (C2), for a Cell or a Recurrence; undifferentiated it keeps nothing."""
 
     def forward(carry, z_t):
         carry, _ = cell.advance(w, carry, z_t)

@@ -7,22 +7,30 @@ nothing but the carries is remembered.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Cell, Params, PyTree, Step
+from jaxrnn.types import Carry, Params, PyTree, Step
+
+
+class Recurrence(NamedTuple):
+    """What runs over time: of a Cell's functions those that a loop's recurrence uses."""
+
+    advance: Callable[..., tuple[Carry, PyTree]]
+    adjoint: Callable[..., tuple[Carry, PyTree]]
+    gather: Callable[..., tuple[PyTree, PyTree]]
 
 
 def from_step(
     step: Step, params: Params, carry: Carry, xs: PyTree, y: PyTree
-) -> tuple[Cell, PyTree, tuple[Carry, PyTree]]:
-    """A plain Step as a Cell whose carry is the pair of the step's carry and its last output.
+) -> tuple[Recurrence, PyTree, tuple[Carry, PyTree]]:
+    """A plain Step's recurrence, whose carry is the pair of the step's carry and its last output.
 
-    `y` holds the shapes of one output. Returns the cell, its w and its first carry.
+    `y` holds the shapes of one output. Returns the recurrence, its w and its first carry.
     """
     pair = (carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
 
@@ -34,11 +42,8 @@ def from_step(
 
 def from_advance(
     advance: Callable[..., tuple[Carry, PyTree]], w: PyTree, carry: Carry, zs: PyTree
-) -> tuple[Cell, PyTree]:
-    """The Cell that `advance` alone defines.
-
-    Returns the cell and its w: yours and whatever `advance` closed over.
-    """
+) -> tuple[Recurrence, PyTree]:
+    """What `advance` alone defines, and its w: yours and whatever `advance` closed over."""
     pure, w = closed(lambda *args: advance(*args)[0], w, carry, zs)
 
     def adjoint(w, seen_t, d_carry_t):
@@ -50,16 +55,7 @@ def from_advance(
         pull = tree.pullback(lambda w, zs: over_time(w, seen.carry_tm1, zs), w, seen.z)
         return pull(d_carries)[0]
 
-    cell = Cell(
-        init=_absent,
-        carry=_absent,
-        project=_absent,
-        advance=lambda *args: (pure(*args), ()),
-        output=_absent,
-        adjoint=adjoint,
-        gather=gather,
-    )
-    return cell, w
+    return Recurrence(lambda *args: (pure(*args), ()), adjoint, gather), w
 
 
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, Params]:
@@ -77,8 +73,3 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, 
         return form.unflatten(jaxpr_as_fun(closed_jaxpr)(*jax.tree.leaves((own, carry, x))))
 
     return pure, (params, jaxpr.consts)
-
-
-def _absent(*_: object) -> None:
-    """The part of a cell that a recurrence does not use."""
-    raise NotImplementedError("a derived cell has only advance, adjoint and gather")

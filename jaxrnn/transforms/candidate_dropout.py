@@ -1,6 +1,5 @@
 """Dropout on the candidate of a gated cell."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,9 +7,10 @@ import jax
 from jaxrnn import check
 from jaxrnn.cells.parts import Drive
 from jaxrnn.transforms.noise import factors, found, with_keep, with_noise
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, once
 
 
+@once
 def candidate_dropout(cell: Cell, rate: float) -> Cell:
     """Dropout on the candidate alone, drawn anew at every step: memory is never erased.
 
@@ -35,11 +35,8 @@ def candidate_dropout(cell: Cell, rate: float) -> Cell:
     2016.
     """
     check.instance("cell", cell, Cell)
-    return _candidate_dropout(cell, check.rate("rate", rate))
+    rate = check.rate("rate", rate)
 
-
-@functools.cache
-def _candidate_dropout(cell: Cell, rate: float) -> Cell:
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, jax.Array]:
         drives = found(Drive, jax.eval_shape(cell.project, params, xs))
         if not drives:
@@ -51,7 +48,4 @@ def _candidate_dropout(cell: Cell, rate: float) -> Cell:
         keep = factors(keep, rate, check.float_dtype(params))
         return with_keep(Drive, cell.project(params, xs), keep)  # (D1), (D2)
 
-    def prepare(params: Params, _: None) -> PyTree:
-        return cell.prepare(params)
-
-    return with_noise(cell, draw, project=project, prepare=prepare)
+    return with_noise(cell, draw, project=project)

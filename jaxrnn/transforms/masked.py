@@ -57,7 +57,7 @@ def _masked_step(step: Step, fill: float) -> Step:
 
 
 @functools.cache
-def _masked_cell(cell: Cell, fill: float) -> Cell:
+def _masked_cell(cell: Any, fill: float) -> Cell:
     def project(params: Params, xs: Masked) -> Masked:
         return Masked(cell.project(params, tree.filled(xs.mask, xs.xs, fill)), xs.mask)
 
@@ -65,20 +65,20 @@ def _masked_cell(cell: Cell, fill: float) -> Cell:
         carry_t, saved = cell.advance(w, carry_tm1, z.xs)
         return tree.where(z.mask, carry_t, carry_tm1), saved  # (M1)
 
-    if cell.adjoint is None or cell.gather is None:
-        return dataclasses.replace(cell, project=project, advance=advance)
-    inner_adjoint, inner_gather = cell.adjoint, cell.gather
-
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         z, mask = seen.z
         d_taken = tree.zero_unless(mask, d_carry)
-        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=z), d_taken)
+        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=z), d_taken)
         return tree.where(mask, d_carry_tm1, d_carry), delta  # (M2)
 
     def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Masked]:
-        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.xs), deltas)
+        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Masked(d_zs, None)
 
     return dataclasses.replace(
-        cell, project=project, advance=advance, adjoint=adjoint, gather=gather
+        cell,
+        project=project,
+        advance=advance,
+        adjoint=cell.adjoint and adjoint,
+        gather=cell.gather and gather,
     )

@@ -15,12 +15,13 @@ def with_noise(
     draw: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]],
     *,
     project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
-    prepare: Callable[[Params, PyTree], PyTree],
+    prepare: Callable[[Params, PyTree], PyTree] | None = None,
 ) -> Cell:
     """`cell` with noise of its own around what noise it has already.
 
     `draw` returns (shared, stepwise), None where there is nothing; `project(params, xs, shared,
-    stepwise)` and `prepare(params, shared)` get them, None both where no noise was drawn.
+    stepwise)` and `prepare(params, shared)`, unless the cell's own is to stay, get them, None both
+    where no noise was drawn.
     """
 
     def noise(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
@@ -33,13 +34,25 @@ def with_noise(
         (params, shared), (xs, stepwise) = opened(params), opened(xs)
         return project(params, xs, shared, stepwise)
 
+    def prepare_noised(params: Params) -> PyTree:
+        params, shared = opened(params)
+        return cell.prepare(params) if prepare is None else prepare(params, shared)
+
     return dataclasses.replace(
         cell,
         project=project_noised,
-        prepare=lambda params: prepare(*opened(params)),
+        prepare=prepare_noised,
         output=lambda params, carries: cell.output(opened(params)[0], carries),
         noise=noise,
     )
+
+
+def noised(
+    draw: Callable[..., tuple[PyTree, PyTree]], key: Key, params: Params, carry: Carry, xs: PyTree
+) -> tuple[Noised, Noised]:
+    """Parameters and inputs, each with its part of what `draw`, a cell's `noise`, draws."""
+    shared, stepwise = draw(key, params, carry, xs)
+    return Noised(params, shared), Noised(xs, stepwise)
 
 
 def opened(noised: PyTree) -> tuple[PyTree, PyTree]:

@@ -71,7 +71,7 @@ def _restarted_step(step: Step) -> Step:
 
 
 @functools.cache
-def _restarted_cell(cell: Cell, learned: bool) -> Cell:
+def _restarted_cell(cell: Any, learned: bool) -> Cell:
     def project(params: Restarting, xs: Restarted) -> Restarted:
         return Restarted(cell.project(params.params, xs.xs), xs.reset)
 
@@ -84,36 +84,30 @@ def _restarted_cell(cell: Cell, learned: bool) -> Cell:
     def output(params: Restarting, carries: Carry) -> PyTree:
         return cell.output(params.params, carries)
 
-    parts: dict[str, Any] = {
-        "project": project,
-        "prepare": prepare,
-        "advance": advance,
-        "output": output,
-    }
-    if cell.adjoint is None or cell.gather is None:
-        return dataclasses.replace(cell, **parts)
-    inner_adjoint, inner_gather = cell.adjoint, cell.gather
-
     def inner_seen(w: Restarting, seen: Seen) -> Seen:
         """What the step inside saw, which began from c̃."""
         z, reset = seen.z
         starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.carry, seen.carry_tm1)
         return seen._replace(carry_tm1=tree.where(reset, starts, seen.carry_tm1), z=z)
 
-    def adjoint(
-        w: Restarting, seen: Seen, d_carry: Carry
-    ) -> tuple[Carry, tuple[PyTree, Carry | None]]:
+    def adjoint(w: Restarting, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         reset = seen.z.reset
-        d_carry_tm1, delta = inner_adjoint(w.params, inner_seen(w, seen), d_carry)
+        d_carry_tm1, delta = cell.adjoint(w.params, inner_seen(w, seen), d_carry)
         d_start = tree.zero_unless(reset, d_carry_tm1) if learned else None
         return tree.zero_unless(~reset, d_carry_tm1), (delta, d_start)  # (R2)
 
-    def gather(
-        w: Restarting, seen: Seen, deltas: tuple[PyTree, Carry | None]
-    ) -> tuple[Restarting, Restarted]:
+    def gather(w: Restarting, seen: Seen, deltas: PyTree) -> tuple[Restarting, Restarted]:
         inner_deltas, d_starts = deltas
-        d_w, d_zs = inner_gather(w.params, inner_seen(w, seen), inner_deltas)
+        d_w, d_zs = cell.gather(w.params, inner_seen(w, seen), inner_deltas)
         d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
         return Restarting(d_w, d_carry), Restarted(d_zs, None)
 
-    return dataclasses.replace(cell, **parts, adjoint=adjoint, gather=gather)
+    return dataclasses.replace(
+        cell,
+        project=project,
+        prepare=prepare,
+        advance=advance,
+        output=output,
+        adjoint=cell.adjoint and adjoint,
+        gather=cell.gather and gather,
+    )

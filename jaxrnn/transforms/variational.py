@@ -1,6 +1,5 @@
 """Dropout that is the same at all steps, on the inputs and on the recurrent state."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.cells.parts import Kernel, scaled
 from jaxrnn.transforms.noise import factors, found, with_keep, with_noise
-from jaxrnn.types import Array, Carry, Cell, Key, Noised, Params, PyTree
+from jaxrnn.types import Array, Carry, Cell, Key, Noised, Params, PyTree, once
 
 
+@once
 def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     """Dropout with one mask for all time, on the inputs and on the state that the products see.
 
@@ -37,11 +37,8 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     neural networks", NeurIPS 2016.
     """
     check.instance("cell", cell, Cell)
-    return _variational(cell, check.rate("inputs", inputs), check.rate("state", state))
+    inputs, state = check.rate("inputs", inputs), check.rate("state", state)
 
-
-@functools.cache
-def _variational(cell: Cell, inputs: float, state: float) -> Cell:
     def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
         _, *batch, size = jnp.shape(xs)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.transforms.noise import with_noise
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, once
 
 
 class ZoneoutDrive(NamedTuple):
@@ -26,6 +26,7 @@ class ZoneoutSaved(NamedTuple):
     carry: Carry
 
 
+@once
 def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     """Each unit of the carry keeps its last value with a probability p, drawn anew at every step.
 
@@ -55,11 +56,8 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     """
     check.instance("cell", cell, Cell)
     jax.tree.map(functools.partial(check.rate, "rate"), rate)
-    return _zoneout(cell, rate)
+    inner: Any = cell  # has an adjoint and a gather where they are called
 
-
-@functools.cache
-def _zoneout(cell: Cell, rate: Any) -> Cell:
     def rates(carry: Carry) -> Carry:
         if isinstance(rate, (int, float)):
             return jax.tree.map(lambda _: rate, carry)
@@ -76,9 +74,6 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
     def project(params: Params, xs: PyTree, _: None, hold: Any) -> ZoneoutDrive:
         return ZoneoutDrive(cell.project(params, xs), hold)
 
-    def prepare(params: Params, _: None) -> PyTree:
-        return cell.prepare(params)
-
     def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
         if hold is None:
@@ -89,13 +84,6 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
         new, saved = cell.advance(w, carry_tm1, z.z)
         return mixed(z.hold, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
 
-    noisy = dataclasses.replace(
-        with_noise(cell, draw, project=project, prepare=prepare), advance=advance
-    )
-    if cell.adjoint is None or cell.gather is None:
-        return noisy
-    inner_adjoint, inner_gather = cell.adjoint, cell.gather
-
     def inner_seen(seen: Seen) -> Seen:
         """What the cell inside saw, which made c'."""
         return Seen(seen.carry_tm1, seen.z.z, seen.saved.carry, seen.saved.saved)
@@ -103,11 +91,16 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         hold, nothing = seen.z.hold, jax.tree.map(jnp.zeros_like, d_carry)
         d_new, d_held = mixed(hold, nothing, d_carry), mixed(hold, d_carry, nothing)
-        d_carry_tm1, delta = inner_adjoint(w, inner_seen(seen), d_new)
+        d_carry_tm1, delta = inner.adjoint(w, inner_seen(seen), d_new)
         return jax.tree.map(jnp.add, d_carry_tm1, d_held), delta  # (Z3)
 
     def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, ZoneoutDrive]:
-        d_w, d_zs = inner_gather(w, inner_seen(seen), deltas)
+        d_w, d_zs = inner.gather(w, inner_seen(seen), deltas)
         return d_w, ZoneoutDrive(d_zs, None)
 
-    return dataclasses.replace(noisy, adjoint=adjoint, gather=gather)
+    return dataclasses.replace(
+        with_noise(cell, draw, project=project),
+        advance=advance,
+        adjoint=cell.adjoint and adjoint,
+        gather=cell.gather and gather,
+    )
