@@ -29,15 +29,48 @@ def loss(loop, cell, params, carry, xs):
     return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c) for c in jax.tree.leaves(carry))
 
 
-@pytest.mark.parametrize("k1", range(1, 15))
-@pytest.mark.parametrize("inner", [jaxrnn.bptt, jaxrnn.scan])
-def test_gradient_equals_a_python_loop_with_cuts(problem, k1, inner):
-    judge = functools.partial(python_loop, cut_before=lambda t: t > 0 and t % k1 == 0)
-    got, wanted = (
-        jax.grad(functools.partial(loss, loop), argnums=(1, 2, 3))(*problem)
-        for loop in (jaxrnn.truncated(k1, loop=inner), judge)
+def first_step_reached(k1, k2):
+    """Williams and Peng: the loss of a segment of k1 steps reaches k2 back from its end."""
+    return lambda t: max(0, (t // k1 + 1) * k1 - k2)
+
+
+# (k1, k2): the same; a multiple; less than twice; near, at and beyond T = 13; of one step.
+WINDOWS = [(1, 1), (4, 4), (5, 5), (13, 13), (14, 14), (1, 3), (2, 4), (2, 5), (3, 4), (4, 12)]
+WINDOWS += [(4, 13), (4, 20), (7, 9)]
+
+
+@pytest.mark.parametrize(("k1", "k2"), WINDOWS)
+def test_gradient_equals_a_python_loop_over_windows(problem, k1, k2):
+    judge = functools.partial(python_loop, reach=first_step_reached(k1, k2))
+    loops = (judge, jaxrnn.truncated(k1, k2), jaxrnn.truncated(k1, k2, loop=jaxrnn.scan))
+    wanted, *found = (
+        jax.jit(jax.grad(functools.partial(loss, loop, problem[0]), argnums=(0, 1, 2)))(
+            *problem[1:]
+        )
+        for loop in loops
     )
-    assert distance(got, wanted) < 1e-12
+    for got in found:
+        assert distance(got, wanted) < 1e-12
+
+
+def test_gradient_to_the_first_carry_comes_from_windows_that_begin_there(problem):
+    cell, params, carry, xs = problem
+
+    def value(carry, t):
+        _, ys = jaxrnn.truncated(2, 5)(cell, params, carry, xs)
+        return jnp.sum(ys[t])
+
+    def reaches(t):
+        return any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(jax.grad(value)(carry, t)))
+
+    # Segments end after steps 1, 3, 5, …; five steps back from 5 is step 1.
+    assert [reaches(t) for t in (0, 1, 2, 3, 4, 5)] == [True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(2, 1), (0, 3), (2.0, 3), (2, 3.5), (True, 2)])
+def test_what_is_no_window_is_refused(k1, k2):
+    with pytest.raises((TypeError, ValueError), match=r"k[12]: got .*, expected"):
+        jaxrnn.truncated(k1, k2)
 
 
 def test_the_first_carry_is_not_cut(problem):
@@ -87,6 +120,7 @@ def test_segments_keep_no_copy_of_the_weights(problem):
 
 
 def test_equal_arguments_give_the_same_function():
-    assert jaxrnn.truncated(4) is jaxrnn.truncated(4, loop=jaxrnn.bptt)
+    assert jaxrnn.truncated(4) is jaxrnn.truncated(4, 4, loop=jaxrnn.bptt)
+    assert jaxrnn.truncated(4) is not jaxrnn.truncated(4, 5)
     assert jaxrnn.truncated(4) is not jaxrnn.truncated(4, loop=jaxrnn.scan)
     assert jaxrnn.truncated(4) is not jaxrnn.truncated(5)
