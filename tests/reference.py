@@ -179,6 +179,18 @@ def python_loop(step, params, carry, xs, cut_before=lambda t: False):
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
+def cut_scan(step, params, carry, xs, cut_before):
+    """`lax.scan` as a Loop whose gradient is stopped where `cut_before(t)` says: no segments."""
+
+    def cutting(carry, at_t):
+        cut, x = at_t
+        carry = jax.tree.map(lambda c: jnp.where(cut, lax.stop_gradient(c), c), carry)
+        return step(params, carry, x)
+
+    times = jnp.arange(len(jax.tree.leaves(xs)[0]))
+    return lax.scan(cutting, carry, (cut_before(times), xs))
+
+
 def noise(rng, like):
     """Standard normal numbers for every array of a tree, in double precision."""
 
