@@ -22,6 +22,13 @@ def _strict():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _quickly_compiled(request):
+    """Compiling is most of what tests cost, so XLA optimises little, unless that is judged."""
+    optimized = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+
+
 _since_cleared = itertools.count(1)
 
 

@@ -544,7 +544,7 @@ def law(planted: Fault, kind: str) -> str:
         return f"{laws}_forward_equals_the_equations_in_numpy[{planted.cell}]"
     if planted.cell == "plain":
         return f"{laws}_contributions_of_single_steps_sum_to_the_gradient[elman]"
-    return f"{laws}_gradient_equals_autodiff[{planted.loop}-{planted.cell}]"
+    return f"{laws}_values_and_gradient_equal_autodiff[{planted.loop}-{planted.cell}]"
 
 
 def is_red(tree: Path, *command: str) -> bool:

@@ -1,5 +1,7 @@
 """The equations once more, in plain NumPy and plain Python: judges that know nothing of jaxrnn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,28 +171,24 @@ def run(name, params, carry, xs):
     return carry, np.stack(ys)
 
 
-def python_loop(step, params, carry, xs, reach=lambda t: 0):
-    """A Loop written as a Python loop; the output of step t sees no gradient before `reach(t)`.
+def windowed_scan(step, params, carry, xs, reach=lambda t: 0):
+    """`lax.scan`; where the output of step t shall see no gradient before `reach(t)`, in windows.
 
     Each window is run apart, from a constant carry, and is asked for no more than its own outputs.
     """
 
     def run(carry, begin, end):
-        ys = []
-        for t in range(begin, end):
-            carry, y = step(params, carry, jax.tree.map(lambda x, t=t: x[t], xs))
-            ys.append(y)
-        return carry, ys
+        xs_here = jax.tree.map(lambda x: x[begin:end], xs)
+        return lax.scan(functools.partial(step, params), carry, xs_here)
 
     steps = len(jax.tree.leaves(xs)[0])
-    begins, ys = [reach(t) for t in range(steps)], []
-    first, last = carry, carry
+    begins, parts, last = [reach(t) for t in range(steps)], [], carry
     for end, begin in enumerate(begins, start=1):
         if end == steps or begins[end] != begin:
-            start = jax.tree.map(lax.stop_gradient, run(first, 0, begin)[0]) if begin else first
-            last, more = run(start, begin, end)
-            ys += more[-begins.count(begin) :]
-    return last, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+            start = jax.tree.map(lax.stop_gradient, run(carry, 0, begin)[0]) if begin else carry
+            last, ys = run(start, begin, end)
+            parts.append(jax.tree.map(lambda y, n=begins.count(begin): y[-n:], ys))
+    return last, jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
 
 
 def noise(rng, like):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+pytestmark = pytest.mark.optimized
 EXCLUDED = {"0.10.2", "0.11.0"}
 
 

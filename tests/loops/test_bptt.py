@@ -72,6 +72,7 @@ def test_no_scan_carries_a_weight(cell_name):
     assert shapes & set(carried(jaxrnn.scan))  # or the test could not fail
 
 
+@pytest.mark.optimized
 @every_cell
 def test_the_compiled_loop_changes_no_weight(cell_name):
     """In the compiled while loops weights stand unchanged; nothing of their shape is computed."""
@@ -141,6 +142,7 @@ def test_many_to_one_reads_no_zeros(cell_name):
 MORE_ARRAYS = {"lru": 3, "layer_norm_gru": 5}
 
 
+@pytest.mark.optimized
 @every_cell
 def test_needs_few_arrays_of_states_more_than_autodiff(cell_name):
     cell = CELLS[cell_name](64)

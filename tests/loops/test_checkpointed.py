@@ -59,7 +59,9 @@ def test_a_plain_step_with_closures_counters_and_several_outputs():
 
         inputs = {"x": xs, "by": jnp.arange(11)}
         carry, (hs, counts) = loop(step, params, {"h": h, "count": jnp.asarray(3)}, inputs)
-        return jnp.sum(jnp.sin(hs) * (1 + counts).astype(float)[:, None, None]) + jnp.sum(carry["h"] ** 3)
+        return jnp.sum(jnp.sin(hs) * (1 + counts).astype(float)[:, None, None]) + jnp.sum(
+            carry["h"] ** 3
+        )
 
     both = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
     for loop in (LOOPS["levels=1"], LOOPS["one state"]):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance, inner, noise, python_loop
+from reference import distance, inner, noise, windowed_scan
 
 import jaxrnn
 
@@ -100,7 +100,7 @@ def test_one_draw_is_a_product_of_factors(problem, name):
             return CELL(params, stopped + factor * (carry - stopped), x)
 
         inputs = [(x, f) for x, f in zip(xs, factors, strict=True)]
-        return python_loop(step, params, carry, jax.tree.map(lambda *s: jnp.stack(s), *inputs))
+        return windowed_scan(step, params, carry, jax.tree.map(lambda *s: jnp.stack(s), *inputs))
 
     wanted = jax.jit(jax.grad(lambda args: inner(v, scaling(*args))))(args)
     for inside in (jaxrnn.bptt, jaxrnn.scan, jaxrnn.checkpointed()):

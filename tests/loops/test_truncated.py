@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance, python_loop
+from reference import distance, windowed_scan
 
 import jaxrnn
 
@@ -40,8 +40,8 @@ WINDOWS += [(4, 13), (4, 20), (7, 9)]
 
 
 @pytest.mark.parametrize(("k1", "k2"), WINDOWS)
-def test_gradient_equals_a_python_loop_over_windows(problem, k1, k2):
-    judge = functools.partial(python_loop, reach=first_step_reached(k1, k2))
+def test_gradient_equals_a_windowed_scan_over_windows(problem, k1, k2):
+    judge = functools.partial(windowed_scan, reach=first_step_reached(k1, k2))
     loops = (judge, jaxrnn.truncated(k1, k2), jaxrnn.truncated(k1, k2, loop=jaxrnn.scan))
     wanted, *found = (
         jax.jit(jax.grad(functools.partial(loss, loop, problem[0]), argnums=(0, 1, 2)))(

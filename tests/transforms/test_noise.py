@@ -145,7 +145,7 @@ def test_noise_over_noise_keeps_both():
 
     def dropped(cell, key):
         shared, _ = cell.noise(key, params, h, xs)
-        return np.mean(cell.prepare(jaxrnn.Noised(params, shared)).h.keep == 0)
+        return np.mean(cell.prepare(jaxrnn.Noised(params, shared)).w_h.keep == 0)
 
     for outer, share in (
         (variational(inner, inputs=0.1), 0.5),
