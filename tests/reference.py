@@ -187,7 +187,8 @@ def windowed_scan(step, params, carry, xs, reach=lambda t: 0):
         if end == steps or begins[end] != begin:
             start = jax.tree.map(lax.stop_gradient, run(carry, 0, begin)[0]) if begin else carry
             last, ys = run(start, begin, end)
-            parts.append(jax.tree.map(lambda y, n=begins.count(begin): y[-n:], ys))
+            own = slice(-begins.count(begin), None)
+            parts.append(jax.tree.map(lambda y, own=own: y[own], ys))
     return last, jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
 
 

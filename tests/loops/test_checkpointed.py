@@ -82,6 +82,7 @@ def temporary(loop, cell, length):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("cell", [jaxrnn.gru(16), jaxrnn.lstm(16)], ids=["gru", "lstm"])
 def test_memory_grows_like_the_square_root_or_the_logarithm(cell):
     # 16 times the steps: 4 times the memory and the fixed part; bptt takes 16 times as much.
@@ -89,9 +90,9 @@ def test_memory_grows_like_the_square_root_or_the_logarithm(cell):
     assert temporary(root, cell, 4096) < 5 * temporary(root, cell, 256)
     assert temporary(jaxrnn.bptt, cell, 4096) > 10 * temporary(jaxrnn.bptt, cell, 256)
     assert temporary(root, cell, 4096) < 0.05 * temporary(jaxrnn.bptt, cell, 4096)
-    # States and steps in a segment are each log₂ T.
+    # States are log₂ T, steps in a segment 8 and 16, which divide it.
     log = temporary(jaxrnn.checkpointed(states=8), cell, 256)
-    assert temporary(jaxrnn.checkpointed(states=12), cell, 4096) < 1.8 * log
+    assert temporary(jaxrnn.checkpointed(states=12), cell, 4096) < 2.2 * log
 
 
 def test_program_does_not_grow_with_time():
@@ -107,8 +108,8 @@ def test_program_does_not_grow_with_time():
         # The schedule itself is a table that grows: it stands in constants.
         return len(text.splitlines())
 
-    for loop in (LOOPS["levels=1"], jaxrnn.checkpointed(states=3, segment=4)):
-        assert size(4 * 10007, loop) == size(4 * 11, loop)
+    for loop in (jaxrnn.checkpointed(segment=4), jaxrnn.checkpointed(states=3, segment=4)):
+        assert size(4 * 10007 + 1, loop) == size(4 * 11 + 1, loop)
 
 
 def test_a_budget_is_kept_to_and_used():
@@ -150,7 +151,7 @@ def test_equal_arguments_give_the_same_function():
         ({"loop": 3}, r"loop: got 3 of type int, expected a function"),
     ],
 )
-def test_what_makes_no_plan_is_refused(options, message):
+def test_what_makes_no_plan_is_refused(own_messages, options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         jaxrnn.checkpointed(**options)
 

@@ -111,13 +111,13 @@ def test_one_draw_is_a_product_of_factors(problem, name):
 
 
 def test_keeping_all_is_exact(problem):
-    loop = jaxrnn.randomized(jax.random.key(0), 1)
+    loop = jaxrnn.randomized(jax.random.key(0), 1.0)
     exact = gradient(jaxrnn.scan, CELL, *problem)
     assert distance(gradient(loop, CELL, *problem), exact) < 1e-12
 
 
 @pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.5, float("nan"), True, "0.5"])
-def test_what_is_no_probability_is_refused(keep):
+def test_what_is_no_probability_is_refused(own_messages, keep):
     with pytest.raises((TypeError, ValueError), match=r"keep: got .*, expected"):
         jaxrnn.randomized(jax.random.key(0), keep)
 
