@@ -159,8 +159,23 @@ def title(options):
     return "-".join(name for name, on in options._asdict().items() if on)
 
 
-@pytest.mark.parametrize("options", ALL, ids=title)
-@pytest.mark.parametrize("loop_name", LOOPS)
+# The others put marks around the same steps: of them what has everything on.
+OFTEN = ("bptt", "truncated:4")
+
+
+@pytest.mark.parametrize(
+    ("loop_name", "options"),
+    [
+        pytest.param(
+            loop,
+            options,
+            id=f"{loop}-{title(options)}",
+            marks=[] if loop in OFTEN or options.learned else pytest.mark.thorough,
+        )
+        for loop in LOOPS
+        for options in ALL
+    ],
+)
 def test_rows_of_every_loop_equal_rows_alone(loop_name, options):
     assert_equal_to_rows("lstm", loop_name, options, pattern(0.6), pattern(0.3, seed=1))
 

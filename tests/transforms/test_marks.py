@@ -32,7 +32,9 @@ def both(cell):
     return step, Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
 
 
-@pytest.mark.parametrize("loop_name", ["bptt", "truncated:4"])
+@pytest.mark.parametrize(
+    "loop_name", ["bptt", pytest.param("truncated:4", marks=pytest.mark.thorough)]
+)
 def test_a_cell_with_masks_and_resets_has_a_certificate(loop_name):
     certificate = jaxrnn.certify(*both(jaxrnn.lstm(H)), loop=dict(jaxrnn.LOOPS)[loop_name])
     assert certificate.ok, str(certificate)
