@@ -51,7 +51,4 @@ def _candidate_dropout(cell: Cell, rate: float) -> Cell:
         keep = factors(keep, rate, check.float_dtype(params))
         return with_keep(Drive, cell.project(params, xs), keep)  # (D1), (D2)
 
-    def prepare(params: Params, _: None) -> PyTree:
-        return cell.prepare(params)
-
-    return with_noise(cell, draw, project=project, prepare=prepare)
+    return with_noise(cell, draw, project=project)

@@ -15,12 +15,13 @@ def with_noise(
     draw: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]],
     *,
     project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
-    prepare: Callable[[Params, PyTree], PyTree],
+    prepare: Callable[[Params, PyTree], PyTree] | None = None,
 ) -> Cell:
     """`cell` with noise of its own around what noise it has already.
 
     `draw` returns (shared, stepwise), None where there is nothing; `project(params, xs, shared,
-    stepwise)` and `prepare(params, shared)` get them, None both where no noise was drawn.
+    stepwise)` and `prepare(params, shared)` (the cell's own unless given) get them, None both where
+    no noise was drawn.
     """
 
     def noise(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
@@ -36,7 +37,7 @@ def with_noise(
     return dataclasses.replace(
         cell,
         project=project_noised,
-        prepare=lambda params: prepare(*opened(params)),
+        prepare=lambda p: prepare(*opened(p)) if prepare else cell.prepare(opened(p)[0]),
         output=lambda params, carries: cell.output(opened(params)[0], carries),
         noise=noise,
     )

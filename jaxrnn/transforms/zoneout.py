@@ -76,9 +76,6 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
     def project(params: Params, xs: PyTree, _: None, hold: Any) -> ZoneoutDrive:
         return ZoneoutDrive(cell.project(params, xs), hold)
 
-    def prepare(params: Params, _: None) -> PyTree:
-        return cell.prepare(params)
-
     def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
         if hold is None:
@@ -89,9 +86,7 @@ def _zoneout(cell: Cell, rate: Any) -> Cell:
         new, saved = cell.advance(w, carry_tm1, z.z)
         return mixed(z.hold, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
 
-    noisy = dataclasses.replace(
-        with_noise(cell, draw, project=project, prepare=prepare), advance=advance
-    )
+    noisy = dataclasses.replace(with_noise(cell, draw, project=project), advance=advance)
     if cell.adjoint is None or cell.gather is None:
         return noisy
     inner_adjoint, inner_gather = cell.adjoint, cell.gather
