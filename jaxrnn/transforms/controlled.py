@@ -262,27 +262,26 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
     def watched(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
         x, probe = x if probes else (x, None)
         traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
-        forms: list[Any] = [jax.tree.structure(shape) for shape in shapes]
         inputs, jaxpr = jax.tree.leaves((params, carry, x)), traced.jaxpr
-        news, ys = jaxpr.outvars[: forms[0].num_leaves], jaxpr.outvars[forms[0].num_leaves :]
-        new = forms[0].unflatten(jaxpr_as_fun(traced)(*inputs)[: len(news)])
-        new = _watched(control, new, probe)
+        count = len(jax.tree.leaves(shapes[0]))
+        made = jaxpr_as_fun(traced)(*inputs)[:count]
+        new = _watched(control, jax.tree.unflatten(jax.tree.structure(shapes[0]), made), probe)
         # Once more for y, from the watched carry; what makes the carry is then used by nobody.
-        fresh = [Var(v.aval) for v in news]
-        swap = dict(zip(map(id, news), fresh, strict=True))
+        fresh = [Var(v.aval) for v in jaxpr.outvars[:count]]
+        swap = dict(zip(map(id, jaxpr.outvars), fresh, strict=False))
         for given in (*jaxpr.invars, *jaxpr.constvars):
             swap.pop(id(given), None)
 
         def swapped(variables: list[Any]) -> list[Any]:
             return [swap.get(id(v), v) for v in variables]
 
-        of_y = jaxpr.replace(
-            invars=[*jaxpr.invars, *fresh],
+        again = jaxpr.replace(
+            constvars=[*jaxpr.constvars, *fresh],
             eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],
-            outvars=swapped(ys),
-            debug_info=None,
+            outvars=[*fresh, *swapped(jaxpr.outvars[count:])],
         )
-        again = jaxpr_as_fun(ClosedJaxpr(of_y, traced.consts))
-        return new, forms[1].unflatten(again(*inputs, *jax.tree.leaves(new)))
+        consts = [*traced.consts, *jax.tree.leaves(new)]
+        results = jaxpr_as_fun(ClosedJaxpr(again, consts))(*inputs)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return watched
