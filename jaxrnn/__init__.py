@@ -63,6 +63,7 @@ from jaxrnn.certify_all import certify_all as certify_all
 
 # See
 from jaxrnn.diagnostics import pictures as pictures
+from jaxrnn.diagnostics.flow import Flow as Flow
 from jaxrnn.diagnostics.flow import contributions as contributions
 from jaxrnn.diagnostics.flow import flow as flow
 from jaxrnn.diagnostics.flow import saturation as saturation

@@ -56,8 +56,8 @@ def spectrum(
         params: as for a loop, like carry and xs.
         carry: ″.
         xs: ″.
-        probes: R, from 1 to N, directions drawn by `key`; the N axes unless given.
-        key: needed with `probes`.
+        probes: R, the number of directions drawn by `key`; unless it is below N, the N axes.
+        key: needed with fewer probes than N.
 
     Returns:
         A `Spectrum`. Singular values of a product below ε times its largest are rounding.
@@ -100,11 +100,9 @@ def spectrum(
 
     form = jax.eval_shape(packed, carry)
     size, shape = form.shape[-1], (1,) * len(batch)
-    if probes is None:
+    if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
-        if check.integer("probes", probes, least=1) > size:
-            raise ValueError(f"probes: got {probes}, expected at most N = {size}")
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
     q = jnp.broadcast_to(q.reshape(*shape, *q.shape), (*batch, *q.shape))
