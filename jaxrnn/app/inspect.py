@@ -16,6 +16,7 @@ from jaxrnn.types import Loop, Params
 
 TASKS = {"text": text.task, "digits": digits.task}
 BATCH_SIZE = 4  # of the noise that a cell is fed with
+STEPS = 100  # of the story
 DIRECTIONS = 32  # of the state, at most, that are followed through time
 
 
@@ -65,31 +66,34 @@ def inspect(chosen: run.Options) -> None:
 
 
 def story(chosen: run.Options) -> None:
-    """Draw the textbook's argument on networks that have learned nothing yet."""
-    steps, size = 100, 32
-    xs = 0.1 * jax.random.normal(jax.random.key(1), (steps, BATCH_SIZE, size))
+    """Draw the textbook's argument on networks that have learned nothing yet, and near rest."""
+    size = 32
+    xs = 1e-6 * jax.random.normal(jax.random.key(1), (STEPS, BATCH_SIZE, size))
 
     def started(cell: jaxrnn.Cell, radius: float) -> Params:
         params = cell.init(jax.random.key(0), size)
         return {**params, "w_h": radius * params["w_h"]}
 
     def reach(cell: jaxrnn.Cell, radius: float = 1.0) -> Any:
-        carry = cell.carry((BATCH_SIZE,))
-        return jaxrnn.reach(jaxrnn.spectrum(cell, started(cell, radius), carry, xs))
+        found = jax.jit(functools.partial(jaxrnn.spectrum, cell))
+        return jaxrnn.reach(found(started(cell, radius), cell.carry((BATCH_SIZE,)), xs))
 
     def last(params: Params, loop: Loop) -> jax.Array:
         return jnp.sum(jaxrnn.unroll(rnn, params, xs, loop=loop)[1][-1])
 
     rnn = jaxrnn.elman(size)
-    figure = Figure(figsize=(17, 4.5), layout="constrained")
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
     axes = figure.subplots(1, 3)
-    radii = {f"tanh, spectral radius {r}": reach(rnn, r) for r in (0.9, 1.0, 1.1)}
+    radii = {f"tanh RNN, radius {r}": reach(rnn, r) for r in (0.9, 1.0, 1.1)}
     pictures.draw_reach(axes[0], radii).set_title("A product of Jacobians vanishes or explodes")
-    loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
+    loops = {
+        "bptt": jaxrnn.bptt,
+        **{f"truncated({k})": jaxrnn.truncated(k) for k in (STEPS // 2, STEPS // 4)},
+    }
     flows = [jaxrnn.flow(last, started(rnn, 1.0), loop=loop).norms[0] for loop in loops.values()]
     pictures.draw_flow(axes[1], flows, "").set_title("Truncation drops what lies before its cut")
     axes[1].set_yticks(range(len(loops)), [*loops])
-    biases = {f"lstm, forget bias {b}": reach(jaxrnn.lstm(size, forget_bias=b)) for b in (1, 3, 5)}
+    biases = {f"lstm, forget bias {b}": reach(jaxrnn.lstm(size, forget_bias=b)) for b in (1.0, 3.0, 5.0)}
     pictures.draw_reach(axes[2], biases).set_title("An LSTM lets its forget gate decide")
     figure.savefig(chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")

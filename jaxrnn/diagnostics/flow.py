@@ -21,7 +21,7 @@ class Flow(NamedTuple):
         value: L.
         grads: ∂L/∂params.
         norms: ‖∂L/∂c_t‖ `(T, *batch)`, one array for each recurrent layer, in the order in which
-            they run.
+            they run; so do the steps, from the last on where a layer runs backward in time.
     """
 
     value: jax.Array

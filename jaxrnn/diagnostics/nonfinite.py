@@ -21,8 +21,8 @@ class Nonfinite(NamedTuple):
         phase: "forward" or "backward".
         layer: which recurrent layer, in the order in which they run; None outside of them.
         quantity: its path, such as "params.w_h", "saved.f", "carries.h" or "d_carries.h".
-        step: t, from 0; None for what has no time. Where `d_carries` at t is the first, it came
-            out of the backward pass of step t+1.
+        step: t, from 0, as the layer runs; None for what has no time. A `d_carries` came out of the
+            backward pass of step t+1.
         place: the batch row; of what has no time the index in the whole array.
         value: NaN or an infinity.
     """

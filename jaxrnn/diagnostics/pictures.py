@@ -5,6 +5,7 @@ styles, the hatching and the lightness say the same.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,13 +28,13 @@ def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer")
     batch the root of the mean square is taken.
     """
     means = [np.sqrt(np.mean(_flat(norm) ** 2, axis=1)) for norm in norms]
-    table = np.array([*itertools.zip_longest(*means, fillvalue=np.nan)]).T
+    table = np.array([*itertools.zip_longest(*means, [np.nan], fillvalue=np.nan)]).T[:-1]
     mesh = axes.imshow(
-        _log10(table.reshape(len(means), -1)),
+        _log10(table),
         **{"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"},
     )
     axes.figure.colorbar(mesh, ax=axes, label="log₁₀ ‖∂L/∂c_t‖")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set(
         xlabel="step t", ylabel=rows, title="Gradient flow: what of the loss reaches each step"
     )
@@ -47,11 +48,11 @@ def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
     """
     for (name, found), style in zip(reaches.items(), _styles(), strict=False):
         norms, rate = _log10(np.median(_flat(found.spectral), axis=1)), np.median(found.rate)
-        label = f"{name}: {rate:.3g} a step, sees {np.median(found.horizon):g} steps back"
+        label = f"{name}: × {rate:.3g} a step, sees {np.median(found.horizon):g} back"
         axes.plot(norms, label=label, **style)
         fit = np.log10(rate) * np.arange(len(norms))
         axes.plot(fit + np.nanmean(norms - fit), color=style["color"], linewidth=0.5)
-    title = "Reach: how the last state depends on the one k steps before"
+    title = "Reach: what is left of a state after k steps"
     return _finished(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
 
@@ -97,7 +98,7 @@ def _styles() -> Any:
 
 def _flat(x: Array) -> np.ndarray:
     """`(T, ...)` as a table of T rows."""
-    return np.reshape(x, (len(x), -1)).astype(float)
+    return np.asarray(x, float).reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _log10(x: np.ndarray) -> np.ndarray:

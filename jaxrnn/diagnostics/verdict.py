@@ -20,8 +20,8 @@ ADVICE = {
         "start the recurrent kernel orthogonal (Saxe 2014)",
     ),
     "vanishing": (
-        "a gated cell: lstm (Hochreiter 1997) or gru (Cho 2014)",
-        "a larger forget bias, lstm(forget_bias=...) (Gers 2000, Jozefowicz 2015)",
+        "gates, if it has none: lstm (Hochreiter 1997) or gru (Cho 2014)",
+        "a larger forget bias, lstm(n, forget_bias=...) (Gers 2000, Jozefowicz 2015)",
         "start the recurrent kernel orthogonal (Saxe 2014)",
         "truncated(k) with k at the horizon loses little (Williams and Peng 1990)",
     ),
