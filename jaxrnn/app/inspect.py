@@ -42,9 +42,8 @@ def inspect(chosen: run.Options) -> None:
     loss, params = _of_run(what) if what.is_dir() else _of_cell(chosen)
     birthplace = jaxrnn.locate_nonfinite(loss, params)
     if birthplace is not None:
-        raise options.UserError(
-            f"FOLDER: got {chosen.what!r} ({birthplace}), expected finite numbers"
-        )
+        got = f"{chosen.what!r} ({birthplace})"
+        raise options.UserError(f"FOLDER_OR_CELL: got {got}, expected finite numbers")
     ((step, *given),) = _recurrences(loss, params)
     key = jax.random.key(0)
     found = jax.jit(functools.partial(jaxrnn.spectrum, step, probes=DIRECTIONS, key=key))(*given)
@@ -86,15 +85,15 @@ def story(chosen: run.Options) -> None:
     axes = figure.subplots(1, 3)
     radii = {f"tanh RNN, radius {r}": reach(rnn, r) for r in (0.9, 1.0, 1.1)}
     pictures.draw_reach(axes[0], radii).set_title("A product of Jacobians vanishes or explodes")
-    loops = {
-        "bptt": jaxrnn.bptt,
-        **{f"truncated({k})": jaxrnn.truncated(k) for k in (STEPS // 2, STEPS // 4)},
-    }
-    flows = [jaxrnn.flow(last, started(rnn, 1.0), loop=loop).norms[0] for loop in loops.values()]
+    loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
+    flows = [jaxrnn.flow(last, started(rnn, 0.9), loop=loop).norms[0] for loop in loops.values()]
     pictures.draw_flow(axes[1], flows, "").set_title("Truncation drops what lies before its cut")
     axes[1].set_yticks(range(len(loops)), [*loops])
-    biases = {f"lstm, forget bias {b}": reach(jaxrnn.lstm(size, forget_bias=b)) for b in (1.0, 3.0, 5.0)}
-    pictures.draw_reach(axes[2], biases).set_title("An LSTM lets its forget gate decide")
+    cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
+    small = {name: reach(cell, 0.2) for name, cell in {"tanh RNN": rnn, **cells}.items()}
+    pictures.draw_reach(axes[2], small).set_title(
+        "Kernels of radius 0.2: an LSTM has its forget gate"
+    )
     figure.savefig(chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 

@@ -109,5 +109,5 @@ def _log10(x: np.ndarray) -> np.ndarray:
 def _finished(axes: Axes, **labels: Any) -> Axes:
     axes.set(**labels)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small")
     return axes

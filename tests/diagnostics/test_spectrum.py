@@ -57,10 +57,22 @@ def jacobians(cell, params, carry, xs, row):
     return found
 
 
-@pytest.mark.parametrize("cell_name", ["lstm", "lru"])
+def complex_step(params, c, x):
+    """Neither normal nor holomorphic."""
+    return jnp.tanh(c @ params + 0.3 * jnp.conj(c)) + x[..., :1].astype(c.dtype), ()
+
+
+@pytest.mark.parametrize("cell_name", ["lstm", "complex"])
 def test_singular_values_and_norms_equal_those_of_jacobians(cell_name):
-    cell = dict(jaxrnn.CELLS)[cell_name](H)
+    cell = jaxrnn.lstm(H)
     args = problem(cell)
+    if cell_name == "complex":
+        rng = np.random.default_rng(1)
+        w, start = rng.standard_normal((2, H, H)), rng.standard_normal((2, B, H))
+        cell, args = (
+            complex_step,
+            (jnp.asarray(w[0] + 1j * w[1]), start[0] + 1j * start[1], args[2]),
+        )
     found = found_of(cell, *args)
     reached = jax.jit(reach)(found)
     for row in range(B):
