@@ -47,8 +47,7 @@ def inspect(chosen: run.Options) -> None:
     ((step, *given),) = _recurrences(loss, params)
     key = jax.random.key(0)
     found = jax.jit(functools.partial(jaxrnn.spectrum, step, probes=DIRECTIONS, key=key))(*given)
-    of_step, carry, xs = given
-    gates = jaxrnn.saturation(jaxrnn.history(step, of_step, xs, carry)[0])
+    gates = jaxrnn.saturation(jaxrnn.history(step, given[0], given[2], given[1])[0])
     reach = jaxrnn.reach(found)
     print(jaxrnn.verdict(reach, found, gates))
     figure = Figure(figsize=(17, 9), layout="constrained")
@@ -91,9 +90,7 @@ def story(chosen: run.Options) -> None:
     axes[1].set_yticks(range(len(loops)), [*loops])
     cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
     small = {name: reach(cell, 0.2) for name, cell in {"tanh RNN": rnn, **cells}.items()}
-    pictures.draw_reach(axes[2], small).set_title(
-        "Kernels of radius 0.2: an LSTM has its forget gate"
-    )
+    pictures.draw_reach(axes[2], small).set_title("At radius 0.2 an LSTM has its forget gate")
     figure.savefig(chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 

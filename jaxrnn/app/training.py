@@ -126,9 +126,7 @@ def train(task: Task, options: run.Options) -> Params:
                     break
     except KeyboardInterrupt:
         interrupted = True
-    picture = curve(
-        task.measure, values, task.title, task.levels, norms, every=options.inspect_every
-    )
+    picture = curve(task.measure, values, task.title, task.levels, norms, options.inspect_every)
     run.save(options.out, state.params, options, history, picture)
     where = f"after {state.step} of {options.steps} steps, saved in {options.out}"
     if interrupted:

@@ -18,7 +18,7 @@ from jaxrnn.types import Array, Params
 
 Axes = Any  # matplotlib's, which only the extra `plot` brings
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-STYLES = ("solid", "dashed", "dotted", "dashdot")
+STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer") -> Axes:
@@ -46,12 +46,14 @@ def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
 
     Over rows the median is taken.
     """
-    for (name, found), style in zip(reaches.items(), _styles(), strict=False):
+    axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
+    for name, found in reaches.items():
         norms, rate = _log10(np.median(_flat(found.spectral), axis=1)), np.median(found.rate)
         label = f"{name}: × {rate:.3g} a step, sees {np.median(found.horizon):g} back"
-        axes.plot(norms, label=label, **style)
+        (line,) = axes.plot(norms, label=label)
         fit = np.log10(rate) * np.arange(len(norms))
-        axes.plot(fit + np.nanmean(norms - fit), color=style["color"], linewidth=0.5)
+        fit += np.nanmean(norms - fit)
+        axes.plot(fit, color=line.get_color(), linestyle="solid", linewidth=0.5)
     title = "Reach: what is left of a state after k steps"
     return _finished(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
@@ -64,9 +66,10 @@ def draw_spectrum(axes: Axes, found: Spectrum) -> Axes:
     with np.errstate(divide="ignore"):
         steps = np.log(found.steps).mean(axis=0)
     named = {"Lyapunov exponents": found.exponents, "log singular values of a step": steps}
-    for (name, values), style in zip(named.items(), _styles(), strict=False):
+    axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
+    for name, values in named.items():
         values = np.median(np.reshape(values, (-1, np.shape(values)[-1])), axis=0)
-        axes.plot(np.where(np.isfinite(values), values, np.nan), label=name, **style)
+        axes.plot(np.where(np.isfinite(values), values, np.nan), label=name)
     largest = np.median(found.exponents[..., 0])
     title = f"Spectrum: neighbours {'meet' if largest < 0 else 'part'}, {largest:.3g} nats a step"
     return _finished(axes, xlabel="direction", ylabel="log growth a step", title=title)
@@ -84,16 +87,12 @@ def draw_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
 
 def draw_contributions(axes: Axes, terms: Params) -> Axes:
     """The norm of what each step adds to the gradient of each parameter of one layer."""
-    for (path, term), style in zip(jax.tree.leaves_with_path(terms), _styles(), strict=False):
+    axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
+    for path, term in jax.tree.leaves_with_path(terms):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        axes.plot(_log10(np.linalg.norm(_flat(term), axis=1)), label=name, **style)
+        axes.plot(_log10(np.linalg.norm(_flat(term), axis=1)), label=name)
     title = "Contributions: what each step adds to the gradient"
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
-
-
-def _styles() -> Any:
-    pairs = zip(itertools.cycle(COLOURS), itertools.cycle(STYLES), strict=False)
-    return ({"color": colour, "linestyle": style} for colour, style in pairs)
 
 
 def _flat(x: Array) -> np.ndarray:

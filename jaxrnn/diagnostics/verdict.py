@@ -11,24 +11,11 @@ from jaxrnn.diagnostics.spectrum import Spectrum
 from jaxrnn.types import Array
 
 ADVICE = {
-    "chaotic": (
-        "cut the gradient often, truncated(k), and force the state to the data (Mikhaeil 2022)",
-        "clip the adjoint at every step, clipped(cell, n) (Graves 2013)",
-    ),
-    "exploding": (
-        "clip the norm of the gradient (Pascanu 2013), or the adjoint, clipped (Graves 2013)",
-        "start the recurrent kernel orthogonal (Saxe 2014)",
-    ),
-    "vanishing": (
-        "gates, if it has none: lstm (Hochreiter 1997) or gru (Cho 2014)",
-        "a larger forget bias, lstm(n, forget_bias=...) (Gers 2000, Jozefowicz 2015)",
-        "start the recurrent kernel orthogonal (Saxe 2014)",
-        "truncated(k) with k at the horizon loses little (Williams and Peng 1990)",
-    ),
-    "saturated": (
-        "smaller starting weights (Glorot 2010), or normalised products, layer_norm_lstm (Ba 2016)",
-    ),
-    "fine": (),
+    "chaotic": "force the state to the data and cut there, truncated(k) (Mikhaeil 2022)",
+    "exploding": "clip the gradient's norm (Pascanu 2013), or every adjoint, clipped (Graves 2013)",
+    "vanishing": "gates (Hochreiter 1997, Cho 2014), a forget bias above 1 (Gers 2000, Jozefowicz "
+    "2015), an orthogonal start (Saxe 2014); truncated(k) there loses little (Williams 1990)",
+    "saturated": "smaller starting weights (Glorot 2010), normalised products (Ba 2016)",
 }
 
 
@@ -38,7 +25,7 @@ class Verdict(NamedTuple):
     Fields:
         findings: a sentence with its numbers for each of "chaotic", "exploding", "vanishing" and
             "saturated" that holds, else for "fine".
-        advice: what others did about it, and who.
+        advice: for each, what others did about it, and who.
     """
 
     findings: dict[str, str]
@@ -95,4 +82,4 @@ def verdict(
             found["saturated"] = f"{share:.0%} of {name} are near an end of its range"
     if not found:
         found["fine"] = f"it sees all {steps} steps back, {rate:.3g} left each step"
-    return Verdict(found, tuple(dict.fromkeys(line for name in found for line in ADVICE[name])))
+    return Verdict(found, tuple(ADVICE[name] for name in found if name in ADVICE))
