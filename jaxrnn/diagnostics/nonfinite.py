@@ -93,12 +93,11 @@ def locate_nonfinite(
         forward = zeros._replace(d_carries=None)
         return tree.merge(_spied(inexact, forward, seen(step, params, carry, xs)), others)
 
-    found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
-    value, (grads, layers) = found
-    numbered = [(i, len(batch_of(layer.carry)), layer) for i, layer in enumerate(layers)]
-
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
+        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
+        value, (grads, layers) = found
+        numbered = [(i, len(batch_of(layer.carry)), layer) for i, layer in enumerate(layers)]
         for i, batch, layer in numbered:
             yield _first("forward", i, _Watched(carry=layer.carry))
             timed = layer._replace(carry=None, d_outputs=None, d_carries=None)
@@ -111,6 +110,7 @@ def locate_nonfinite(
             yield _first("backward", i, _Watched(d_carries=layer.d_carries), batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
+    check.function("loss", loss)
     return next(filter(None, places()), None)
 
 

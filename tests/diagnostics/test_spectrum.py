@@ -18,6 +18,7 @@ def found_of(step, params, carry, xs):
     return spectrum(step, params, carry, xs)
 
 
+@functools.cache
 def problem(cell):
     rng = np.random.default_rng(0)
     params = cell.init(jax.random.key(0), I, jnp.float64)

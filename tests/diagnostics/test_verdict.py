@@ -1,5 +1,7 @@
 """`verdict`: what numbers it calls by which name; and pictures that can be drawn of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +14,15 @@ from jaxrnn import pictures, reach, spectrum, verdict
 H = 4
 
 
-def found_of(radius, steps=40, scale=0.0):
+CELL = jaxrnn.elman(H)
+spectrum_of = jax.jit(functools.partial(spectrum, CELL))
+
+
+def found_of(radius):
     """What `spectrum` finds of a tanh cell whose kernel is orthogonal but for a factor."""
-    cell = jaxrnn.elman(H)
-    params = cell.init(jax.random.key(0), 1, jnp.float64)
-    params["w_h"] = radius * params["w_h"]
-    xs = scale * jax.random.normal(jax.random.key(1), (steps, 2, 1))
-    return jax.jit(lambda p, c, xs: spectrum(cell, p, c, xs))(
-        params, cell.carry((2,), jnp.float64), xs
-    )
+    w_h = radius * jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0])
+    params = {"w_x": jnp.zeros((1, H)), "w_h": w_h, "b": jnp.zeros(H)}
+    return spectrum_of(params, jnp.zeros((2, H)), jnp.zeros((40, 2, 1)))
 
 
 def test_what_vanishes_explodes_and_is_fine():

@@ -29,6 +29,7 @@ def underived(cell):
 FORMS = {"cell": lambda cell: cell, "underived": underived, "plain": plain}
 
 
+@functools.cache
 def problem(cell):
     rng = np.random.default_rng(0)
     params = cell.init(jax.random.key(0), I, jnp.float64)
