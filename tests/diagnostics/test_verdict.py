@@ -1,6 +1,8 @@
 """`verdict`: what numbers it calls by which name; and pictures that can be drawn of them."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -86,3 +88,8 @@ def test_contributions_are_a_line_for_each_parameter(axes):
     )
     assert [text.get_text() for text in axes.get_legend().texts] == ["b", "w"]
     np.testing.assert_allclose(axes.lines[1].get_ydata(), np.log10([5, 0.1]))
+
+
+def test_the_library_is_imported_without_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import jaxrnn; jaxrnn.pictures.draw_flow"
+    subprocess.run([sys.executable, "-c", code], check=True)
