@@ -1,4 +1,4 @@
-"""Run the measurements: `python -m benchmarks [speed|marks] [--quick] [--json FILE]`."""
+"""Run the measurements: `python -m benchmarks [speed|marks|flow] [--quick] [--json FILE]`."""
 
 import argparse
 import importlib.metadata
@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import tqdm
 
-from benchmarks import compare, marks, speed
+from benchmarks import compare, flow, marks, speed
 from benchmarks.problems import QUICK_SHAPES, SHAPES
 
-QUESTIONS = {"speed": speed.QUESTION, "marks": marks.QUESTION}
+QUESTIONS = {"speed": speed.QUESTION, "marks": marks.QUESTION, "flow": flow.QUESTION}
 
 
 def machine() -> dict[str, Any]:

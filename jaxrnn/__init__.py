@@ -50,10 +50,14 @@ from jaxrnn.transforms import Masked as Masked
 from jaxrnn.transforms import Restarted as Restarted
 from jaxrnn.transforms import Restarting as Restarting
 from jaxrnn.transforms import Crossed as Crossed
+from jaxrnn.transforms import Probed as Probed
 from jaxrnn.transforms import candidate_dropout as candidate_dropout
+from jaxrnn.transforms import clipped as clipped
+from jaxrnn.transforms import controlled as controlled
 from jaxrnn.transforms import crossed as crossed
 from jaxrnn.transforms import fed_back as fed_back
 from jaxrnn.transforms import masked as masked
+from jaxrnn.transforms import probed as probed
 from jaxrnn.transforms import restarted as restarted
 from jaxrnn.transforms import variational as variational
 from jaxrnn.transforms import zoneout as zoneout
@@ -62,6 +66,17 @@ from jaxrnn.transforms import zoneout as zoneout
 from jaxrnn.certify import Certificate as Certificate
 from jaxrnn.certify import certify as certify
 from jaxrnn.certify_all import certify_all as certify_all
+
+# See
+from jaxrnn.diagnostics import pictures as pictures
+from jaxrnn.diagnostics.flow import Flow as Flow
+from jaxrnn.diagnostics.flow import contributions as contributions
+from jaxrnn.diagnostics.flow import flow as flow
+from jaxrnn.diagnostics.flow import saturation as saturation
+from jaxrnn.diagnostics.nonfinite import locate_nonfinite as locate_nonfinite
+from jaxrnn.diagnostics.reach import reach as reach
+from jaxrnn.diagnostics.spectrum import spectrum as spectrum
+from jaxrnn.diagnostics.verdict import verdict as verdict
 
 # Training
 from jaxrnn.train import Trainer as Trainer

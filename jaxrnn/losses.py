@@ -143,7 +143,7 @@ def scored(
 
 @functools.cache
 def _scored_cell(
-    cell: Cell, readout: Layer, loss: Callable[..., Any], target: jax.ShapeDtypeStruct
+    cell: Any, readout: Layer, loss: Callable[..., Any], target: jax.ShapeDtypeStruct
 ) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
     def init(key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
@@ -175,14 +175,13 @@ def _scored_cell(
         d_w, d_zs = cell.gather(w, inner(seen), deltas[0])
         return d_w, Scored(d_zs, deltas[1])
 
-    by_hand = cell.adjoint is not None and cell.gather is not None
     return Cell(
         init=init,
         carry=carry,
         project=project,
         advance=advance,
         output=output,
-        adjoint=adjoint if by_hand else None,
-        gather=gather if by_hand else None,
+        adjoint=cell.adjoint and adjoint,
+        gather=cell.gather and gather,
         prepare=lambda params: cell.prepare(params[0]),
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Integer
 
 from jaxrnn import check, tree
@@ -149,7 +150,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     check.integer("steps", steps, least=0)
     check.integers("lengths", lengths)
     if not isinstance(lengths, jax.core.Tracer):
-        outside = sorted({int(n) for n in lengths.ravel() if not 0 <= n <= steps})
+        outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
         if outside:
             raise ValueError(f"lengths: got {outside}, expected integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T

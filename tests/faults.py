@@ -350,6 +350,13 @@ TURNED = "test_sequence_laws.py::test_rows_of_every_loop_equal_rows_alone"
 NOISY = "transforms/test_noise.py::test_one_key_gives_one_result_and_gradient_under_every_loop[bptt"
 DRAWN = "transforms/test_noise.py::test"
 NETS = "test_networks.py::test"
+CONTROLLED = "transforms/controlled.py"
+FLOW, SPECTRUM, REACH, NONFINITE = (
+    f"diagnostics/{name}.py" for name in ("flow", "spectrum", "reach", "nonfinite")
+)
+CONTROL = "transforms/test_controlled.py::test"
+JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
+SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
     fault("carry not held", MASKED, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
@@ -516,6 +523,91 @@ AROUND = (
         "(inner, x), Fed(y, x)",
         "carry, Fed(y, x)",
         "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
+    ),
+    fault(
+        "control ignored by hand",
+        CONTROLLED,
+        "d_carry, read = control(d_carry)",
+        "read = control(d_carry)[1]",
+        f"{JUDGED}[clip-lstm-bptt]",
+    ),
+    fault(
+        "control of the hand alone",
+        CONTROLLED,
+        "return _watched(control, carry_t, z.probe), saved",
+        "return carry_t, saved",
+        f"{JUDGED}[clip-gru-scan]",
+    ),
+    fault(
+        "norm over all rows",
+        CONTROLLED,
+        "start = len(batch_of(d_carry))",
+        "start = 0",
+        f"{JUDGED}[clip-lstm-bptt]",
+    ),
+    fault(
+        "y passes by",
+        CONTROLLED,
+        "eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],",
+        "eqns=jaxpr.eqns,",
+        f"{CONTROL}_a_readout_inside_a_plain_step_belongs_to_the_loss_of_its_step",
+    ),
+    fault(
+        "cut ignored by hand",
+        CONTROLLED,
+        "linked(seen.z.keep, d_carry_tm1, nothing), (delta",
+        "d_carry_tm1, (delta",
+        f"{CONTROL}_h_detach_cuts_the_link_of_h_alone",
+    ),
+    fault(
+        "squares that underflow",
+        CONTROLLED,
+        "peak = _positive(functools.reduce(jnp.maximum, peaks))",
+        "peak = jnp.ones_like(peaks[0])",
+        f"{CONTROL}_zero_and_extreme_adjoints_are_normalised",
+    ),
+    fault(
+        "steps contribute alike",
+        FLOW,
+        "step(tree.add(params, zero), carry, x)",
+        "step(tree.add(params, jax.tree.map(lambda z: z / 2, zero)), carry, x)",
+        "diagnostics/test_flow.py::test_contributions_are_those_of_single_steps_and_sum_to_the_"
+        "gradient",
+    ),
+    fault(
+        "padding saturates",
+        FLOW,
+        " & counts[..., None]",
+        "",
+        "diagnostics/test_flow.py::test_saturation_counts_what_the_mask_leaves",
+    ),
+    fault(
+        "cotangent not conjugated",
+        SPECTRUM,
+        "jax.tree.map(jnp.conj, back(row)[0])",
+        "back(row)[0]",
+        f"{SINGULAR}[complex]",
+    ),
+    fault(
+        "product from the wrong end",
+        SPECTRUM,
+        "(carries_tm1, xs), reverse=True)",
+        "(carries_tm1, xs))",
+        f"{SINGULAR}[lstm]",
+    ),
+    fault(
+        "rate through the origin",
+        REACH,
+        "(lags - jnp.sum(weight * lags, 0, keepdims=True))",
+        "lags",
+        f"{SINGULAR}[lstm]",
+    ),
+    fault(
+        "backward pass searched forward",
+        NONFINITE,
+        "places[np.argmax(places[:, 0]) if last else 0]",
+        "places[0]",
+        "diagnostics/test_nonfinite.py::test_the_backward_pass_alone",
     ),
 )
 

@@ -5,16 +5,32 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxrnn.diagnostics.pictures import COLOURS, draw_flow
+from jaxrnn.types import Array
+
 # Okabe and Ito's colours, told apart by every eye; the line styles tell them apart without colour.
-COLOUR = "#0072B2"
+COLOUR = COLOURS[0]
 LEVEL_STYLES = (("#D55E00", "dashed"), ("#009E73", "dotted"), ("#CC79A7", "dashdot"))
 WINDOWS = 100  # the curve is a running mean over so small a part of the steps
 
 
-def curve(measure: str, values: Sequence[float], title: str, levels: Mapping[str, float]) -> Figure:
-    """The values of each step, smoothed, and a level line for each name."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+def curve(
+    measure: str,
+    values: Sequence[float],
+    title: str,
+    levels: Mapping[str, float],
+    norms: Sequence[Array] = (),
+    every: int = 1,
+) -> Figure:
+    """The values of each step, smoothed, and a level line for each name; the gradient flow beside.
+
+    `norms` are those of `jaxrnn.flow`, at one update in `every`.
+    """
+    parts = 2 if norms else 1
+    figure = Figure(figsize=(7 * parts, 4), layout="constrained")
+    axes = figure.add_subplot(1, parts, 1)
+    if norms:
+        draw_flow(figure.add_subplot(1, 2, 2), norms, rows=f"updates / {every}")
     if values:
         width = max(1, len(values) // WINDOWS)
         smooth = np.convolve(values, np.full(width, 1 / width), mode="valid")

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 import jaxrnn
 from jaxrnn.app import run, training
-from jaxrnn.app.options import Parser, UserError, cell_named, loop_named
+from jaxrnn.app.options import Parser, UserError, cell_named
 from jaxrnn.types import Array, Carry, Loop, Params
 
 CLASSES = 10
@@ -58,9 +58,8 @@ def add_train_options(parser: Parser) -> None:
 
 def train(options: run.Options) -> None:
     """Learn the digits, save the run, and print the accuracy on the held-out fifth."""
-    model = digit_model(options.cell, options.hidden_size)
-    training_part, held_out = load()
-    params = training.train(_task(model, training_part, options), options)
+    model, held_out = digit_model(options.cell, options.hidden_size), load()[1]
+    params = training.train(task(options), options)
     _, accuracy = jax.jit(functools.partial(score, model))(params, held_out)
     print(f"accuracy on the {len(held_out.labels)} digits held out: {float(accuracy):.1%}")
     print(f"saved in {options.out}: {', '.join(run.FILES)}")
@@ -126,11 +125,13 @@ def _passes(digits: Digits, batch_size: int, draws: np.random.Generator) -> Iter
             yield Digits(digits.pixels[:, chosen], digits.lengths[chosen], digits.labels[chosen])
 
 
-def _task(model: DigitModel, digits: Digits, options: run.Options) -> training.Task:
+def task(options: run.Options) -> training.Task:
     """Whole sequences, each begun with the zero carry, so that none is handed on."""
-    loop = loop_named(options.loop)
+    model = digit_model(options.cell, options.hidden_size)
 
-    def loss(params: Params, carry: Carry, batch: Digits, key: jax.Array) -> training.Loss:
+    def loss(
+        params: Params, carry: Carry, batch: Digits, key: jax.Array, loop: Loop
+    ) -> training.Loss:
         nats, accuracy = score(model, params, batch, loop)
         return nats, (carry, {"accuracy": accuracy})
 
@@ -138,7 +139,7 @@ def _task(model: DigitModel, digits: Digits, options: run.Options) -> training.T
         init=model.init,
         carry=None,
         loss=loss,
-        batches=batches(digits, options.batch_size, options.seed),
+        batches=batches(load()[0], options.batch_size, options.seed),
         items=options.batch_size,
         unit="digit",
         measure="accuracy",

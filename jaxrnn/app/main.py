@@ -12,7 +12,7 @@ import jaxrnn
 try:
     from tqdm import tqdm
 
-    from jaxrnn.app import digits, text
+    from jaxrnn.app import digits, inspect, text
     from jaxrnn.app.options import Parser, UserError
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -22,6 +22,7 @@ except ModuleNotFoundError as missing:
         "line (pip install 'jaxrnn[app]')"
     )
 
+COMMANDS = {"sample": text.sample, "inspect": inspect.inspect, "story": inspect.story}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -64,6 +65,12 @@ def parser() -> Parser:
     about = "let a trained text model continue a prompt, one streamed step for each character"
     text.add_sample_options(commands.add_parser("sample", help=about, description=about))
 
+    about = "say where a gradient vanishes, explodes or is no number, and draw it"
+    inspect.add_options(commands.add_parser("inspect", help=about, description=about))
+
+    about = "draw why gradients vanish, what truncation drops, what an LSTM does instead"
+    inspect.add_out(commands.add_parser("story", help=about, description=about), "story.png")
+
     about = "compare the gradients of all cells and loops with autodiff and finite differences"
     commands.add_parser("certify", help=about, description=about)
     return top
@@ -73,8 +80,8 @@ def _run(options: argparse.Namespace) -> int:
     """Do what was asked for, and say how it ended."""
     if options.command == "train":
         {"text": text.train, "digits": digits.train}[options.task](options)
-    elif options.command == "sample":
-        text.sample(options)
+    elif options.command in COMMANDS:
+        COMMANDS[options.command](options)
     else:
         certificate = jaxrnn.certify_all(progress=functools.partial(tqdm, unit="loop"))
         print(certificate.worst())

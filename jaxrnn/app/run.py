@@ -64,14 +64,15 @@ def save(folder: Path, params: Params, options: Options, history: History, curve
         curve.savefig(path, format="png", dpi=150)
 
 
-def load_options(folder: Path, task: str) -> Options:
-    """The options of a run of that task; UserError if there is no such run."""
+def load_options(folder: Path, *tasks: str) -> Options:
+    """The options of a run of one of these tasks; UserError if there is no such run."""
     with reading(folder / OPTIONS):
         options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
     found = getattr(options, "task", None)
-    if found != task:
+    if found not in tasks:
+        wanted = " or ".join(map(repr, tasks))
         raise UserError(
-            f"FOLDER: got {str(folder)!r} of the task {found!r}, expected the task {task!r}"
+            f"FOLDER: got {str(folder)!r} of the task {found!r}, expected the task {wanted}"
         )
     return options
 

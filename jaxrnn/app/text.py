@@ -9,8 +9,8 @@ import jax
 from jaxrnn.app import characters, corpus, run, training
 from jaxrnn.app.characters import CharacterModel
 from jaxrnn.app.corpus import Corpus, Segment
-from jaxrnn.app.options import Parser, loop_named, positive, some_text, whole
-from jaxrnn.types import Carry, Params
+from jaxrnn.app.options import Parser, positive, some_text, whole
+from jaxrnn.types import Carry, Loop, Params
 
 PROMPT = 60  # characters of the held-out text, continued after training
 LENGTH = 400  # characters of a continuation
@@ -42,19 +42,27 @@ def train(options: run.Options) -> None:
     """Learn a text, save the run, and print what that is worth on the held-out part."""
     text = corpus.split(corpus.read(options.text), options.batch_size, options.segment_length)
     options = run.Options(**vars(options), vocabulary=text.vocabulary)
-    model, task = _model(options), _task(text, options)
-    params = training.train(task, options)
+    model, learned = _model(options), _task(text, options)
+    params = training.train(learned, options)
 
     # The first held-out character is told from the last one before it.
     scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
     bits = characters.bits_per_character(model, params, scored)
     print(f"bits per character over {len(text.held_out):,} characters:")
-    for name, value in {"held out, by this model": bits, **task.levels}.items():
+    for name, value in {"held out, by this model": bits, **learned.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the held-out text:")
     how = {"length": LENGTH, "temperature": TEMPERATURE, "seed": options.seed}
     _continue(model, params, text.vocabulary, run.Options(prompt=text.held_out[:PROMPT], **how))
     print(f"saved in {options.out}: {', '.join(run.FILES)}")
+
+
+def task(options: run.Options) -> training.Task:
+    """What a run that was saved has learned."""
+    path = Path(options.text) if options.text else None
+    return _task(
+        corpus.split(corpus.read(path), options.batch_size, options.segment_length), options
+    )
 
 
 def sample(options: run.Options) -> None:
@@ -79,9 +87,11 @@ def _model(options: run.Options) -> CharacterModel:
 
 def _task(text: Corpus, options: run.Options) -> training.Task:
     """Stateful truncated backpropagation through time over the training text."""
-    model, loop = _model(options), loop_named(options.loop)
+    model = _model(options)
 
-    def loss(params: Params, carry: Carry, segment: Segment, key: jax.Array) -> training.Loss:
+    def loss(
+        params: Params, carry: Carry, segment: Segment, key: jax.Array, loop: Loop
+    ) -> training.Loss:
         nats, carry = characters.segment_loss(model, params, carry, segment, loop)
         return nats, (carry, {"bits_per_character": nats / math.log(2)})
 

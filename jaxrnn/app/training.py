@@ -1,5 +1,6 @@
 """The training loop that both tasks share: its options, its progress bar, what Ctrl-C leaves."""
 
+import functools
 import itertools
 import math
 import time
@@ -17,7 +18,7 @@ from jaxrnn.app import options as kinds
 from jaxrnn.app import run
 from jaxrnn.app.curve import curve
 from jaxrnn.app.options import Parser, UserError
-from jaxrnn.types import Carry, Params, PyTree
+from jaxrnn.types import Carry, Loop, Params, PyTree
 
 Loss = tuple[jax.Array, tuple[Carry, Mapping[str, jax.Array]]]  # as `jaxrnn.trainer` wants it
 
@@ -30,7 +31,7 @@ class Task(NamedTuple):
     Fields:
         init: `key -> params`.
         carry: the carry before the first batch; None where each batch begins anew.
-        loss: `(params, carry, batch, key) -> (loss, (carry, metrics))`, for `jaxrnn.trainer`.
+        loss: `(params, carry, batch, key, loop) -> (loss, (carry, metrics))`.
         batches: one for each update, without end.
         items: how many things a batch holds.
         unit: what one of them is called.
@@ -60,6 +61,8 @@ def add_options(parser: Parser, task: str, **defaults: Any) -> None:
     add("--steps", type=kinds.whole(1), metavar="N", help="updates of the parameters")
     add("--learning-rate", type=kinds.positive, metavar="X", help="of AdamW, at its highest")
     add("--clip", type=kinds.positive, default=1.0, metavar="X", help="largest gradient norm")
+    every = "updates from one row of the picture of the gradient to the next"
+    add("--inspect-every", type=kinds.whole(1), default=100, metavar="N", help=every)
     add("--seed", type=kinds.whole(0), default=0, metavar="N", help="of all random numbers")
     add("--out", type=Path, metavar="FOLDER", help="where to save; an earlier run is replaced")
     parser.set_defaults(out=Path("runs", task), **defaults)
@@ -81,17 +84,29 @@ def train(task: Task, options: run.Options) -> Params:
             saving too, so that the history shows how it came to that.
     """
     run.prepare(options.out)
-    trainer = jaxrnn.trainer(task.loss, optimizer(options))
+    loop = kinds.loop_named(options.loop)
+    trainer = jaxrnn.trainer(functools.partial(task.loss, loop=loop), optimizer(options))
+
+    @jax.jit
+    def flow(state: jaxrnn.TrainState, batch: PyTree) -> jaxrnn.Flow:
+        def loss(params: Params, loop: Loop) -> jax.Array:
+            return task.loss(params, state.carry, batch, state.key, loop)[0]
+
+        return jaxrnn.flow(loss, state.params, loop=loop)
+
     update = jax.jit(trainer.update)  # donates nothing, so that Ctrl-C finds the last state whole
     key_params, key = jax.random.split(jax.random.key(options.seed))
     state = trainer.init(task.init(key_params), key, task.carry)
     history: list[dict[str, int | float]] = []
     values: list[float] = []
+    norms: list[jax.Array] = []
     interrupted = False
     start = time.perf_counter()
     try:
         with tqdm(total=options.steps * task.items, unit=task.unit, unit_scale=True) as bar:
-            for batch in itertools.islice(task.batches, options.steps):
+            for count, batch in enumerate(itertools.islice(task.batches, options.steps)):
+                if count % options.inspect_every == 0:
+                    norms += flow(state, batch).norms[:1]
                 state, metrics = update(state, batch)
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 seconds = time.perf_counter() - start
@@ -103,7 +118,7 @@ def train(task: Task, options: run.Options) -> Params:
                     break
     except KeyboardInterrupt:
         interrupted = True
-    picture = curve(task.measure, values, task.title, task.levels)
+    picture = curve(task.measure, values, task.title, task.levels, norms, options.inspect_every)
     run.save(options.out, state.params, options, history, picture)
     where = f"after {state.step} of {options.steps} steps, saved in {options.out}"
     if interrupted:

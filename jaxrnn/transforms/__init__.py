@@ -5,6 +5,10 @@ is not seen by a backward pass that is written by hand.
 """
 
 from jaxrnn.transforms.candidate_dropout import candidate_dropout as candidate_dropout
+from jaxrnn.transforms.controlled import Probed as Probed
+from jaxrnn.transforms.controlled import clipped as clipped
+from jaxrnn.transforms.controlled import controlled as controlled
+from jaxrnn.transforms.controlled import probed as probed
 from jaxrnn.transforms.crossed import Crossed as Crossed
 from jaxrnn.transforms.crossed import crossed as crossed
 from jaxrnn.transforms.fed_back import Fed as Fed

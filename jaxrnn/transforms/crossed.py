@@ -49,27 +49,27 @@ def _crossed_step(step: Step) -> Step:
 
 
 @functools.cache
-def _crossed_cell(cell: Cell) -> Cell:
+def _crossed_cell(cell: Any) -> Cell:
     def project(params: Params, xs: Crossed) -> Crossed:
         return Crossed(cell.project(params, xs.xs), xs.factor)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Crossed) -> tuple[Carry, PyTree]:
         return cell.advance(w, _with_slope(carry_tm1, z.factor), z.xs)
 
-    if cell.adjoint is None or cell.gather is None:
-        return dataclasses.replace(cell, project=project, advance=advance)
-    inner_adjoint, inner_gather = cell.adjoint, cell.gather
-
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
-        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=seen.z.xs), d_carry)
+        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.xs), d_carry)
         return jax.tree.map(lambda d: d * seen.z.factor.astype(d.dtype), d_carry_tm1), delta  # (X2)
 
     def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Crossed]:
-        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.xs), deltas)
+        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Crossed(d_zs, None)
 
     return dataclasses.replace(
-        cell, project=project, advance=advance, adjoint=adjoint, gather=gather
+        cell,
+        project=project,
+        advance=advance,
+        adjoint=cell.adjoint and adjoint,
+        gather=cell.gather and gather,
     )
 
 

@@ -14,14 +14,21 @@ from jaxrnn.app.options import UserError
 @pytest.fixture
 def options(tmp_path):
     return argparse.Namespace(
-        out=tmp_path / "run", steps=6, seed=3, learning_rate=0.1, clip=1.0, task="toy"
+        out=tmp_path / "run",
+        steps=6,
+        seed=3,
+        learning_rate=0.1,
+        clip=1.0,
+        task="toy",
+        loop="bptt",
+        inspect_every=100,
     )
 
 
 def toy(batches):
     """(w - 3)² to be made small; the carry is the sum of all batches so far."""
 
-    def loss(params, carry, batch, key):
+    def loss(params, carry, batch, key, loop):
         carry = carry + batch
         return (params["w"] - 3) ** 2 + 0 * carry, (carry, {"seen": carry})
 

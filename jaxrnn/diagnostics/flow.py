@@ -1,0 +1,173 @@
+"""Where does the gradient go: through which steps, to which parameters, past which gates?"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool
+
+from jaxrnn import check, tree
+from jaxrnn.loops.bptt import bptt
+from jaxrnn.sequence import History
+from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
+from jaxrnn.types import Array, Loop, Params, PyTree
+
+
+class Flow(NamedTuple):
+    """A loss, its gradient, and what flowed through the carry on the way.
+
+    Fields:
+        value: L.
+        grads: ∂L/∂params.
+        norms: ‖∂L/∂c_t‖ `(T, *batch)`, one array for each recurrent layer, in the order in which
+            they run; so do the steps, from the last on where a layer runs backward in time.
+    """
+
+    value: jax.Array
+    grads: Params
+    norms: tuple[jax.Array, ...]
+
+
+def flow(loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt) -> Flow:
+    """A gradient, and the norm of the adjoint at every step that it came through.
+
+        λ_t = ∂L/∂c_t,    ‖λ_t‖² = Σ over all arrays of the carry of a row                   (F1)
+
+    λ_t is all that reaches c_t, from later steps and from its own output. Of an LSTM what reaches c
+    by way of h in the same step belongs to h.
+
+    Args:
+        loss: `loss(params, *args, loop=loop) -> scalar`, which runs its recurrences by `unroll(...,
+            loop=loop)`, or by `loop` itself, once each and not inside a scan. Networks, masks,
+            resets and noise are as welcome as a plain Step.
+        params: what to differentiate for.
+        *args: handed on.
+        loop: the gradient algorithm that is looked at.
+
+    Returns:
+        A `Flow`.
+
+    Gradient: that of `loop`. Time and memory: those of the gradient, and a reduction over the carry
+    a step, which shows in the time where a step is as short as that (an Elman cell of 64, B = 1).
+
+    Source: S. Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen", TU München 1991;
+    Y. Bengio, P. Simard, P. Frasconi, "Learning long-term dependencies with gradient descent is
+    difficult", IEEE Transactions on Neural Networks 5 (1994).
+    """
+
+    def zeros(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+        norm = jax.eval_shape(row_norm, carry)
+        return jax.ShapeDtypeStruct((check.length(xs), *batch_of(carry)), norm.dtype)
+
+    def run(probe: Any, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+        return loop(probed(step), params, carry, Probed(xs, probe))
+
+    value, (grads, norms) = with_zeros(loss, params, args, loop, zeros, run)
+    return Flow(value, grads, norms)
+
+
+def contributions(
+    loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt
+) -> tuple[Params, ...]:
+    """What each step adds to the gradient of each parameter of the recurrence.
+
+        ∂L/∂W = Σ_t G_t,    G_t = (∂c_t/∂W)ᵀ λ_t + (∂y_t/∂W)ᵀ ∂L/∂y_t                        (F2)
+
+    the gradient for a W_t of its own at every step.
+
+    Args:
+        loss: as for `flow`, like the other arguments.
+        params: ″.
+        *args: ″.
+        loop: ″.
+
+    Returns:
+        For each recurrent layer, in the order in which they run, a tree like that layer's
+        parameters, each leaf `(T, ...)`; over T it sums to the gradient.
+
+    Gradient: that of `loop`. Time and memory: T times the parameters, by a derived backward pass.
+    """
+
+    def zeros(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+        steps = check.length(xs)
+        each = tree.split_inexact(params)[0]
+        return jax.tree.map(lambda p: jax.ShapeDtypeStruct((steps, *p.shape), p.dtype), each)
+
+    def run(zeros: PyTree, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+        def stepwise(params: Params, carry: Any, at_t: tuple[PyTree, PyTree]) -> Any:
+            x, zero = at_t
+            return step(tree.add(params, zero), carry, x)
+
+        return loop(stepwise, params, carry, (xs, zeros))
+
+    return with_zeros(loss, params, args, loop, zeros, run)[1][1]
+
+
+def saturation(
+    states: History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
+) -> dict[str, jax.Array]:
+    """How many values of each gate lie near either end of its range, step by step.
+
+    What never leaves [0, 1] has that range, else what never leaves [-1, 1] has that; near is within
+    a share `tail` of it. A σ has a slope of at most tail (1 - tail) there.
+
+    Args:
+        states: what `history` gives for a cell.
+        mask: True where a step counts.
+        tail: in (0, 1/2); ValueError outside.
+
+    Returns:
+        By path, such as "saved.f", the shares `(T, 2)` near the lower and near the upper end; 0 at
+        steps where no row counts, NaN for what has no such range.
+
+    Gradient: zero.
+    """
+    if not 0 < check.number("tail", tail) < 0.5:
+        raise ValueError(f"tail: got {tail}, expected a number in (0, 1/2)")
+
+    def of_gate(x: jax.Array) -> jax.Array:
+        counts = jnp.full(x.shape, True) if mask is None else tree.widened(jnp.asarray(mask), x)
+        counts = jnp.broadcast_to(counts, x.shape)
+        within = [jnp.all((low <= x) & (x <= 1) | ~counts) for low in (0, -1)]
+        place = jnp.where(within[1], jnp.where(within[0], x, (x + 1) / 2), jnp.nan)
+        ends = jnp.stack([place < tail, place > 1 - tail], -1) & counts[..., None]
+        axes = tuple(range(1, x.ndim))
+        shares = jnp.sum(ends, axes) / jnp.maximum(1, jnp.sum(counts, axes))[:, None]
+        return jnp.where(within[1], shares, jnp.nan)
+
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): of_gate(x)
+        for path, x in jax.tree.leaves_with_path(states)
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    }
+
+
+def with_zeros(
+    loss: Callable[..., Any],
+    params: Params,
+    args: tuple[Any, ...],
+    loop: Loop,
+    zeros_of: Callable[..., Any],
+    run: Callable[..., Any],
+) -> tuple[jax.Array, tuple[Params, tuple[Any, ...]]]:
+    """A loss and its gradient for params and for zeros put beside each call of its loop.
+
+    `zeros_of(step, params, carry, xs)` says what they look like, and the loss is then run with
+    `run(zeros, step, params, carry, xs)` in the place of `loop`.
+    """
+    check.function("loss", loss)
+    check.function("loop", loop)
+    forms: list[Any] = []
+
+    def measuring(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+        forms.append(zeros_of(step, params, carry, xs))
+        return loop(step, params, carry, xs)
+
+    def value(params: Params, zeros: tuple[Any, ...]) -> jax.Array:
+        left = iter(zeros)
+        return loss(params, *args, loop=lambda *call: run(next(left), *call))
+
+    jax.eval_shape(lambda params: loss(params, *args, loop=measuring), params)
+    zeros = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), tuple(forms))
+    return jax.value_and_grad(value, argnums=(0, 1))(params, zeros)

@@ -1,0 +1,147 @@
+"""Where was the first number born that is not finite?"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrnn import check, tree
+from jaxrnn.diagnostics.flow import with_zeros
+from jaxrnn.loops.bptt import bptt
+from jaxrnn.sequence import history
+from jaxrnn.transforms.controlled import Probed, batch_of, probed
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
+
+
+class Nonfinite(NamedTuple):
+    """The birthplace of the first number that is not finite.
+
+    Fields:
+        phase: "forward" or "backward".
+        layer: which recurrent layer, in the order in which they run; None outside of them.
+        quantity: its path, such as "params.w_h", "saved.f", "carries.h" or "d_carries.h".
+        step: t, from 0, as the layer runs; None for what has no time. A `d_carries` came out of the
+            backward pass of step t+1.
+        place: the batch row; of what has no time the index in the whole array.
+        value: NaN or an infinity.
+    """
+
+    phase: str
+    layer: int | None
+    quantity: str
+    step: int | None
+    place: tuple[int, ...]
+    value: complex
+
+    def __str__(self) -> str:
+        """One sentence."""
+        layer = "" if self.layer is None else f" of recurrent layer {self.layer}"
+        step = "" if self.step is None else f" at step {self.step}"
+        place = f", index {self.place}" if self.place else ""
+        return f"{self.phase}: {self.value} arose first in {self.quantity}{layer}{step}{place}"
+
+
+class _Watched(NamedTuple):
+    """What can be seen of one recurrent layer, in the order in which it is looked at."""
+
+    carry: Carry = None
+    inputs: PyTree = None
+    projections: PyTree = None
+    saved: PyTree = None
+    carries: Carry = None
+    outputs: PyTree = None
+    d_outputs: PyTree = None
+    d_carries: PyTree = None
+
+
+def locate_nonfinite(
+    loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt
+) -> Nonfinite | None:
+    """The first number that is not finite in a loss and its gradient, None if all are finite.
+
+    The first in this order: parameters; of each recurrent layer its first carry, then step by step
+    its input, the projection of it, what the cell saves (its gates), its carry, its output; if the
+    loss is not finite, the other arguments, and the loss; from the last layer back the gradient of
+    its outputs, and its adjoints from the last step back; the gradient of the parameters.
+
+    Args:
+        loss: as for `flow`, like all other arguments. It may be jitted.
+        params: ″.
+        *args: ″.
+        loop: ″.
+
+    Returns:
+        A `Nonfinite`, whose string says it in a sentence. Not for use under jit.
+
+    Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
+    """
+
+    def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> _Watched:
+        states, ys = history(step, params, xs, carry)
+        zs = step.project(params, xs) if isinstance(step, Cell) else ()
+        forward = _Watched(carry, xs, zs, states.saved, states.carries, ys)
+        return tree.split_inexact(forward)[0]
+
+    def zeros(*call: Any) -> _Watched:
+        forward = seen(*call)
+        return forward._replace(d_outputs=forward.outputs, d_carries=forward.carries)
+
+    def run(zeros: _Watched, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+        result = loop(probed(step, whole=True), params, carry, Probed(xs, zeros.d_carries))
+        inexact, others = tree.split_inexact(result)
+        forward = zeros._replace(d_carries=None)
+        return tree.merge(_spied(inexact, forward, seen(step, params, carry, xs)), others)
+
+    def places() -> Iterator[Nonfinite | None]:
+        yield _first("forward", None, {"params": params})
+        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
+        value, (grads, layers) = found
+        numbered = [(i, len(batch_of(layer.carry)), layer) for i, layer in enumerate(layers)]
+        for i, batch, layer in numbered:
+            yield _first("forward", i, _Watched(carry=layer.carry))
+            timed = layer._replace(carry=None, d_outputs=None, d_carries=None)
+            yield _first("forward", i, timed, batch)
+        if not np.isfinite(value):
+            yield _first("forward", None, {"args": args})
+            yield _first("forward", None, {"loss": value})
+        for i, batch, layer in numbered[::-1]:
+            yield _first("backward", i, _Watched(d_outputs=layer.d_outputs), batch, last=True)
+            yield _first("backward", i, _Watched(d_carries=layer.d_carries), batch, last=True)
+        yield _first("backward", None, {"d_params": grads})
+
+    check.function("loss", loss)
+    return next(filter(None, places()), None)
+
+
+@jax.custom_vjp
+def _spied(result: PyTree, zeros: _Watched, seen: _Watched) -> PyTree:
+    """The result; the gradient of the zeros is what was seen, and the gradient of the result."""
+    return result
+
+
+_spied.defvjp(
+    lambda result, zeros, seen: (result, seen),
+    lambda seen, d: (d, seen._replace(d_outputs=d[1]), None),
+)
+
+
+def _first(
+    phase: str, layer: int | None, quantities: PyTree, batch: int | None = None, last: bool = False
+) -> Nonfinite | None:
+    """The first in time, or the last; then the first in the tree.
+
+    `batch` is how many batch axes follow that of time, None where there is no time.
+    """
+    hits = []
+    for path, x in jax.tree.leaves_with_path(quantities):
+        if not (isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)):
+            continue
+        x = np.asarray(x)
+        places = np.argwhere(~np.isfinite(x))
+        if len(places):
+            at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
+            step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            hits.append(Nonfinite(phase, layer, name, step, place, x[at].item()))
+    return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)

@@ -1,0 +1,113 @@
+"""How do neighbouring states meet or part: in one step, in k steps, and in the long run?"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn import check, tree
+from jaxrnn.loops.scan import scan
+from jaxrnn.transforms.controlled import batch_of, widest
+from jaxrnn.types import Carry, Key, Params, PyTree, Step
+
+
+class Spectrum(NamedTuple):
+    """Of each row; R values of N in falling order.
+
+    Fields:
+        exponents: Lyapunov exponents `(*batch, R)`, nats a step; -∞ where a step is singular.
+        steps: singular values of ∂c_t/∂c_{t-1}, `(T, *batch, R)`.
+        products: singular values of ∂c_T/∂c_{T-k} for k = 0..T, `(T+1, *batch, R)`.
+        size: N, the real numbers in the carry of a row; a complex one counts as two.
+    """
+
+    exponents: jax.Array
+    steps: jax.Array
+    products: jax.Array
+    size: int
+
+
+def spectrum(
+    step: Step,
+    params: Params,
+    carry: Carry,
+    xs: PyTree,
+    *,
+    probes: int | None = None,
+    key: Key = None,
+) -> Spectrum:
+    """Singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
+
+    Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is,
+
+        P_T = Q,   P_{t-1} = P_t D_t          with D_t = ∂c_t/∂c_{t-1}, so that P = Q ∂c_T/∂c_t  (1)
+        V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ  where R_t is upper triangular (QR)             (2)
+
+    and the singular values are those of Q D_t and P_t, the i-th exponent the mean over time of
+    log |(R_t)_ii|. With R = N the singular values are exact. With fewer they are lower bounds, and
+    (N/R) ‖P_t‖² is without bias for the square of the Frobenius norm; the exponents are the largest
+    ones. They belong to a product, which grows the same in both directions of time: below 0 states
+    forget and gradients vanish, above 0 both explode.
+
+    Args:
+        step: a Cell or any Step, transformed ones too, whose rows do not see each other.
+        params: as for a loop, like carry and xs.
+        carry: ″.
+        xs: ″.
+        probes: R, the number of directions drawn by `key`; unless it is below N, the N axes.
+        key: needed with fewer probes than N.
+
+    Returns:
+        A `Spectrum`. Singular values of a product below ε times its largest are rounding.
+
+    Gradient: not meant. Time: 3R backward passes at once, and three decompositions of `(R, N)` for
+    each step and row. Memory: T carries, and 2R times one.
+
+    Source: G. Benettin et al., "Lyapunov characteristic exponents", Meccanica 15 (1980); R.
+    Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
+    Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
+    randomness", SIAM Review 53 (2011).
+    """
+    carry = tree.to_arrays(carry)
+    check.step_fits(step, params, carry, xs)
+    batch = batch_of(carry)
+
+    def keeping(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
+        return step(params, carry, x)[0], carry
+
+    def packed(carry: Carry) -> jax.Array:
+        leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
+        parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
+        rows = [p.reshape(*batch, math.prod(p.shape[len(batch) :])) for p in widest(parts)]
+        return jnp.concatenate(rows, -1)
+
+    def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
+        carry_tm1, x = at_t
+        inexact, others = tree.split_inexact(carry_tm1)
+        back = jax.vjp(lambda c: packed(step(params, tree.merge(c, others), x)[0]), inexact)[1]
+
+        def sent_back(row: jax.Array) -> jax.Array:
+            # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
+            return packed(jax.tree.map(jnp.conj, back(row)[0]))
+
+        pull = jax.vmap(sent_back, in_axes=-2, out_axes=-2)
+        product, (turned, r) = pull(state[0]), jnp.linalg.qr(pull(state[1]).mT)  # (1), (2)
+        logs = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
+        singular = jnp.linalg.svdvals(pull(q)), jnp.linalg.svdvals(product)
+        return (product, turned.mT), (logs, *singular)
+
+    form = jax.eval_shape(packed, carry)
+    size, shape = form.shape[-1], (1,) * len(batch)
+    if probes is None or check.integer("probes", probes, least=1) >= size:
+        q = jnp.eye(size, dtype=form.dtype)
+    else:
+        check.key("key", key)
+        q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
+    q = jnp.broadcast_to(q.reshape(*shape, *q.shape), (*batch, *q.shape))
+    _, carries_tm1 = scan(keeping, params, carry, xs)
+    _, (logs, steps, products) = lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
+    exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
+    products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
+    return Spectrum(exponents, steps, products, size)

@@ -1,0 +1,287 @@
+"""The adjoint on its way back: read, or changed, at every step."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
+
+from jaxrnn import check, tree
+from jaxrnn.cells.parts import at_least_float32
+from jaxrnn.transforms.noise import with_noise
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, Step
+
+Control = Callable[[Carry], tuple[Carry, PyTree]]  # λ -> (what goes on, what is read)
+
+
+class Probed(NamedTuple):
+    """Inputs, and a zero at every step whose gradient is read off the adjoint.
+
+    Fields:
+        xs: what the step itself takes.
+        probe: zeros, `(*batch)` for ‖λ_t‖ and of the form of the carry for λ_t itself.
+    """
+
+    xs: PyTree
+    probe: PyTree
+
+
+class _Drive(NamedTuple):
+    """What drives the cell inside, the probe, and where the link to the step before holds."""
+
+    z: PyTree
+    probe: PyTree
+    keep: Carry | None = None
+
+
+def controlled(
+    step: Cell | Step,
+    factor: Callable[[jax.Array], Any] = jnp.ones_like,
+    *,
+    elementwise: bool = False,
+    cut: float | Carry = 0.0,
+) -> Cell | Step:
+    """The same step, whose adjoint is changed at every step of its way back.
+
+    Of the whole λ_t = ∂L/∂c_t, what comes from the future and what comes from the loss of this
+    step, each row is multiplied before the step's own backward pass sees it,
+
+        λ_t ← f(‖λ_t‖) λ_t                     ‖·‖ over all arrays of the carry jointly      (A1)
+        λ_t ← f(|λ_t|) ⊙ λ_t                   `elementwise`                                 (A2)
+
+    where zero stays zero whatever f; and of what goes on to step t-1, each row of each array is
+
+        ∂L/∂c_{t-1} ← 0                        with probability p, `cut`                     (A3)
+
+    Values are untouched. For f take `lambda size: 1 / size` to normalise, `lambda size: 0.9` to
+    scale; to clip there is `clipped`.
+
+    Args:
+        step: a Cell, whose backward pass stays the one by hand, or a plain Step. In a plain Step
+            what is computed from an array of the new carry belongs to the loss of that array; the
+            axes that all its arrays begin with tell rows apart, the last of the longest excepted.
+        factor: f, of sizes `(*batch)` or of those of single numbers, all above 0. A function that
+            is made anew at every call is compiled anew.
+        elementwise: (A2) in the place of (A1); a complex number has its modulus.
+        cut: p in [0, 1), one number or one for each array of the carry: `LSTMCarry(h=0.25, c=0.0)`
+            is h-detach. Each step keeps its own loss. For Cells: `unroll(key=...)` draws where;
+            without a key nothing is cut.
+
+    Returns:
+        A Cell or a Step that takes what `step` takes; equal arguments give the same cell. With f =
+        1 and p = 0 the gradient is the same, bit by bit.
+
+    Raises:
+        TypeError, ValueError: a rate outside [0, 1); `cut` for a plain Step.
+
+    Gradient: biased on purpose, unless f = 1. No forward mode. Time and memory: a reduction over
+    the carry at each step; T·B bools an array for `cut`.
+
+    Source: B. Kanuparthi et al., "h-detach: Modifying the LSTM gradient towards better
+    optimization", ICLR 2019; for f as `clipped`.
+    """
+    check.function("step", step)
+    control = _control(check.function("factor", factor), check.boolean("elementwise", elementwise))
+    jax.tree.map(functools.partial(check.rate, "cut"), cut)
+    if isinstance(step, Cell):
+        return _watched_cell(step, control, cut if any(jax.tree.leaves(cut)) else None)
+    if any(jax.tree.leaves(cut)):
+        raise TypeError(f"cut: got {cut} for a plain Step, expected 0, since only Cells draw noise")
+    return _watched_step(step, control)
+
+
+def clipped(step: Cell | Step, limit: float, *, elementwise: bool = False) -> Cell | Step:
+    """The same step, whose adjoint never grows beyond a limit.
+
+        λ_t ← min(1, n / ‖λ_t‖) λ_t                                                          (A4)
+
+    optax's clipping sees the sum over all steps: where one step explodes, the rest of the sequence
+    is scaled away with it. Here that step alone is brought down, and all others keep their share.
+
+    Args:
+        step: as for `controlled`.
+        limit: n, above 0.
+        elementwise: clip |λ_t|, number by number.
+
+    Returns:
+        As `controlled`.
+
+    Gradient: as `controlled`.
+
+    Source: A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850
+    (at every step); R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent
+    neural networks", ICML 2013 (the sum).
+    """
+    return controlled(step, _clip(check.positive("limit", limit)), elementwise=elementwise)
+
+
+def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
+    """The same step with a zero beside its inputs, whose gradient is the norm of the adjoint.
+
+        ∂L/∂probe_t := ‖λ_t‖                                                                 (A5)
+
+    An additive zero in the carry would have λ_t itself as its gradient; here it is reduced on the
+    spot, on the backward pass that runs anyway.
+
+    Args:
+        step: as for `controlled`.
+        whole: λ_t and not its norm.
+
+    Returns:
+        A Cell or a Step whose inputs are `Probed(xs, probe)`. Equal arguments give the same cell.
+
+    Gradient: exact, but for the probe. Time and memory: a reduction a step, T·B numbers.
+    """
+    check.function("step", step)
+    control = _whole_read if check.boolean("whole", whole) else _norm_read
+    watch = _watched_cell if isinstance(step, Cell) else _watched_step
+    return watch(step, control, probes=True)
+
+
+def batch_of(carry: Carry) -> tuple[int, ...]:
+    """The axes that tell rows apart; see `controlled`."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree.split_inexact(carry)[0])]
+    shared = itertools.takewhile(lambda sizes: len({*sizes}) == 1, zip(*shapes, strict=False))
+    return tuple(sizes[0] for sizes in shared)[: max(0, *map(len, shapes), 1) - 1]
+
+
+def widest(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Real arrays, all in the widest dtype among them, at least float32."""
+    dtype = max((a.dtype for a in arrays), key=lambda d: jnp.finfo(d).bits, default=jnp.float32)
+    return [a.astype(at_least_float32(dtype)) for a in arrays]
+
+
+def row_norm(d_carry: Carry) -> jax.Array:
+    """‖λ‖ `(*batch)` over all arrays jointly, with no square that over- or underflows."""
+    start = len(batch_of(d_carry))
+    sizes = widest([abs(leaf) for leaf in jax.tree.leaves(tree.split_inexact(d_carry)[0])])
+    axes = [tuple(range(start, s.ndim)) for s in sizes]
+    peaks = [jnp.max(s, axis=a, initial=0) for s, a in zip(sizes, axes, strict=True)]
+    peak = _positive(functools.reduce(jnp.maximum, peaks))
+    parts = ((s / tree.widened(peak, s)) ** 2 for s in sizes)
+    return jnp.sqrt(sum(jnp.sum(p, axis=a) for p, a in zip(parts, axes, strict=True))) * peak
+
+
+def _positive(size: jax.Array) -> jax.Array:
+    """1 in the place of 0, for what is to be divided."""
+    return jnp.where(size == 0, 1, size)
+
+
+@functools.cache
+def _control(factor: Callable[[jax.Array], Any], elementwise: bool) -> Control:
+    def times(d: jax.Array, size: jax.Array) -> jax.Array:
+        return d * jnp.asarray(factor(_positive(tree.widened(size, d))), d.dtype)
+
+    def control(d_carry: Carry) -> tuple[Carry, None]:
+        if elementwise:
+            return jax.tree.map(lambda d: times(d, abs(d)), d_carry), None  # (A2)
+        size = row_norm(d_carry)
+        return jax.tree.map(lambda d: times(d, size), d_carry), None  # (A1)
+
+    return control
+
+
+@functools.cache
+def _clip(limit: float) -> Callable[[jax.Array], jax.Array]:
+    return lambda size: jnp.minimum(1, limit / size)  # (A4)
+
+
+def _norm_read(d_carry: Carry) -> tuple[Carry, jax.Array]:
+    return d_carry, row_norm(d_carry)  # (A5)
+
+
+def _whole_read(d_carry: Carry) -> tuple[Carry, Carry]:
+    return d_carry, d_carry
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _identity(control: Control, carry: Carry, probe: PyTree) -> Carry:
+    return carry
+
+
+_identity.defvjp(lambda _, carry, probe: (carry, None), lambda control, _, d: control(d))
+
+
+def _watched(control: Control, carry: Carry, probe: PyTree) -> Carry:
+    """The carry, whose cotangent goes through the control on its way back."""
+    inexact, others = tree.split_inexact(carry)
+    return tree.merge(_identity(control, inexact, probe), others)
+
+
+@functools.cache
+def _watched_cell(cell: Cell, control: Control, cut: Any = None, probes: bool = False) -> Cell:
+    def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
+        if not isinstance(cut, (int, float)):
+            check.same_form("cut", cut, carry)
+        form: Any = jax.tree.structure(carry)
+        rates = jax.tree.leaves(jax.tree.broadcast(cut, carry))
+        shape, keys = (check.length(xs), *batch_of(carry)), jax.random.split(key, len(rates))
+        keep = [jax.random.bernoulli(k, 1 - p, shape) for k, p in zip(keys, rates, strict=True)]
+        return None, form.unflatten(keep)
+
+    def project(params: Params, xs: PyTree, _: None = None, keep: Carry | None = None) -> _Drive:
+        xs, probe = xs if probes else (xs, None)
+        return _Drive(cell.project(params, xs), probe, keep)
+
+    def linked(keep: Carry | None, carry: Carry, cut_off: Carry) -> Carry:
+        return carry if keep is None else jax.tree.map(tree.where, keep, carry, cut_off)  # (A3)
+
+    def advance(w: PyTree, carry_tm1: Carry, z: _Drive) -> tuple[Carry, PyTree]:
+        carry_tm1 = linked(z.keep, carry_tm1, jax.lax.stop_gradient(carry_tm1))
+        carry_t, saved = cell.advance(w, carry_tm1, z.z)
+        return _watched(control, carry_t, z.probe), saved
+
+    bare = dataclasses.replace(cell, project=project)
+    watched = with_noise(cell, draw, project=project) if cut else bare
+    watched = dataclasses.replace(watched, advance=advance)
+    if cell.adjoint is None or cell.gather is None:
+        return watched
+    inner_adjoint, inner_gather = cell.adjoint, cell.gather
+
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        d_carry, read = control(d_carry)
+        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=seen.z.z), d_carry)
+        nothing = jax.tree.map(jnp.zeros_like, d_carry_tm1)
+        return linked(seen.z.keep, d_carry_tm1, nothing), (delta, read)
+
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, _Drive]:
+        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.z), deltas[0])
+        return d_w, _Drive(d_zs, deltas[1])
+
+    return dataclasses.replace(watched, adjoint=adjoint, gather=gather)
+
+
+def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
+    """The step, its new carry watched wherever it goes: on to the next step, and into y."""
+    step = getattr(step, "__wrapped__", step)  # what a jax.jit around all of it would hide
+
+    def watched(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        x, probe = x if probes else (x, None)
+        traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
+        inputs, jaxpr = jax.tree.leaves((params, carry, x)), traced.jaxpr
+        count = len(jax.tree.leaves(shapes[0]))
+        made = jaxpr_as_fun(traced)(*inputs)[:count]
+        new = _watched(control, jax.tree.unflatten(jax.tree.structure(shapes[0]), made), probe)
+        # Once more for y, from the watched carry; what makes the carry is then used by nobody.
+        fresh = [Var(v.aval) for v in jaxpr.outvars[:count]]
+        swap = dict(zip(map(id, jaxpr.outvars), fresh, strict=False))
+        for given in (*jaxpr.invars, *jaxpr.constvars):
+            swap.pop(id(given), None)
+
+        def swapped(variables: list[Any]) -> list[Any]:
+            return [swap.get(id(v), v) for v in variables]
+
+        again = jaxpr.replace(
+            constvars=[*jaxpr.constvars, *fresh],
+            eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],
+            outvars=[*fresh, *swapped(jaxpr.outvars[count:])],
+        )
+        consts = [*traced.consts, *jax.tree.leaves(new)]
+        results = jaxpr_as_fun(ClosedJaxpr(again, consts))(*inputs)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return watched
