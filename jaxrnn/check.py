@@ -14,9 +14,6 @@ import jax.numpy as jnp
 
 PyTree = Any
 
-# The units of `size`.
-BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
 
 def describe(leaf: Any) -> str:
     """`float32[3,4]` for an array or its struct; for anything else its type."""
@@ -202,14 +199,15 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def size(name: str, value: Any) -> int:
-    """Bytes, given as an int or as a text with a unit, such as "64MiB" or "1.5 GB"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(B|[kMG]B|[KMG]iB)", str(value))
-    if isinstance(value, str) and found:
-        value = int(float(found[1]) * BYTES[found[2]])
-    elif isinstance(value, str):
-        raise ValueError(f"{name}: got {value!r}, expected bytes, such as 64000 or '64MiB'")
-    return integer(name, value, least=1)
+def size(name: str, value: Any) -> int | None:
+    """Bytes, from an int or from a text with a unit, such as "64MiB" or "1.5 GB"; None if None."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kKMG]?B|[KMG]iB)", value)
+        if not found:
+            raise ValueError(f"{name}: got {value!r}, expected bytes, such as 64000 or '64MiB'")
+        unit, base = found[2].upper(), 1024 if "i" in found[2] else 1000
+        value = int(float(found[1]) * base ** "BKMG".index(unit[0]))
+    return None if value is None else integer(name, value, least=1)
 
 
 @contextlib.contextmanager

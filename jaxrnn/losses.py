@@ -175,13 +175,8 @@ def _scored_cell(
         d_w, d_zs = cell.gather(w, inner(seen), deltas[0])
         return d_w, Scored(d_zs, deltas[1])
 
-    return Cell(
-        init=init,
-        carry=carry,
-        project=project,
-        advance=advance,
-        output=output,
-        adjoint=cell.adjoint and adjoint,
-        gather=cell.gather and gather,
-        prepare=lambda params: cell.prepare(params[0]),
-    )
+    def prepare(params: Params) -> PyTree:
+        return cell.prepare(params[0])
+
+    parts = {"init": init, "carry": carry, "project": project, "prepare": prepare}
+    return cell.changed(adjoint, gather, **parts, advance=advance, output=output)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrnn import check
-from jaxrnn.loops import bptt, checkpointed
+from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.checkpointed import checkpointed
 from jaxrnn.types import Loop
 
 # The exact loops, each with less work and more memory than the next.
@@ -88,7 +89,6 @@ def memory_plan(
     Time: that of compiling each program twice.
     """
     check.function("loss", loss)
-    budget = None if budget is None else check.size("budget", budget)
 
     def row(name: str, loop: Loop) -> MemoryRow:
         def of_params(params: Any, *more: Any) -> Any:
@@ -97,10 +97,11 @@ def memory_plan(
         def pull(params: Any, *more: Any) -> Any:
             return jax.vjp(lambda params: of_params(params, *more), params)[1]
 
-        kept, whole = (
+        analyses: Any = (
             jax.jit(fun).lower(*args).compile().memory_analysis()
             for fun in (pull, jax.value_and_grad(of_params))
         )
+        kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)
 
-    return MemoryPlan(tuple(row(*named) for named in loops), budget)
+    return MemoryPlan(tuple(row(*named) for named in loops), check.size("budget", budget))

@@ -99,14 +99,8 @@ def history(
     xs: PyTree,
     carry: Carry | None = None,
     *,
-    loop: Loop = bptt,
-    mask: Bool[Array, " T *batch"] | None = None,
     lengths: Integer[Array, "*batch"] | None = None,
-    fill: float = 0.0,
-    reset: Bool[Array, " T *batch"] | None = None,
-    reset_carry: Carry | None = None,
-    reverse: bool = False,
-    key: Key | None = None,
+    **options: Any,
 ) -> tuple[PyTree, PyTree]:
     """Run as `unroll` does, and return every state on the way in the place of the last carry.
 
@@ -115,14 +109,8 @@ def history(
         params: ″.
         xs: ″.
         carry: ″.
-        loop: ″.
-        mask: ″.
         lengths: ″.
-        fill: ″.
-        reset: ″.
-        reset_carry: ″.
-        reverse: ″; the states, too, stand where their inputs do.
-        key: ″.
+        **options: ″; with `reverse` the states, too, stand where their inputs do.
 
     Returns:
         A `History` (of a Network: a tree of them, as its carry has it), and ys as from `unroll`.
@@ -130,8 +118,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    run = _Recording(loop, mask, fill, reset, reset_carry, key, reverse)
-    run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
+    run, xs, carry = _checked(_Recording(**options), lengths, cell, params, xs, carry)
     states, ys = run(cell, params, carry, xs)
     return states, ys if run.mask is None else tree.zero_unless(run.mask, ys)
 
@@ -162,13 +149,13 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
 class _Run:
     """What runs a part of a network: the arguments of `unroll` as they are for that part."""
 
-    loop: Loop
-    mask: Any
-    fill: float
-    reset: Any
-    reset_carry: Any
-    key: Any
-    reverse: bool
+    loop: Loop = bptt
+    mask: Any = None
+    fill: float = 0.0
+    reset: Any = None
+    reset_carry: Any = None
+    key: Any = None
+    reverse: bool = False
 
     def __call__(
         self,
@@ -298,7 +285,7 @@ def _checked(
         like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         if isinstance(cell, Network) or cell.noise is not None:
             # What only the parts can tell, before anything is computed.
-            abstract = _Run(scan, None, 0.0, None, None, run.key, run.reverse)
+            abstract = _Run(scan, key=run.key, reverse=run.reverse)
             jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
         carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
     arguments = mask, run.reset, run.reset_carry, carry

@@ -160,6 +160,12 @@ class Cell:
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
         return carry, self.output(params, carry)
 
+    def changed(self, adjoint: Any, gather: Any, **parts: Any) -> "Cell":
+        """The cell with other parts, and a backward pass by hand only if it has one of its own."""
+        by_hand = self.adjoint is not None and self.gather is not None
+        more = {"adjoint": adjoint, "gather": gather} if by_hand else {}
+        return dataclasses.replace(self, **parts, **more)
+
 
 class Layer(NamedTuple):
     """A map without memory, as pure functions: `readout`, `embedding` and `dropout` are Layers.

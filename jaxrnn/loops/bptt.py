@@ -47,12 +47,13 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     carry = tree.to_arrays(carry)
     y = check.step_fits(step, params, carry, xs)
     if not isinstance(step, Cell):
-        recurrence, w, pair = derived.from_step(step, params, carry, xs, y)
+        of_step, w, pair = derived.from_step(step, params, carry, xs, y)
         with check.reverse_mode("bptt"):
-            (carry, _), (_, ys) = _recurrence(recurrence, w, pair, xs)
+            (carry, _), (_, ys) = _recurrence(of_step, w, pair, xs)
         return carry, ys
     w, zs = step.prepare(params), step.project(params, xs)
-    run, recurrence = _compiled_recurrence, step
+    run: Any = _compiled_recurrence
+    recurrence: Any = step
     if step.adjoint is None or step.gather is None:
         run = _recurrence
         recurrence, w = derived.from_advance(step.advance, w, carry, zs)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,13 +95,11 @@ def checkpointed(
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    if reach_of(check.function("loop", loop)) is not None:
-        raise ValueError(
-            f"loop: got {loop.__name__}, which cuts the gradient; expected an exact one"
-        )
-    return _checkpointed(
-        levels or 1, states, None if budget is None else check.size("budget", budget), segment, loop
-    )
+    loop = check.function("loop", loop)
+    if reach_of(loop) is not None:
+        name = getattr(loop, "__name__", loop)
+        raise ValueError(f"loop: got {name}, which cuts the gradient; expected an exact one")
+    return _checkpointed(levels or 1, states, check.size("budget", budget), segment, loop)
 
 
 @functools.cache
@@ -114,7 +112,7 @@ def _checkpointed(
         steps = check.length(xs)
         if steps == 0:
             return loop(step, params, carry, xs)
-        replayed = _compiled_replayed
+        replayed: Any = _compiled_replayed
         if not isinstance(step, Cell):
             step, params = derived.closed(step, params, carry, xs)
             replayed = _replayed

@@ -1,6 +1,5 @@
 """The adjoint on its way back: read, or changed, at every step."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -213,7 +212,7 @@ def _watched(control: Control, carry: Carry, probe: PyTree) -> Carry:
 
 
 @functools.cache
-def _watched_cell(cell: Cell, control: Control, cut: Any = None, probes: bool = False) -> Cell:
+def _watched_cell(cell: Any, control: Control, cut: Any = None, probes: bool = False) -> Cell:
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
         if not isinstance(cut, (int, float)):
             check.same_form("cut", cut, carry)
@@ -235,24 +234,19 @@ def _watched_cell(cell: Cell, control: Control, cut: Any = None, probes: bool = 
         carry_t, saved = cell.advance(w, carry_tm1, z.z)
         return _watched(control, carry_t, z.probe), saved
 
-    bare = dataclasses.replace(cell, project=project)
-    watched = with_noise(cell, draw, project=project) if cut else bare
-    watched = dataclasses.replace(watched, advance=advance)
-    if cell.adjoint is None or cell.gather is None:
-        return watched
-    inner_adjoint, inner_gather = cell.adjoint, cell.gather
-
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         d_carry, read = control(d_carry)
-        d_carry_tm1, delta = inner_adjoint(w, seen._replace(z=seen.z.z), d_carry)
+        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.z), d_carry)
         nothing = jax.tree.map(jnp.zeros_like, d_carry_tm1)
         return linked(seen.z.keep, d_carry_tm1, nothing), (delta, read)
 
     def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, _Drive]:
-        d_w, d_zs = inner_gather(w, seen._replace(z=seen.z.z), deltas[0])
+        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.z), deltas[0])
         return d_w, _Drive(d_zs, deltas[1])
 
-    return dataclasses.replace(watched, adjoint=adjoint, gather=gather)
+    if cut:
+        return with_noise(cell, draw, project=project).changed(adjoint, gather, advance=advance)
+    return cell.changed(adjoint, gather, project=project, advance=advance)
 
 
 def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:

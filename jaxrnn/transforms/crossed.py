@@ -1,6 +1,5 @@
 """Steps whose gradient is scaled where it crosses into the step before."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -64,13 +63,7 @@ def _crossed_cell(cell: Any) -> Cell:
         d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Crossed(d_zs, None)
 
-    return dataclasses.replace(
-        cell,
-        project=project,
-        advance=advance,
-        adjoint=cell.adjoint and adjoint,
-        gather=cell.gather and gather,
-    )
+    return cell.changed(adjoint, gather, project=project, advance=advance)
 
 
 @jax.custom_jvp

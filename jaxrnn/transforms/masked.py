@@ -1,6 +1,5 @@
 """Steps that are left out: where a mask is False the carry is held."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -75,10 +74,4 @@ def _masked_cell(cell: Any, fill: float) -> Cell:
         d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Masked(d_zs, None)
 
-    return dataclasses.replace(
-        cell,
-        project=project,
-        advance=advance,
-        adjoint=cell.adjoint and adjoint,
-        gather=cell.gather and gather,
-    )
+    return cell.changed(adjoint, gather, project=project, advance=advance)

@@ -1,6 +1,5 @@
 """Sequences that begin anew: where a reset is True the carry is replaced before the step."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -102,12 +101,5 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
         d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
         return Restarting(d_w, d_carry), Restarted(d_zs, None)
 
-    return dataclasses.replace(
-        cell,
-        project=project,
-        prepare=prepare,
-        advance=advance,
-        output=output,
-        adjoint=cell.adjoint and adjoint,
-        gather=cell.gather and gather,
-    )
+    parts = {"project": project, "prepare": prepare, "advance": advance, "output": output}
+    return cell.changed(adjoint, gather, **parts)

@@ -1,6 +1,5 @@
 """Zoneout: units that keep their last value."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -98,9 +97,4 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
         d_w, d_zs = inner.gather(w, inner_seen(seen), deltas)
         return d_w, ZoneoutDrive(d_zs, None)
 
-    return dataclasses.replace(
-        with_noise(cell, draw, project=project),
-        advance=advance,
-        adjoint=cell.adjoint and adjoint,
-        gather=cell.gather and gather,
-    )
+    return with_noise(cell, draw, project=project).changed(adjoint, gather, advance=advance)
