@@ -89,6 +89,7 @@ def memory_plan(
     Time: that of compiling each program twice.
     """
     check.function("loss", loss)
+    most = check.size("budget", budget)
 
     def row(name: str, loop: Loop) -> MemoryRow:
         def of_params(params: Any, *more: Any) -> Any:
@@ -104,4 +105,4 @@ def memory_plan(
         kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)
 
-    return MemoryPlan(tuple(row(*named) for named in loops), check.size("budget", budget))
+    return MemoryPlan(tuple(row(*named) for named in loops), most)

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import distance
 
+import jaxrnn
 from jaxrnn import mean_over_time
 
 T, B, OUTPUT = 5, 3, 4
@@ -171,3 +173,95 @@ def test_a_long_mean_keeps_its_dtype_and_stays_finite(dtype, masked):
     mean = mean_over_time(optax.l2_loss, outputs, jnp.zeros_like(outputs), mask)
     assert mean.dtype == outputs.dtype
     assert mean == 2
+
+
+def scored_and_stacked(cell):
+    """A per-step loss inside the loop, and the same of the outputs of the whole sequence."""
+    steps, batch, inputs, classes = 9, 2, 3, 5
+    nats, readout = optax.softmax_cross_entropy_with_integer_labels, jaxrnn.readout(classes)
+    rng = np.random.default_rng(0)
+    xs = jnp.asarray(rng.standard_normal((steps, batch, inputs)))
+    targets = jnp.asarray(rng.integers(0, classes, (steps, batch)), jnp.int32)
+    inside, net = jaxrnn.scored(cell, readout, nats), jaxrnn.stacked(cell, readout)
+    params = inside.init(jax.random.key(0), inputs, jnp.float64)
+    plain = jaxrnn.scored(lambda p, carry, x: cell(p, carry, x), readout, nats)
+
+    def within(params, xs, loop, mask=None, step=inside):
+        carry = None if step is inside else cell.carry((batch,), jnp.float64)
+        _, losses = jaxrnn.unroll(
+            step, params, jaxrnn.Scored(xs, targets), carry, loop=loop, mask=mask
+        )
+        return jnp.sum(losses)
+
+    def outside(params, xs, mask=None):
+        _, outputs = jaxrnn.unroll(net, params, xs, mask=mask)
+        losses = nats(outputs, targets)
+        return jnp.sum(losses if mask is None else jnp.where(mask, losses, 0))
+
+    return (params, xs), within, outside, plain
+
+
+@pytest.mark.parametrize("cell", [jaxrnn.gru(4), jaxrnn.lstm(4)], ids=["gru", "lstm"])
+def test_a_loss_inside_the_loop_is_the_loss_of_the_outputs(cell):
+    args, within, outside, plain = scored_and_stacked(cell)
+    mask = jnp.asarray(np.random.default_rng(1).random((9, 2)) < 0.7)
+    with jax.numpy_dtype_promotion("standard"):  # optax's losses need it
+        wanted = jax.jit(jax.value_and_grad(outside, argnums=(0, 1)))
+        got = jax.jit(jax.value_and_grad(within, argnums=(0, 1)), static_argnames=("loop", "step"))
+        for loop in (jaxrnn.bptt, jaxrnn.checkpointed()):
+            assert distance(got(*args, loop=loop), wanted(*args)) < 1e-12
+            assert distance(got(*args, loop=loop, mask=mask), wanted(*args, mask=mask)) < 1e-12
+        assert distance(got(*args, loop=jaxrnn.bptt, step=plain), wanted(*args)) < 1e-12
+
+
+def test_targets_that_are_floats_have_a_gradient():
+    cell, readout, rng = jaxrnn.elman(4), jaxrnn.readout(3), np.random.default_rng(0)
+    xs, targets = jnp.asarray(rng.standard_normal((5, 2, 3))), jnp.asarray(rng.random((5, 2, 3)))
+
+    def squared(outputs, targets):
+        return jnp.sum((outputs - targets) ** 2, axis=-1)
+
+    one = jax.ShapeDtypeStruct((3,), jnp.float64)
+    inside = jaxrnn.scored(cell, readout, squared, one)
+    params = inside.init(jax.random.key(0), 3, jnp.float64)
+
+    def within(params, xs, targets, loop):
+        return jnp.sum(jaxrnn.unroll(inside, params, jaxrnn.Scored(xs, targets), loop=loop)[1])
+
+    def outside(params, xs, targets):
+        _, outputs = jaxrnn.unroll(jaxrnn.stacked(cell, readout), params, xs)
+        return jnp.sum(squared(outputs, targets))
+
+    wanted = jax.grad(outside, argnums=(0, 1, 2))(params, xs, targets)
+    for loop in (jaxrnn.bptt, jaxrnn.checkpointed()):
+        got = jax.grad(within, argnums=(0, 1, 2))(params, xs, targets, loop)
+        assert distance(got, wanted) < 1e-12
+
+
+@pytest.mark.optimized
+def test_logits_of_the_whole_sequence_never_stand_in_memory():
+    steps, batch, classes = 400, 4, 512
+    cell, readout = jaxrnn.gru(8), jaxrnn.readout(classes)
+    nats = optax.softmax_cross_entropy_with_integer_labels
+    inside = jaxrnn.scored(cell, readout, nats)
+    params = inside.init(jax.random.key(0), 8)
+    xs = jax.ShapeDtypeStruct((steps, batch, 8), jnp.float32)
+    targets = jax.ShapeDtypeStruct((steps, batch), jnp.int32)
+
+    def temporary(loop):
+        def loss(params, xs, targets):
+            _, losses = jaxrnn.unroll(inside, params, jaxrnn.Scored(xs, targets), loop=loop)
+            return jnp.mean(losses)
+
+        with jax.numpy_dtype_promotion("standard"):
+            compiled = jax.jit(jax.grad(loss)).lower(params, xs, targets).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = 4 * steps * batch * classes
+    assert temporary(jaxrnn.bptt) > logits
+    assert temporary(jaxrnn.checkpointed()) < 0.5 * logits
+
+
+def test_a_cell_that_draws_noise_is_not_scored():
+    with pytest.raises(ValueError, match="cell: got one that draws noise, expected one without"):
+        jaxrnn.scored(jaxrnn.zoneout(jaxrnn.gru(2), 0.1), jaxrnn.readout(2), optax.l2_loss)

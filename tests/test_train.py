@@ -252,3 +252,91 @@ def test_a_plain_optax_loop_around_unroll_learns():
         losses.append(float(value))
     assert losses[0] > 0.8
     assert np.mean(losses[-10:]) < 0.2
+
+
+def windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2):
+    """BPTT(k2; k1) as a Python loop: parameters, the last carry, and the loss of each update."""
+    steps = len(sequence[0])
+    opt_state, starts, losses = optimizer.init(params), {0: carry}, []
+    for begin in range(0, steps, k1):
+        end, first = min(begin + k1, steps), max(0, begin + k1 - k2)
+
+        def objective(params, first=first, begin=begin, end=end):
+            carry = starts[first]
+            if first < begin:
+                carry = loss_of(params, carry, [x[first:begin] for x in sequence])[1]
+            return loss_of(params, carry, [x[begin:end] for x in sequence])
+
+        (value, last), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        following = max(0, begin + 2 * k1 - k2)
+        if first < following <= end:
+            between = [x[first:following] for x in sequence]
+            starts[following] = loss_of(params, starts[first], between)[1]
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(value)
+    return params, last, losses
+
+
+@pytest.mark.parametrize(
+    ("steps", "k1", "k2"), [(12, 4, 4), (12, 2, 6), (11, 2, 6), (5, 2, 8), (3, 4, 4)]
+)
+def test_windowed_is_an_update_a_segment_whose_gradient_reaches_back(steps, k1, k2):
+    net, rng = jaxrnn.stacked(CELL, READOUT), np.random.default_rng(0)
+    sequence = tuple(jnp.asarray(rng.standard_normal((steps, B, n))) for n in (I, OUTPUT))
+    params = net.init(jax.random.key(0), I, jnp.float64)
+    carry = jax.tree.map(jnp.cos, net.carry((B,), jnp.float64))
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def loss_of(params, carry, segment):
+        xs, targets = segment
+        carry, ys = jaxrnn.unroll(net, params, xs, carry)
+        return jnp.mean((ys - targets) ** 2), carry
+
+    def loss(params, carry, segment, key):
+        value, carry = loss_of(params, carry, segment)
+        return value, (carry, {})
+
+    trainer = jaxrnn.windowed(loss, optimizer, k1, k2)
+    state = trainer.init(params, jax.random.key(0), carry)
+    state, metrics = jax.jit(trainer.update)(state, sequence)
+    wanted = windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2)
+    close((state.params, state.carry, [*metrics["loss"]]), wanted)
+    assert state.step == -(-steps // k1)
+
+
+def test_windowed_over_no_steps_changes_nothing():
+    def loss(params, carry, segment, key):
+        return jnp.sum(params * segment), (carry, {})
+
+    trainer = jaxrnn.windowed(loss, optax.sgd(0.1), 2)
+    state = trainer.init(jnp.ones(()), jax.random.key(0), carry=jnp.zeros(3))
+    new, metrics = trainer.update(state, jnp.zeros((0,)))
+    close((new.params, new.carry), (state.params, state.carry))
+    assert metrics["loss"].shape == (0,)
+
+
+@pytest.mark.optimized
+def test_memory_of_windowed_does_not_grow_with_the_sequence():
+    net = jaxrnn.stacked(jaxrnn.gru(8), jaxrnn.readout(2))
+
+    def loss(params, carry, xs, key):
+        carry, ys = jaxrnn.unroll(net, params, xs, carry)
+        return jnp.mean(ys**2), (carry, {})
+
+    trainer = jaxrnn.windowed(loss, optax.sgd(0.1), 10, 20)
+    state = trainer.init(net.init(jax.random.key(0), 2), jax.random.key(1), net.carry((2,)))
+
+    def temporary(steps):
+        xs = jax.ShapeDtypeStruct((steps, 2, 2), jnp.float32)
+        compiled = jax.jit(trainer.update).lower(state, xs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    metrics = 2 * 4 * 100_000 // 10  # two float32 an update
+    assert temporary(100_000) <= temporary(1_000) + 1.1 * metrics
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(4, 2), (4, 6), (0, None), (2.0, None)])
+def test_windows_that_are_none_are_refused(own_messages, k1, k2):
+    with pytest.raises((TypeError, ValueError), match=r"k[12]: got .*, expected"):
+        jaxrnn.windowed(lambda *_: None, optax.sgd(0.1), k1, k2)

@@ -95,11 +95,11 @@ def checkpointed(
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    loop = check.function("loop", loop)
-    if reach_of(loop) is not None:
-        name = getattr(loop, "__name__", loop)
+    inner: Any = check.function("loop", loop)
+    if reach_of(inner) is not None:
+        name = getattr(inner, "__name__", inner)
         raise ValueError(f"loop: got {name}, which cuts the gradient; expected an exact one")
-    return _checkpointed(levels or 1, states, check.size("budget", budget), segment, loop)
+    return _checkpointed(levels or 1, states, check.size("budget", budget), segment, inner)
 
 
 @functools.cache
