@@ -1,4 +1,4 @@
-"""Run the measurements: `python -m benchmarks [speed|marks|flow] [--quick] [--json FILE]`."""
+"""Run the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`."""
 
 import argparse
 import importlib.metadata
@@ -11,10 +11,15 @@ from typing import Any
 import jax
 import tqdm
 
-from benchmarks import compare, flow, marks, speed
-from benchmarks.problems import QUICK_SHAPES, SHAPES
+from benchmarks import compare, flow, marks, memory, speed
+from benchmarks.problems import QUICK_SHAPES
 
-QUESTIONS = {"speed": speed.QUESTION, "marks": marks.QUESTION, "flow": flow.QUESTION}
+QUESTIONS = {
+    "speed": speed.QUESTION,
+    "marks": marks.QUESTION,
+    "flow": flow.QUESTION,
+    "memory": memory.QUESTION,
+}
 
 
 def machine() -> dict[str, Any]:
@@ -45,8 +50,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
     parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
     options = parser.parse_args()
-    shapes, seconds = (QUICK_SHAPES, 0.2) if options.quick else (SHAPES, 3.0)
     question = QUESTIONS[options.question]
+    shapes, seconds = (QUICK_SHAPES, 0.2) if options.quick else (question.shapes, 3.0)
     measured = [
         compare.measure(question, cell_name, shape, seconds)
         for cell_name, shape in tqdm.tqdm(compare.rows(shapes), desc=options.question, unit="row")

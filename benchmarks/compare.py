@@ -9,7 +9,7 @@ import chex
 import jax
 
 from benchmarks.clock import interleaved
-from benchmarks.problems import CELLS, Problem, Shape, problem
+from benchmarks.problems import CELLS, SHAPES, Problem, Shape, problem
 
 Run = Callable[..., Any]
 
@@ -20,10 +20,12 @@ class Question(NamedTuple):
     Fields:
         sides: by name, `Problem -> (compiled program, its arguments)`; the first is the baseline.
         equal: whether all sides compute the same numbers.
+        shapes: at which sizes.
     """
 
     sides: dict[str, Callable[[Problem], tuple[jax.stages.Compiled, tuple[Any, ...]]]]
     equal: bool
+    shapes: tuple[Shape, ...] = SHAPES
 
     @property
     def baseline(self) -> str:

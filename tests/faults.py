@@ -41,14 +41,17 @@ PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
 MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "linear", "lru"))
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
-SEGMENTS = "def _truncated(k1: int, loop: Loop) -> Loop:\n"
+CHECKPOINTED, CROSSED = "loops/checkpointed.py", "transforms/crossed.py"
+SEGMENTS = "def _truncated(k1: int, k2: int, loop: Loop) -> Loop:\n"
+REACH = "(t // k1 + 1) * k1 - k2"
 JOINED = "(delta_r, delta_z, delta_n * r)"
 BEFORE = "gru_reset_before"
 
 
 def moved_cut(name: str, k1: str) -> Fault:
     """Segments of another length than the loop says it has."""
-    edits = ((SEGMENTS, f"{SEGMENTS}    said, k1 = k1, {k1}\n"), ("t % k1 == 0", "t % said == 0"))
+    moved = f"{SEGMENTS}    said, k1, k2 = k1, {k1}, {k1}\n"
+    edits = ((SEGMENTS, moved), (REACH, "t // said * said"))
     return Fault(name, TRUNCATED, edits, "elman", "truncated:4")
 
 
@@ -231,8 +234,8 @@ BACKWARD = (
     fault(
         "first carry cut",
         TRUNCATED,
-        "_cut(carry, s > 0)",
-        "_cut(carry, s >= 0)",
+        "(s > 0) | (head > 0)",
+        "s >= 0",
         "elman",
         "truncated:4",
     ),
@@ -240,6 +243,62 @@ BACKWARD = (
         "rest not cut", TRUNCATED, "_cut(carry, True)", "_cut(carry, False)", "elman", "truncated:4"
     ),
     fault("no cut", TRUNCATED, "lax.stop_gradient(c)", "c", "elman", "truncated:4"),
+    fault(
+        "windows begin late",
+        TRUNCATED,
+        "tree.between(xs_s, k1, k2))\n            return",
+        "jax.tree.map(lax.stop_gradient, tree.between(xs_s, k1, k2)))\n            return",
+        "elman",
+        "truncated:2:5",
+    ),
+    fault(
+        "head cut",
+        TRUNCATED,
+        "last, head_ys = run(start,",
+        "last, head_ys = run(_cut(start, True),",
+        "elman",
+        "truncated:2:5",
+    ),
+    fault(
+        "λ not handed on",
+        CHECKPOINTED,
+        "pull((d_carry, d_ys))",
+        "pull((jax.tree.map(jnp.zeros_like, d_carry), d_ys))",
+        "elman",
+        "checkpointed",
+    ),
+    fault(
+        "one segment's weights",
+        CHECKPOINTED,
+        "(at_hand, slots, d_carry, tree.add(d_params, more), d_xs)",
+        "(at_hand, slots, d_carry, tree.add(more, None), d_xs)",
+        "elman",
+        "checkpointed",
+    ),
+    fault(
+        "head's weights left out",
+        CHECKPOINTED,
+        "d_params, d_xs = tree.add(d_params, more), _put(d_xs, d_here, 0)",
+        "d_xs = _put(d_xs, d_here, 0)",
+        "elman",
+        "checkpointed",
+    ),
+    fault(
+        "inputs one segment off",
+        CHECKPOINTED,
+        "_put(d_xs, d_here, plan.head + k * plan.length)",
+        "_put(d_xs, d_here, k * plan.length)",
+        "elman",
+        "checkpointed",
+    ),
+    fault(
+        "states one slot off",
+        CHECKPOINTED,
+        "jnp.where(load < 0, c, s[load])",
+        "jnp.where(load < 0, c, s[load - 1])",
+        "elman",
+        "checkpointed:states",
+    ),
 )
 FORWARD = (
     fault("f for 1 - f", MGU, "h_tm1 + f * (parts.s", "h_tm1 + (1 - f) * (parts.s", "mgu"),
@@ -523,6 +582,41 @@ AROUND = (
         "(inner, x), Fed(y, x)",
         "carry, Fed(y, x)",
         "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
+    ),
+    fault(
+        "factor ignored by hand",
+        CROSSED,
+        "lambda d: d * seen.z.factor.astype(d.dtype)",
+        "lambda d: d",
+        "loops/test_randomized.py::test_one_draw_is_a_product_of_factors[cell]",
+    ),
+    fault(
+        "not rescaled",
+        "loops/randomized.py",
+        "1 / keep, 0.0)",
+        "1.0, 0.0)",
+        "loops/test_randomized.py::test_the_mean_over_keys_is_the_exact_gradient[cell]",
+    ),
+    fault(
+        "targets shifted",
+        "losses.py",
+        "return (carry_t, z.targets), saved",
+        "return (carry_t, carry_tm1[1]), saved",
+        "test_losses.py::test_a_loss_inside_the_loop_is_the_loss_of_the_outputs[gru]",
+    ),
+    fault(
+        "window cut at its segment",
+        "train.py",
+        "value, (end, metrics) = loss(params, carry, segment, key)",
+        "value, (end, metrics) = loss(params, jax.lax.stop_gradient(carry), segment, key)",
+        "test_train.py::test_windowed_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]",
+    ),
+    fault(
+        "next window from the end",
+        "train.py",
+        "first = jax.tree.map(lambda c: c[0], carries) if warm else end",
+        "first = end",
+        "test_train.py::test_windowed_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]",
     ),
     fault(
         "control ignored by hand",
