@@ -218,8 +218,8 @@ BACKWARD = (
     fault(
         "carry's δ for λ",
         DERIVED,
-        "d_carry_tm1, d_carry_t\n",
-        "d_carry_tm1, d_carry_tm1\n",
+        "return pull(d_carry_t)[0][0], d_carry_t\n",
+        "return (pull(d_carry_t)[0][0],) * 2\n",
         "plain",
     ),
     fault(
@@ -240,7 +240,12 @@ BACKWARD = (
         "truncated:4",
     ),
     fault(
-        "rest not cut", TRUNCATED, "_cut(carry, True)", "_cut(carry, False)", "elman", "truncated:4"
+        "rest not cut",
+        TRUNCATED,
+        "_cut(start, True), xs",
+        "_cut(start, False), xs",
+        "elman",
+        "truncated:4",
     ),
     fault("no cut", TRUNCATED, "lax.stop_gradient(c)", "c", "elman", "truncated:4"),
     fault(
