@@ -102,6 +102,7 @@ def test_a_stack_as_one_step_equals_layer_by_layer(loop_name, marked):
     assert distance(with_gradient(layer_by_layer, *args), wanted) < GRADIENTS
 
 
+@pytest.mark.thorough  # jaxrnn certify has a stack too
 def test_layer_by_layer_is_a_loop_and_has_a_certificate():
     def layer_by_layer(step, params, carry, xs):
         return unroll(step, params, xs, carry)
