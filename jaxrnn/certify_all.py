@@ -29,9 +29,9 @@ def certify_all(
     """The certificates of all `CELLS`, also as plain Steps, of all `LOOPS`, and of what wraps them.
 
     Every cell is judged under `bptt`; under `scan`, which is the judge, and under the other loops,
-    which run these on parts of a sequence and know nothing of cells, some are. Then an LSTM with a mask and learned resets, and
-    one with all noise, under every loop; and a stack run layer by layer, judged by `scan` over the
-    stack as one Step.
+    which run these on parts of a sequence and know nothing of cells, some are. Then an LSTM with a
+    mask and learned resets, and one with all noise, under every loop; and a stack run layer by
+    layer, judged by `scan` over the stack as one Step.
 
     Args:
         progress: wraps the iteration, for instance `tqdm.tqdm`.
