@@ -302,7 +302,7 @@ BACKWARD = (
         "jnp.where(load < 0, c, s[load])",
         "jnp.where(load < 0, c, s[load - 1])",
         "elman",
-        "checkpointed:states",
+        "checkpointed:3",
     ),
 )
 FORWARD = (

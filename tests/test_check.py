@@ -175,7 +175,9 @@ def wrong_options():
         "TypeError: epsilon: got None of": partial(jaxrnn.layer_norm_gru, H, epsilon=None),
         "ValueError: epsilon: got 0, expected a n": partial(jaxrnn.layer_norm_gru, H, epsilon=0),
         "ValueError: epsilon: got nan,": partial(jaxrnn.layer_norm_lstm, H, epsilon=np.nan),
-        "ValueError: k2: got 8, expected None": partial(jaxrnn.truncated, 4, 8),
+        "ValueError: k2: got 2, expected an int of at least k1 = 4": partial(
+            jaxrnn.truncated, 4, 2
+        ),
         "TypeError: reverse: got 1 of type int, expected a bool": unrolled(XS, reverse=1),
         "TypeError: cell: got None of type NoneType, expected a func": unrolled(XS, cell=None),
         "TypeError: step: got 3 of type int, expected a function": partial(

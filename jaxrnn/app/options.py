@@ -1,16 +1,18 @@
 """What the command line understands: its kinds of option, its parser, errors one can read."""
 
 import argparse
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from jaxrnn import CELLS, LOOPS, Cell, Loop, truncated
+from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
 
 MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
 CELL_NAMES = ", ".join(MAKERS)
-LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K"))  # K, the steps of a segment
+# K, the steps of a segment, and, if another number follows, of a window; or the levels.
+LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:K"))
 
 
 class UserError(argparse.ArgumentTypeError):
@@ -86,14 +88,18 @@ def cell_named(name: str, hidden_size: int) -> Cell:
 
 
 def loop_named(name: str) -> Loop:
-    """The loop of that name in `LOOPS`, or `truncated:K` or `truncated:K:LOOP` for any K >= 1.
+    """The loop of that name in `LOOPS`, `truncated:K1[:K2][:LOOP]` or `checkpointed:LEVELS`.
 
     UserError if there is none.
     """
     if name in PLAIN_LOOPS:
         return PLAIN_LOOPS[name]
-    family, _, rest = name.partition(":")
-    k1, _, inner = rest.partition(":")
-    if family != "truncated" or not k1.isdecimal() or int(k1) < 1:
-        raise UserError(f"got {name!r}, expected one of {LOOP_NAMES} with K at least 1")
-    return truncated(int(k1), loop=loop_named(inner or "bptt"))
+    family, *rest = name.split(":")
+    inner = rest.pop() if rest and rest[-1] in PLAIN_LOOPS else "bptt"
+    with contextlib.suppress(ValueError, TypeError):  # such as K2 below K1
+        numbers = [int(text) for text in rest]
+        if family == "truncated":
+            return truncated(*numbers, loop=PLAIN_LOOPS[inner])
+        if family == "checkpointed" and numbers:
+            return checkpointed(levels=int(*rest), loop=PLAIN_LOOPS[inner])
+    raise UserError(f"got {name!r}, expected one of {LOOP_NAMES} with K at least 1")

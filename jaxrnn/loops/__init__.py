@@ -14,5 +14,5 @@ LOOPS = (
     ("truncated:5:scan", truncated(5, loop=scan)),
     ("truncated:2:5", truncated(2, 5)),
     ("checkpointed", checkpointed()),
-    ("checkpointed:states", checkpointed(states=2, segment=2)),
+    ("checkpointed:3", checkpointed(levels=3)),
 )

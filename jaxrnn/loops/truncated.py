@@ -24,7 +24,8 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
     and runs to the end of the segment; the last carry belongs to the last window. So of the
     products of Jacobians in ∂h_t/∂W = Σ_i (Π_{j=i+1..t} ∂f_j/∂h_{j-1}) ∂f_i/∂W those remain with
     i ≥ p_s. The carry that starts the sequence is not cut: it has a gradient from all windows that
-    begin at step 0, and k2 ≥ T is exact. With k2 = k1 windows are the segments.
+    begin at step 0, and k2 ≥ T is exact. With k2 = k1 windows are the segments. A stack that is run
+    layer by layer has such windows in each layer, and reaches back by all of them in turn.
 
     Args:
         k1: steps in a segment, at least 1; T need not be divisible by it.

@@ -184,7 +184,10 @@ def test_certify_answers_by_its_exit_code(error, code, capsys, monkeypatch):
 
 BAD_OPTIONS = [
     (["--cell", "gruu"], "--cell: got 'gruu', expected one of elman, "),
-    (["--loop", "bptts"], "--loop: got 'bptts', expected one of scan, bptt, truncated:K"),
+    (
+        ["--loop", "bptts"],
+        "--loop: got 'bptts', expected one of scan, bptt, checkpointed, truncated:K",
+    ),
     (["--loop", "truncated:0"], "--loop: got 'truncated:0', expected "),
     (["--loop", "truncated:x"], "--loop: got 'truncated:x', expected "),
     (["--hidden-size", "0"], "--hidden-size: got '0', expected a whole number from 1"),
