@@ -1,58 +1,71 @@
 """Sides of one question, measured in one process and set beside one of them, the baseline."""
 
-import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import chex
 import jax
+import numpy as np
 
 from benchmarks.clock import interleaved
-from benchmarks.problems import CELLS, SHAPES, Problem, Shape, problem
-
-Run = Callable[..., Any]
+from benchmarks.problems import CELLS, SHAPES, Problem, Program, Shape, problem
 
 
 class Question(NamedTuple):
     """What is compared.
 
     Fields:
-        sides: by name, `Problem -> (compiled program, its arguments)`; the first is the baseline.
-        equal: whether all sides compute the same numbers.
+        asked: the question in a few words.
+        sides: all by name, made for a problem; a side that is not there for it is left out. The
+            first is the baseline, and always there.
+        compared: what of their results has to be the same numbers, by a function of the result; None if
+            sides compute different things.
         shapes: at which sizes.
+        also: what else stands in a row, in milliseconds by name, told from the problem and from the
+            times of all sides.
+        pairs: which side is set beside which in the summary; each beside the baseline if none.
     """
 
-    sides: dict[str, Callable[[Problem], tuple[jax.stages.Compiled, tuple[Any, ...]]]]
-    equal: bool
+    asked: str
+    sides: Callable[[Problem], dict[str, Program]]
+    compared: Callable[[Any], Any] | None
     shapes: tuple[Shape, ...] = SHAPES
+    also: Callable[[Problem, dict[str, float]], dict[str, float]] = lambda posed, times: {}
+    pairs: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def baseline(self) -> str:
-        """The side that the others are set beside."""
-        return next(iter(self.sides))
+
+def everything(result: Any) -> Any:
+    """All that a side computes is compared."""
+    return result
 
 
 def measure(question: Question, cell_name: str, shape: Shape, seconds: float) -> dict[str, Any]:
     """One row: milliseconds (median and all samples) and temporary bytes of each side."""
     posed = problem(cell_name, shape)
-    programs = {name: compiled(posed) for name, compiled in question.sides.items()}
-    if question.equal:  # Nobody is measured on another problem.
-        values = {name: run(*args) for name, (run, args) in programs.items()}
-        for value in values.values():
-            chex.assert_trees_all_close(value, values[question.baseline], rtol=1e-3, atol=1e-6)
-    samples = interleaved(
-        {name: functools.partial(run, *args) for name, (run, args) in programs.items()}, seconds
-    )
+    sides = question.sides(posed)
+    if question.compared:  # Nobody is measured on another problem.
+        first, *others = [_numbers(question.compared(side.run())) for side in sides.values()]
+        for other in others:
+            chex.assert_trees_all_close(other, first, rtol=1e-3, atol=1e-6)
+    samples = interleaved({name: side.run for name, side in sides.items()}, seconds)
+    times = {name: statistics.median(taken) for name, taken in samples.items()}
     return {
         "cell": cell_name,
         "shape": shape._asdict(),
-        "milliseconds": {name: statistics.median(taken) for name, taken in samples.items()},
+        "milliseconds": times | question.also(posed, times),
         "temporary_bytes": {
-            name: run.memory_analysis().temp_size_in_bytes for name, (run, _) in programs.items()
+            name: side.temporary_bytes
+            for name, side in sides.items()
+            if side.temporary_bytes is not None
         },
         "samples": {name: [round(ms, 3) for ms in taken] for name, taken in samples.items()},
     }
+
+
+def _numbers(result: Any) -> list[Any]:
+    """Leaves as numpy arrays, without the axes of size 1 in which libraries differ."""
+    return [np.squeeze(np.asarray(leaf)) for leaf in jax.tree.leaves(result)]
 
 
 def rows(shapes: tuple[Shape, ...]) -> list[tuple[str, Shape]]:
@@ -60,40 +73,59 @@ def rows(shapes: tuple[Shape, ...]) -> list[tuple[str, Shape]]:
     return [(cell_name, shape) for cell_name in CELLS for shape in shapes]
 
 
-def summary(question: Question, measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each other side: its share of the baseline's time and memory, in the mean and at worst."""
+def names(measured: Iterable[dict[str, Any]], key: str = "milliseconds") -> list[str]:
+    """All sides, the baseline first."""
+    return list(dict.fromkeys(name for row in measured for name in row[key]))
 
-    def of(side: str) -> dict[str, float]:
+
+def shares(
+    measured: list[dict[str, Any]], side: str, of: str, key: str = "milliseconds"
+) -> list[float]:
+    """Of each row where both are there, one side's number divided by another's."""
+    both = [row[key] for row in measured if side in row[key] and row[key].get(of)]
+    return [row[side] / row[of] for row in both]
+
+
+def summary(question: Question, measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each pair: one side's share of the other's time and memory, in the mean and at worst."""
+    baseline, *others = names(measured)
+    found = {}
+    for side, of in question.pairs or [(side, baseline) for side in others]:
         numbers = {}
         for what, key in (("time", "milliseconds"), ("memory", "temporary_bytes")):
-            shares = [row[key][side] / row[key][question.baseline] for row in measured]
-            numbers[f"{what}_geometric_mean"] = statistics.geometric_mean(shares)
-            numbers[f"{what}_worst"] = max(shares)
-        return numbers
-
-    return {side: of(side) for side in question.sides if side != question.baseline}
+            if some := shares(measured, side, of, key):
+                numbers[f"{what}_geometric_mean"] = statistics.geometric_mean(some)
+                numbers[f"{what}_worst"] = max(some)
+        found[f"{side} / {of}"] = numbers
+    return found
 
 
 def table(question: Question, measured: list[dict[str, Any]]) -> str:
     """Markdown: milliseconds, temporary MiB and share of the baseline's time of each side."""
+    sides = names(measured)
     lines = [
-        "| cell | T, B, I, H | " + " | ".join(f"{side}: ms, MiB" for side in question.sides) + " |",
-        "|---|---|" + "---|" * len(question.sides),
+        f"{question.asked}\n",
+        "| cell | T, B, I, H | " + " | ".join(f"{name}: ms, MiB" for name in sides) + " |",
+        "|---|---|" + "---|" * len(sides),
     ]
     for row in measured:
-        times, sizes = row["milliseconds"], row["temporary_bytes"]
-        cells = [
-            f"{times[side]:.2f}, {sizes[side] / 2**20:.1f} "
-            f"({times[side] / times[question.baseline]:.2f})"
-            for side in question.sides
-        ]
         shape = ", ".join(map(str, row["shape"].values()))
-        lines.append(f"| {row['cell']} | {shape} | {' | '.join(cells)} |")
-    for side, numbers in summary(question, measured).items():
-        lines.append(
-            f"\n{side}: {numbers['time_geometric_mean']:.2f} of the time of "
-            f"'{question.baseline}' in the geometric mean, {numbers['time_worst']:.2f} at worst; "
-            f"{numbers['memory_geometric_mean']:.2f} of its temporary memory in the geometric "
-            f"mean, {numbers['memory_worst']:.2f} at worst."
-        )
+        told = [_told(row, name, sides[0]) for name in sides]
+        lines.append(f"| {row['cell']} | {shape} | {' | '.join(told)} |")
+    for pair, numbers in summary(question, measured).items():
+        said = [
+            f"{what} {numbers[f'{what}_geometric_mean']:.2f} in the geometric mean, "
+            f"{numbers[f'{what}_worst']:.2f} at worst"
+            for what in ("time", "memory")
+            if f"{what}_worst" in numbers
+        ]
+        lines.append(f"\n{pair}: {'; '.join(said)}.")
     return "\n".join(lines)
+
+
+def _told(row: dict[str, Any], name: str, baseline: str) -> str:
+    times, sizes = row["milliseconds"], row["temporary_bytes"]
+    if name not in times:
+        return "–"
+    size = f", {sizes[name] / 2**20:.1f}" if name in sizes else ""
+    return f"{times[name]:.2f}{size} ({times[name] / times[baseline]:.2f})"

@@ -4,37 +4,28 @@ The gradient of a Cell under `bptt`, as in the question `speed`: alone; with the
 at every step, `jaxrnn.flow`; with the adjoint clipped at every step.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks.compare import Question
-from benchmarks.problems import Problem, gradient
+from benchmarks.problems import Problem, Program, compiled, gradient
 
 
-def _side(posed: Problem, step: jaxrnn.Step) -> tuple[jax.stages.Compiled, Any]:
-    def run(params: Any, carry: Any, xs: Any) -> Any:
-        return jaxrnn.bptt(step, params, carry, xs)
+def _sides(posed: Problem) -> dict[str, Program]:
+    def under_bptt(step: jaxrnn.Step) -> Program:
+        return gradient(posed, functools.partial(jaxrnn.bptt, step))
 
-    return gradient(posed, run), posed.args
-
-
-def _flow(posed: Problem) -> tuple[jax.stages.Compiled, Any]:
     def loss(args: Any, loop: jaxrnn.Loop) -> Any:
         return jnp.mean((loop(posed.cell, *args)[1] - posed.targets) ** 2)
 
-    run: Callable[..., Any] = jax.jit(lambda *args: jaxrnn.flow(loss, args))
-    return run.lower(*posed.args).compile(), posed.args
+    return {
+        "alone": under_bptt(posed.cell),
+        "flow": compiled(lambda *args: jaxrnn.flow(loss, args), *posed.args),
+        "clipped": under_bptt(jaxrnn.clipped(posed.cell, 1e-3)),
+    }
 
 
-QUESTION = Question(
-    sides={
-        "alone": lambda posed: _side(posed, posed.cell),
-        "flow": _flow,
-        "clipped": lambda posed: _side(posed, jaxrnn.clipped(posed.cell, 1e-3)),
-    },
-    equal=False,
-)
+QUESTION = Question("Seeing the gradient flow, and changing it.", _sides, compared=None)

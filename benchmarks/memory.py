@@ -7,7 +7,6 @@ scan, both over the plain step as people write it.
 """
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,23 +16,24 @@ import jax.numpy as jnp
 from jax import lax
 
 import jaxrnn
-from benchmarks.compare import Question
-from benchmarks.problems import Problem, Shape
+from benchmarks.compare import Question, everything
+from benchmarks.peers import MISSING
+from benchmarks.problems import Problem, Program, Shape, compiled
 
 
-def _gradient(posed: Problem, run: Callable[..., Any]) -> tuple[jax.stages.Compiled, Any]:
+def _gradient(posed: Problem, run: Callable[..., Any]) -> Program:
     def loss(params: Any, carry: Any, xs: Any) -> Any:
         return jnp.mean(posed.cell.output(params, run(params, carry, xs)) ** 2)
 
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return jax.jit(grad).lower(*posed.args).compile(), posed.args
+    return compiled(grad, *posed.args)
 
 
-def _loop(posed: Problem, loop: jaxrnn.Loop) -> tuple[jax.stages.Compiled, Any]:
+def _loop(posed: Problem, loop: jaxrnn.Loop) -> Program:
     return _gradient(posed, lambda *args: loop(posed.cell, *args)[0])
 
 
-def _nested(posed: Problem) -> tuple[jax.stages.Compiled, Any]:
+def _nested(posed: Problem) -> Program:
     def run(params: Any, carry: Any, xs: Any) -> Any:
         def step(carry: Any, x: Any) -> Any:
             return posed.step(params, carry, x)[0], None
@@ -49,7 +49,7 @@ def _near_root(steps: int) -> int:
     return next(n for n in range(math.isqrt(steps), steps + 1) if steps % n == 0)
 
 
-def _equinox(posed: Problem) -> tuple[jax.stages.Compiled, Any]:
+def _equinox(posed: Problem) -> Program:
     scan = importlib.import_module("equinox.internal").scan
 
     def run(params: Any, carry: Any, xs: Any) -> Any:
@@ -61,17 +61,20 @@ def _equinox(posed: Problem) -> tuple[jax.stages.Compiled, Any]:
     return _gradient(posed, run)
 
 
-# Who is not installed is not there to be measured.
-PEERS = {"equinox": _equinox} if importlib.util.find_spec("equinox") else {}
+def _sides(posed: Problem) -> dict[str, Program]:
+    sides = {
+        "bptt": _loop(posed, jaxrnn.bptt),
+        "checkpointed()": _loop(posed, jaxrnn.checkpointed()),
+        "levels=2": _loop(posed, jaxrnn.checkpointed(levels=2)),
+        "states=10": _loop(posed, jaxrnn.checkpointed(states=10)),
+        "jax.checkpoint": _nested(posed),
+    }
+    return sides if "equinox" in MISSING else {**sides, "equinox": _equinox(posed)}
+
+
 QUESTION = Question(
-    sides={
-        "bptt": lambda posed: _loop(posed, jaxrnn.bptt),
-        "checkpointed()": lambda posed: _loop(posed, jaxrnn.checkpointed()),
-        "levels=2": lambda posed: _loop(posed, jaxrnn.checkpointed(levels=2)),
-        "states=10": lambda posed: _loop(posed, jaxrnn.checkpointed(states=10)),
-        "jax.checkpoint": _nested,
-        **PEERS,
-    },
-    equal=True,
+    "A many-to-one gradient of a long sequence.",
+    _sides,
+    everything,
     shapes=(Shape(1000, 16, 64, 128), Shape(1000, 4, 32, 64), Shape(4000, 4, 32, 64)),
 )

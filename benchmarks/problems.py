@@ -1,4 +1,4 @@
-"""What is measured: cells, shapes, and the gradient of a mean-square loss."""
+"""What is measured: cells, shapes, and what is done with them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,15 +31,31 @@ SHAPES = (
 QUICK_SHAPES = (Shape(64, 4, 16, 32), Shape(128, 1, 16, 32))
 CELLS = {"elman": jaxrnn.elman, "gru": jaxrnn.gru, "lstm": jaxrnn.lstm}
 STEPS = {"elman": plain.elman, "gru": plain.gru, "lstm": plain.lstm}
+GATES = {"elman": 1, "gru": 3, "lstm": 4}
 
 
 class Problem(NamedTuple):
     """A cell, the same as a plain step, arguments `(params, carry, xs)`, targets of the outputs."""
 
+    cell_name: str
+    shape: Shape
     cell: jaxrnn.Cell
     step: jaxrnn.Step
     args: tuple[Any, Any, jax.Array]
     targets: jax.Array
+
+
+class Program(NamedTuple):
+    """What is timed.
+
+    Fields:
+        run: one turn of it.
+        temporary_bytes: what it needs beside arguments and results, by the compiler's own analysis;
+            None where there is none.
+    """
+
+    run: Callable[[], Any]
+    temporary_bytes: int | None = None
 
 
 def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
@@ -49,18 +65,49 @@ def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
     params = cell.init(key_params, shape.I, dtype)
     xs = jax.random.normal(key_xs, (shape.T, shape.B, shape.I), dtype)
     targets = jax.random.normal(key_targets, (shape.T, shape.B, shape.H), dtype)
-    return Problem(cell, STEPS[cell_name], (params, cell.carry((shape.B,), dtype), xs), targets)
+    args = params, cell.carry((shape.B,), dtype), xs
+    return Problem(cell_name, shape, cell, STEPS[cell_name], args, targets)
 
 
-def gradient(problem: Problem, run: Callable[..., Any], *more: Any) -> jax.stages.Compiled:
-    """Compiled value and gradient of mean (y - target)² for params, carry and inputs.
+def compiled(function: Callable[..., Any], *args: Any) -> Program:
+    """The program of a function of arrays."""
+    program = jax.jit(function).lower(*args).compile()
+    memory = program.memory_analysis()
+    return Program(lambda: program(*args), memory and memory.temp_size_in_bytes)
 
-    `run(params, carry, xs, *more) -> (carry, ys)`.
+
+def gradient(posed: Problem, run: Callable[..., Any], *more: Any, split: bool = False) -> Program:
+    """Value and gradient of mean (y - target)² for params, carry and inputs.
+
+    Args:
+        posed: what it is of.
+        run: `(params, carry, xs, *more) -> (carry, ys)`.
+        more: other arguments of it.
+        split: the batch over all devices.
     """
 
-    def loss(params: Any, carry: Any, xs: Any, *more: Any) -> Any:
+    def loss(params: Any, carry: Any, xs: Any, targets: Any, *more: Any) -> Any:
         _, ys = run(params, carry, xs, *more)
-        return jnp.mean((ys - problem.targets) ** 2)
+        return jnp.mean((ys - targets) ** 2)
 
+    if split:
+        loss = jaxrnn.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return jax.jit(grad).lower(*problem.args, *more).compile()
+    return compiled(grad, *posed.args, posed.targets, *more)
+
+
+def forward(posed: Problem, run: Callable[..., Any], split: bool = False) -> Program:
+    """All outputs."""
+
+    def outputs(*args: Any) -> Any:
+        return run(*args)[1]
+
+    if split:
+        outputs = jaxrnn.data_parallel(outputs, in_axes=(None, 0, 1), out_axes=1)
+    return compiled(outputs, *posed.args)
+
+
+def streamed(posed: Problem, run: Callable[..., Any]) -> Program:
+    """One step alone, as a sequence of length 1."""
+    params, carry, xs = posed.args
+    return compiled(run, params, carry, xs[:1])

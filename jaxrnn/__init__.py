@@ -84,7 +84,8 @@ from jaxrnn.train import TrainState as TrainState
 from jaxrnn.train import trainer as trainer
 from jaxrnn.train import windowed as windowed
 
-# Memory
+# Devices and memory
+from jaxrnn.sharding import data_parallel as data_parallel
 from jaxrnn.memory import MemoryPlan as MemoryPlan
 from jaxrnn.memory import MemoryRow as MemoryRow
 from jaxrnn.memory import memory_plan as memory_plan

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import distance, inner, noise, run, windowed_scan
 
@@ -228,6 +228,8 @@ def test_contributions_of_single_steps_sum_to_the_gradient(cell_name):
     seed=st.integers(0, 99),
 )
 def test_drawn_shapes(cell_name, k1, length, batch, inputs, hidden, seed):
+    # Of one or two units a norm leaves signs, and gradients that are rounding.
+    assume(hidden > 2 or not cell_name.startswith("layer_norm"))
     cell, args, v = problem(cell_name, length, batch, inputs, hidden, seed)
     loop = jaxrnn.bptt if k1 is None else jaxrnn.truncated(k1)
     judge = jaxrnn.scan if k1 is None else jaxrnn.truncated(k1, loop=jaxrnn.scan)

@@ -45,21 +45,24 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
     carry = tree.to_arrays(carry)
-    y = check.step_fits(step, params, carry, xs)
+    check.step_fits(step, params, carry, xs)
     if not isinstance(step, Cell):
-        of_step, w, pair = derived.from_step(step, params, carry, xs, y)
-        with check.reverse_mode("bptt"):
-            (carry, _), (_, ys) = _recurrence(of_step, w, pair, xs)
-        return carry, ys
+        return _derived(step, params, carry, xs)
     w, zs = step.prepare(params), step.project(params, xs)
-    run: Any = _compiled_recurrence
-    recurrence: Any = step
     if step.adjoint is None or step.gather is None:
-        run = _recurrence
-        recurrence, w = derived.from_advance(step.advance, w, carry, zs)
-    with check.reverse_mode("bptt"):
-        carry, carries = run(recurrence, w, carry, zs)
+        advance = step.advance
+        carry, carries = _derived(lambda *args: (advance(*args)[0],) * 2, w, carry, zs)
+    else:
+        with check.reverse_mode("bptt"):
+            carry, carries = _compiled_recurrence(step, w, carry, zs)
     return carry, step.output(params, carries)
+
+
+def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    parts = derived.parted(step, params, carry, xs)
+    with check.reverse_mode("bptt"):
+        (carry, _), pairs = _recurrence(parts.recurrence, parts.w, parts.pair, parts.zs)
+    return carry, parts.outputs(pairs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

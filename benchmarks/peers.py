@@ -1,0 +1,178 @@
+"""The same networks in other libraries: each hands our parameters to its own cell and its own loop.
+
+A peer is there if it is installed and has the cell with the same equations. Equinox has no Elman
+cell, Haiku's is relu, and Haiku's GRU is the one with the reset before the product; nnx's GRU lacks
+the bias b_n, which starts at zero.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxrnn
+from benchmarks.problems import Problem, Program
+
+MISSING = [
+    name for name in ("flax", "equinox", "haiku", "torch") if importlib.util.find_spec(name) is None
+]
+
+
+class Peer(NamedTuple):
+    """A network of another JAX library.
+
+    Fields:
+        params: ours, in its form.
+        run: its own way through time, `(params, carry, xs) -> (carry, ys)`; the carry is ours.
+        step: its cell as a plain Step.
+    """
+
+    params: Any
+    run: Callable[..., Any]
+    step: jaxrnn.Step
+
+
+def peers(posed: Problem) -> dict[str, Peer]:
+    """All that are installed and have the cell."""
+    makes = {"flax": _flax, "equinox": _equinox, "haiku": _haiku}
+    made = {name: make(posed) for name, make in makes.items() if name not in MISSING}
+    return {name: peer for name, peer in made.items() if peer is not None}
+
+
+def _flax(posed: Problem) -> Peer:
+    """`nnx.RNN`, time first; its LSTM is the one with a single product for all gates."""
+    from flax import nnx
+
+    params, _, xs = posed.args
+    makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+    cell = makes[posed.cell_name](xs.shape[-1], posed.shape.H, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = params["w_x"], params["w_h"]
+    (cell.dense_h if posed.cell_name == "lstm" else cell.dense_i).bias[...] = params["b"]
+    form, state, rest = nnx.split(nnx.RNN(cell, time_major=True, return_carry=True), nnx.Param, ...)
+
+    def run(state: Any, carry: Any, xs: Any) -> Any:
+        last, ys = nnx.merge(form, state, rest)(xs, initial_carry=_theirs(carry))
+        return _ours(last), ys
+
+    def step(state: Any, carry: Any, x: Any) -> Any:
+        last, y = nnx.merge(form, state, rest).cell(_theirs(carry), x)
+        return _ours(last), y
+
+    return Peer(state, run, step)
+
+
+def _theirs(carry: Any) -> Any:
+    """Flax has (c, h) where we have (h, c)."""
+    return (carry.c, carry.h) if isinstance(carry, tuple) else carry
+
+
+def _ours(carry: Any) -> Any:
+    return jaxrnn.LSTMCarry(*carry[::-1]) if isinstance(carry, tuple) else carry
+
+
+def _equinox(posed: Problem) -> Peer | None:
+    """The idiom: `lax.scan` over a vmapped cell."""
+    import equinox
+
+    if posed.cell_name == "elman":
+        return None
+    params, _, xs = posed.args
+    make = {"gru": equinox.nn.GRUCell, "lstm": equinox.nn.LSTMCell}[posed.cell_name]
+    cell = make(xs.shape[-1], posed.shape.H, key=jax.random.key(0))
+    ours = {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias": params["b"]}
+    ours |= {"bias_n": params["b_n"]} if posed.cell_name == "gru" else {}
+    cell = equinox.tree_at(lambda c: [getattr(c, name) for name in ours], cell, [*ours.values()])
+    arrays, static = equinox.partition(cell, equinox.is_array)
+
+    def step(arrays: Any, carry: Any, x: Any) -> Any:
+        carry = jax.vmap(equinox.combine(arrays, static))(x, carry)
+        if posed.cell_name == "lstm":
+            carry = jaxrnn.LSTMCarry(*carry)
+            return carry, carry.h
+        return carry, carry
+
+    return Peer(arrays, lambda p, carry, xs: jaxrnn.scan(step, p, carry, xs), step)
+
+
+def _haiku(posed: Problem) -> Peer | None:
+    """`hk.dynamic_unroll`; 1 is added to its forget gate at every step."""
+    import haiku
+
+    if posed.cell_name != "lstm":
+        return None
+    params, carry, xs = posed.args
+
+    def core() -> Any:
+        return haiku.LSTM(posed.shape.H, name="lstm")
+
+    def unroll(xs: Any, carry: Any) -> Any:
+        ys, last = haiku.dynamic_unroll(core(), xs, haiku.LSTMState(*carry))
+        return jaxrnn.LSTMCarry(*last), ys
+
+    def once(x: Any, carry: Any) -> Any:
+        y, last = core()(x, haiku.LSTMState(*carry))
+        return jaxrnn.LSTMCarry(*last), y
+
+    def reordered(kernel: Any) -> Any:
+        i, f, g, o = jnp.split(kernel, 4, axis=-1)
+        return jnp.concatenate([i, g, f, o], axis=-1)
+
+    h = posed.shape.H
+    bias = params["b"] - jnp.concatenate([jnp.zeros(h), jnp.ones(h), jnp.zeros(2 * h)])
+    kernel = jnp.concatenate([params["w_x"], params["w_h"]])
+    ours = {"lstm/linear": {"w": reordered(kernel), "b": reordered(bias)}}
+    whole, single = (haiku.without_apply_rng(haiku.transform(f)) for f in (unroll, once))
+    return Peer(
+        ours,
+        lambda p, carry, xs: whole.apply(p, xs, carry),
+        lambda p, carry, x: single.apply(p, x, carry),
+    )
+
+
+def torch(posed: Problem, work: str) -> Program | None:
+    """`nn.RNN`, `nn.GRU`, `nn.LSTM`: on a CPU with oneDNN, on a GPU with cuDNN."""
+    if "torch" in MISSING:
+        return None
+    import torch
+
+    params, carry, xs = posed.args
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def tensor(x: Any, gradient: bool = True) -> Any:
+        return torch.tensor(jax.device_get(x), device=device, requires_grad=gradient)
+
+    make = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[posed.cell_name]
+    module = make(posed.shape.I, posed.shape.H, device=device)
+    with torch.no_grad():
+        module.weight_ih_l0.copy_(tensor(params["w_x"].T))
+        module.weight_hh_l0.copy_(tensor(params["w_h"].T))
+        module.bias_ih_l0.copy_(tensor(params["b"]))
+        module.bias_hh_l0.zero_()
+        if posed.cell_name == "gru":
+            module.bias_hh_l0[-posed.shape.H :] = tensor(params["b_n"])
+    first = [tensor(c[None]) for c in jax.tree.leaves(carry)]
+    inputs, targets = tensor(xs if work != "streamed" else xs[:1]), tensor(posed.targets, False)
+    wanted = [*module.parameters(), *first, inputs]
+
+    def outputs() -> Any:
+        return module(inputs, tuple(first) if len(first) > 1 else first[0])[0]
+
+    def gradient() -> Any:
+        loss = ((outputs() - targets) ** 2).mean()
+        grads = torch.autograd.grad(loss, wanted)
+        return _synchronised(torch, (loss.detach(), grads))
+
+    def alone() -> Any:
+        with torch.no_grad():
+            return _synchronised(torch, outputs())
+
+    return Program(gradient if work == "gradient" else alone)
+
+
+def _synchronised(torch: Any, result: Any) -> Any:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
