@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxrnn import check, tree
@@ -82,7 +81,8 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
         at_t = _run(plan.ahead, env | dict(zip(plan.inputs, x, strict=True)))
         return [at_t[v] for v in plan.stepwise]
 
-    zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs))
+    # The number of a step makes a sequence of them where nothing of the input is needed.
+    zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs)), jnp.arange(steps)
 
     def played(w, z, carry_tm1, known, across, turned=()):
         """The pair of (3) and all variables; what is known is not made again, across takes F."""
@@ -132,7 +132,7 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
 
             def across(v, x):
                 found[v] = x
-                return lax.stop_gradient(x)
+                return _known(jnp.zeros_like(x), x)  # no slope here, but one of second order
 
             played(w, seen_t.z, seen_t.carry_tm1[0], known(seen_t), across)
             return [found[v] for v in plan.cut]
@@ -191,9 +191,9 @@ class Plan(NamedTuple):
     worth: set[Any]
     kept: list[Any]
 
-    def given(self, w: tuple[list[Any], Any], z: list[Any]) -> dict[Any, Any]:
+    def given(self, w: PyTree, z: PyTree) -> dict[Any, Any]:
         """What (1) and (2) made, by its variable."""
-        return dict(zip(self.same + self.stepwise, w[0] + z, strict=True))
+        return dict(zip(self.same + self.stepwise, w[0] + z[0], strict=True))
 
 
 def _planned(jaxpr: Any, constants: int, carries: int) -> Plan:
@@ -244,6 +244,7 @@ def _planned(jaxpr: Any, constants: int, carries: int) -> Plan:
         going_on = eqn.primitive.name in STRUCTURAL and not front.isdisjoint(_reads([eqn]))
         if entering or going_on:
             front.update(eqn.outvars)
+    front.update(v for v in _variables(carry) if kinds[v] != CARRIED)
     leaving = [*_variables(carry), *extras]
     leaving += [v for eqn in loop if front.isdisjoint(eqn.outvars) for v in _reads([eqn])]
     cut = [v for v in dict.fromkeys(leaving) if v in front and check.is_inexact(v.aval)]
