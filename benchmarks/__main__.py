@@ -1,39 +1,102 @@
 """Run the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`."""
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import tqdm
 
-from benchmarks import compare, flow, marks, memory, speed
-from benchmarks.problems import QUICK_SHAPES
+# A CPU is one device a core, so that a batch can be split; said before JAX is first used.
+jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-QUESTIONS = {
-    "speed": speed.QUESTION,
-    "marks": marks.QUESTION,
-    "flow": flow.QUESTION,
-    "memory": memory.QUESTION,
+from benchmarks import (  # noqa: E402
+    charts,
+    compare,
+    compile,
+    flow,
+    marks,
+    memory,
+    peers,
+    speed,
+    steps,
+    tpu,
+)
+from benchmarks.problems import QUICK_SHAPES  # noqa: E402
+
+
+class Part(NamedTuple):
+    """One table.
+
+    Fields:
+        rows: what there is to measure, arguments of `measure`.
+        measure: one row.
+        summary, table: of all rows.
+    """
+
+    rows: list[tuple[Any, ...]]
+    measure: Callable[..., dict[str, Any]]
+    summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    table: Callable[[list[dict[str, Any]]], str]
+
+
+def _compared(question: compare.Question, quick: bool) -> Part:
+    shapes, seconds = (QUICK_SHAPES, 0.2) if quick else (question.shapes, question.seconds)
+    return Part(
+        compare.rows(shapes),
+        lambda *row: compare.measure(question, *row, seconds),
+        functools.partial(compare.summary, question),
+        functools.partial(compare.table, question),
+    )
+
+
+def _of_module(module: Any, quick: bool) -> Part:
+    return Part(module.rows(quick), module.measure, module.summary, module.table)
+
+
+QUESTIONS: dict[str, dict[str, Callable[[bool], Part]]] = {
+    "speed": {
+        "gradient": functools.partial(_compared, speed.GRADIENT),
+        "forward": functools.partial(_compared, speed.FORWARD),
+        "streamed": functools.partial(_compared, speed.STREAMED),
+    },
+    "steps": {"steps": functools.partial(_compared, steps.QUESTION)},
+    "memory": {"memory": functools.partial(_compared, memory.QUESTION)},
+    "compile": {"compile": functools.partial(_of_module, compile)},
+    "marks": {"marks": functools.partial(_compared, marks.QUESTION)},
+    "flow": {"flow": functools.partial(_compared, flow.QUESTION)},
+    "tpu": {"tpu": functools.partial(_of_module, tpu)},
 }
+ALL = {name: part for parts in QUESTIONS.values() for name, part in parts.items()}
 
 
 def machine() -> dict[str, Any]:
     """The device, the versions and the flags of this run."""
-    names = ("jax", "jaxlib", "numpy", "optax")
+    packages = ("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "torch", "libtpu")
     return {
         "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
         "platform": jax.default_backend(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        "versions": {name: version for name in packages if (version := _version(name))},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "torch": peers.torch_settings(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -44,23 +107,23 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and keep every sample where `--json` says."""
+    """Measure, print tables, and keep every sample, and a chart beside it, where `--json` says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("question", nargs="?", choices=[*QUESTIONS], default="speed")
+    parser.add_argument("question", nargs="?", choices=[*QUESTIONS, "all"], default="speed")
     parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
     parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
     options = parser.parse_args()
-    question = QUESTIONS[options.question]
-    shapes, seconds = (QUICK_SHAPES, 0.2) if options.quick else (question.shapes, 3.0)
-    measured = [
-        compare.measure(question, cell_name, shape, seconds)
-        for cell_name, shape in tqdm.tqdm(compare.rows(shapes), desc=options.question, unit="row")
-    ]
-    print(compare.table(question, measured))
-    if options.json:
-        summary = compare.summary(question, measured)
-        result = {"machine": machine(), "summary": summary, "rows": measured}
-        options.json.write_text(json.dumps(result) + "\n")
+    told = machine()
+    print(told, f"not installed, left out: {', '.join(peers.MISSING) or 'nobody'}", sep="\n")
+    result: dict[str, Any] = {"machine": told}
+    for name, make in (ALL if options.question == "all" else QUESTIONS[options.question]).items():
+        part = make(options.quick)
+        rows = [part.measure(*row) for row in tqdm.tqdm(part.rows, desc=name, unit="row")]
+        print(f"\n## {name}\n\n{part.table(rows)}")
+        result[name] = {"summary": part.summary(rows), "rows": rows}
+        if options.json:
+            options.json.write_text(json.dumps(result) + "\n")
+            charts.draw(name, rows, options.json.with_suffix(""))
 
 
 if __name__ == "__main__":

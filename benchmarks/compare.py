@@ -25,6 +25,7 @@ class Question(NamedTuple):
         also: what else stands in a row, in milliseconds by name, told from the problem and from the
             times of all sides.
         pairs: which side is set beside which in the summary; each beside the baseline if none.
+        seconds: how long each side is timed at each shape.
     """
 
     asked: str
@@ -33,6 +34,7 @@ class Question(NamedTuple):
     shapes: tuple[Shape, ...] = SHAPES
     also: Callable[[Problem, dict[str, float]], dict[str, float]] = lambda posed, times: {}
     pairs: tuple[tuple[str, str], ...] = ()
+    seconds: float = 1.0
 
 
 def everything(result: Any) -> Any:

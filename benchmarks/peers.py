@@ -132,6 +132,19 @@ def _haiku(posed: Problem) -> Peer | None:
     )
 
 
+def torch_settings() -> dict[str, Any]:
+    """Threads, and whether oneDNN or cuDNN does the work."""
+    if "torch" in MISSING:
+        return {}
+    import torch
+
+    return {
+        "threads": torch.get_num_threads(),
+        "oneDNN": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        "cuDNN": torch.backends.cudnn.is_available(),
+    }
+
+
 def torch(posed: Problem, work: str) -> Program | None:
     """`nn.RNN`, `nn.GRU`, `nn.LSTM`: on a CPU with oneDNN, on a GPU with cuDNN."""
     if "torch" in MISSING:

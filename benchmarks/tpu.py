@@ -1,0 +1,79 @@
+"""Does the real TPU compiler take every cell under every loop, and what does it make of it?
+
+Value and gradient of a mean-square loss are compiled for one chip of a v5e, on a machine that needs
+none, by the compiler in `libtpu` (`pip install '.[tpu]'`).
+"""
+
+import importlib.util
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxrnn
+
+ASKED = "Compiled for a TPU v5e: seconds, and temporary KiB by the compiler's own analysis."
+CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
+
+
+def missing() -> str:
+    """Why there is no TPU compiler here; empty if there is one."""
+    return "" if importlib.util.find_spec("libtpu") else "libtpu is not installed"
+
+
+def rows(quick: bool) -> list[tuple[str, str]]:
+    """What there is to compile."""
+    cells = ["lstm"] if quick else list(CELLS)
+    return [] if missing() else [(cell, loop) for cell in cells for loop in LOOPS]
+
+
+def compiled(cell_name: str, loop_name: str) -> jax.stages.Compiled:
+    """The program, T = 128, B = 16, I = H = 128."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # There is no TPU to be asked.
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    cell, loop = CELLS[cell_name](128), LOOPS[loop_name]
+
+    def loss(params: Any, xs: Any) -> Any:
+        return jnp.mean(jaxrnn.unroll(cell, params, xs, loop=loop)[1] ** 2)
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 128))
+    xs = jax.ShapeDtypeStruct((128, 16, 128), jnp.float32)
+    grad = jax.jit(jax.value_and_grad(loss), in_shardings=chip, out_shardings=chip)
+    return grad.lower(params, xs).compile()
+
+
+def measure(cell_name: str, loop_name: str) -> dict[str, Any]:
+    """Seconds, and temporary bytes."""
+    begun = time.perf_counter()
+    program = compiled(cell_name, loop_name)
+    return {
+        "cell": cell_name,
+        "loop": loop_name,
+        "seconds": round(time.perf_counter() - begun, 2),
+        "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+    }
+
+
+def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many, and why none."""
+    return {"compiled": len(measured), "missing": missing()}
+
+
+def table(measured: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    if missing():
+        return f"{ASKED}\n\nLeft out: {missing()}."
+    lines = [f"{ASKED}\n", "| cell | " + " | ".join(LOOPS) + " |", "|---" * (1 + len(LOOPS)) + "|"]
+    for cell in dict.fromkeys(row["cell"] for row in measured):
+        told = [
+            f"{row['seconds']:.1f}, {row['temporary_bytes'] // 1024}"
+            for row in measured
+            if row["cell"] == cell
+        ]
+        lines.append(f"| {cell} | {' | '.join(told)} |")
+    return "\n".join(lines)
