@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 
@@ -223,3 +224,13 @@ def distance(got, wanted):
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
     # Not Python's max, which can lose a NaN.
     return float(np.max([of_leaf(a, b) for a, b in pairs], initial=0.0))
+
+
+def often(names, chosen):
+    """All as parameters of a test, those that are not chosen left to `pytest -m thorough`."""
+    thorough = pytest.mark.thorough
+    return [pytest.param(name, marks=[] if name in chosen else thorough) for name in names]
+
+
+# Ours, one that cuts windows which overlap, one that runs anew: the others are made of these.
+SOME_LOOPS = ("bptt", "truncated:2:5", "checkpointed")

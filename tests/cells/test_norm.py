@@ -40,7 +40,7 @@ def test_statistics_of_half_precision_are_taken_in_float32():
 @pytest.mark.optimized  # float16 has room for these slopes where XLA keeps excess precision
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("size", [1, 5])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])  # which have the least room
 def test_rows_of_equal_numbers_stay_finite(make, size, dtype):
     """Inputs of zero from a carry of zero: all variances are 0."""
     cell = make(size)
