@@ -42,6 +42,8 @@ MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "li
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
 CHECKPOINTED, CROSSED = "loops/checkpointed.py", "transforms/crossed.py"
+SHARDING, ON_DEVICES = "sharding.py", "test_sharding.py::test"
+OF_ANY_STEP = "loops/test_derived.py::test"
 SEGMENTS = "def _truncated(k1: int, k2: int, loop: Loop) -> Loop:\n"
 REACH = "(t // k1 + 1) * k1 - k2"
 JOINED = "(delta_r, delta_z, delta_n * r)"
@@ -216,17 +218,20 @@ BACKWARD = (
     fault("time runs forward", BPTT, "reverse=True", "reverse=False", "elman"),
     fault("no shift", BPTT, "(tree.shifted(carry, carries), zs", "(carries, zs", "lstm"),
     fault(
-        "carry's δ for λ",
+        "λ's δ for the carry",
         DERIVED,
-        "return pull(d_carry_t)[0][0], d_carry_t\n",
-        "return (pull(d_carry_t)[0][0],) * 2\n",
+        "return (d_carry_tm1, tree.zeros",
+        "return (d_pair_t[0], tree.zeros",
         "plain",
     ),
     fault(
-        "linearised at c_0",
+        "slope left out, derived", DERIVED, "lambda s: 1 - s * s,", "lambda s: 1 + 0 * s,", "plain"
+    ),
+    fault(
+        "linearised at c_0, derived",
         DERIVED,
-        "over_time(w, seen.carry_tm1, zs)",
-        "over_time(w, jax.tree.map(lambda c: 0 * c, seen.carry_tm1), zs)",
+        "played(w, seen_t.z, seen_t.carry_tm1[0], known(seen_t), across)",
+        "played(w, seen_t.z, tree.zeros(seen_t.carry_tm1[0]), known(seen_t), across)",
         "plain",
     ),
     moved_cut("cut one step early", "k1 - 1"),
@@ -587,6 +592,69 @@ AROUND = (
         "(inner, x), Fed(y, x)",
         "carry, Fed(y, x)",
         "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
+    ),
+    fault(
+        "δ counted twice",
+        DERIVED,
+        "entering = not plan.front.isdisjoint(eqn.outvars)",
+        "entering = False",
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-shared twice]",
+    ),
+    fault(
+        "w reached through the carry as well",
+        DERIVED,
+        "return _known(jnp.zeros_like(x), x)",
+        "return x",
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-shared twice]",
+    ),
+    fault(
+        "cut at second order",
+        DERIVED,
+        "return _known(jnp.zeros_like(x), x)",
+        "return jax.lax.stop_gradient(x)",
+        f"{OF_ANY_STEP}_gradient_of_a_gradient_equals_autodiff[layer norm]",
+    ),
+    fault(
+        "not transposed",
+        DERIVED,
+        '"dimension_numbers": ((contracted, (1,)), batch)',
+        '"dimension_numbers": ((contracted, (0,)), batch)',
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-dense]",
+    ),
+    fault(
+        "parameter handed on lost",
+        DERIVED,
+        "front.update(v for v in _variables(carry) if kinds[v] != CARRIED)",
+        "front.update(())",
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-handed on]",
+    ),
+    fault(
+        "branches moved",
+        DERIVED,
+        'UNMOVED = {"cond", "while"}',
+        "UNMOVED = set()",
+        f"{OF_ANY_STEP}_branches_and_searches_stay_in_order",
+    ),
+    fault(
+        "parts weigh alike",
+        SHARDING,
+        "jnp.ones(()) if weight is None else weight(*args)",
+        "jnp.ones(())",
+        f"{ON_DEVICES}_everything_is_as_on_one_device[8]",
+    ),
+    fault(
+        "one noise for all parts",
+        SHARDING,
+        "lax.axis_index(AXIS)",
+        "0",
+        f"{ON_DEVICES}_each_part_draws_noise_of_its_own",
+    ),
+    fault(
+        "sum for mean over parts",
+        SHARDING,
+        "share / lax.psum(share, AXIS)",
+        "share / share",
+        f"{ON_DEVICES}_everything_is_as_on_one_device[8]",
     ),
     fault(
         "factor ignored by hand",
