@@ -13,3 +13,4 @@ from jaxrnn.transforms.masked import Masked as Masked, masked as masked
 from jaxrnn.transforms.restarted import Restarted as Restarted, Restarting as Restarting
 from jaxrnn.transforms.restarted import restarted as restarted
 from jaxrnn.transforms.variational import variational as variational
+from jaxrnn.transforms.zoneout import zoneout as zoneout
