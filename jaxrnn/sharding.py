@@ -56,6 +56,7 @@ def data_parallel(
     check.function("function", function)
     devices = jax.devices() if devices is None else list(devices)
     mesh = jax.sharding.Mesh(devices, (AXIS,))
+    name = getattr(function, "__name__", "function")  # a functools.partial has none
 
     def part(*args: PyTree) -> PyTree:
         own = jax.tree.map(own_noise, tuple(in_axes), args, is_leaf=_is_none)
@@ -86,11 +87,11 @@ def data_parallel(
     def own_noise(axis: int | None, arg: PyTree) -> PyTree:
         return arg if axis is not None else jax.tree.map(_folded, arg)
 
-    def evenly(axis: int | None, arg: PyTree) -> None:
+    def evenly(axis: Any, arg: PyTree) -> None:
         for x in jax.tree.leaves(arg) if axis is not None else ():
             if jnp.shape(x)[axis] % len(devices):
                 raise ValueError(
-                    f"{function.__name__}: got {jnp.shape(x)[axis]} rows on axis {axis} of an array "
+                    f"{name}: got {jnp.shape(x)[axis]} rows on axis {axis} of an array "
                     f"{jnp.shape(x)}, expected a multiple of {len(devices)}, the number of devices"
                 )
 
