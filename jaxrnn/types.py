@@ -199,6 +199,9 @@ class Network(Protocol):
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The outputs that belong to a carry: many-to-one."""
 
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+        """One step; TypeError where the network needs the whole sequence."""
+
     def through(
         self, run: Callable[..., Any], params: Params, carry: Carry, xs: PyTree
     ) -> tuple[Carry, PyTree]:

@@ -42,7 +42,7 @@ class Segment(NamedTuple):
     first: np.bool_
 
 
-def read(path: Path | None) -> str:
+def read(path: Path | str | None) -> str:
     """The text of a file; UserError if it cannot be read as UTF-8.
 
     Without a path it is the prose of `pydoc_data.topics`, Python's own reference, in its own order.
@@ -50,7 +50,7 @@ def read(path: Path | None) -> str:
     if path is None:
         return "\n".join(topics.topics.values())
     try:
-        return path.read_text("utf-8")
+        return Path(path).read_text("utf-8")
     except OSError as error:
         got = error.strerror
     except UnicodeDecodeError as error:
@@ -80,7 +80,9 @@ def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
             f"{name}: got {', '.join(map(repr, unknown))}, expected only characters that the model "
             "was trained on"
         )
-    return np.searchsorted(_code_points(vocabulary), _code_points(text)).astype(np.int32)
+    # Each character as a number, which orders them as Python does.
+    known, points = (np.frombuffer(part.encode("utf-32-le"), "<u4") for part in (vocabulary, text))
+    return np.searchsorted(known, points).astype(np.int32)
 
 
 def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segment]:
@@ -89,8 +91,7 @@ def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segme
     At the end of the streams they begin again; what does not fill a segment is left out.
     """
     size = (len(tokens) - 1) // batch_size
-    inputs = tokens[: batch_size * size].reshape(batch_size, size).T
-    targets = tokens[1 : batch_size * size + 1].reshape(batch_size, size).T
+    inputs, targets = (tokens[i:][: batch_size * size].reshape(batch_size, -1).T for i in (0, 1))
     while True:
         for start in range(0, size - length + 1, length):
             steps = slice(start, start + length)
@@ -116,8 +117,3 @@ def xz_bits(corpus: Corpus) -> float:
     before = before[-XZ_REACH:]
     added = len(lzma.compress(before + held_out)) - len(lzma.compress(before))
     return added * 8 / len(corpus.held_out)
-
-
-def _code_points(text: str) -> np.ndarray:
-    """Each character as a number, which orders them as Python does."""
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")

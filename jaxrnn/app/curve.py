@@ -5,36 +5,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxrnn.diagnostics.pictures import COLOURS, draw_flow
-from jaxrnn.types import Array
+from jaxrnn.diagnostics.pictures import COLOURS
 
 # Okabe and Ito's colours, told apart by every eye; the line styles tell them apart without colour.
-COLOUR = COLOURS[0]
 LEVEL_STYLES = (("#D55E00", "dashed"), ("#009E73", "dotted"), ("#CC79A7", "dashdot"))
 WINDOWS = 100  # the curve is a running mean over so small a part of the steps
 
 
-def curve(
-    measure: str,
-    values: Sequence[float],
-    title: str,
-    levels: Mapping[str, float],
-    norms: Sequence[Array] = (),
-    every: int = 1,
-) -> Figure:
-    """The values of each step, smoothed, and a level line for each name; the gradient flow beside.
-
-    `norms` are those of `jaxrnn.flow`, at one update in `every`.
-    """
-    parts = 2 if norms else 1
-    figure = Figure(figsize=(7 * parts, 4), layout="constrained")
-    axes = figure.add_subplot(1, parts, 1)
-    if norms:
-        draw_flow(figure.add_subplot(1, 2, 2), norms, rows=f"updates / {every}")
+def curve(measure: str, values: Sequence[float], title: str, levels: Mapping[str, float]) -> Figure:
+    """The values of each step, smoothed, and a level line for each name, beside an empty half."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    axes = figure.add_subplot(1, 2, 1)
     if values:
         width = max(1, len(values) // WINDOWS)
         smooth = np.convolve(values, np.full(width, 1 / width), mode="valid")
-        axes.plot(np.arange(width, len(values) + 1), smooth, color=COLOUR, label="training")
+        axes.plot(np.arange(width, len(values) + 1), smooth, color=COLOURS[0], label="training")
     for (name, level), (colour, style) in zip(levels.items(), LEVEL_STYLES, strict=False):
         axes.axhline(level, color=colour, linestyle=style, label=name)
     axes.set(xlabel="updates", ylabel=measure.replace("_", " "), title=title)

@@ -4,7 +4,7 @@ The rows of a batch have lengths of their own: nothing follows the last ink but 
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ from sklearn.model_selection import train_test_split
 import jaxrnn
 from jaxrnn.app import run, training
 from jaxrnn.app.options import Parser, UserError, cell_named
-from jaxrnn.types import Array, Carry, Loop, Params
+from jaxrnn.types import Carry, Key, Loop, Network, Params
 
+ABOUT = "handwritten digits read pixel by pixel, many-to-one"
 CLASSES = 10
 BRIGHTEST = 16  # of a pixel in scikit-learn's digits
 
@@ -37,16 +38,11 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
-class DigitModel(NamedTuple):
-    """A many-to-one model, as pure functions.
+class DigitParams(NamedTuple):
+    """The parameters of the two parts of `digit_model`."""
 
-    Fields:
-        init: `key -> params`.
-        logits: `(params, pixels (T, B, 1), lengths (B,), loop=bptt) -> (B, 10)`.
-    """
-
-    init: Callable[[jax.Array], Params]
-    logits: Callable[..., jax.Array]
+    cell: Params
+    readout: Params
 
 
 def add_train_options(parser: Parser) -> None:
@@ -62,7 +58,6 @@ def train(options: run.Options) -> None:
     params = training.train(task(options), options)
     _, accuracy = jax.jit(functools.partial(score, model))(params, held_out)
     print(f"accuracy on the {len(held_out.labels)} digits held out: {float(accuracy):.1%}")
-    print(f"saved in {options.out}: {', '.join(run.FILES)}")
 
 
 def load() -> tuple[Digits, Digits]:
@@ -71,35 +66,30 @@ def load() -> tuple[Digits, Digits]:
     Always the same, and each digit in the same proportion in both.
     """
     images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
-    training_images, held_out_images, training_labels, held_out_labels = parts
-    return _digits(training_images, training_labels), _digits(held_out_images, held_out_labels)
+    pixels = (images.T[..., None] / BRIGHTEST).astype(np.float32)
+    lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
+    digits = Digits(pixels, lengths.astype(np.int32), labels.astype(np.int32))
+    every = np.arange(len(labels))
+    parts = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    return rows(digits, parts[0]), rows(digits, parts[1])
 
 
-def digit_model(cell_name: str, hidden_size: int) -> DigitModel:
-    """Cell -> readout of each row's last state, its params a dict of `cell` and `readout`."""
-    cell, readout = cell_named(cell_name, hidden_size), jaxrnn.readout(CLASSES)
+def rows(digits: Digits, chosen: np.ndarray) -> Digits:
+    """Some of the digits, by their numbers."""
+    return Digits(digits.pixels[:, chosen], digits.lengths[chosen], digits.labels[chosen])
 
-    def init(key: jax.Array) -> Params:
-        key_cell, key_readout = jax.random.split(key)
-        of_cell = cell.init(key_cell, input_size=1)
-        features = cell.output(of_cell, cell.carry()).size
-        return {"cell": of_cell, "readout": readout.init(key_readout, features)}
 
-    def logits(
-        params: Params, pixels: Array, lengths: Array, loop: Loop = jaxrnn.bptt
-    ) -> jax.Array:
-        carry, _ = jaxrnn.unroll(cell, params["cell"], pixels, lengths=lengths, loop=loop)
-        return readout.apply(params["readout"], cell.output(params["cell"], carry))
-
-    return DigitModel(init, logits)
+def digit_model(cell_name: str, hidden_size: int) -> Network:
+    """Cell -> readout, to be asked for the output of each row's last state."""
+    return jaxrnn.stacked(cell_named(cell_name, hidden_size), jaxrnn.readout(CLASSES))
 
 
 def score(
-    model: DigitModel, params: Params, digits: Digits, loop: Loop = jaxrnn.bptt
+    model: Network, params: Params, digits: Digits, loop: Loop = jaxrnn.bptt
 ) -> tuple[jax.Array, jax.Array]:
     """The mean of -log p(label | pixels), in nats, and the share of digits read right."""
-    logits = model.logits(params, digits.pixels, digits.lengths, loop)
+    carry, _ = jaxrnn.unroll(model, params, digits.pixels, lengths=digits.lengths, loop=loop)
+    logits = model.output(params, carry)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, digits.labels)
     return jnp.mean(nats), jnp.mean(jnp.argmax(logits, axis=-1) == digits.labels)
 
@@ -107,49 +97,37 @@ def score(
 def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[Digits]:
     """Without end, batches of digits in an order that is drawn anew for each pass over them.
 
-    What does not fill a batch is left out of that pass. UserError if that is everything.
+    What does not fill a batch is left out of that pass.
     """
-    count = len(digits.labels)
-    if batch_size > count:
-        raise UserError(f"--batch-size: got {batch_size}, expected at most {count}")
-    return _passes(digits, batch_size, np.random.default_rng(seed))
-
-
-def _passes(digits: Digits, batch_size: int, draws: np.random.Generator) -> Iterator[Digits]:
-    """The batches themselves, once their size is known to fit."""
-    count = len(digits.labels)
+    count, draws = len(digits.labels), np.random.default_rng(seed)
     while True:
         order = draws.permutation(count)
         for start in range(0, count - batch_size + 1, batch_size):
-            chosen = order[start : start + batch_size]
-            yield Digits(digits.pixels[:, chosen], digits.lengths[chosen], digits.labels[chosen])
+            yield rows(digits, order[start : start + batch_size])
 
 
 def task(options: run.Options) -> training.Task:
-    """Whole sequences, each begun with the zero carry, so that none is handed on."""
-    model = digit_model(options.cell, options.hidden_size)
+    """Whole sequences, each begun with the zero carry, so that none is handed on.
 
-    def loss(
-        params: Params, carry: Carry, batch: Digits, key: jax.Array, loop: Loop
-    ) -> training.Loss:
+    UserError if a batch is more than all digits to train on.
+    """
+    model, digits = digit_model(options.cell, options.hidden_size), load()[0]
+    if options.batch_size > (count := len(digits.labels)):
+        raise UserError(f"--batch-size: got {options.batch_size}, expected at most {count}")
+
+    def loss(params: Params, carry: Carry, batch: Digits, key: Key, loop: Loop) -> training.Loss:
         nats, accuracy = score(model, params, batch, loop)
         return nats, (carry, {"accuracy": accuracy})
 
     return training.Task(
-        init=model.init,
+        init=lambda key: DigitParams(*model.init(key, input_size=1)),
         carry=None,
         loss=loss,
-        batches=batches(load()[0], options.batch_size, options.seed),
+        batches=batches(digits, options.batch_size, options.seed),
+        rows=Digits._make((1, 0, 0)),
         items=options.batch_size,
         unit="digit",
         measure="accuracy",
         title=f"Learning to read digits: {options.cell} of {options.hidden_size}, {options.loop}",
         levels={"guessing": 1 / CLASSES},
     )
-
-
-def _digits(images: np.ndarray, labels: np.ndarray) -> Digits:
-    """Images `(B, 64)` as scikit-learn has them, as sequences."""
-    pixels = images.T[..., None] / BRIGHTEST
-    lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
-    return Digits(pixels.astype(np.float32), lengths.astype(np.int32), labels.astype(np.int32))

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 import jaxrnn
 from jaxrnn import pictures
 from jaxrnn.app import digits, options, run, text
-from jaxrnn.types import Loop, Params
+from jaxrnn.types import Params
 
-TASKS = {"text": text.task, "digits": digits.task}
+TASKS = {"text": text, "digits": digits}
 BATCH_SIZE = 4  # of the noise that a cell is fed with
 STEPS = 100  # of the story
 DIRECTIONS = 32  # of the state, at most, that are followed through time
@@ -44,7 +44,14 @@ def inspect(chosen: run.Options) -> None:
     if birthplace is not None:
         got = f"{chosen.what!r} ({birthplace})"
         raise options.UserError(f"FOLDER_OR_CELL: got {got}, expected finite numbers")
-    ((step, *given),) = _recurrences(loss, params)
+    calls: list[Any] = []  # of the loop, which is one; outside jit, so that it can be kept
+
+    def noting(*call: Any) -> Any:
+        calls.append(call)
+        return jaxrnn.bptt(*call)
+
+    loss(params, loop=noting)
+    ((step, *given),) = calls
     key = jax.random.key(0)
     found = jax.jit(functools.partial(jaxrnn.spectrum, step, probes=DIRECTIONS, key=key))(*given)
     gates = jaxrnn.saturation(jaxrnn.history(step, given[0], given[2], given[1])[0])
@@ -76,16 +83,16 @@ def story(chosen: run.Options) -> None:
         found = jax.jit(functools.partial(jaxrnn.spectrum, cell))
         return jaxrnn.reach(found(started(cell, radius), cell.carry((BATCH_SIZE,)), xs))
 
-    def last(params: Params, loop: Loop) -> jax.Array:
-        return jnp.sum(jaxrnn.unroll(rnn, params, xs, loop=loop)[1][-1])
-
     rnn = jaxrnn.elman(size)
     figure = Figure(figsize=(16, 4.5), layout="constrained")
     axes = figure.subplots(1, 3)
     radii = {f"tanh RNN, radius {r}": reach(rnn, r) for r in (0.9, 1.0, 1.1)}
     pictures.draw_reach(axes[0], radii).set_title("A product of Jacobians vanishes or explodes")
     loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
-    flows = [jaxrnn.flow(last, started(rnn, 0.9), loop=loop).norms[0] for loop in loops.values()]
+    flows = [
+        jaxrnn.flow(_last(rnn, xs), started(rnn, 0.9), loop=loop).norms[0]
+        for loop in loops.values()
+    ]
     pictures.draw_flow(axes[1], flows, "").set_title("Truncation drops what lies before its cut")
     axes[1].set_yticks(range(len(loops)), [*loops])
     cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
@@ -95,23 +102,11 @@ def story(chosen: run.Options) -> None:
     print(f"drawn in {chosen.out}")
 
 
-def _recurrences(loss: Callable[..., Any], params: Params) -> list[Any]:
-    """What the loss hands to its loop, call by call; outside jit, so that it can be kept."""
-    calls: list[Any] = []
-
-    def noting(*call: Any) -> Any:
-        calls.append(call)
-        return jaxrnn.bptt(*call)
-
-    loss(params, loop=noting)
-    return calls
-
-
 def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     """The loss of a run that was saved, on its first batch, and its parameters."""
     trained = run.load_options(folder, *TASKS)
     with run.reading(folder / run.OPTIONS):
-        task = TASKS[trained.task](trained)
+        task = TASKS[trained.task].task(trained)
     key, batch = jax.random.key(trained.seed), next(task.batches)
     params = run.load_params(folder, like=jax.eval_shape(task.init, key))
     return lambda params, loop: task.loss(params, task.carry, batch, key, loop)[0], params
@@ -121,8 +116,9 @@ def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:
     """The sum of the last outputs of a cell as it starts, fed with noise; and its parameters."""
     cell, size = options.cell_named(chosen.what, chosen.hidden_size), chosen.hidden_size
     xs = jax.random.normal(jax.random.key(1), (chosen.steps, BATCH_SIZE, size))
+    return _last(cell, xs), cell.init(jax.random.key(0), size)
 
-    def loss(params: Params, loop: Loop) -> jax.Array:
-        return jnp.sum(jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1])
 
-    return loss, cell.init(jax.random.key(0), size)
+def _last(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:
+    """The loss that is the sum of a cell's last outputs."""
+    return lambda params, loop: jnp.sum(jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1])

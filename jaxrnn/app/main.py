@@ -1,9 +1,10 @@
 """The command `jaxrnn`: what one can ask for, and what it answers when that cannot be done."""
 
-import argparse
+import contextlib
 import functools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -12,7 +13,7 @@ import jaxrnn
 try:
     from tqdm import tqdm
 
-    from jaxrnn.app import digits, inspect, text
+    from jaxrnn.app import inspect, text
     from jaxrnn.app.options import Parser, UserError
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -34,14 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
-        return _run(options)
-    except (UserError, OSError) as error:
-        print(f"jaxrnn: error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print(f"jaxrnn: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        if options.command == "certify":
+            certificate = jaxrnn.certify_all(progress=functools.partial(tqdm, unit="loop"))
+            print(certificate.worst())
+            return DONE if certificate.ok else OUT_OF_LIMITS
+        if options.command == "train":
+            with contextlib.suppress(RuntimeError):  # JAX has started, with the devices it has
+                jax.config.update("jax_num_cpu_devices", options.devices)
+            inspect.TASKS[options.task].train(options)
+        else:
+            COMMANDS[options.command](options)
+        return DONE
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
+        message = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            if "RESOURCE_EXHAUSTED" not in message:
+                raise
+            message = message.splitlines()[0]
+        print(f"jaxrnn: error: {message}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"jaxrnn: {str(interrupt) or 'interrupted'}", file=sys.stderr)
@@ -54,36 +65,19 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=jaxrnn.__version__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    about = "train a model and save it with its options, history and learning curve"
-    train = commands.add_parser("train", help=about, description=about)
+    def command(name: str, about: str, among: Any = commands) -> Parser:
+        return among.add_parser(name, help=about, description=about)
+
+    train = command("train", "train a model and save it with its options, history, learning curve")
     tasks = train.add_subparsers(dest="task", metavar="TASK", required=True)
-    about = "a character-level language model, many-to-many, by truncated backpropagation in time"
-    text.add_train_options(tasks.add_parser("text", help=about, description=about))
-    about = "handwritten digits read pixel by pixel, many-to-one"
-    digits.add_train_options(tasks.add_parser("digits", help=about, description=about))
-
+    for name, task in inspect.TASKS.items():
+        task.add_train_options(command(name, task.ABOUT, tasks))
     about = "let a trained text model continue a prompt, one streamed step for each character"
-    text.add_sample_options(commands.add_parser("sample", help=about, description=about))
-
+    text.add_sample_options(command("sample", about))
     about = "say where a gradient vanishes, explodes or is no number, and draw it"
-    inspect.add_options(commands.add_parser("inspect", help=about, description=about))
-
+    inspect.add_options(command("inspect", about))
     about = "draw why gradients vanish, what truncation drops, what an LSTM does instead"
-    inspect.add_out(commands.add_parser("story", help=about, description=about), "story.png")
-
+    inspect.add_out(command("story", about), "story.png")
     about = "compare the gradients of all cells and loops with autodiff and finite differences"
-    commands.add_parser("certify", help=about, description=about)
+    command("certify", about)
     return top
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Do what was asked for, and say how it ended."""
-    if options.command == "train":
-        {"text": text.train, "digits": digits.train}[options.task](options)
-    elif options.command in COMMANDS:
-        COMMANDS[options.command](options)
-    else:
-        certificate = jaxrnn.certify_all(progress=functools.partial(tqdm, unit="loop"))
-        print(certificate.worst())
-        return DONE if certificate.ok else OUT_OF_LIMITS
-    return DONE

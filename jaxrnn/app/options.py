@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
 
 MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CELL_NAMES = ", ".join(MAKERS)
 # K, the steps of a segment, and, if another number follows, of a window; or the levels.
 LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:K"))
@@ -35,43 +37,27 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """The kind of option that is a whole number from least to most."""
+def kind(convert: type, fits: Callable[..., bool], expected: str) -> Callable[[str], Any]:
+    """The kind of option that `convert` reads from a text and that fits."""
 
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise UserError(f"got {text!r}, expected a whole number from {least} to {most}")
-        return value
+    def value(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            value = convert(text)
+            if fits(value):
+                return value
+        raise UserError(f"got {text!r}, expected {expected}")
 
-    return number
-
-
-def positive(text: str) -> float:
-    """The kind of option that is a finite number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UserError(f"got {text!r}, expected a finite number above 0")
     return value
 
 
-def some_text(text: str) -> str:
-    """The kind of option that is a text of at least one character."""
-    if not text:
-        raise UserError("got '', expected at least one character")
-    return text
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The kind of option that is a whole number from least to most."""
+    return kind(int, lambda n: least <= n <= most, f"a whole number from {least} to {most}")
 
 
-def cell_name(name: str) -> str:
-    """The kind of option that names a cell."""
-    cell_named(name, hidden_size=1)
-    return name
+positive = kind(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+some_text = kind(str, bool, "at least one character")
+cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
 
 
 def loop_name(name: str) -> str:
@@ -82,9 +68,7 @@ def loop_name(name: str) -> str:
 
 def cell_named(name: str, hidden_size: int) -> Cell:
     """The cell of that name in `CELLS`; UserError if there is none."""
-    if name not in MAKERS:
-        raise UserError(f"got {name!r}, expected one of {CELL_NAMES}")
-    return MAKERS[name](hidden_size)
+    return MAKERS[cell_name(name)](hidden_size)
 
 
 def loop_named(name: str) -> Loop:

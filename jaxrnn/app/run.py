@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +26,8 @@ from jaxrnn.types import Params
 Options = argparse.Namespace
 History = Sequence[Mapping[str, int | float]]
 
-PARAMS, OPTIONS, HISTORY, CURVE = FILES = (
-    "params.safetensors",
-    "options.json",
-    "history.csv",
-    "curve.png",
-)
+FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
+PARAMS, OPTIONS, HISTORY, CURVE = FILES
 
 # What reading a file that is missing, damaged or of something else can raise.
 FAULTS = (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError, UserError)
@@ -42,8 +37,7 @@ def prepare(folder: Path) -> None:
     """Make the folder; UserError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
             f"--out: got {str(folder)!r} ({error.strerror}), expected a folder that can be written"
@@ -51,17 +45,19 @@ def prepare(folder: Path) -> None:
 
 
 def save(folder: Path, params: Params, options: Options, history: History, curve: Figure) -> None:
-    """Write the four files, each put in the place of an earlier run's once it is complete."""
-    with _replacing(folder / PARAMS) as path:
-        path.write_bytes(safetensors.flax.save(dict(_named(params))))
-    with _replacing(folder / OPTIONS) as path:
-        path.write_text(json.dumps(vars(options), indent=2, default=str) + "\n", "utf-8")
-    with _replacing(folder / HISTORY) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]) if history else (), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-    with _replacing(folder / CURVE) as path:
-        curve.savefig(path, format="png", dpi=150)
+    """Write the four files; once all are complete, they take the place of an earlier run's."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
+        unfinished = Path(name)
+        safetensors.flax.save_file(_named(params), unfinished / PARAMS)
+        text = json.dumps(vars(options), indent=2, default=str) + "\n"
+        (unfinished / OPTIONS).write_text(text, "utf-8")
+        with (unfinished / HISTORY).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(history[0]) if history else (), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+        curve.savefig(unfinished / CURVE, dpi=150)
+        for file_name in FILES:
+            (unfinished / file_name).replace(folder / file_name)
 
 
 def load_options(folder: Path, *tasks: str) -> Options:
@@ -81,31 +77,18 @@ def load_params(folder: Path, like: Params) -> Params:
     """The parameters of a run; UserError if their form is not that of `like`."""
     with reading(folder / PARAMS):
         arrays = safetensors.flax.load_file(folder / PARAMS)
-        names = [name for name, _ in _named(like)]
-        if arrays.keys() != set(names):
+        names = _named(like)
+        if arrays.keys() != names.keys():
             raise ValueError(f"arrays {sorted(arrays)} where {OPTIONS} means {sorted(names)}")
         params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
         check.same_tree("params", params, like)
     return params
 
 
-def _named(params: Params) -> list[tuple[str, Any]]:
+def _named(params: Params) -> dict[str, Any]:
     """Each leaf by its path, the keys joined with dots."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
-        for path, leaf in jax.tree.leaves_with_path(params)
-    ]
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside the wanted one, which takes its place once it is written."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`jaxrnn train text` and `jaxrnn sample`: a character model learns a text and continues others."""
 
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import jax
 
 from jaxrnn.app import characters, corpus, run, training
-from jaxrnn.app.characters import CharacterModel
+from jaxrnn.app.characters import CharacterParams
 from jaxrnn.app.corpus import Corpus, Segment
 from jaxrnn.app.options import Parser, positive, some_text, whole
-from jaxrnn.types import Carry, Loop, Params
+from jaxrnn.types import Carry, Key, Loop, Network, Params
 
+ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
 PROMPT = 60  # characters of the held-out text, continued after training
 LENGTH = 400  # characters of a continuation
 TEMPERATURE = 0.8
@@ -40,67 +42,37 @@ def add_sample_options(parser: Parser) -> None:
 
 def train(options: run.Options) -> None:
     """Learn a text, save the run, and print what that is worth on the held-out part."""
-    text = corpus.split(corpus.read(options.text), options.batch_size, options.segment_length)
+    text = _corpus(options)
     options = run.Options(**vars(options), vocabulary=text.vocabulary)
-    model, learned = _model(options), _task(text, options)
+    learned = task(options, text)
     params = training.train(learned, options)
 
     # The first held-out character is told from the last one before it.
     scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
-    bits = characters.bits_per_character(model, params, scored)
+    bits = characters.bits_per_character(_model(options), params, scored)
     print(f"bits per character over {len(text.held_out):,} characters:")
     for name, value in {"held out, by this model": bits, **learned.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the held-out text:")
-    how = {"length": LENGTH, "temperature": TEMPERATURE, "seed": options.seed}
-    _continue(model, params, text.vocabulary, run.Options(prompt=text.held_out[:PROMPT], **how))
-    print(f"saved in {options.out}: {', '.join(run.FILES)}")
+    asked = {"prompt": text.held_out[:PROMPT], "length": LENGTH, "temperature": TEMPERATURE}
+    sample(run.Options(folder=options.out, seed=options.seed, **asked))
 
 
-def task(options: run.Options) -> training.Task:
-    """What a run that was saved has learned."""
-    path = Path(options.text) if options.text else None
-    return _task(
-        corpus.split(corpus.read(path), options.batch_size, options.segment_length), options
-    )
+def task(options: run.Options, text: Corpus | None = None) -> training.Task:
+    """Stateful truncated backpropagation through time over the text that the options name."""
+    model, text = _model(options), text or _corpus(options)
 
-
-def sample(options: run.Options) -> None:
-    """Print a prompt and how a trained model continues it."""
-    folder = options.folder
-    trained = run.load_options(folder, "text")
-    with run.reading(folder / run.OPTIONS):
-        model, vocabulary = _model(trained), trained.vocabulary
-        if list(vocabulary) != sorted(set(vocabulary)):
-            raise ValueError("vocabulary: got it out of order, expected increasing code points")
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    params = run.load_params(folder, like=shapes)
-    _continue(model, params, vocabulary, options)
-
-
-def _model(options: run.Options) -> CharacterModel:
-    """The model that the options of a run name."""
-    return characters.character_model(
-        options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
-    )
-
-
-def _task(text: Corpus, options: run.Options) -> training.Task:
-    """Stateful truncated backpropagation through time over the training text."""
-    model = _model(options)
-
-    def loss(
-        params: Params, carry: Carry, segment: Segment, key: jax.Array, loop: Loop
-    ) -> training.Loss:
+    def loss(params: Params, carry: Carry, segment: Segment, key: Key, loop: Loop) -> training.Loss:
         nats, carry = characters.segment_loss(model, params, carry, segment, loop)
         return nats, (carry, {"bits_per_character": nats / math.log(2)})
 
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     return training.Task(
-        init=model.init,
+        init=functools.partial(_init, options),
         carry=model.carry((options.batch_size,)),
         loss=loss,
         batches=corpus.segments(tokens, options.batch_size, options.segment_length),
+        rows=Segment._make((1, 1, None)),
         items=options.batch_size * options.segment_length,
         unit="char",
         measure="bits_per_character",
@@ -113,12 +85,36 @@ def _task(text: Corpus, options: run.Options) -> training.Task:
     )
 
 
-def _continue(model: CharacterModel, params: Params, vocabulary: str, options: run.Options) -> None:
-    """Print a prompt and its continuation, each character as it is drawn: `sample`'s options."""
-    tokens = corpus.encode("--prompt", options.prompt, vocabulary)
+def sample(options: run.Options) -> None:
+    """Print a prompt and how a trained model continues it."""
+    folder = options.folder
+    trained = run.load_options(folder, "text")
+    with run.reading(folder / run.OPTIONS):
+        model, vocabulary = _model(trained), trained.vocabulary
+        if list(vocabulary) != sorted(set(vocabulary)):
+            raise ValueError("vocabulary: got it out of order, expected increasing code points")
     key = jax.random.key(options.seed)
+    params = run.load_params(folder, like=jax.eval_shape(functools.partial(_init, trained), key))
+    tokens = corpus.encode("--prompt", options.prompt, vocabulary)
     drawn = characters.generate(model, params, tokens, options.temperature, key)
     print(options.prompt, end="")
     for token in itertools.islice(drawn, options.length):
         print(vocabulary[token], end="", flush=True)
     print()
+
+
+def _model(options: run.Options) -> Network:
+    """The model that the options of a run name."""
+    return characters.character_model(
+        options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
+    )
+
+
+def _init(options: run.Options, key: jax.Array) -> CharacterParams:
+    """The parameters that training begins with."""
+    return CharacterParams(*_model(options).init(key, len(options.vocabulary)))
+
+
+def _corpus(options: run.Options) -> Corpus:
+    """The text that the options of a run name."""
+    return corpus.split(corpus.read(options.text), options.batch_size, options.segment_length)

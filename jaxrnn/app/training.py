@@ -14,6 +14,7 @@ import optax
 from tqdm import tqdm
 
 import jaxrnn
+from jaxrnn import pictures
 from jaxrnn.app import options as kinds
 from jaxrnn.app import run
 from jaxrnn.app.curve import curve
@@ -33,6 +34,7 @@ class Task(NamedTuple):
         carry: the carry before the first batch; None where each batch begins anew.
         loss: `(params, carry, batch, key, loop) -> (loss, (carry, metrics))`.
         batches: one for each update, without end.
+        rows: the axis of rows in each part of a batch, None where there is none.
         items: how many things a batch holds.
         unit: what one of them is called.
         measure: which of the metrics to show and draw.
@@ -44,6 +46,7 @@ class Task(NamedTuple):
     carry: Carry
     loss: Callable[..., Loss]
     batches: Iterator[PyTree]
+    rows: PyTree
     items: int
     unit: str
     measure: str
@@ -53,17 +56,18 @@ class Task(NamedTuple):
 
 def add_options(parser: Parser, task: str, **defaults: Any) -> None:
     """The options of every task, with defaults of its own."""
-    add = parser.add_argument
+    add, count = parser.add_argument, kinds.whole(1)
     add("--cell", type=kinds.cell_name, default="gru", help=kinds.CELL_NAMES)
-    add("--hidden-size", type=kinds.whole(1), metavar="N", help="features of the carry")
+    add("--hidden-size", type=count, metavar="N", help="features of the carry")
     add("--loop", type=kinds.loop_name, default="bptt", help=kinds.LOOP_NAMES)
-    add("--batch-size", type=kinds.whole(1), metavar="N", help="sequences in an update")
-    add("--steps", type=kinds.whole(1), metavar="N", help="updates of the parameters")
+    add("--batch-size", type=count, metavar="N", help="sequences in an update")
+    add("--steps", type=count, metavar="N", help="updates of the parameters")
     add("--learning-rate", type=kinds.positive, metavar="X", help="of AdamW, at its highest")
     add("--clip", type=kinds.positive, default=1.0, metavar="X", help="largest gradient norm")
     every = "updates from one row of the picture of the gradient to the next"
-    add("--inspect-every", type=kinds.whole(1), default=100, metavar="N", help=every)
+    add("--inspect-every", type=count, default=100, metavar="N", help=every)
     add("--seed", type=kinds.whole(0), default=0, metavar="N", help="of all random numbers")
+    add("--devices", type=count, default=kinds.CORES, metavar="N", help="that share each batch")
     add("--out", type=Path, metavar="FOLDER", help="where to save; an earlier run is replaced")
     parser.set_defaults(out=Path("runs", task), **defaults)
 
@@ -85,7 +89,14 @@ def train(task: Task, options: run.Options) -> Params:
     """
     run.prepare(options.out)
     loop = kinds.loop_named(options.loop)
-    trainer = jaxrnn.trainer(functools.partial(task.loss, loop=loop), optimizer(options))
+    devices = jax.devices()[: options.devices]
+    if options.batch_size % len(devices):
+        print(f"on one device: --batch-size is no multiple of the {len(devices)} there are")
+        devices = devices[:1]
+    loss = functools.partial(task.loss, loop=loop)
+    in_axes, out_axes = (None, 0, task.rows, None), (None, (0, None))
+    shared = jaxrnn.data_parallel(loss, in_axes=in_axes, out_axes=out_axes, devices=devices)
+    trainer = jaxrnn.trainer(shared, optimizer(options))
 
     @jax.jit
     def flow(state: jaxrnn.TrainState, batch: PyTree) -> jaxrnn.Flow:
@@ -98,7 +109,6 @@ def train(task: Task, options: run.Options) -> Params:
     key_params, key = jax.random.split(jax.random.key(options.seed))
     state = trainer.init(task.init(key_params), key, task.carry)
     history: list[dict[str, int | float]] = []
-    values: list[float] = []
     norms: list[jax.Array] = []
     interrupted = False
     start = time.perf_counter()
@@ -106,19 +116,23 @@ def train(task: Task, options: run.Options) -> Params:
         with tqdm(total=options.steps * task.items, unit=task.unit, unit_scale=True) as bar:
             for count, batch in enumerate(itertools.islice(task.batches, options.steps)):
                 if count % options.inspect_every == 0:
-                    norms += flow(state, batch).norms[:1]
+                    norms += flow(*jax.device_put((state, batch), devices[0])).norms[:1]
                 state, metrics = update(state, batch)
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 seconds = time.perf_counter() - start
                 history.append({"step": int(state.step), "seconds": seconds, **numbers})
-                values.append(numbers[task.measure])
-                bar.set_postfix({task.measure: f"{np.mean(values[-RECENT:]):.3f}"}, refresh=False)
+                recent = np.mean([row[task.measure] for row in history[-RECENT:]])
+                bar.set_postfix({task.measure: f"{recent:.3f}"}, refresh=False)
                 bar.update(task.items)
                 if not math.isfinite(numbers["loss"]):
                     break
     except KeyboardInterrupt:
         interrupted = True
-    picture = curve(task.measure, values, task.title, task.levels, norms, options.inspect_every)
+    values = [row[task.measure] for row in history]
+    picture = curve(task.measure, values, task.title, task.levels)
+    if norms:
+        rows = f"updates / {options.inspect_every}"
+        pictures.draw_flow(picture.add_subplot(1, 2, 2), norms, rows=rows)
     run.save(options.out, state.params, options, history, picture)
     where = f"after {state.step} of {options.steps} steps, saved in {options.out}"
     if interrupted:
@@ -128,4 +142,5 @@ def train(task: Task, options: run.Options) -> Params:
             f"--learning-rate: got {options.learning_rate}, which led to a loss of "
             f"{history[-1]['loss']} {where}, expected a smaller rate"
         )
-    return state.params
+    print(f"saved in {options.out}: {', '.join(run.FILES)}")
+    return jax.device_put(state.params, devices[0])

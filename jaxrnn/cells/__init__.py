@@ -10,8 +10,7 @@ from jaxrnn.cells.indrnn import indrnn as indrnn
 from jaxrnn.cells.layer_norm_gru import layer_norm_gru as layer_norm_gru
 from jaxrnn.cells.layer_norm_lstm import layer_norm_lstm as layer_norm_lstm
 from jaxrnn.cells.lru import lru as lru
-from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry
-from jaxrnn.cells.lstm import lstm as lstm
+from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry, lstm as lstm
 from jaxrnn.cells.mgu import mgu as mgu
 from jaxrnn.cells.min_gru import min_gru as min_gru
 from jaxrnn.cells.min_lstm import min_lstm as min_lstm

@@ -22,22 +22,23 @@ def model(request):
 @pytest.fixture
 def params(model):
     # Loud enough that what came before matters.
-    return jax.tree.map(lambda p: 2 * p, model.init(jax.random.key(0)))
+    return jax.tree.map(lambda p: 2 * p, model.init(jax.random.key(0), V))
 
 
 def in_one_go(model, params, tokens):
     """Bits of each token but the first, by the definition."""
-    _, logits = model.unroll(params, model.carry(), tokens[:-1], jaxrnn.scan)
+    xs = tokens[:-1, None]
+    _, logits = jaxrnn.unroll(model, params, xs, model.carry(), loop=jaxrnn.scan)
     p = jax.nn.softmax(logits)[np.arange(len(tokens) - 1), tokens[1:]]
     return -np.log2(p)
 
 
 def test_one_step_at_a_time_gives_the_same_logits(model, params):
-    last, logits = model.unroll(params, model.carry(), TOKENS)
+    last, logits = jaxrnn.unroll(model, params, TOKENS[:, None], model.carry())
     assert logits.shape == (50, V)
     carry = model.carry()
-    step = jax.jit(model.step)
-    for token, wanted in zip(TOKENS, logits, strict=True):
+    step = jax.jit(model)
+    for token, wanted in zip(TOKENS[:, None], logits, strict=True):
         carry, got = step(params, carry, token)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), carry, last)
@@ -82,14 +83,15 @@ def test_draws_depend_on_the_key_and_nothing_else(model, params):
 
 def test_at_temperature_zero_the_likeliest_follows_the_whole_prompt(model, params):
     tokens = drawn(model, params, TOKENS, temperature=1e-6, length=10)
-    _, logits = model.unroll(params, model.carry(), np.int32([*TOKENS, *tokens]))
+    everything = np.int32([*TOKENS, *tokens])[:, None]
+    _, logits = jaxrnn.unroll(model, params, everything)
     assert tokens == list(np.argmax(logits, axis=-1)[len(TOKENS) - 1 : -1])
 
 
 def test_draws_have_the_probabilities_of_the_model_at_that_temperature():
     model = characters.character_model("elman", 2, 2, 3)
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
-    params["readout"]["b_o"] = jnp.log(jnp.array([0.5, 0.3, 0.2]))  # whatever came before
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), 3))
+    params[2]["b_o"] = jnp.log(jnp.array([0.5, 0.3, 0.2]))  # whatever came before
     for temperature in (1.0, 0.5):
         tokens = drawn(model, params, TOKENS[:1] * 0, temperature, length=4000)
         p = np.array([0.5, 0.3, 0.2]) ** (1 / temperature)
@@ -100,7 +102,7 @@ def test_draws_have_the_probabilities_of_the_model_at_that_temperature():
 @pytest.mark.parametrize("loop", [jaxrnn.scan, jaxrnn.truncated(4)])
 def test_the_loop_makes_the_gradient(loop):
     model = characters.character_model("gru", 7, 5, V)
-    params = model.init(jax.random.key(0))
+    params = model.init(jax.random.key(0), V)
     segment = Segment(TOKENS[:-1, None], TOKENS[1:, None], np.bool_(True))
 
     def gradient(loop):
@@ -109,7 +111,7 @@ def test_the_loop_makes_the_gradient(loop):
         def gradient(params):
             return characters.segment_loss(model, params, model.carry((1,)), segment, loop)[0]
 
-        return float(jnp.linalg.norm(gradient(params)["cell"]["w_h"]))
+        return float(jnp.linalg.norm(gradient(params)[1]["w_h"]))
 
     exact = gradient(jaxrnn.bptt)
     if loop is jaxrnn.scan:

@@ -56,7 +56,8 @@ def _train_text(text_file, folder, *options):
 
 
 def _params(folder, model):
-    return run.load_params(folder, like=jax.eval_shape(model.init, jax.random.key(0)))
+    params = model.init(jax.random.key(0), len(set(TEXT)))
+    return run.load_params(folder, like=characters.CharacterParams(*params))
 
 
 def _history(folder):
@@ -79,12 +80,13 @@ def test_the_carry_goes_from_segment_to_segment(trained, model):
     size = (cut - 1) // STREAMS
     streams = np.stack([tokens[s * size :][: 5 * LENGTH + 1] for s in range(STREAMS)], axis=1)
     params = _params(trained, model)
-    _, logits = model.unroll(params, model.carry((STREAMS,)), streams[:-1], jaxrnn.scan)
+    xs = streams[..., None]
+    _, logits = jaxrnn.unroll(model, params, xs[:-1], loop=jaxrnn.scan)
     p = np.take_along_axis(jax.nn.softmax(logits), streams[1:, :, None], axis=-1)
     wanted = -np.log2(p).reshape(5, -1).mean(axis=1)
     got = [row["bits_per_character"] for row in _history(trained)]
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
-    _, begun_anew = model.unroll(params, model.carry((STREAMS,)), streams[LENGTH : 2 * LENGTH])
+    _, begun_anew = jaxrnn.unroll(model, params, xs[LENGTH : 2 * LENGTH])
     assert np.abs(begun_anew - logits[LENGTH : 2 * LENGTH]).max() > 1e-2
 
 
@@ -199,6 +201,7 @@ BAD_OPTIONS = [
     (["--learning-rate", "inf"], "--learning-rate: got 'inf', expected "),
     (["--learning-rate", "fast"], "--learning-rate: got 'fast', expected "),
     (["--clip", "0"], "--clip: got '0', expected "),
+    (["--devices", "0"], "--devices: got '0', expected a whole number from 1"),
     (["--seed", "-1"], "--seed: got '-1', expected "),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
     (["--step", "3"], "unrecognized arguments: --step 3"),
@@ -329,6 +332,40 @@ def test_a_damaged_run_is_refused_in_a_line(change, message, trained, tmp_path, 
     folder = shutil.copytree(trained, tmp_path / "copy")
     change(folder)
     _refused(capsys, ["sample", folder, "--prompt", "1"], f"FOLDER: got .*{message}")
+
+
+@pytest.mark.parametrize("task", ["text", "digits"])
+def test_devices_share_a_batch(task, text_file, tmp_path, capsys):
+    options = ["--text", str(text_file), *TINY_TEXT] if task == "text" else TINY
+    command = ["train", task, *options, "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    ask = [sys.executable, "-m", "jaxrnn", *command, str(tmp_path / "two"), "--devices", "2"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=True)
+    assert "on one device" not in capsys.readouterr().out + done.stdout
+    one, two = (_history(tmp_path / name) for name in ("one", "two"))
+    for name in one[0].keys() - {"seconds"}:
+        wanted = [row[name] for row in one]
+        np.testing.assert_allclose([row[name] for row in two], wanted, rtol=1e-5)
+    saved = json.loads((tmp_path / "two" / "options.json").read_text("utf-8"))
+    assert saved["devices"] == 2
+
+
+def test_devices_that_cannot_share_a_batch_are_not_used(text_file, tmp_path, capsys, monkeypatch):
+    used = []
+
+    def data_parallel(loss, devices, **_):
+        used.append(devices)
+        return loss
+
+    monkeypatch.setattr(jaxrnn, "data_parallel", data_parallel)
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 3)
+    assert _train_text(text_file, tmp_path, "--devices", "3") == 0
+    assert (
+        "on one device: --batch-size is no multiple of the 3 there are\n" in capsys.readouterr().out
+    )
+    assert _train_text(text_file, tmp_path, "--devices", "2") == 0
+    assert "on one device" not in capsys.readouterr().out
+    assert [len(devices) for devices in used] == [1, 2]
 
 
 def test_the_module_is_the_command(tmp_path):

@@ -34,7 +34,7 @@ def test_a_parameter_that_is_no_number_is_named(trained, tmp_path, capsys):
     options = run.load_options(trained, "text")
     task = text.task(options)
     params = run.load_params(trained, like=jax.eval_shape(task.init, jax.random.key(0)))
-    params["cell"]["w_h"] = params["cell"]["w_h"].at[1, 2].set(np.nan)
+    params.cell["w_h"] = params.cell["w_h"].at[1, 2].set(np.nan)
     with_bad = tmp_path / "bad"
     with_bad.mkdir()
     run.save(with_bad, params, options, [], inspect.Figure())

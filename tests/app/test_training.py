@@ -22,6 +22,8 @@ def options(tmp_path):
         task="toy",
         loop="bptt",
         inspect_every=100,
+        batch_size=2,
+        devices=1,
     )
 
 
@@ -37,6 +39,7 @@ def toy(batches):
         carry=jnp.zeros(()),
         loss=loss,
         batches=iter(batches),
+        rows=0,
         items=2,
         unit="thing",
         measure="seen",
