@@ -152,11 +152,9 @@ def certify(
     check.integer("draws", draws, least=8)
     check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
-    if not (all(given) or (isinstance(step, Cell) and not any(given))):
-        raise ValueError(
-            f"params, carry, xs: got {sum(given)} of the three, expected all"
-            + (" or none" if isinstance(step, Cell) else " for a plain Step")
-        )
+    fits = all(given) or (isinstance(step, Cell) and not any(given))
+    expected = "all or none" if isinstance(step, Cell) else "all for a plain Step"
+    check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):

@@ -49,22 +49,22 @@ def mean_over_time(
     check.function("loss", loss)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.floating("outputs", outputs.dtype)
-    shapes = (outputs.shape, outputs.shape[:-1])
-    if outputs.ndim == 0 or targets.shape not in shapes:
-        raise ValueError(
-            f"targets: got {check.describe(targets)}, expected the shape of the outputs "
-            f"{check.describe(outputs)} with or without the last axis"
-        )
+    shapes = outputs.shape, outputs.shape[:-1]
+    expected = f"the shape of the outputs {check.describe(outputs)} with or without the last axis"
+    check.that(outputs.ndim and targets.shape in shapes, "targets", targets, expected)
     if mask is not None:
-        mask = _checked(mask, outputs)
+        check.booleans("mask", mask)
+        fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
+        expected = f"the first axes of the outputs {check.describe(outputs)}, time among them and "
+        check.that(fits, "mask", mask, expected + "features not")
+        mask = jnp.asarray(mask)
         outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
-    if getattr(form, "shape", None) not in (outputs.shape[:-1], targets.shape):
-        raise ValueError(
-            f"loss: got losses {check.describe(form)}, expected one a step or one an element of "
-            f"the outputs {check.describe(outputs)}; targets were {check.describe(targets)}"
-        )
+    fits = getattr(form, "shape", None) in (outputs.shape[:-1], targets.shape)
+    expected = f"one a step or one an element of the outputs {check.describe(outputs)}; targets "
+    expected += f"were {check.describe(targets)}"
+    check.that(fits, "loss", f"losses {check.describe(form)}", expected)
     losses = loss(outputs, targets).astype(outputs.dtype)
     # Neither the sum nor the count of a long sequence fits into 16 bits.
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
@@ -73,17 +73,6 @@ def mean_over_time(
     mask = jnp.broadcast_to(tree.widened(mask, losses), losses.shape)
     count = jnp.maximum(1, jnp.sum(mask)).astype(wide)
     return (jnp.sum(jnp.where(mask, losses, 0), dtype=wide) / count).astype(losses.dtype)
-
-
-def _checked(mask: Array, outputs: Array) -> Array:
-    if not (hasattr(mask, "dtype") and mask.dtype == bool):
-        raise TypeError(f"mask: got {check.describe(mask)}, expected an array of bool")
-    if mask.ndim == 0 or mask.ndim >= outputs.ndim or mask.shape != outputs.shape[: mask.ndim]:
-        raise ValueError(
-            f"mask: got {check.describe(mask)}, expected the first axes of the outputs "
-            f"{check.describe(outputs)}, time among them and features not"
-        )
-    return jnp.asarray(mask)
 
 
 class Scored(NamedTuple):
@@ -130,8 +119,7 @@ def scored(
     check.instance("readout", readout, Layer)
     check.function("loss", loss)
     if isinstance(cell, Cell):
-        if cell.noise is not None:
-            raise ValueError("cell: got one that draws noise, expected one without")
+        check.that(cell.noise is None, "cell", "one that draws noise", "one without")
         return _scored_cell(cell, readout, loss, target)
 
     def scored_step(params: Params, carry: Carry, x: Scored) -> tuple[Carry, PyTree]:

@@ -40,8 +40,7 @@ def stacked(*parts: Part) -> Network:
 
     Gradient: what the loop makes of it; exact by default.
     """
-    if not parts:
-        raise ValueError("parts: got none, expected at least one Cell, Layer or Network")
+    check.that(parts, "parts", "none", "at least one Cell, Layer or Network")
     return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
 
 
@@ -220,11 +219,9 @@ class Residual:
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         """The part and its shortcut (S3)."""
         carry, ys = run(self.part, params, carry, xs)
-        if jnp.shape(ys) != jnp.shape(xs):
-            raise ValueError(
-                f"part: got outputs {check.describe(ys)}, expected the shape of its inputs "
-                f"{check.describe(xs)}, since they are added"
-            )
+        expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
+        same = jnp.shape(ys) == jnp.shape(xs)
+        check.that(same, "part", f"outputs {check.describe(ys)}", expected)
         return carry, ys + jnp.asarray(xs, ys.dtype)
 
     @property
@@ -238,8 +235,7 @@ class Residual:
 
 
 def _part(name: str, value: Any) -> Part:
-    if not isinstance(value, (Cell, Layer, Network)):
-        raise TypeError(f"{name}: got {check.describe(value)}, expected a Cell, Layer or Network")
+    check.kind(isinstance(value, Part), name, value, "a Cell, Layer or Network")
     return value
 
 
@@ -267,7 +263,5 @@ def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) 
 
 
 def _one_each(name: str, trees: Any, parts: Any) -> None:
-    if not (isinstance(trees, (tuple, list)) and len(trees) == len(parts)):
-        raise TypeError(
-            f"{name}: got {check.describe(trees)}, expected a tuple of {len(parts)}, one a part"
-        )
+    fits = isinstance(trees, (tuple, list)) and len(trees) == len(parts)
+    check.kind(fits, name, trees, f"a tuple of {len(parts)}, one a part")

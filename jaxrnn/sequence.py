@@ -138,8 +138,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     check.integers("lengths", lengths)
     if not isinstance(lengths, jax.core.Tracer):
         outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
-        if outside:
-            raise ValueError(f"lengths: got {outside}, expected integers from 0 to T = {steps}")
+        check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
     times = jnp.arange(steps, dtype=lengths.dtype)
     return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
@@ -247,10 +246,10 @@ def _checked(
     check.boolean("reverse", run.reverse)
     check.number("fill", run.fill)
     steps, batch = check.length(xs), None
-    if run.mask is not None and lengths is not None:
-        raise ValueError("lengths: got both mask and lengths, expected one of them")
-    if run.reset is None and run.reset_carry is not None:
-        raise ValueError("reset_carry: got a carry and no reset, expected both")
+    one = run.mask is None or lengths is None
+    check.that(one, "lengths", "both mask and lengths", "one of them")
+    both = run.reset is not None or run.reset_carry is None
+    check.that(both, "reset_carry", "a carry and no reset", "both")
     if isinstance(cell, (Cell, Network)):
         batch = check.batch_shape(check.at_one_step(xs))
         if isinstance(cell, Cell):
@@ -261,10 +260,8 @@ def _checked(
     else:
         needed = carry if run.reset is None else run.reset_carry
         for name, given in (("carry", carry), ("reset_carry", needed)):
-            if given is None:
-                raise ValueError(
-                    f"{name}: got None, expected a carry, since a plain Step has no zero state"
-                )
+            expected = "a carry, since a plain Step has no zero state"
+            check.that(given is not None, name, None, expected)
         check.same_tree("reset_carry", needed, carry, ", as the carry")
     for name, marks in (("mask", run.mask), ("reset", run.reset)):
         if marks is not None:
@@ -279,8 +276,8 @@ def _checked(
         check.inputs_lead(xs, mask.shape)
     if run.key is not None:
         check.key("key", run.key)
-        if not (cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)):
-            raise ValueError("key: got a key, expected None, since nothing in the cell draws noise")
+        noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
+        check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
     if batch is not None:
         like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         if isinstance(cell, Network) or cell.noise is not None:

@@ -140,8 +140,7 @@ def windowed(
     check.function("loss", loss)
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
-    if k2 < k1 or k2 % k1:
-        raise ValueError(f"k2: got {k2}, expected a multiple of k1 = {k1}")
+    check.that(k2 % k1 == 0, "k2", k2, f"a multiple of k1 = {k1}")
     warm = k2 // k1 - 1  # segments before the one whose loss counts
 
     def window_loss(params: Params, carry: Carry, batch: PyTree, key: jax.Array) -> Any:
@@ -191,13 +190,11 @@ def _check_result(result: Any, carry: Carry) -> None:
     except (TypeError, ValueError):
         got = check.describe(result)
         raise TypeError(f"loss: got {got}, expected (loss, (carry, metrics))") from None
-    if getattr(value, "shape", None) != ():
-        raise ValueError(f"loss: got {check.describe(value)}, expected a scalar array")
+    scalar = getattr(value, "shape", None) == ()
+    check.that(scalar, "loss", check.describe(value), "a scalar array")
     check.floating("loss", value.dtype)
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"loss: got metrics of {type(metrics).__name__}, expected a dict of arrays")
-    if taken := sorted(metrics.keys() & OWN_METRICS):
-        raise ValueError(
-            f"loss: got metrics named {taken}, expected other names than the trainer's"
-        )
+    got = f"metrics of {type(metrics).__name__}"
+    check.that(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)
+    taken = sorted(metrics.keys() & OWN_METRICS)
+    check.that(not taken, "loss", f"metrics named {taken}", "other names than the trainer's")
     check.same_tree("carry", new_carry, carry)

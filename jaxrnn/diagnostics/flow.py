@@ -123,8 +123,7 @@ def saturation(
 
     Gradient: zero.
     """
-    if not 0 < check.number("tail", tail) < 0.5:
-        raise ValueError(f"tail: got {tail}, expected a number in (0, 1/2)")
+    check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
 
     def of_gate(x: jax.Array) -> jax.Array:
         counts = jnp.full(x.shape, True) if mask is None else tree.widened(jnp.asarray(mask), x)
