@@ -211,9 +211,8 @@ def _float64_rows(step, loop, trials):
             """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
 
             def value(e):
-                end = jax.tree.map(
-                    lambda x, c, d: x + (e * c).astype(x.dtype) * d, inexact, chosen, u
-                )
+                steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
+                end = tree.add(inexact, steps)
                 return _inner(v, judge(step, *tree.merge(end, others)))
 
             return jnp.dot(jnp.asarray(WEIGHTS), jax.vmap(value)(jnp.asarray(STEPS)))

@@ -87,9 +87,7 @@ def length(xs: PyTree) -> int:
 
 def at_one_step(xs: PyTree) -> PyTree:
     """The shapes and dtypes of `xs` without its time axis."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jax.dtypes.result_type(x)), xs
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
 
 
 def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:

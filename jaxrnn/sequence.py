@@ -88,9 +88,7 @@ def unroll(
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
     run = _Run(loop, mask, fill, reset, reset_carry, key, reverse)
-    run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
-    carry, ys = run(cell, params, carry, xs)
-    return carry, ys if run.mask is None else tree.zero_unless(run.mask, ys)  # (3)
+    return _checked(run, lengths, cell, params, xs, carry)
 
 
 def history(
@@ -118,9 +116,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    run, xs, carry = _checked(_Recording(**options), lengths, cell, params, xs, carry)
-    states, ys = run(cell, params, carry, xs)
-    return states, ys if run.mask is None else tree.zero_unless(run.mask, ys)
+    return _checked(_Recording(**options), lengths, cell, params, xs, carry)
 
 
 def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array, " T *batch"]:
@@ -157,14 +153,7 @@ class _Run:
     reverse: bool = False
 
     def __call__(
-        self,
-        part: Any,
-        params: Params,
-        carry: Carry,
-        xs: PyTree,
-        index: int | None = None,
-        *,
-        turned: bool = False,
+        self, part: Any, params: Params, carry: Carry, xs: PyTree, index=None, *, turned=False
     ) -> tuple[Any, PyTree]:
         """Run a part that is number `index` of its network, if any; see `types.Network`."""
         run = self if index is None else self._of(index)
@@ -239,8 +228,10 @@ def _recorded(cell: Cell) -> Cell:
 
 def _checked(
     run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry | None
-) -> tuple[Any, PyTree, Carry]:
-    """The run, lengths made its mask; xs without padding; the first carry: all known to fit."""
+) -> tuple[Any, PyTree]:
+    """What the run makes of the cell, once all is known to fit: lengths made its mask, padding
+    filled, and the first carry there.
+    """
     check.function("cell", cell)
     check.function("loop", run.loop)
     check.boolean("reverse", run.reverse)
@@ -285,7 +276,8 @@ def _checked(
             abstract = _Run(scan, key=run.key, reverse=run.reverse)
             jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
         carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
-    arguments = mask, run.reset, run.reset_carry, carry
-    mask, reset, reset_carry, carry = tree.to_arrays(arguments)
+    mask, reset, reset_carry, carry = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)
-    return dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry), xs, carry
+    run = dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry)
+    result, ys = run(cell, params, carry, xs)
+    return result, ys if mask is None else tree.zero_unless(mask, ys)  # (3)

@@ -166,18 +166,17 @@ def windowed(
             lambda x: jnp.reshape(x[: segments * k1], (segments, k1, *x.shape[1:])), sequence
         )
 
-        def one(state: TrainState, s: Any, segment: PyTree) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, at_s: tuple[Any, PyTree]) -> tuple[TrainState, Metrics]:
+            s, segment = at_s
             numbers = s - warm + jnp.arange(warm)
             before = jax.tree.map(lambda x: x[jnp.maximum(numbers, 0)], whole)
             return of_windows.update(state, (numbers, before, segment))
 
         state = state._replace(carry=(state.carry, state.carry))
-        state, metrics = jax.lax.scan(
-            lambda state, at_s: one(state, *at_s), state, (jnp.arange(segments), whole)
-        )
+        state, metrics = jax.lax.scan(one, state, (jnp.arange(segments), whole))
         if rest:
             last = jax.tree.map(lambda x: x[segments * k1 :], sequence)
-            state, more = one(state, segments, last)
+            state, more = one(state, (segments, last))
             metrics = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), metrics, more)
         return state._replace(carry=state.carry[1]), metrics
 

@@ -163,9 +163,8 @@ def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> 
     """Bytes of one state, and bytes that `loop` keeps for one step more."""
 
     def kept(steps: int) -> int:
-        some = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), check.at_one_step(xs)
-        )
+        one = check.at_one_step(xs)
+        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), one)
         pull = functools.partial(tree.pullback, functools.partial(loop, step))
         return _bytes(jax.eval_shape(pull, params, carry, some))
 
