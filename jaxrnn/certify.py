@@ -247,9 +247,8 @@ def _float32_rows(step, loop, trials):
         pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
         return tuple(_distances(ARGUMENTS, _cast(g, jnp.float64), truth) for g in pair)
 
-    ours, autodiff = jax.tree.map(
-        lambda *draws: float(np.sqrt(np.mean(np.square(draws)))), *(errors(*t) for t in trials)
-    )
+    draws = [errors(*trial) for trial in trials]
+    ours, autodiff = jax.tree.map(lambda *e: float(np.sqrt(np.mean(np.square(e)))), *draws)
     for array, error in ours.items():
         limit = FLOAT32_FACTOR * autodiff[array] + FLOAT32_UNIT
         yield "float64 truth", array, error, limit

@@ -80,8 +80,7 @@ def length(xs: PyTree) -> int:
         place = "xs" + jax.tree_util.keystr(path)
         that(jnp.ndim(leaf), place, describe(leaf), "a leading time axis")
         sizes[place] = jnp.shape(leaf)[0]
-    same = len(set(sizes.values())) == 1
-    that(same, "xs", f"leading (time) axes of sizes {sizes}", "one size T")
+    that(len({*sizes.values()}) == 1, "xs", f"leading (time) axes of sizes {sizes}", "one size T")
     return next(iter(sizes.values()))
 
 

@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrnn import check, networks, tree
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Params, PyTree, Seen, Step
+from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step
 
+Loss = Callable[[Any, Any], Any]  # of outputs and targets
 A_TOKEN = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -88,10 +89,7 @@ class Scored(NamedTuple):
 
 
 def scored(
-    cell: Cell | Step,
-    readout: Layer,
-    loss: Callable[[Any, Any], Any],
-    target: jax.ShapeDtypeStruct = A_TOKEN,
+    cell: Cell | Step, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct = A_TOKEN
 ) -> Cell | Step:
     """The step whose output is its loss, so that logits stand in memory for one segment at most.
 
@@ -130,13 +128,8 @@ def scored(
 
 
 @functools.cache
-def _scored_cell(
-    cell: Any, readout: Layer, loss: Callable[..., Any], target: jax.ShapeDtypeStruct
-) -> Cell:
+def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
-    def init(key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return networks.stacked(cell, readout).init(key, input_size, dtype)
-
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         zero = jnp.zeros((*batch_shape, *target.shape), target.dtype)
         return cell.carry(batch_shape, dtype), zero
@@ -166,5 +159,6 @@ def _scored_cell(
     def prepare(params: Params) -> PyTree:
         return cell.prepare(params[0])
 
+    init = networks.stacked(cell, readout).init
     parts = {"init": init, "carry": carry, "project": project, "prepare": prepare}
     return cell.changed(adjoint, gather, **parts, advance=advance, output=output)

@@ -10,10 +10,9 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped
 
 Part = Cell | Layer | Network
-Run = Callable[..., tuple[Carry, PyTree]]  # see types.Network.through
 
 
 class BothWays(NamedTuple):
@@ -111,7 +110,7 @@ class Joined:
         carries = (() if isinstance(p, Layer) else p.carry(batch_shape, dtype) for p in self.parts)
         return tuple(carries)
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Run the parts; each kind of network says how."""
         raise NotImplementedError
 
@@ -120,7 +119,7 @@ class Joined:
         """Whether any part draws noise."""
         return any(p.noisy if isinstance(p, Network) else p.noise is not None for p in self.parts)
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step; `(params, carry, x) -> (carry, y)`."""
         return self.through(_one_step, params, carry, x)
 
@@ -147,7 +146,7 @@ class Stack(Joined):
                 return y
         raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Part by part (S1)."""
         _one_each("params", params, self.parts)
         _one_each("carry", carry, self.parts)
@@ -182,7 +181,7 @@ class Bidirectional(Joined):
         parts: Any = self.parts
         return self.merge(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Both directions (S2)."""
         _one_each("params", params, self.parts)
         _one_each("carry", carry, self.parts)
@@ -190,7 +189,7 @@ class Bidirectional(Joined):
         backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
         return BothWays(forward, backward), self.merge(ys, ys_back)
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """Refuse: no step knows what comes after it."""
         raise TypeError("step: got a bidirectional network, expected one that runs forward only")
 
@@ -210,7 +209,7 @@ class Residual(Joined):
         """Refuse: the input is not in the carry."""
         raise TypeError("carry: got that of a residual network, which does not tell its input")
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """The part and its shortcut (S3)."""
         carry, ys = run(self.parts[0], params, carry, xs)
         expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
@@ -224,9 +223,7 @@ def _part(name: str, value: Any) -> Part:
     return value
 
 
-def _one_step(
-    part: Any, params: Params, carry: Carry, x: PyTree, index: int | None = None
-) -> tuple[Carry, PyTree]:
+def _one_step(part: Any, params: Params, carry: Carry, x: PyTree, index: Any = None) -> Stepped:
     """What `through` runs where there is but one step."""
     if isinstance(part, Layer):
         return (), part.apply(params, x)

@@ -226,9 +226,7 @@ def _recorded(cell: Cell) -> Cell:
     return dataclasses.replace(cell, output=lambda params, carries: carries)
 
 
-def _checked(
-    run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry | None
-) -> tuple[Any, PyTree]:
+def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> Any:
     """What the run makes of the cell, once all is known to fit: lengths made its mask, padding
     filled, and the first carry there.
     """

@@ -11,6 +11,7 @@ from jaxrnn import check, tree
 from jaxrnn.types import Carry, Params, PyTree
 
 Metrics = Mapping[str, jax.Array]
+Loss = Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]]
 OWN_METRICS = {"loss", "grad_norm"}  # those that the trainer adds
 
 
@@ -45,10 +46,7 @@ class Trainer(NamedTuple):
     update: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-def trainer(
-    loss: Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]],
-    optimizer: optax.GradientTransformation,
-) -> Trainer:
+def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
     """Training steps made from a loss and an optax optimizer.
 
     One update on a batch is
@@ -100,10 +98,7 @@ def trainer(
 
 
 def windowed(
-    loss: Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]],
-    optimizer: optax.GradientTransformation,
-    k1: int,
-    k2: int | None = None,
+    loss: Loss, optimizer: optax.GradientTransformation, k1: int, k2: int | None = None
 ) -> Trainer:
     """Training on a sequence of any length in one call: an update every k1 steps, BPTT(k2; k1).
 
@@ -162,9 +157,8 @@ def windowed(
 
     def update(state: TrainState, sequence: PyTree) -> tuple[TrainState, Metrics]:
         segments, rest = divmod(check.length(sequence), k1)
-        whole = jax.tree.map(
-            lambda x: jnp.reshape(x[: segments * k1], (segments, k1, *x.shape[1:])), sequence
-        )
+        whole = tree.between(sequence, 0, segments * k1)
+        whole = jax.tree.map(lambda x: jnp.reshape(x, (segments, k1, *x.shape[1:])), whole)
 
         def one(state: TrainState, at_s: tuple[Any, PyTree]) -> tuple[TrainState, Metrics]:
             s, segment = at_s
@@ -175,8 +169,7 @@ def windowed(
         state = state._replace(carry=(state.carry, state.carry))
         state, metrics = jax.lax.scan(one, state, (jnp.arange(segments), whole))
         if rest:
-            last = jax.tree.map(lambda x: x[segments * k1 :], sequence)
-            state, more = one(state, (segments, last))
+            state, more = one(state, (segments, tree.between(sequence, segments * k1, None)))
             metrics = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), metrics, more)
         return state._replace(carry=state.carry[1]), metrics
 

@@ -95,9 +95,8 @@ def checkpointed(
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
     inner: Any = check.function("loop", loop)
-    if reach_of(inner) is not None:
-        name = getattr(inner, "__name__", inner)
-        raise ValueError(f"loop: got {name}, which cuts the gradient; expected an exact one")
+    cuts = f"{getattr(inner, '__name__', inner)}, which cuts the gradient"
+    check.that(reach_of(inner) is None, "loop", cuts, "an exact one")
     return _checkpointed(levels or 1, states, check.size("budget", budget), segment, inner)
 
 
@@ -111,10 +110,9 @@ def _checkpointed(
         steps = check.length(xs)
         if steps == 0:
             return loop(step, params, carry, xs)
-        replayed: Any = _compiled_replayed
+        replayed: Any = _compiled_replayed if isinstance(step, Cell) else _replayed
         if not isinstance(step, Cell):
             step, params = derived.closed(step, params, carry, xs)
-            replayed = _replayed
         if budget is None:
             plan = _planned(steps, levels, states, segment)
         else:

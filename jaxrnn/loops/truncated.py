@@ -106,8 +106,7 @@ def _joined(*parts: PyTree) -> PyTree:
 def _windows(xs: PyTree, begin: int, count: int, k1: int, k2: int) -> PyTree:
     """Windows of k2 steps, k1 from one to the next, each leaf `(count, k2, ...)`."""
     if k1 == k2:  # without a copy
-        return jax.tree.map(
-            lambda x: jnp.reshape(x[begin : begin + count * k1], (count, k1, *x.shape[1:])), xs
-        )
+        end = begin + count * k1
+        return jax.tree.map(lambda x: jnp.reshape(x[begin:end], (count, k1, *x.shape[1:])), xs)
     steps = begin + k1 * np.arange(count)[:, None] + np.arange(k2)
     return jax.tree.map(lambda x: x[steps], xs)

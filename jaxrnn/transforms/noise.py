@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree
+from jaxrnn.types import Carry, Cell, Draw, Key, Noised, Params, PyTree
 
 
 def with_noise(
     cell: Cell,
-    draw: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]],
+    draw: Draw,
     *,
     project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
     prepare: Callable[[Params, PyTree], PyTree] | None = None,
@@ -48,9 +48,7 @@ def with_noise(
     )
 
 
-def noised(
-    draw: Callable[..., tuple[PyTree, PyTree]], key: Key, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Noised, Noised]:
+def noised(draw: Draw, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[Noised, Noised]:
     """Parameters and inputs, each with its part of what `draw`, a cell's `noise`, draws."""
     shared, stepwise = draw(key, params, carry, xs)
     return Noised(params, shared), Noised(xs, stepwise)
