@@ -152,11 +152,9 @@ def certify(
     check.integer("draws", draws, least=8)
     check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
-    if not (all(given) or (isinstance(step, Cell) and not any(given))):
-        raise ValueError(
-            f"params, carry, xs: got {sum(given)} of the three, expected all"
-            + (" or none" if isinstance(step, Cell) else " for a plain Step")
-        )
+    fits = all(given) or (isinstance(step, Cell) and not any(given))
+    expected = "all or none" if isinstance(step, Cell) else "all for a plain Step"
+    check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):
@@ -213,9 +211,8 @@ def _float64_rows(step, loop, trials):
             """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
 
             def value(e):
-                end = jax.tree.map(
-                    lambda x, c, d: x + (e * c).astype(x.dtype) * d, inexact, chosen, u
-                )
+                steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
+                end = tree.add(inexact, steps)
                 return _inner(v, judge(step, *tree.merge(end, others)))
 
             return jnp.dot(jnp.asarray(WEIGHTS), jax.vmap(value)(jnp.asarray(STEPS)))
@@ -250,9 +247,8 @@ def _float32_rows(step, loop, trials):
         pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
         return tuple(_distances(ARGUMENTS, _cast(g, jnp.float64), truth) for g in pair)
 
-    ours, autodiff = jax.tree.map(
-        lambda *draws: float(np.sqrt(np.mean(np.square(draws)))), *(errors(*t) for t in trials)
-    )
+    draws = [errors(*trial) for trial in trials]
+    ours, autodiff = jax.tree.map(lambda *e: float(np.sqrt(np.mean(np.square(e)))), *draws)
     for array, error in ours.items():
         limit = FLOAT32_FACTOR * autodiff[array] + FLOAT32_UNIT
         yield "float64 truth", array, error, limit

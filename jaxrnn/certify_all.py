@@ -49,7 +49,8 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
         for name, loop in LOOPS:
             if loop is bptt or cell_name in SOME_CELLS:
                 yield functools.partial(certify, cell, loop=loop, names=(cell_name, name))
-        plain, args = functools.partial(_call, cell), drawn(cell, np.random.default_rng(0))
+        # A method is a function that shows no parts.
+        plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
         yield functools.partial(certify, plain, *args, names=(f"{cell_name}, plain", "bptt"))
 
 
@@ -75,11 +76,6 @@ def _around(hidden_size: int) -> Iterator[Job]:
     carries = net.carry(xs.shape[1:-1], xs.dtype)
     names = ("stack", "bptt, layer by layer")
     yield functools.partial(certify, net, more, carries, xs, loop=_layer_by_layer, names=names)
-
-
-def _call(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
-    """The same step, as a function that shows no parts."""
-    return step(params, carry, x)
 
 
 def _layer_by_layer(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:

@@ -27,19 +27,29 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
+def that(fits: Any, name: str, got: Any, expected: str, error: Any = ValueError) -> None:
+    """Raise unless something fits, in the one form of all messages; of arrays, what they are."""
+    if not fits:
+        got = describe(got) if hasattr(got, "dtype") else got
+        raise error(f"{name}: got {got}, expected {expected}")
+
+
+def kind(fits: Any, name: str, got: Any, expected: str) -> None:
+    """Raise a TypeError unless something fits, that says of `got` what it is."""
+    that(fits, name, describe(got), expected, TypeError)
+
+
 def of_type(name: str, value: Any, fits: bool, expected: str) -> Any:
     """`value` if it fits; otherwise our error."""
-    if not fits:
-        kind = type(value).__name__
-        raise TypeError(f"{name}: got {value!r} of type {kind}, expected {expected}")
+    that(fits, name, f"{value!r} of type {type(value).__name__}", expected, TypeError)
     return value
 
 
 def integer(name: str, value: Any, least: int) -> int:
     """`value` if it is an int of at least `least`; otherwise our error."""
     fits = isinstance(value, int) and not isinstance(value, bool)
-    if of_type(name, value, fits, "a Python int") < least:
-        raise ValueError(f"{name}: got {value}, expected an int of at least {least}")
+    of_type(name, value, fits, "a Python int")
+    that(value >= least, name, value, f"an int of at least {least}")
     return value
 
 
@@ -51,13 +61,10 @@ def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
     same_form(name, got, expected, why)
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
     for leaf, (path, wanted) in pairs:
-        place = name + jax.tree_util.keystr(path)
+        place, expected = name + jax.tree_util.keystr(path), describe(wanted) + why
         leaf = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
-        message = f"{place}: got {describe(leaf)}, expected {describe(wanted)}{why}"
-        if leaf.shape != wanted.shape:
-            raise ValueError(message)
-        if leaf.dtype != wanted.dtype:
-            raise TypeError(message)
+        that(leaf.shape == wanted.shape, place, leaf, expected)
+        that(leaf.dtype == wanted.dtype, place, leaf, expected, TypeError)
 
 
 def length(xs: PyTree) -> int:
@@ -71,19 +78,15 @@ def length(xs: PyTree) -> int:
     sizes = {}
     for path, leaf in leaves:
         place = "xs" + jax.tree_util.keystr(path)
-        if jnp.ndim(leaf) == 0:
-            raise ValueError(f"{place}: got {describe(leaf)}, expected a leading time axis")
+        that(jnp.ndim(leaf), place, describe(leaf), "a leading time axis")
         sizes[place] = jnp.shape(leaf)[0]
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"xs: got leading (time) axes of sizes {sizes}, expected one size T")
+    that(len({*sizes.values()}) == 1, "xs", f"leading (time) axes of sizes {sizes}", "one size T")
     return next(iter(sizes.values()))
 
 
 def at_one_step(xs: PyTree) -> PyTree:
     """The shapes and dtypes of `xs` without its time axis."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jax.dtypes.result_type(x)), xs
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
 
 
 def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
@@ -94,8 +97,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
     function("step", step)
     length(xs)
     result = jax.eval_shape(step, params, carry, at_one_step(xs))
-    if not (isinstance(result, tuple) and len(result) == 2):
-        raise TypeError(f"step: got {describe(result)}, expected (carry, y)")
+    kind(isinstance(result, tuple) and len(result) == 2, "step", result, "(carry, y)")
     same_tree("carry", carry, result[0], ", as the step returned it")
     return result[1]
 
@@ -103,12 +105,9 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
 def batch_shape(x: PyTree) -> tuple[int, ...]:
     """The batch axes of one step's input: its first leaf's, `(*batch, I)` without the last."""
     leaves = jax.tree.leaves(x)
-    if not leaves or jnp.ndim(leaves[0]) == 0:
-        got = describe(leaves[0]) if leaves else repr(x)
-        raise ValueError(
-            f"xs: got {got} for one step, expected (*batch, features), and with time in front "
-            "(T, *batch, features) for a sequence"
-        )
+    got = describe(leaves[0]) if leaves else repr(x)
+    expected = "(*batch, features), and with time in front (T, *batch, features) for a sequence"
+    that(leaves and jnp.ndim(leaves[0]), "xs", f"{got} for one step", expected)
     return jnp.shape(leaves[0])[:-1]
 
 
@@ -146,18 +145,15 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
     dtypes = set()
     for name, shape in shapes.items():
         place, array = f"params[{name!r}]", params[name]
-        if not hasattr(array, "dtype"):
-            raise TypeError(f"{place}: got {describe(array)}, expected an array for {cell}")
+        kind(hasattr(array, "dtype"), place, array, f"an array for {cell}")
         # None against None, so that any size is equal.
         sizes = [None if e is None else g for g, e in zip(array.shape, shape, strict=False)]
-        if array.ndim != len(shape) or sizes != list(shape):
-            wanted = ",".join("any" if size is None else str(size) for size in shape)
-            raise ValueError(f"{place}: got {describe(array)}, expected [{wanted}] for {cell}")
+        wanted = ",".join("any" if size is None else str(size) for size in shape)
+        fits = array.ndim == len(shape) and sizes == list(shape)
+        that(fits, place, array, f"[{wanted}] for {cell}")
         dtypes.add(floating(place, jnp.result_type(array)))
-    if len(dtypes) > 1:
-        raise TypeError(
-            f"params: got the dtypes {sorted(map(str, dtypes))}, expected one for {cell}"
-        )
+    got = f"the dtypes {sorted(map(str, dtypes))}"
+    that(len(dtypes) <= 1, "params", got, f"one for {cell}", TypeError)
 
 
 def floating(name: str, dtype: Any) -> Any:
@@ -166,24 +162,17 @@ def floating(name: str, dtype: Any) -> Any:
         known = jnp.dtype(dtype)
     except TypeError:
         known = None
-    if known is None or not jnp.issubdtype(known, jnp.floating):
-        raise TypeError(f"{name}: got {dtype}, expected a floating-point dtype")
+    fits = known is not None and jnp.issubdtype(known, jnp.floating)
+    that(fits, name, f"{dtype}", "a floating-point dtype", TypeError)
     return known
 
 
 def features(name: str, cell: str, x: Any, size: int) -> None:
     """Raise unless `x` is a real floating array `(..., size)`."""
-    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
-        raise TypeError(f"{name}: got {type(x).__name__}, expected an array for {cell}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name}: got {describe(x)}, expected floating point for {cell} "
-            "(embed tokens first, jaxrnn.embedding)"
-        )
-    if x.ndim == 0 or x.shape[-1] != size:
-        raise ValueError(
-            f"{name}: got {describe(x)}, expected a last axis of size {size} for {cell}"
-        )
+    kind(hasattr(x, "shape") and hasattr(x, "dtype"), name, x, f"an array for {cell}")
+    floats = f"floating point for {cell} (embed tokens first, jaxrnn.embedding)"
+    kind(jnp.issubdtype(x.dtype, jnp.floating), name, x, floats)
+    that(x.shape[-1:] == (size,), name, x, f"a last axis of size {size} for {cell}")
 
 
 def number(name: str, value: Any) -> float:
@@ -194,17 +183,15 @@ def number(name: str, value: Any) -> float:
 
 def positive(name: str, value: Any) -> float:
     """`value` as a float if it is a number above 0; otherwise our error."""
-    if not number(name, value) > 0:
-        raise ValueError(f"{name}: got {value}, expected a number above 0")
+    that(number(name, value) > 0, name, value, "a number above 0")
     return float(value)
 
 
 def size(name: str, value: Any) -> int | None:
     """Bytes, from an int or from a text with a unit, such as "64MiB" or "1.5 GB"; None if None."""
     if isinstance(value, str):
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kKMG]?B|[KMG]iB)", value)
-        if not found:
-            raise ValueError(f"{name}: got {value!r}, expected bytes, such as 64000 or '64MiB'")
+        found: Any = re.fullmatch(r"(\d+(?:\.\d+)?) *([kKMG]?B|[KMG]iB)", value)
+        that(found, name, repr(value), "bytes, such as 64000 or '64MiB'")
         unit, base = found[2].upper(), 1024 if "i" in found[2] else 1000
         value = int(float(found[1]) * base ** "BKMG".index(unit[0]))
     return None if value is None else integer(name, value, least=1)
@@ -236,46 +223,46 @@ def function(name: str, value: Any) -> Any:
 
 def integers(name: str, x: Any) -> None:
     """Raise unless `x` is an array of integers."""
-    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: got {describe(x)}, expected an array of integers")
+    fits = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)
+    kind(fits, name, x, "an array of integers")
 
 
-def instance(name: str, value: Any, kind: type) -> Any:
+def instance(name: str, value: Any, wanted: type) -> Any:
     """`value` if it is of that kind; otherwise our error."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{name}: got {describe(value)}, expected a {kind.__name__}")
+    kind(isinstance(value, wanted), name, value, f"a {wanted.__name__}")
     return value
 
 
 def rate(name: str, value: Any) -> float:
     """`value` as a float if it is a number in [0, 1); otherwise our error."""
     value = number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}: got {value}, expected a rate in [0, 1)")
+    that(0 <= value < 1, name, value, "a rate in [0, 1)")
     return value
 
 
 def same_form(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
     """Raise unless two trees agree in structure."""
     forms: list[Any] = [jax.tree.structure(tree) for tree in (got, expected)]
-    if forms[0] != forms[1]:
-        raise TypeError(f"{name}: got the tree {forms[0]}, expected {forms[1]}{why}")
+    that(forms[0] == forms[1], name, f"the tree {forms[0]}", f"{forms[1]}{why}", TypeError)
 
 
 def key(name: str, value: Any) -> None:
     """Raise unless `value` is one key of `jax.random.key`, or of the older `PRNGKey`."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    if not (new or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
-        raise TypeError(f"{name}: got {describe(value)}, expected a key, such as jax.random.key(0)")
+    old = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    kind(new or old, name, value, "a key, such as jax.random.key(0)")
+
+
+def booleans(name: str, x: Any) -> None:
+    """Raise unless `x` is an array of bool."""
+    kind(hasattr(x, "dtype") and x.dtype == bool, name, x, "an array of bool")
 
 
 def marks(name: str, value: Any, steps: int) -> None:
     """Raise unless `value` is an array of bool with a leading time axis of that size."""
-    if not (hasattr(value, "dtype") and value.dtype == bool):
-        raise TypeError(f"{name}: got {describe(value)}, expected an array of bool")
-    if value.shape[:1] != (steps,):
-        raise ValueError(f"{name}: got {describe(value)}, expected a leading axis of T = {steps}")
+    booleans(name, value)
+    that(value.shape[:1] == (steps,), name, value, f"a leading axis of T = {steps}")
 
 
 def rows(name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None, carry: PyTree) -> None:
@@ -283,24 +270,19 @@ def rows(name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None, carry
 
     A plain Step, for which `batch` is None, has those that all arrays of its carry begin with.
     """
-    if batch is not None and shape != batch:
-        raise ValueError(f"{name}: got the batch axes {shape}, expected {batch}, those of xs")
-    if batch is None:
-        for path, leaf in jax.tree.leaves_with_path(carry):
-            if jnp.shape(leaf)[: len(shape)] != shape:
-                place = "carry" + jax.tree_util.keystr(path)
-                raise ValueError(
-                    f"{name}: got the batch axes {shape}, expected some that every array of the "
-                    f"carry begins with; {place} is {describe(leaf)}"
-                )
+    got = f"the batch axes {shape}"
+    if batch is not None:
+        return that(shape == batch, name, got, f"{batch}, those of xs")
+    for path, leaf in jax.tree.leaves_with_path(carry):
+        place = f"carry{jax.tree_util.keystr(path)} is {describe(leaf)}"
+        expected = f"some that every array of the carry begins with; {place}"
+        that(jnp.shape(leaf)[: len(shape)] == shape, name, got, expected)
 
 
 def inputs_lead(xs: PyTree, shape: tuple[int, ...]) -> None:
     """Raise unless all floats of a plain Step's inputs begin with the mask's axes."""
     for path, leaf in jax.tree.leaves_with_path(xs):
-        if is_inexact(leaf) and jnp.shape(leaf)[: len(shape)] != shape:
-            place = "xs" + jax.tree_util.keystr(path)
-            raise ValueError(
-                f"mask: got {list(shape)}, expected axes that all floats of xs begin with, since "
-                f"padding is replaced there; {place} is {describe(leaf)}"
-            )
+        place = f"xs{jax.tree_util.keystr(path)} is {describe(leaf)}"
+        expected = "axes that all floats of xs begin with, since padding is replaced there; "
+        leads = not is_inexact(leaf) or jnp.shape(leaf)[: len(shape)] == shape
+        that(leads, "mask", list(shape), expected + place)

@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrnn import check, networks, tree
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Params, PyTree, Seen, Step
+from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step
 
+Loss = Callable[[Any, Any], Any]  # of outputs and targets
 A_TOKEN = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -49,22 +50,22 @@ def mean_over_time(
     check.function("loss", loss)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.floating("outputs", outputs.dtype)
-    shapes = (outputs.shape, outputs.shape[:-1])
-    if outputs.ndim == 0 or targets.shape not in shapes:
-        raise ValueError(
-            f"targets: got {check.describe(targets)}, expected the shape of the outputs "
-            f"{check.describe(outputs)} with or without the last axis"
-        )
+    shapes = outputs.shape, outputs.shape[:-1]
+    expected = f"the shape of the outputs {check.describe(outputs)} with or without the last axis"
+    check.that(outputs.ndim and targets.shape in shapes, "targets", targets, expected)
     if mask is not None:
-        mask = _checked(mask, outputs)
+        check.booleans("mask", mask)
+        fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
+        expected = f"the first axes of the outputs {check.describe(outputs)}, time among them and "
+        check.that(fits, "mask", mask, expected + "features not")
+        mask = jnp.asarray(mask)
         outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
-    if getattr(form, "shape", None) not in (outputs.shape[:-1], targets.shape):
-        raise ValueError(
-            f"loss: got losses {check.describe(form)}, expected one a step or one an element of "
-            f"the outputs {check.describe(outputs)}; targets were {check.describe(targets)}"
-        )
+    fits = getattr(form, "shape", None) in (outputs.shape[:-1], targets.shape)
+    expected = f"one a step or one an element of the outputs {check.describe(outputs)}; targets "
+    expected += f"were {check.describe(targets)}"
+    check.that(fits, "loss", f"losses {check.describe(form)}", expected)
     losses = loss(outputs, targets).astype(outputs.dtype)
     # Neither the sum nor the count of a long sequence fits into 16 bits.
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
@@ -73,17 +74,6 @@ def mean_over_time(
     mask = jnp.broadcast_to(tree.widened(mask, losses), losses.shape)
     count = jnp.maximum(1, jnp.sum(mask)).astype(wide)
     return (jnp.sum(jnp.where(mask, losses, 0), dtype=wide) / count).astype(losses.dtype)
-
-
-def _checked(mask: Array, outputs: Array) -> Array:
-    if not (hasattr(mask, "dtype") and mask.dtype == bool):
-        raise TypeError(f"mask: got {check.describe(mask)}, expected an array of bool")
-    if mask.ndim == 0 or mask.ndim >= outputs.ndim or mask.shape != outputs.shape[: mask.ndim]:
-        raise ValueError(
-            f"mask: got {check.describe(mask)}, expected the first axes of the outputs "
-            f"{check.describe(outputs)}, time among them and features not"
-        )
-    return jnp.asarray(mask)
 
 
 class Scored(NamedTuple):
@@ -99,10 +89,7 @@ class Scored(NamedTuple):
 
 
 def scored(
-    cell: Cell | Step,
-    readout: Layer,
-    loss: Callable[[Any, Any], Any],
-    target: jax.ShapeDtypeStruct = A_TOKEN,
+    cell: Cell | Step, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct = A_TOKEN
 ) -> Cell | Step:
     """The step whose output is its loss, so that logits stand in memory for one segment at most.
 
@@ -130,8 +117,7 @@ def scored(
     check.instance("readout", readout, Layer)
     check.function("loss", loss)
     if isinstance(cell, Cell):
-        if cell.noise is not None:
-            raise ValueError("cell: got one that draws noise, expected one without")
+        check.that(cell.noise is None, "cell", "one that draws noise", "one without")
         return _scored_cell(cell, readout, loss, target)
 
     def scored_step(params: Params, carry: Carry, x: Scored) -> tuple[Carry, PyTree]:
@@ -142,13 +128,8 @@ def scored(
 
 
 @functools.cache
-def _scored_cell(
-    cell: Any, readout: Layer, loss: Callable[..., Any], target: jax.ShapeDtypeStruct
-) -> Cell:
+def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
-    def init(key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return networks.stacked(cell, readout).init(key, input_size, dtype)
-
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         zero = jnp.zeros((*batch_shape, *target.shape), target.dtype)
         return cell.carry(batch_shape, dtype), zero
@@ -178,5 +159,6 @@ def _scored_cell(
     def prepare(params: Params) -> PyTree:
         return cell.prepare(params[0])
 
+    init = networks.stacked(cell, readout).init
     parts = {"init": init, "carry": carry, "project": project, "prepare": prepare}
     return cell.changed(adjoint, gather, **parts, advance=advance, output=output)

@@ -48,11 +48,10 @@ class MemoryPlan(NamedTuple):
     @property
     def best(self) -> MemoryRow:
         """The first within the budget; ValueError, with what the least takes, if there is none."""
-        for row in self.rows:
-            if self.budget is None or row.temporary <= self.budget:
-                return row
+        within = [r for r in self.rows if self.budget is None or r.temporary <= self.budget]
         least = min(row.temporary for row in self.rows)
-        raise ValueError(f"budget: got {self.budget} bytes, expected at least {least}")
+        check.that(within, "budget", f"{self.budget} bytes", f"at least {least}")
+        return within[0]
 
     def __str__(self) -> str:
         lines = ["          kept     temporary  loop"]
@@ -98,10 +97,8 @@ def memory_plan(
         def pull(params: Any, *more: Any) -> Any:
             return jax.vjp(lambda params: of_params(params, *more), params)[1]
 
-        analyses: Any = (
-            jax.jit(fun).lower(*args).compile().memory_analysis()
-            for fun in (pull, jax.value_and_grad(of_params))
-        )
+        programs = pull, jax.value_and_grad(of_params)
+        analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
         kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)
 

@@ -10,10 +10,9 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped
 
 Part = Cell | Layer | Network
-Run = Callable[..., tuple[Carry, PyTree]]  # see types.Network.through
 
 
 class BothWays(NamedTuple):
@@ -40,8 +39,7 @@ def stacked(*parts: Part) -> Network:
 
     Gradient: what the loop makes of it; exact by default.
     """
-    if not parts:
-        raise ValueError("parts: got none, expected at least one Cell, Layer or Network")
+    check.that(parts, "parts", "none", "at least one Cell, Layer or Network")
     return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
 
 
@@ -73,7 +71,7 @@ def bidirectional(
     forward = _part("forward", forward)
     backward = forward if backward is None else _part("backward", backward)
     merge = concatenated if merge is None else check.function("merge", merge)
-    return Bidirectional(forward, backward, merge)
+    return Bidirectional((forward, backward), merge)
 
 
 def residual(part: Part) -> Network:
@@ -93,7 +91,7 @@ def residual(part: Part) -> Network:
 
     Gradient: what the loop makes of it; exact by default.
     """
-    return Residual(_part("part", part))
+    return Residual((_part("part", part),))
 
 
 def concatenated(forward: Array, backward: Array) -> jax.Array:
@@ -102,10 +100,32 @@ def concatenated(forward: Array, backward: Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stack:
-    """See `stacked`."""
+class Joined:
+    """What networks have in common: their parts, each with params and a carry of its own."""
 
     parts: tuple[Part, ...]
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+        """A tuple, one tree a part."""
+        carries = (() if isinstance(p, Layer) else p.carry(batch_shape, dtype) for p in self.parts)
+        return tuple(carries)
+
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+        """Run the parts; each kind of network says how."""
+        raise NotImplementedError
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any part draws noise."""
+        return any(p.noisy if isinstance(p, Network) else p.noise is not None for p in self.parts)
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
+        """One step; `(params, carry, x) -> (carry, y)`."""
+        return self.through(_one_step, params, carry, x)
+
+
+class Stack(Joined):
+    """See `stacked`."""
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
@@ -114,10 +134,6 @@ class Stack:
             params.append(part.init(key_part, size, dtype))
             size = _output_size(part, params[-1], size, dtype)
         return tuple(params)
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
-        """A tuple, one tree a part."""
-        return tuple(_carry(part, batch_shape, dtype) for part in self.parts)
 
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The output of the last part that has a carry, through the Layers behind it."""
@@ -130,7 +146,7 @@ class Stack:
                 return y
         raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Part by part (S1)."""
         _one_each("params", params, self.parts)
         _one_each("carry", carry, self.parts)
@@ -144,116 +160,70 @@ class Stack:
             carries.append(c)
         return tuple(carries), xs
 
-    @property
-    def noisy(self) -> bool:
-        """Whether any part draws noise."""
-        return any(map(_noisy, self.parts))
-
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
-        """One step; `(params, carry, x) -> (carry, y)`."""
-        return self.through(_one_step, params, carry, x)
-
 
 @dataclasses.dataclass(frozen=True)
-class Bidirectional:
+class Bidirectional(Joined):
     """See `bidirectional`."""
 
-    forward: Part
-    backward: Part
     merge: Callable[[Any, Any], Any]
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> BothWays:
         """Both parts' parameters, drawn apart."""
-        key_forward, key_backward = jax.random.split(key)
-        return BothWays(
-            self.forward.init(key_forward, input_size, dtype),
-            self.backward.init(key_backward, input_size, dtype),
-        )
+        keyed = zip(self.parts, jax.random.split(key), strict=True)
+        return BothWays(*(part.init(key_part, input_size, dtype) for part, key_part in keyed))
 
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> BothWays:
         """Both parts' zero states."""
-        return BothWays(*(_carry(p, batch_shape, dtype) for p in (self.forward, self.backward)))
+        return BothWays(*super().carry(batch_shape, dtype))
 
     def output(self, params: BothWays, carry: BothWays) -> PyTree:
         """What each direction ended with, merged."""
-        parts: Any = (self.forward, self.backward)
+        parts: Any = self.parts
         return self.merge(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
 
-    def through(
-        self, run: Run, params: BothWays, carry: BothWays, xs: PyTree
-    ) -> tuple[BothWays, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Both directions (S2)."""
-        _one_each("params", params, BothWays._fields)
-        _one_each("carry", carry, BothWays._fields)
-        forward, ys = run(self.forward, params[0], carry[0], xs, 0)
-        backward, ys_back = run(self.backward, params[1], carry[1], xs, 1, turned=True)
+        _one_each("params", params, self.parts)
+        _one_each("carry", carry, self.parts)
+        forward, ys = run(self.parts[0], params[0], carry[0], xs, 0)
+        backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
         return BothWays(forward, backward), self.merge(ys, ys_back)
 
-    @property
-    def noisy(self) -> bool:
-        """Whether any part draws noise."""
-        return _noisy(self.forward) or _noisy(self.backward)
-
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """Refuse: no step knows what comes after it."""
         raise TypeError("step: got a bidirectional network, expected one that runs forward only")
 
 
-@dataclasses.dataclass(frozen=True)
-class Residual:
+class Residual(Joined):
     """See `residual`."""
-
-    part: Part
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """The part's own."""
-        return self.part.init(key, input_size, dtype)
+        return self.parts[0].init(key, input_size, dtype)
 
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """The part's own."""
-        return _carry(self.part, batch_shape, dtype)
+        return super().carry(batch_shape, dtype)[0]
 
     def output(self, params: Params, carry: Carry) -> PyTree:
         """Refuse: the input is not in the carry."""
         raise TypeError("carry: got that of a residual network, which does not tell its input")
 
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """The part and its shortcut (S3)."""
-        carry, ys = run(self.part, params, carry, xs)
-        if jnp.shape(ys) != jnp.shape(xs):
-            raise ValueError(
-                f"part: got outputs {check.describe(ys)}, expected the shape of its inputs "
-                f"{check.describe(xs)}, since they are added"
-            )
+        carry, ys = run(self.parts[0], params, carry, xs)
+        expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
+        same = jnp.shape(ys) == jnp.shape(xs)
+        check.that(same, "part", f"outputs {check.describe(ys)}", expected)
         return carry, ys + jnp.asarray(xs, ys.dtype)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the part draws noise."""
-        return _noisy(self.part)
-
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
-        """One step; `(params, carry, x) -> (carry, y)`."""
-        return self.through(_one_step, params, carry, x)
 
 
 def _part(name: str, value: Any) -> Part:
-    if not isinstance(value, (Cell, Layer, Network)):
-        raise TypeError(f"{name}: got {check.describe(value)}, expected a Cell, Layer or Network")
+    check.kind(isinstance(value, Part), name, value, "a Cell, Layer or Network")
     return value
 
 
-def _carry(part: Part, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Carry:
-    return () if isinstance(part, Layer) else part.carry(batch_shape, dtype)
-
-
-def _noisy(part: Part) -> bool:
-    return part.noisy if isinstance(part, Network) else part.noise is not None
-
-
-def _one_step(
-    part: Any, params: Params, carry: Carry, x: PyTree, index: int | None = None
-) -> tuple[Carry, PyTree]:
+def _one_step(part: Any, params: Params, carry: Carry, x: PyTree, index: Any = None) -> Stepped:
     """What `through` runs where there is but one step."""
     if isinstance(part, Layer):
         return (), part.apply(params, x)
@@ -267,7 +237,5 @@ def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) 
 
 
 def _one_each(name: str, trees: Any, parts: Any) -> None:
-    if not (isinstance(trees, (tuple, list)) and len(trees) == len(parts)):
-        raise TypeError(
-            f"{name}: got {check.describe(trees)}, expected a tuple of {len(parts)}, one a part"
-        )
+    fits = isinstance(trees, (tuple, list)) and len(trees) == len(parts)
+    check.kind(fits, name, trees, f"a tuple of {len(parts)}, one a part")

@@ -88,9 +88,7 @@ def unroll(
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
     run = _Run(loop, mask, fill, reset, reset_carry, key, reverse)
-    run, xs, carry = _checked(run, lengths, cell, params, xs, carry)
-    carry, ys = run(cell, params, carry, xs)
-    return carry, ys if run.mask is None else tree.zero_unless(run.mask, ys)  # (3)
+    return _checked(run, lengths, cell, params, xs, carry)
 
 
 def history(
@@ -118,9 +116,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    run, xs, carry = _checked(_Recording(**options), lengths, cell, params, xs, carry)
-    states, ys = run(cell, params, carry, xs)
-    return states, ys if run.mask is None else tree.zero_unless(run.mask, ys)
+    return _checked(_Recording(**options), lengths, cell, params, xs, carry)
 
 
 def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array, " T *batch"]:
@@ -138,8 +134,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     check.integers("lengths", lengths)
     if not isinstance(lengths, jax.core.Tracer):
         outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
-        if outside:
-            raise ValueError(f"lengths: got {outside}, expected integers from 0 to T = {steps}")
+        check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
     times = jnp.arange(steps, dtype=lengths.dtype)
     return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
@@ -158,14 +153,7 @@ class _Run:
     reverse: bool = False
 
     def __call__(
-        self,
-        part: Any,
-        params: Params,
-        carry: Carry,
-        xs: PyTree,
-        index: int | None = None,
-        *,
-        turned: bool = False,
+        self, part: Any, params: Params, carry: Carry, xs: PyTree, index=None, *, turned=False
     ) -> tuple[Any, PyTree]:
         """Run a part that is number `index` of its network, if any; see `types.Network`."""
         run = self if index is None else self._of(index)
@@ -238,19 +226,19 @@ def _recorded(cell: Cell) -> Cell:
     return dataclasses.replace(cell, output=lambda params, carries: carries)
 
 
-def _checked(
-    run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry | None
-) -> tuple[Any, PyTree, Carry]:
-    """The run, lengths made its mask; xs without padding; the first carry: all known to fit."""
+def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> Any:
+    """What the run makes of the cell, once all is known to fit: lengths made its mask, padding
+    filled, and the first carry there.
+    """
     check.function("cell", cell)
     check.function("loop", run.loop)
     check.boolean("reverse", run.reverse)
     check.number("fill", run.fill)
     steps, batch = check.length(xs), None
-    if run.mask is not None and lengths is not None:
-        raise ValueError("lengths: got both mask and lengths, expected one of them")
-    if run.reset is None and run.reset_carry is not None:
-        raise ValueError("reset_carry: got a carry and no reset, expected both")
+    one = run.mask is None or lengths is None
+    check.that(one, "lengths", "both mask and lengths", "one of them")
+    both = run.reset is not None or run.reset_carry is None
+    check.that(both, "reset_carry", "a carry and no reset", "both")
     if isinstance(cell, (Cell, Network)):
         batch = check.batch_shape(check.at_one_step(xs))
         if isinstance(cell, Cell):
@@ -261,10 +249,8 @@ def _checked(
     else:
         needed = carry if run.reset is None else run.reset_carry
         for name, given in (("carry", carry), ("reset_carry", needed)):
-            if given is None:
-                raise ValueError(
-                    f"{name}: got None, expected a carry, since a plain Step has no zero state"
-                )
+            expected = "a carry, since a plain Step has no zero state"
+            check.that(given is not None, name, None, expected)
         check.same_tree("reset_carry", needed, carry, ", as the carry")
     for name, marks in (("mask", run.mask), ("reset", run.reset)):
         if marks is not None:
@@ -279,8 +265,8 @@ def _checked(
         check.inputs_lead(xs, mask.shape)
     if run.key is not None:
         check.key("key", run.key)
-        if not (cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)):
-            raise ValueError("key: got a key, expected None, since nothing in the cell draws noise")
+        noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
+        check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
     if batch is not None:
         like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         if isinstance(cell, Network) or cell.noise is not None:
@@ -288,7 +274,8 @@ def _checked(
             abstract = _Run(scan, key=run.key, reverse=run.reverse)
             jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
         carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
-    arguments = mask, run.reset, run.reset_carry, carry
-    mask, reset, reset_carry, carry = tree.to_arrays(arguments)
+    mask, reset, reset_carry, carry = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)
-    return dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry), xs, carry
+    run = dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry)
+    result, ys = run(cell, params, carry, xs)
+    return result, ys if mask is None else tree.zero_unless(mask, ys)  # (3)

@@ -11,6 +11,7 @@ from jaxrnn import check, tree
 from jaxrnn.types import Carry, Params, PyTree
 
 Metrics = Mapping[str, jax.Array]
+Loss = Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]]
 OWN_METRICS = {"loss", "grad_norm"}  # those that the trainer adds
 
 
@@ -45,10 +46,7 @@ class Trainer(NamedTuple):
     update: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-def trainer(
-    loss: Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]],
-    optimizer: optax.GradientTransformation,
-) -> Trainer:
+def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
     """Training steps made from a loss and an optax optimizer.
 
     One update on a batch is
@@ -100,10 +98,7 @@ def trainer(
 
 
 def windowed(
-    loss: Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]],
-    optimizer: optax.GradientTransformation,
-    k1: int,
-    k2: int | None = None,
+    loss: Loss, optimizer: optax.GradientTransformation, k1: int, k2: int | None = None
 ) -> Trainer:
     """Training on a sequence of any length in one call: an update every k1 steps, BPTT(k2; k1).
 
@@ -140,8 +135,7 @@ def windowed(
     check.function("loss", loss)
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
-    if k2 < k1 or k2 % k1:
-        raise ValueError(f"k2: got {k2}, expected a multiple of k1 = {k1}")
+    check.that(k2 % k1 == 0, "k2", k2, f"a multiple of k1 = {k1}")
     warm = k2 // k1 - 1  # segments before the one whose loss counts
 
     def window_loss(params: Params, carry: Carry, batch: PyTree, key: jax.Array) -> Any:
@@ -163,22 +157,19 @@ def windowed(
 
     def update(state: TrainState, sequence: PyTree) -> tuple[TrainState, Metrics]:
         segments, rest = divmod(check.length(sequence), k1)
-        whole = jax.tree.map(
-            lambda x: jnp.reshape(x[: segments * k1], (segments, k1, *x.shape[1:])), sequence
-        )
+        whole = tree.between(sequence, 0, segments * k1)
+        whole = jax.tree.map(lambda x: jnp.reshape(x, (segments, k1, *x.shape[1:])), whole)
 
-        def one(state: TrainState, s: Any, segment: PyTree) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, at_s: tuple[Any, PyTree]) -> tuple[TrainState, Metrics]:
+            s, segment = at_s
             numbers = s - warm + jnp.arange(warm)
             before = jax.tree.map(lambda x: x[jnp.maximum(numbers, 0)], whole)
             return of_windows.update(state, (numbers, before, segment))
 
         state = state._replace(carry=(state.carry, state.carry))
-        state, metrics = jax.lax.scan(
-            lambda state, at_s: one(state, *at_s), state, (jnp.arange(segments), whole)
-        )
+        state, metrics = jax.lax.scan(one, state, (jnp.arange(segments), whole))
         if rest:
-            last = jax.tree.map(lambda x: x[segments * k1 :], sequence)
-            state, more = one(state, segments, last)
+            state, more = one(state, (segments, tree.between(sequence, segments * k1, None)))
             metrics = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), metrics, more)
         return state._replace(carry=state.carry[1]), metrics
 
@@ -191,13 +182,11 @@ def _check_result(result: Any, carry: Carry) -> None:
     except (TypeError, ValueError):
         got = check.describe(result)
         raise TypeError(f"loss: got {got}, expected (loss, (carry, metrics))") from None
-    if getattr(value, "shape", None) != ():
-        raise ValueError(f"loss: got {check.describe(value)}, expected a scalar array")
+    scalar = getattr(value, "shape", None) == ()
+    check.that(scalar, "loss", check.describe(value), "a scalar array")
     check.floating("loss", value.dtype)
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"loss: got metrics of {type(metrics).__name__}, expected a dict of arrays")
-    if taken := sorted(metrics.keys() & OWN_METRICS):
-        raise ValueError(
-            f"loss: got metrics named {taken}, expected other names than the trainer's"
-        )
+    got = f"metrics of {type(metrics).__name__}"
+    check.that(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)
+    taken = sorted(metrics.keys() & OWN_METRICS)
+    check.that(not taken, "loss", f"metrics named {taken}", "other names than the trainer's")
     check.same_tree("carry", new_carry, carry)

@@ -41,11 +41,11 @@ def add(tree: PyTree, sparse: PyTree) -> PyTree:
 
 def sparse_cotangents(tree: PyTree) -> PyTree:
     """Cotangents as a custom_vjp with symbolic zeros hands them over, None where they are zero."""
-    return jax.tree.map(
-        lambda ct: None if isinstance(ct, SymbolicZero) else ct,
-        tree,
-        is_leaf=lambda ct: isinstance(ct, SymbolicZero),
-    )
+
+    def is_zero(ct: Any) -> bool:
+        return isinstance(ct, SymbolicZero)
+
+    return jax.tree.map(lambda ct: None if is_zero(ct) else ct, tree, is_leaf=is_zero)
 
 
 def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
@@ -150,6 +150,5 @@ def time_first(xs: PyTree, axis: int = 1) -> PyTree:
 
 def to_arrays(tree: PyTree) -> PyTree:
     """Python and NumPy numbers as JAX arrays; arrays unchanged."""
-    return jax.tree.map(
-        lambda x: x if isinstance(x, (jax.Array, np.ndarray)) else jnp.asarray(x), tree
-    )
+    arrays = jax.Array, np.ndarray
+    return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)

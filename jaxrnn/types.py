@@ -23,7 +23,10 @@ Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays (*batch, features)
 PyTree = Any
 
-Step = Callable[[Params, Carry, PyTree], tuple[Carry, PyTree]]
+Stepped = tuple[Carry, PyTree]  # of a step (carry, y), of a loop (carry, ys)
+Step = Callable[[Params, Carry, PyTree], Stepped]
+Draw = Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]]  # see Cell.noise
+Run = Callable[..., Stepped]  # see Network.through
 
 Args = ParamSpec("Args")
 Made = TypeVar("Made")
@@ -58,9 +61,7 @@ class Loop(Protocol):
     costs. A loop whose gradient is cut on purpose says where, see `jaxrnn.types.reach_of`.
     """
 
-    def __call__(
-        self, step: Step, params: Params, carry: Carry, xs: PyTree
-    ) -> tuple[Carry, PyTree]:
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Return the last carry, and all outputs stacked."""
 
 
@@ -147,9 +148,9 @@ class Cell:
     adjoint: Callable[[PyTree, Seen, Carry], tuple[Carry, PyTree]] | None = None
     gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
     prepare: Callable[[Params], PyTree] = _as_they_are
-    noise: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]] | None = None
+    noise: Draw | None = None
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
 
         x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
@@ -178,7 +179,7 @@ class Layer(NamedTuple):
 
     init: Callable[..., Params]
     apply: Callable[[Params, Any], Any]
-    noise: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]] | None = None
+    noise: Draw | None = None
 
 
 @runtime_checkable
@@ -199,12 +200,10 @@ class Network(Protocol):
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The outputs that belong to a carry: many-to-one."""
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step; TypeError where the network needs the whole sequence."""
 
-    def through(
-        self, run: Callable[..., Any], params: Params, carry: Carry, xs: PyTree
-    ) -> tuple[Carry, PyTree]:
+    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Run the parts by `run(part, params, carry, xs, index=None, *, turned=False)`.
 
         `index` is the place of the part's tree in params and carry, None where they are the whole;

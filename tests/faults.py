@@ -491,7 +491,7 @@ AROUND = (
     fault(
         "outputs not zero",
         SEQUENCE,
-        "tree.zero_unless(run.mask, ys)  # (3)",
+        "tree.zero_unless(mask, ys)  # (3)",
         "ys",
         f"{TURNED}[bptt-masked]",
     ),

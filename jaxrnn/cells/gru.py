@@ -88,10 +88,7 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     check.boolean("reset_after", reset_after)
     more = {"b_n": ((hidden_size,), zeros)} if reset_after else {}
     form = Form("gru", hidden_size, (0.0,) * 3, more)
-
-    def project(params: Params, xs: Array) -> Drive:
-        return Drive(GRUGates(*form.project(params, xs)))  # (G1)
-
+    project = form.driven(GRUGates)  # (G1)
     return form.cell(project, *(_AFTER if reset_after else _BEFORE))
 
 

@@ -32,7 +32,7 @@ class LayerNormLSTMSaved(NamedTuple):
     p: Normed
 
 
-class LayerNormLSTMDeltas(NamedTuple):
+class LayerNormDeltas(NamedTuple):
     """The cotangents of the gates' pre-activations, and of what the last tanh takes."""
 
     gates: LSTMGates
@@ -101,9 +101,7 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
         return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
 
-    def adjoint(
-        w: Weights, seen: Seen, d_carry: LSTMCarry
-    ) -> tuple[LSTMCarry, LayerNormLSTMDeltas]:
+    def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LayerNormDeltas]:
         gates, p = seen.saved
         o, c_hat = gates.o, normed(seen.carry.c, epsilon)
         m = squashed(w, c_hat.values)
@@ -112,12 +110,12 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         delta_o = d_carry.h * m * o * (1 - o)
         delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
         d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.w_h)
-        return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormLSTMDeltas(delta, d_k)  # (Y10)
+        return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormDeltas(delta, d_k)  # (Y10)
 
     def d_product(w: Weights, p: Normed, delta: Array) -> jax.Array:
         return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
-    def gather(w: Weights, seen: Seen, deltas: LayerNormLSTMDeltas) -> tuple[Weights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: LayerNormDeltas) -> tuple[Weights, Drive]:
         p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
         d_w = Weights(
             w_h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.w_h),

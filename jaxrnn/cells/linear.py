@@ -19,7 +19,7 @@ from jaxtyping import Inexact
 
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive
-from jaxrnn.types import Array, Params, Seen
+from jaxrnn.types import Array, Seen
 
 State = Inexact[Array, "*lead H"]
 Decay = Inexact[Array, " H"]
@@ -50,13 +50,9 @@ def gather(w: Decay | None, seen: Seen, deltas: State) -> tuple[Decay | None, Dr
     return parts.summed(d_a), Drive(Affine(None, d_b))
 
 
-def _no_weights(params: Params) -> None:
-    """What such a loop uses of the parameters, where they all act on its inputs."""
-
-
 def _times_a(h: State, w: Decay | None, z: Drive) -> State:
     return h * (z.gates.a if w is None else jnp.broadcast_to(w, h.shape))
 
 
-# All that runs over time, where a_t lies in z.
-STEP = (advance, adjoint, gather, _no_weights)
+# All that runs over time, where a_t lies in z: all parameters act on the inputs, none in the loop.
+STEP = (advance, adjoint, gather, lambda params: None)

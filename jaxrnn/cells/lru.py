@@ -73,11 +73,10 @@ def lru(
         return lru(hidden_size, hidden_size, r_min=r_min, r_max=r_max, max_phase=max_phase)
     check.integer("output_size", output_size, least=1)
     r_min, r_max = check.number("r_min", r_min), check.number("r_max", r_max)
-    if not 0 <= r_min < r_max <= 1:
-        raise ValueError(f"r_min, r_max: got {r_min}, {r_max}, expected 0 <= r_min < r_max <= 1")
+    ring = 0 <= r_min < r_max <= 1
+    check.that(ring, "r_min, r_max", f"{r_min}, {r_max}", "0 <= r_min < r_max <= 1")
     max_phase = check.number("max_phase", max_phase)
-    if not 0 < max_phase <= 2 * math.pi:
-        raise ValueError(f"max_phase: got {max_phase}, expected a number in (0, 2π]")
+    check.that(0 < max_phase <= 2 * math.pi, "max_phase", max_phase, "a number in (0, 2π]")
     h, b, c = (hidden_size,), (None, hidden_size), (hidden_size, output_size)
     shapes = dict(nu_log=h, theta_log=h, gamma_log=h, b_re=b, b_im=b, c_re=c, c_im=c)
 

@@ -63,10 +63,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
     form = LSTMForm("lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0))
-
-    def project(params: Params, xs: Array) -> Drive:
-        return Drive(LSTMGates(*form.project(params, xs)))  # (L1)
-
+    project = form.driven(LSTMGates)  # (L1)
     return form.cell(project, _advance, _adjoint, _gather, parts.recurrent_kernel)
 
 

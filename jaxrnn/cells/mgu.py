@@ -58,10 +58,7 @@ def mgu(hidden_size: int) -> Cell:
     networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
     """
     form = Form("mgu", hidden_size, biases=(0.0,) * 2)
-
-    def project(params: Params, xs: Array) -> Drive:
-        return Drive(MGUGates(*form.project(params, xs)))  # (M1)
-
+    project = form.driven(MGUGates)  # (M1)
     return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
 

@@ -63,9 +63,7 @@ def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[Array,
     return scaled(deltas @ k.w_t, k.keep)
 
 
-def product_gathered(
-    hs: Float[Array, "*lead H"], deltas: Float[Array, "*lead GH"], k: Kernel
-) -> Kernel:
+def product_gathered(hs: State, deltas: Float[Array, "*lead GH"], k: Kernel) -> Kernel:
     """∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, one matrix product; noise has no gradient."""
     return Kernel(summed_product(scaled(hs, k.keep), deltas), None)
 
@@ -153,6 +151,10 @@ class Form:
         kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
         return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
+    def driven(self, gates: Any) -> Callable[[Params, Array], Drive]:
+        """`project` of a cell with a candidate, whose gates are the fields of a NamedTuple."""
+        return lambda params, xs: Drive(gates(*self.project(params, xs)))
+
 
 class Activated(NamedTuple):
     """The pre-activation, or None where the slope can be told from the value."""
@@ -217,9 +219,7 @@ def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Ar
     return jnp.add(x, jnp.broadcast_to(b, x.shape))
 
 
-def zeros(
-    size: int, batch_shape: tuple[int, ...], dtype: DTypeLike
-) -> Float[jax.Array, "*batch H"]:
+def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
     """Zeros `(*batch_shape, size)`."""
     check.of_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
     return jnp.zeros((*batch_shape, size), check.floating("dtype", dtype))
@@ -230,9 +230,7 @@ def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
-def summed_product(
-    inputs: Float[Array, "*lead I"], deltas: Float[Array, "*lead H"]
-) -> Float[jax.Array, "I H"]:
+def summed_product(inputs: Float[Array, "*lead I"], deltas: State) -> Float[jax.Array, "I H"]:
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
     return jnp.tensordot(inputs, deltas, axes=(lead, lead))

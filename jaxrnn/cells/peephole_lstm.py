@@ -10,7 +10,7 @@ from jaxtyping import Float
 from jaxrnn.cells import parts
 from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, once
+from jaxrnn.types import Array, Cell, Seen, once
 
 
 class Weights(NamedTuple):
@@ -59,10 +59,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     """
     more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), zeros))
     form = LSTMForm("peephole_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
-
-    def project(params: Params, xs: Array) -> Drive:
-        return Drive(LSTMGates(*form.project(params, xs)))  # (P1)
-
+    project = form.driven(LSTMGates)  # (P1)
     return form.cell(project, _advance, _adjoint, _gather, parts.prepared(Weights))
 
 

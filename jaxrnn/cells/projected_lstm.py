@@ -69,10 +69,7 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     size = check.integer("projection_size", projection_size, least=1)
     more = {"w_p": ((hidden_size, size), lecun_normal())}
     form = LSTMForm("projected_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more, size)
-
-    def project(params: Params, xs: Array) -> Drive:
-        return Drive(LSTMGates(*form.project(params, xs)))  # (J1)
-
+    project = form.driven(LSTMGates)  # (J1)
     return form.cell(project, _advance, _adjoint, _gather, _prepare)
 
 

@@ -13,6 +13,8 @@ from jaxrnn.sequence import History
 from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
 from jaxrnn.types import Array, Loop, Params, PyTree
 
+Loss = Callable[..., Any]  # (params, *args, loop=loop) -> scalar
+
 
 class Flow(NamedTuple):
     """A loss, its gradient, and what flowed through the carry on the way.
@@ -29,7 +31,7 @@ class Flow(NamedTuple):
     norms: tuple[jax.Array, ...]
 
 
-def flow(loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt) -> Flow:
+def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
     """A gradient, and the norm of the adjoint at every step that it came through.
 
         λ_t = ∂L/∂c_t,    ‖λ_t‖² = Σ over all arrays of the carry of a row                   (F1)
@@ -67,9 +69,7 @@ def flow(loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt
     return Flow(value, grads, norms)
 
 
-def contributions(
-    loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt
-) -> tuple[Params, ...]:
+def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> tuple[Params, ...]:
     """What each step adds to the gradient of each parameter of the recurrence.
 
         ∂L/∂W = Σ_t G_t,    G_t = (∂c_t/∂W)ᵀ λ_t + (∂y_t/∂W)ᵀ ∂L/∂y_t                        (F2)
@@ -123,8 +123,7 @@ def saturation(
 
     Gradient: zero.
     """
-    if not 0 < check.number("tail", tail) < 0.5:
-        raise ValueError(f"tail: got {tail}, expected a number in (0, 1/2)")
+    check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
 
     def of_gate(x: jax.Array) -> jax.Array:
         counts = jnp.full(x.shape, True) if mask is None else tree.widened(jnp.asarray(mask), x)
@@ -144,12 +143,7 @@ def saturation(
 
 
 def with_zeros(
-    loss: Callable[..., Any],
-    params: Params,
-    args: tuple[Any, ...],
-    loop: Loop,
-    zeros_of: Callable[..., Any],
-    run: Callable[..., Any],
+    loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop, zeros_of: Any, run: Any
 ) -> tuple[jax.Array, tuple[Params, tuple[Any, ...]]]:
     """A loss and its gradient for params and for zeros put beside each call of its loop.
 

@@ -1,13 +1,13 @@
 """Where was the first number born that is not finite?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrnn import check, tree
-from jaxrnn.diagnostics.flow import with_zeros
+from jaxrnn.diagnostics.flow import Loss, with_zeros
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.sequence import history
 from jaxrnn.transforms.controlled import Probed, batch_of, probed
@@ -55,9 +55,7 @@ class _Watched(NamedTuple):
     d_carries: PyTree = None
 
 
-def locate_nonfinite(
-    loss: Callable[..., Any], params: Params, *args: Any, loop: Loop = bptt
-) -> Nonfinite | None:
+def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Nonfinite | None:
     """The first number that is not finite in a loss and its gradient, None if all are finite.
 
     The first in this order: parameters; of each recurrent layer its first carry, then step by step

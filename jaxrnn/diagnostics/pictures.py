@@ -29,15 +29,12 @@ def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer")
     """
     means = [np.sqrt(np.mean(_flat(norm) ** 2, axis=1)) for norm in norms]
     table = np.array([*itertools.zip_longest(*means, [np.nan], fillvalue=np.nan)]).T[:-1]
-    mesh = axes.imshow(
-        _log10(table),
-        **{"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"},
-    )
+    look = {"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"}
+    mesh = axes.imshow(_log10(table), **look)
     axes.figure.colorbar(mesh, ax=axes, label="log₁₀ ‖∂L/∂c_t‖")
     axes.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axes.set(
-        xlabel="step t", ylabel=rows, title="Gradient flow: what of the loss reaches each step"
-    )
+    title = "Gradient flow: what of the loss reaches each step"
+    axes.set(xlabel="step t", ylabel=rows, title=title)
     return axes
 
 

@@ -88,17 +88,15 @@ def checkpointed(
     """
     asked = {"levels": levels, "states": states, "budget": budget}
     given = [name for name, value in asked.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"{', '.join(given)}: got {len(given)} of them, expected at most one")
+    check.that(len(given) <= 1, ", ".join(given), f"{len(given)} of them", "at most one")
     for name, value in (("levels", levels), ("states", states), ("segment", segment)):
         if value is not None:
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
     inner: Any = check.function("loop", loop)
-    if reach_of(inner) is not None:
-        name = getattr(inner, "__name__", inner)
-        raise ValueError(f"loop: got {name}, which cuts the gradient; expected an exact one")
+    cuts = f"{getattr(inner, '__name__', inner)}, which cuts the gradient"
+    check.that(reach_of(inner) is None, "loop", cuts, "an exact one")
     return _checkpointed(levels or 1, states, check.size("budget", budget), segment, inner)
 
 
@@ -112,10 +110,9 @@ def _checkpointed(
         steps = check.length(xs)
         if steps == 0:
             return loop(step, params, carry, xs)
-        replayed: Any = _compiled_replayed
+        replayed: Any = _compiled_replayed if isinstance(step, Cell) else _replayed
         if not isinstance(step, Cell):
             step, params = derived.closed(step, params, carry, xs)
-            replayed = _replayed
         if budget is None:
             plan = _planned(steps, levels, states, segment)
         else:
@@ -135,11 +132,9 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     length = next((n for n in near if steps % n == 0), min(wanted, steps))
     segments = steps // length
     states = min(states or schedule.states_for(segments, levels), segments)
-    if (runs := schedule.forward_runs(segments, states)) > MOST_RUNS:
-        raise ValueError(
-            f"states: got {states} for {segments} segments, which makes {runs} runs of a segment; "
-            "expected more states, or longer segments"
-        )
+    runs = schedule.forward_runs(segments, states)
+    got = f"{states} for {segments} segments, which makes {runs} runs of a segment"
+    check.that(runs <= MOST_RUNS, "states", got, "more states, or longer segments")
     return Plan(steps % length, length, segments, states)
 
 
@@ -148,11 +143,8 @@ def _within(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
     segments, whose products are the largest.
     """
     least = state_bytes + step_bytes
-    if budget < least:
-        raise ValueError(
-            f"budget: got {budget} bytes, expected at least {least}, for one state and the "
-            "residuals of one step"
-        )
+    expected = f"at least {least}, for one state and the residuals of one step"
+    check.that(budget >= least, "budget", f"{budget} bytes", expected)
     plans = {}
     whole = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
     powers = [2**e for e in range(steps.bit_length())]
@@ -169,9 +161,8 @@ def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> 
     """Bytes of one state, and bytes that `loop` keeps for one step more."""
 
     def kept(steps: int) -> int:
-        some = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), check.at_one_step(xs)
-        )
+        one = check.at_one_step(xs)
+        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), one)
         pull = functools.partial(tree.pullback, functools.partial(loop, step))
         return _bytes(jax.eval_shape(pull, params, carry, some))
 
@@ -255,9 +246,8 @@ def _backward(step, loop, plan, residuals, cotangents):
 
     d_carry = tree.zeros_where_none(d_last, first)
     state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
-    (_, _, d_carry, d_params, d_xs), _ = lax.scan(
-        backward, state, (load, segment, turns != 0, store)
-    )
+    table = load, segment, turns != 0, store
+    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, table)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, more, d_here = turned(first, d_carry, *head)
@@ -278,10 +268,8 @@ def _segment(xs: PyTree, plan: Plan, k: jax.Array) -> PyTree:
     return _steps(xs, plan.head + k * plan.length, plan.length)
 
 
-def _put(all_steps: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
-    return jax.tree.map(
-        lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), all_steps, some
-    )
+def _put(xs: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
+    return jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), xs, some)
 
 
 def _stored(slots: PyTree, carry: Carry, slot: jax.Array) -> PyTree:

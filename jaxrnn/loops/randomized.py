@@ -43,8 +43,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
     """
     check.key("key", key)
     keep = check.number("keep", keep)
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep: got {keep}, expected a probability in (0, 1]")
+    check.that(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
     check.function("loop", loop)
 
     def cut_at_random(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:

@@ -47,8 +47,7 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
     """
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
-    if k2 < k1:
-        raise ValueError(f"k2: got {k2}, expected an int of at least k1 = {k1}")
+    check.that(k2 >= k1, "k2", k2, f"an int of at least k1 = {k1}")
     return _truncated(k1, k2, check.function("loop", loop))
 
 
@@ -107,8 +106,7 @@ def _joined(*parts: PyTree) -> PyTree:
 def _windows(xs: PyTree, begin: int, count: int, k1: int, k2: int) -> PyTree:
     """Windows of k2 steps, k1 from one to the next, each leaf `(count, k2, ...)`."""
     if k1 == k2:  # without a copy
-        return jax.tree.map(
-            lambda x: jnp.reshape(x[begin : begin + count * k1], (count, k1, *x.shape[1:])), xs
-        )
+        end = begin + count * k1
+        return jax.tree.map(lambda x: jnp.reshape(x[begin:end], (count, k1, *x.shape[1:])), xs)
     steps = begin + k1 * np.arange(count)[:, None] + np.arange(k2)
     return jax.tree.map(lambda x: x[steps], xs)

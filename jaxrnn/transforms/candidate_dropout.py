@@ -39,8 +39,7 @@ def candidate_dropout(cell: Cell, rate: float) -> Cell:
 
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, jax.Array]:
         drives = found(Drive, jax.eval_shape(cell.project, params, xs))
-        if not drives:
-            raise ValueError("cell: got one without a candidate, expected one such as lstm or gru")
+        check.that(drives, "cell", "one without a candidate", "one such as lstm or gru")
         gate = jax.tree.leaves(drives[0].gates)[0]
         return None, jax.random.bernoulli(key, 1 - rate, gate.shape)
 

@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
 from jaxrnn import check, tree
 from jaxrnn.cells.parts import at_least_float32
-from jaxrnn.transforms.noise import with_noise
+from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
 from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, Step
 
 Control = Callable[[Carry], tuple[Carry, PyTree]]  # λ -> (what goes on, what is read)
@@ -214,13 +214,9 @@ def _watched(control: Control, carry: Carry, probe: PyTree) -> Carry:
 @functools.cache
 def _watched_cell(cell: Any, control: Control, cut: Any = None, probes: bool = False) -> Cell:
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        if not isinstance(cut, (int, float)):
-            check.same_form("cut", cut, carry)
-        form: Any = jax.tree.structure(carry)
-        rates = jax.tree.leaves(jax.tree.broadcast(cut, carry))
-        shape, keys = (check.length(xs), *batch_of(carry)), jax.random.split(key, len(rates))
-        keep = [jax.random.bernoulli(k, 1 - p, shape) for k, p in zip(keys, rates, strict=True)]
-        return None, form.unflatten(keep)
+        shape = (check.length(xs), *batch_of(carry))
+        rates = jax.tree.map(lambda p: 1 - p, of_arrays("cut", cut, carry))
+        return None, drawn(key, rates, lambda _: shape, carry)
 
     def project(params: Params, xs: PyTree, _: None = None, keep: Carry | None = None) -> _Drive:
         xs, probe = xs if probes else (xs, None)

@@ -37,23 +37,18 @@ def crossed(step: Cell | Step) -> Cell | Step:
     carry.
     """
     check.function("step", step)
-    return _crossed_cell(step) if isinstance(step, Cell) else _crossed_step(step)
+    return _crossed_cell(step) if isinstance(step, Cell) else functools.partial(_sloped, step)
 
 
-def _crossed_step(step: Step) -> Step:
-    def crossed_step(params: Params, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
-        return step(params, _with_slope(carry, x.factor), x.xs)
-
-    return crossed_step
+def _sloped(inside: Step, params: PyTree, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
+    """A plain step, or a cell's `advance`, whose carry has the slope ξ."""
+    return inside(params, _with_slope(carry, x.factor), x.xs)
 
 
 @functools.cache
 def _crossed_cell(cell: Any) -> Cell:
     def project(params: Params, xs: Crossed) -> Crossed:
         return Crossed(cell.project(params, xs.xs), xs.factor)
-
-    def advance(w: PyTree, carry_tm1: Carry, z: Crossed) -> tuple[Carry, PyTree]:
-        return cell.advance(w, _with_slope(carry_tm1, z.factor), z.xs)
 
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.xs), d_carry)
@@ -63,6 +58,7 @@ def _crossed_cell(cell: Any) -> Cell:
         d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
         return d_w, Crossed(d_zs, None)
 
+    advance = functools.partial(_sloped, cell.advance)
     return cell.changed(adjoint, gather, project=project, advance=advance)
 
 

@@ -40,9 +40,7 @@ def fed_back(step: Step, feedback: Callable[[PyTree, PyTree], PyTree]) -> Step:
     check.function("step", step)
     check.function("feedback", feedback)
 
-    def self_feeding(
-        params: Params, carry: tuple[Carry, PyTree], s: PyTree
-    ) -> tuple[tuple[Carry, PyTree], Fed]:
+    def self_feeding(params: Params, carry: Carry, s: PyTree) -> tuple[tuple[Carry, PyTree], Fed]:
         inner, x = carry
         inner, y = step(params, inner, x)
         x = feedback(y, s)

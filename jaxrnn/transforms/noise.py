@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree
+from jaxrnn import check
+from jaxrnn.types import Carry, Cell, Draw, Key, Noised, Params, PyTree
 
 
 def with_noise(
     cell: Cell,
-    draw: Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]],
+    draw: Draw,
     *,
     project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
     prepare: Callable[[Params, PyTree], PyTree] | None = None,
@@ -47,9 +48,7 @@ def with_noise(
     )
 
 
-def noised(
-    draw: Callable[..., tuple[PyTree, PyTree]], key: Key, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Noised, Noised]:
+def noised(draw: Draw, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[Noised, Noised]:
     """Parameters and inputs, each with its part of what `draw`, a cell's `noise`, draws."""
     shared, stepwise = draw(key, params, carry, xs)
     return Noised(params, shared), Noised(xs, stepwise)
@@ -66,6 +65,20 @@ def opened(noised: PyTree) -> tuple[PyTree, PyTree]:
 def factors(keep: Any, rate: float, dtype: Any) -> Any:
     """1/(1-rate) where `keep`, which has that mean, is True, else 0; None where there is none."""
     return None if keep is None else jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
+
+
+def of_arrays(name: str, rate: float | Carry, carry: Carry) -> Carry:
+    """A rate for each array of the carry, of one number or of as many as there are arrays."""
+    if not isinstance(rate, (int, float)):
+        check.same_form(name, rate, carry)
+    return jax.tree.broadcast(rate, carry)
+
+
+def drawn(key: Key, rates: Carry, shapes: Callable[[jax.Array], tuple], carry: Carry) -> Carry:
+    """Bools, True with each array's rate, of the shapes that its array asks for."""
+    form: Any = jax.tree.structure(carry)
+    keys = form.unflatten(jax.random.split(key, form.num_leaves))
+    return jax.tree.map(lambda k, p, c: jax.random.bernoulli(k, p, shapes(c)), keys, rates, carry)
 
 
 def found(kind: Any, tree: PyTree) -> list[Any]:

@@ -59,14 +59,13 @@ def restarted(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
     """
     check.function("step", step)
     check.boolean("learned", learned)
-    return _restarted_cell(step, learned) if isinstance(step, Cell) else _restarted_step(step)
+    begun = functools.partial(_begun, step)
+    return _restarted_cell(step, learned) if isinstance(step, Cell) else begun
 
 
-def _restarted_step(step: Step) -> Step:
-    def restarted_step(params: Restarting, carry: Carry, x: Restarted) -> tuple[Carry, PyTree]:
-        return step(params.params, tree.where(x.reset, params.carry, carry), x.xs)  # (R1)
-
-    return restarted_step
+def _begun(inside: Step, params: Restarting, carry: Carry, x: Restarted) -> tuple[Carry, PyTree]:
+    """A plain step, or a cell's `advance`, from where it begins."""
+    return inside(params.params, tree.where(x.reset, params.carry, carry), x.xs)  # (R1)
 
 
 @functools.cache
@@ -76,9 +75,6 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
 
     def prepare(params: Restarting) -> Restarting:
         return Restarting(cell.prepare(params.params), params.carry)
-
-    def advance(w: Restarting, carry_tm1: Carry, z: Restarted) -> tuple[Carry, PyTree]:
-        return cell.advance(w.params, tree.where(z.reset, w.carry, carry_tm1), z.xs)  # (R1)
 
     def output(params: Restarting, carries: Carry) -> PyTree:
         return cell.output(params.params, carries)
@@ -101,5 +97,6 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
         d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
         return Restarting(d_w, d_carry), Restarted(d_zs, None)
 
+    advance = functools.partial(_begun, cell.advance)
     parts = {"project": project, "prepare": prepare, "advance": advance, "output": output}
     return cell.changed(adjoint, gather, **parts)

@@ -46,10 +46,8 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
         if not state:
             return (keep_x, None), None
         kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
-        if not kernels:
-            raise ValueError(
-                f"state: got {state}, expected 0 for a cell without a matrix product of its state"
-            )
+        expected = "0 for a cell without a matrix product of its state"
+        check.that(kernels, "state", state, expected)
         state_size = kernels[0].w.shape[0]
         return (keep_x, jax.random.bernoulli(key_h, 1 - state, (*batch, state_size))), None
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.transforms.noise import with_noise
+from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
 from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, once
 
 
@@ -57,18 +57,9 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     jax.tree.map(functools.partial(check.rate, "rate"), rate)
     inner: Any = cell  # has an adjoint and a gather where they are called
 
-    def rates(carry: Carry) -> Carry:
-        if isinstance(rate, (int, float)):
-            return jax.tree.map(lambda _: rate, carry)
-        check.same_form("rate", rate, carry)
-        return rate
-
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        steps, form = check.length(xs), jax.tree.structure(carry)
-        keys = jax.tree.unflatten(form, jax.random.split(key, len(jax.tree.leaves(carry))))
-        return None, jax.tree.map(
-            lambda p, k, c: jax.random.bernoulli(k, p, (steps, *c.shape)), rates(carry), keys, carry
-        )
+        steps, rates = check.length(xs), of_arrays("rate", rate, carry)
+        return None, drawn(key, rates, lambda c: (steps, *c.shape), carry)
 
     def project(params: Params, xs: PyTree, _: None, hold: Any) -> ZoneoutDrive:
         return ZoneoutDrive(cell.project(params, xs), hold)
@@ -76,7 +67,8 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
         if hold is None:
-            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates(new), held, new)
+            rates = of_arrays("rate", rate, new)
+            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates, held, new)
         return jax.tree.map(jnp.where, hold, held, new)
 
     def advance(w: PyTree, carry_tm1: Carry, z: ZoneoutDrive) -> tuple[Carry, ZoneoutSaved]:
