@@ -19,8 +19,8 @@ class Question(NamedTuple):
         asked: the question in a few words.
         sides: all by name, made for a problem; a side that is not there for it is left out. The
             first is the baseline, and always there.
-        compared: what of their results has to be the same numbers, by a function of the result; None if
-            sides compute different things.
+        compared: what of a result has to be the same numbers for all sides, by a function of it;
+            None if they compute different things.
         shapes: at which sizes.
         also: what else stands in a row, in milliseconds by name, told from the problem and from the
             times of all sides.

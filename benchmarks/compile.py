@@ -1,7 +1,7 @@
 """How long does it take to compile, and does that grow with the length of the sequence?
 
-Seconds to trace and to compile value and gradient of a mean-square loss, under `scan` around a plain
-step, and under `bptt` for the Cell and for the same plain step.
+Seconds to trace and to compile value and gradient of a mean-square loss, under `scan` around a
+plain step, and under `bptt` for the Cell and for the same plain step.
 """
 
 import statistics
@@ -59,7 +59,7 @@ def _seconds(posed: Problem, side: str) -> float:
 
 
 def summary(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each side: its share of the time of `scan`, and the longest sequence's of the shortest's."""
+    """Of each side: its share of the time of `scan`, and how that grows with the sequence."""
     shortest, longest = (pick(row["T"] for row in measured) for pick in (min, max))
 
     def of(side: str) -> dict[str, float]:

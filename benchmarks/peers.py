@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 import jaxrnn
 from benchmarks.problems import Problem, Program
@@ -103,7 +102,7 @@ def _haiku(posed: Problem) -> Peer | None:
 
     if posed.cell_name != "lstm":
         return None
-    params, carry, xs = posed.args
+    params = posed.args[0]
 
     def core() -> Any:
         return haiku.LSTM(posed.shape.H, name="lstm")

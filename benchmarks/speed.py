@@ -60,7 +60,7 @@ def _also(work: str, posed: Problem, times: dict[str, float]) -> dict[str, float
 
 
 def _flops(work: str, posed: Problem) -> float:
-    """Of the products with W_x and W_h: forward; for x and h backward; for W_x and W_h themselves."""
+    """Of the products with W_x and W_h: forward; and, backward, for x, h and themselves."""
     steps, batch, inputs, hidden = posed.shape
     steps = 1 if work == "streamed" else steps
     once = 2 * steps * batch * (inputs + hidden) * GATES[posed.cell_name] * hidden

@@ -1,8 +1,8 @@
 """What does `bptt` make of a step that it does not know?
 
 A plain step, and cells of Flax, Equinox and Haiku as steps, each under `scan`, which is `jax.grad`
-of `lax.scan`, and under `bptt`, which derives the backward recurrence and the deferred products from
-the step's jaxpr. Value and gradient as in the question `speed`.
+of `lax.scan`, and under `bptt`, which derives the backward recurrence and the deferred products
+from the step's jaxpr. Value and gradient as in the question `speed`.
 """
 
 import functools

@@ -84,9 +84,10 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
     # The number of a step makes a sequence of them where nothing of the input is needed.
     zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs)), jnp.arange(steps)
 
-    def played(w, z, carry_tm1, known, across, turned=()):
+    def played(w, z, carry_tm1, known, across):
         """The pair of (3) and all variables; what is known is not made again, across takes F."""
-        carry_tm1, turned = jax.tree.leaves(carry_tm1), dict(zip(plan.turned, turned))
+        turned = dict(zip(plan.turned, w[1], strict=False))  # there on the way back alone
+        carry_tm1 = jax.tree.leaves(carry_tm1)
         env = plan.given(w, z) | dict(zip(plan.carried, carry_tm1, strict=True))
 
         def crossing(v):
@@ -108,7 +109,7 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
         return (carry, [crossing(v) for v in plan.extras]), env
 
     def advance(w, pair_tm1, z):
-        pair, env = played(w, z, pair_tm1[0], {}, lambda v, x: x)
+        pair, env = played((w[0], ()), z, pair_tm1[0], {}, lambda v, x: x)
         return pair, [env[v] for v in plan.kept]
 
     def known(seen):
@@ -118,8 +119,10 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
 
     def adjoint(w, seen_t, d_pair_t):
         def moved(carry_tm1, moves):
-            across = lambda v, x: x + moves[plan.cut[v]]  # noqa: E731
-            return played(w, seen_t.z, carry_tm1, known(seen_t), across, turned=w[1])[0]
+            def across(v, x):
+                return x + moves[plan.cut[v]]
+
+            return played(w, seen_t.z, carry_tm1, known(seen_t), across)[0]
 
         moves = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in plan.cut]
         pull = tree.pullback(moved, seen_t.carry_tm1[0], moves)
@@ -255,10 +258,12 @@ def _planned(jaxpr: Any, constants: int, carries: int) -> Plan:
         if check.is_inexact(v.aval) and (v in cut or eqn.primitive.name in COSTLY)
     ]
     kept = [v for v in worth if v not in carry and v not in extras]
+    ahead = [eqn for eqn in before if eqn not in once]
+    places = {v: i for i, v in enumerate(cut)}
     return Plan(
-        own, carried, inputs, once, same, turned, [eqn for eqn in before if eqn not in once], stepwise,
-        loop, late, carry, extras, ys, front, {v: i for i, v in enumerate(cut)}, set(worth), kept,
-    )  # fmt: skip
+        *(own, carried, inputs, once, same, turned, ahead, stepwise, loop, late),
+        *(carry, extras, ys, front, places, set(worth), kept),
+    )
 
 
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, Params]:
@@ -353,7 +358,7 @@ def _is_product(eqn: Any) -> bool:
 
 
 def _turned_product(eqn: Any, x: jax.Array, w_t: jax.Array) -> jax.Array:
-    """x W, given Wᵀ: a transposed product with W itself is slower."""
+    """Take x W by Wᵀ, whose own transposed product is the faster one."""
     ((contracted, _), batch) = eqn.params["dimension_numbers"]
     params = eqn.params | {"dimension_numbers": ((contracted, (1,)), batch)}
     return eqn.primitive.bind(x, w_t, **params)
