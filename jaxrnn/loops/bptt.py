@@ -21,7 +21,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
 
     (1) runs from T to 1 in a scan that carries λ and nothing else; (2) is taken afterwards for all
     steps at once. A Cell brings both by hand (`adjoint`, `gather`), and its input products are
-    taken over the whole sequence beforehand. For any other step JAX derives them.
+    taken over the whole sequence beforehand. For any other step all of this is read off its jaxpr.
 
     Args:
         step: a Cell, or any pure function `(params, carry, x) -> (carry, y)`. It may close over
@@ -40,7 +40,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
             Forward over reverse (`jax.hessian`) works.
 
     Gradient: exact. Time O(T), sequential depth 2T. Memory O(T): carries and what the cell saves;
-    for a plain Step carries and outputs only, at the price of running the step three times.
+    for a plain Step what its products and its nonlinear functions made, as far as it is needed.
 
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """

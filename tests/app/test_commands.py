@@ -334,7 +334,7 @@ def test_a_damaged_run_is_refused_in_a_line(change, message, trained, tmp_path, 
     _refused(capsys, ["sample", folder, "--prompt", "1"], f"FOLDER: got .*{message}")
 
 
-@pytest.mark.parametrize("task", ["text", "digits"])
+@pytest.mark.parametrize("task", ["text", pytest.param("digits", marks=pytest.mark.thorough)])
 def test_devices_share_a_batch(task, text_file, tmp_path, capsys):
     options = ["--text", str(text_file), *TINY_TEXT] if task == "text" else TINY
     command = ["train", task, *options, "--out"]
