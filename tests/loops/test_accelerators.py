@@ -47,6 +47,7 @@ def chip():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install '.[tpu]'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to be asked
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to be shared by processes
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
