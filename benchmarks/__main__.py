@@ -28,7 +28,7 @@ from benchmarks import (  # noqa: E402
     steps,
     tpu,
 )
-from benchmarks.problems import QUICK_SHAPES  # noqa: E402
+from benchmarks.problems import QUICK_SHAPES, Shape  # noqa: E402
 
 
 class Part(NamedTuple):
@@ -46,8 +46,9 @@ class Part(NamedTuple):
     table: Callable[[list[dict[str, Any]]], str]
 
 
-def _compared(question: compare.Question, quick: bool) -> Part:
-    shapes, seconds = (QUICK_SHAPES, 0.2) if quick else (question.shapes, question.seconds)
+def _compared(question: compare.Question, quick: bool, shapes: tuple[Shape, ...]) -> Part:
+    shapes = shapes or (QUICK_SHAPES if quick else question.shapes)
+    seconds = 0.2 if quick else question.seconds
     return Part(
         compare.rows(shapes),
         lambda *row: compare.measure(question, *row, seconds),
@@ -56,11 +57,11 @@ def _compared(question: compare.Question, quick: bool) -> Part:
     )
 
 
-def _of_module(module: Any, quick: bool) -> Part:
+def _of_module(module: Any, quick: bool, shapes: tuple[Shape, ...]) -> Part:
     return Part(module.rows(quick), module.measure, module.summary, module.table)
 
 
-QUESTIONS: dict[str, dict[str, Callable[[bool], Part]]] = {
+QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "speed": {
         "gradient": functools.partial(_compared, speed.GRADIENT),
         "forward": functools.partial(_compared, speed.FORWARD),
@@ -111,13 +112,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("question", nargs="?", choices=[*QUESTIONS, "all"], default="speed")
     parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
+    parser.add_argument(
+        "--shape",
+        dest="shapes",
+        action="append",
+        nargs=4,
+        type=int,
+        metavar=("T", "B", "I", "H"),
+        help="measure this one, and no other that is not named so",
+    )
     parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
     options = parser.parse_args()
     told = machine()
     print(told, f"not installed, left out: {', '.join(peers.MISSING) or 'nobody'}", sep="\n")
     result: dict[str, Any] = {"machine": told}
     for name, make in (ALL if options.question == "all" else QUESTIONS[options.question]).items():
-        part = make(options.quick)
+        part = make(options.quick, tuple(Shape(*shape) for shape in options.shapes or ()))
         rows = [part.measure(*row) for row in tqdm.tqdm(part.rows, desc=name, unit="row")]
         print(f"\n## {name}\n\n{part.table(rows)}")
         result[name] = {"summary": part.summary(rows), "rows": rows}

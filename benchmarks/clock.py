@@ -8,7 +8,7 @@ import jax
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[], Any]], seconds: float, least: int = 7, most: int = 25
+    sides: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5, most: int = 25
 ) -> dict[str, list[float]]:
     """Milliseconds of every call of each side, taken in turns A B A B after one warm-up each.
 

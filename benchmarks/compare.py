@@ -34,7 +34,7 @@ class Question(NamedTuple):
     shapes: tuple[Shape, ...] = SHAPES
     also: Callable[[Problem, dict[str, float]], dict[str, float]] = lambda posed, times: {}
     pairs: tuple[tuple[str, str], ...] = ()
-    seconds: float = 1.0
+    seconds: float = 0.3
 
 
 def everything(result: Any) -> Any:

@@ -30,7 +30,7 @@ def certify_all(
 
     Every cell is judged under `bptt`; under `scan`, which is the judge, and under the other loops,
     which run these on parts of a sequence and know nothing of cells, some are. Then an LSTM with a
-    mask and learned resets, and one with all noise, under every loop; and a stack run layer by
+    mask and learned resets under every loop, and one with all noise; and a stack run layer by
     layer, judged by `scan` over the stack as one Step.
 
     Args:
@@ -67,10 +67,10 @@ def _around(hidden_size: int) -> Iterator[Job]:
     noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
     noise = noised_params, carry, noised_xs
-    around = (marked, marks, "lstm, mask, resets"), (noisy, noise, "lstm, noise")
     for name, loop in LOOPS:
-        for step, args, what in around:
-            yield functools.partial(certify, step, *args, loop=loop, names=(what, name))
+        names = ("lstm, mask, resets", name)
+        yield functools.partial(certify, marked, *marks, loop=loop, names=names)
+    yield functools.partial(certify, noisy, *noise, names=("lstm, noise", "bptt"))
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), readout(2))
     more = net.init(jax.random.key(0), xs.shape[-1], xs.dtype)
     carries = net.carry(xs.shape[1:-1], xs.dtype)
