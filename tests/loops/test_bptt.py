@@ -79,7 +79,7 @@ MORE_ARRAYS = {"lru": 3, "layer_norm_gru": 5}
 
 
 @pytest.mark.optimized
-@every_cell
+@pytest.mark.parametrize("cell_name", often(CELLS, ("elman", "gru", "lstm", *MORE_ARRAYS)))
 def test_the_compiled_loop_changes_no_weight_and_needs_few_arrays_more_than_autodiff(cell_name):
     """In its while loops weights stand unchanged; nothing of their shape is computed."""
     steps, batch, inputs, hidden = 101, 17, 31, 61  # primes again, and large beside what is fixed
