@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import Literal
 
 from jaxrnn import check, tree
 from jaxrnn.types import Carry, Params, PyTree, Step
@@ -95,6 +95,7 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
             return across(v, env[v]) if crosses else _value(env, v)
 
         for eqn in plan.loop:
+            # On the way to F its slopes go on: what has none could not be differentiated again.
             entering = not plan.front.isdisjoint(eqn.outvars)
             values = [_value(env, v) if entering else crossing(v) for v in eqn.invars]
             if eqn.primitive.name in SLOPES and eqn.outvars[0] in known:
@@ -269,18 +270,16 @@ def _planned(jaxpr: Any, constants: int, carries: int) -> Plan:
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, Params]:
     """The step as a function of its arguments alone, and its params: yours, and all it closed over.
 
-    A custom_vjp must not close over traced values, so the step is traced once, on shapes, and all
-    its constants, of any dtype, become arguments.
+    These are of any dtype, in one list.
     """
-    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, check.at_one_step(xs))
-    form: Any = jax.tree.structure(shapes)
+    jaxpr, own, (carry_form, y_form) = _flat(step, params, carry, check.at_one_step(xs))
 
-    def pure(params, carry, x):
-        own, constants = params
-        closed_jaxpr = ClosedJaxpr(jaxpr.jaxpr, constants)
-        return form.unflatten(jaxpr_as_fun(closed_jaxpr)(*jax.tree.leaves((own, carry, x))))
+    def pure(own, carry, x):
+        values = _applied(jaxpr, [*own, *jax.tree.leaves((carry, x))])
+        size = carry_form.num_leaves
+        return carry_form.unflatten(values[:size]), y_form.unflatten(values[size:])
 
-    return pure, (params, jaxpr.consts)
+    return pure, own
 
 
 def _leading_to(outs: Iterable[Any], eqns: list[Any], chosen: Callable[..., bool]) -> list[Any]:
@@ -312,15 +311,16 @@ def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, lis
     """
     closed, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
     leaves = [*closed.consts, *jax.tree.leaves((params, carry, x))]
-
-    def written_out(*leaves):
-        variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
-        env = _run(closed.jaxpr.eqns, dict(zip(variables, leaves, strict=True)))
-        return [_value(env, v) for v in closed.jaxpr.outvars]
-
-    flat = jax.make_jaxpr(written_out)(*leaves)
+    flat = jax.make_jaxpr(lambda *leaves: _applied(closed.jaxpr, leaves))(*leaves)
     own = [*flat.consts, *closed.consts, *jax.tree.leaves(params)]
     return flat.jaxpr, own, tuple(map(jax.tree.structure, shapes))
+
+
+def _applied(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
+    """The values of a jaxpr, its calls of jit written out."""
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    env = _run(jaxpr.eqns, dict(zip(variables, values, strict=True)))
+    return [_value(env, v) for v in jaxpr.outvars]
 
 
 def _run(eqns: Iterable[Any], env: dict[Any, Any]) -> dict[Any, Any]:
@@ -339,9 +339,7 @@ def _evaluated(eqn: Any, values: list[Any]) -> list[Any]:
     """What an equation makes; that of a call of jit goes through its own."""
     if eqn.primitive.name == "jit":
         inner = eqn.params["jaxpr"]
-        variables = [*inner.jaxpr.constvars, *inner.jaxpr.invars]
-        env = _run(inner.jaxpr.eqns, dict(zip(variables, [*inner.consts, *values], strict=True)))
-        return [_value(env, v) for v in inner.jaxpr.outvars]
+        return _applied(inner.jaxpr, [*inner.consts, *values])
     made = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(made) if eqn.primitive.multiple_results else [made]
 

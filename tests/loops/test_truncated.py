@@ -35,7 +35,10 @@ def first_step_reached(k1, k2):
 
 
 # (k1, k2): the same; a multiple; less than twice; near, at and beyond T = 13; of one step.
-WINDOWS = [(1, 1), (14, 14), (2, 5), (4, 12), (4, 20)]
+WINDOWS = [
+    *[(1, 1), (14, 14), (2, 5), (4, 12), (4, 20)],
+    *(pytest.param(*window, marks=pytest.mark.thorough) for window in [(4, 4), (1, 3), (3, 4)]),
+]
 
 
 @pytest.mark.parametrize(("k1", "k2"), WINDOWS)

@@ -26,6 +26,7 @@ NOISY = {
         zoneout(jaxrnn.gru(H), 0.3), jaxrnn.dropout(0.4), variational(jaxrnn.lstm(H), state=0.5)
     ),
 }
+SELDOM = [("bptt", "variational"), ("bptt", "candidate_lstm"), ("truncated:4", "all")]
 every_noise = pytest.mark.parametrize("name", NOISY)
 
 
@@ -168,9 +169,11 @@ def test_dropout_between_layers():
 @pytest.mark.parametrize(
     ("loop_name", "name"),
     [
-        *(("bptt", name) for name in NOISY if name not in ("variational", "candidate_lstm")),
-        ("truncated:4", "stack"),
-    ],  # what is left out is a part of "all"
+        pytest.param(loop, name, marks=pytest.mark.thorough if seldom else [])
+        for loop, names in {"bptt": [*NOISY], "truncated:4": ["all", "stack"]}.items()
+        for name in names  # what is run seldom is a part of "all", or of the stack
+        for seldom in [(loop, name) in SELDOM]
+    ],
 )
 def test_one_key_gives_one_result_and_gradient_under_every_loop(loop_name, name):
     net, loop = NOISY[name], dict(jaxrnn.LOOPS)[loop_name]
