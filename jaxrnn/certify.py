@@ -197,8 +197,8 @@ def _path(step: Step, loop: Loop, args: Arguments) -> str:
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
     has_adjoint = isinstance(step, Cell) and step.adjoint and step.gather
-    # A network's cells are found in the program, by the name of the recurrence compiled for them.
-    in_a_network = re.search(r"\bjit\[\s*name=_recurrence", outside)
+    # A network's cells are found in the program, by the name of what is compiled for them.
+    in_a_network = re.search(r"\bjit\[\s*name=_chunked", outside)
     return "by hand" if has_adjoint or in_a_network else "derived"
 
 

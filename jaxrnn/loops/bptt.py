@@ -4,11 +4,17 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn import check, tree
 from jaxrnn.loops import derived
-from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step, Stepped
+
+# A sequence whose projections take more bytes than this is run chunk by chunk, since the first of
+# them would have left the cache before the loop gets to them. A chunk's take so many; and it has so
+# many steps at least, since each adds an array like the weights to (2).
+WHOLE_BYTES, CHUNK_BYTES, CHUNK_STEPS = 2**23, 2**21, 8
 
 
 def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
@@ -19,9 +25,12 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
         λ_{t-1} = (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                                   (1)
         ∂L/∂W   = Σ_t (∂c_t/∂W)ᵀ λ_t                                                         (2)
 
-    (1) runs from T to 1 in a scan that carries λ and nothing else; (2) is taken afterwards for all
+    (1) runs backward in a scan that carries λ and nothing else; (2) is taken afterwards for all
     steps at once. A Cell brings both by hand (`adjoint`, `gather`), and its input products are
-    taken over the whole sequence beforehand. For any other step all of this is read off its jaxpr.
+    taken for all steps beforehand. For any other step all of this is read off its jaxpr. All steps
+    are those of a chunk: a sequence whose projections take more than 8 MiB is run in chunks of 2,
+    or of 8 steps, which stay in the cache, and each adds its part to (2). Chunks are equal, so of a
+    T without a divisor near that there is but one.
 
     Args:
         step: a Cell, or any pure function `(params, carry, x) -> (carry, y)`. It may close over
@@ -46,6 +55,44 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     """
     carry = tree.to_arrays(carry)
     check.step_fits(step, params, carry, xs)
+    by_hand = isinstance(step, Cell) and step.adjoint and step.gather
+    with check.reverse_mode("bptt"):
+        return (_compiled if by_hand else _chunked)(step, params, carry, xs)
+
+
+def _chunked(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+    """Chunk after chunk, each by (1) and (2)."""
+    steps = check.length(xs)
+    zs = jax.eval_shape(functools.partial(_projected, step), params, carry, xs)
+    size = _chunk_steps(steps, sum(z.size * z.dtype.itemsize for z in jax.tree.leaves(zs)))
+    if size == steps:
+        return _chunk(step, params, carry, xs)
+    chunks = jax.tree.map(lambda x: jnp.reshape(x, (-1, size, *x.shape[1:])), xs)
+    carry, ys = lax.scan(functools.partial(_chunk, step, params), carry, chunks)
+    return carry, jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
+
+
+# A Cell is made once and never closes over traced values, so a call outside jit compiles once too.
+_compiled = jax.jit(_chunked, static_argnums=0)
+
+
+def _chunk_steps(steps: int, projected: int) -> int:
+    """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near, or needed."""
+    if projected <= WHOLE_BYTES:
+        return steps
+    wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // projected)
+    near = [n for n in range(wanted // 4, 4 * wanted + 1) if steps % n == 0]
+    return min(near, key=lambda n: max(n / wanted, wanted / n), default=steps)
+
+
+def _projected(step: Step, params: Params, carry: Carry, xs: PyTree) -> PyTree:
+    """What a chunk makes of its inputs before its loop begins."""
+    if isinstance(step, Cell):
+        return step.project(params, xs)
+    return derived.parted(step, params, carry, xs).zs
+
+
+def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     if not isinstance(step, Cell):
         return _derived(step, params, carry, xs)
     w, zs = step.prepare(params), step.project(params, xs)
@@ -53,15 +100,13 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
         advance = step.advance
         carry, carries = _derived(lambda *args: (advance(*args)[0],) * 2, w, carry, zs)
     else:
-        with check.reverse_mode("bptt"):
-            carry, carries = _compiled_recurrence(step, w, carry, zs)
+        carry, carries = _recurrence(step, w, carry, zs)
     return carry, step.output(params, carries)
 
 
-def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     parts = derived.parted(step, params, carry, xs)
-    with check.reverse_mode("bptt"):
-        (carry, _), pairs = _recurrence(parts.recurrence, parts.w, parts.pair, parts.zs)
+    (carry, _), pairs = _recurrence(parts.recurrence, parts.w, parts.pair, parts.zs)
     return carry, parts.outputs(pairs)
 
 
@@ -104,6 +149,3 @@ def _backward(cell, residuals, cotangents):
 
 
 _recurrence.defvjp(_forward, _backward, symbolic_zeros=True)
-
-# A Cell is made once and never closes over traced values, so a call outside jit compiles once too.
-_compiled_recurrence = jax.jit(_recurrence, static_argnums=0)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -271,3 +272,66 @@ def test_a_gradient_without_jit_compiles_once(cell_name):
     finally:
         jax.monitoring.clear_event_listeners()
     assert not compiled
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """As if the cache held no more than the projections of four steps."""
+    module = sys.modules["jaxrnn.loops.bptt"]
+    for name, value in {"WHOLE_BYTES": 0, "CHUNK_BYTES": 1, "CHUNK_STEPS": 4}.items():
+        monkeypatch.setattr(module, name, value)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def lengths_of_scans(function, *args):
+    return [scan.params["length"] for scan in scans(jax.make_jaxpr(function)(*args).jaxpr)]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["cell", "plain step"])
+@some_cells
+def test_a_long_sequence_is_run_in_chunks(cell_name, plain, short_chunks):
+    cell = CELLS[cell_name](H)
+    step = cell.__call__ if plain else cell
+    params, carry, xs = arguments(cell)
+    xs = jnp.concatenate([xs, xs])[:24]
+    assert lengths_of_scans(functools.partial(jaxrnn.bptt, step), params, carry, xs) == [6, 4]
+
+    def gradients(loop):
+        grad = jax.grad(functools.partial(loss, loop, step), argnums=(0, 1, 2))
+        first = grad(params, carry, xs)
+        return first, jax.grad(lambda xs: jnp.vdot(grad(params, carry, xs)[2], xs))(xs)
+
+    assert distance(gradients(jaxrnn.bptt), gradients(jaxrnn.scan)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("steps", "chunk"),
+    [(0, 0), (1, 1), (8, 4), (13, 13), (22, 2), (26, 2), (25, 5), (35, 5), (34, 2), (51, 3)],
+)
+def test_a_chunk_is_a_divisor_near_to_what_is_wanted(steps, chunk, short_chunks):
+    cell = jaxrnn.elman(H)
+    params, carry, _ = arguments(cell)
+    xs = jnp.zeros((steps, B, I))
+    _, ys = jaxrnn.bptt(cell, params, carry, xs)
+    assert len(ys) == steps
+    found = lengths_of_scans(functools.partial(jaxrnn.bptt, cell), params, carry, xs)
+    assert found == ([steps] if chunk == steps else [steps // chunk, chunk])
+
+
+@pytest.mark.optimized
+def test_chunks_keep_neither_projections_nor_zeros_for_the_whole_sequence():
+    """Many-to-one: c, h and four gates of each step, whatever else there is is a chunk's."""
+    steps, batch, size = 4096, 16, 64
+    cell = jaxrnn.lstm(size)
+    params = cell.init(jax.random.key(0), 8)
+
+    def last(params, xs):
+        carry, _ = jaxrnn.bptt(cell, params, cell.carry((batch,)), xs)
+        return jnp.sum(cell.output(params, carry) ** 2)
+
+    xs = jax.ShapeDtypeStruct((steps, batch, 8), jnp.float32)
+    program = jax.jit(jax.grad(last)).lower(params, xs).compile()
+    state = steps * batch * size * 4
+    assert 6 * state < program.memory_analysis().temp_size_in_bytes < 7 * state
