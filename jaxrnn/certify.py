@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
@@ -19,9 +20,8 @@ from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
 VALUE_LIMIT = 1e-13
 GRADIENT_LIMIT = 1e-12
 DIFFERENCE_LIMIT = 1e-6
-# float32: how much farther from the truth than autodiff a gradient may be, and one rounding more.
-FLOAT32_FACTOR = 1.5
-FLOAT32_UNIT = 2.0**-23
+# How much farther from the truth than autodiff a narrow gradient may be, and one rounding more.
+NARROW_FACTOR = 1.5
 MOVE = 2.0**-12
 
 # Differences of fourth order, f' = Σ w f(θ + eu): the error ε⁴ of the formula and the error 2⁻⁵²/ε
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     Fields:
         step, loop: names of what was certified.
         path: which backward pass ran: "by hand", "derived" or "autodiff".
-        judge: "values of scan", "autodiff", "differences", or "float64 truth".
+        judge: "values of scan", "autodiff", "differences", or "truth of float32", the narrow dtype.
         array: "params['w_h']", "carry", "xs", …; for values "carry_T.h", "ys", ….
         error: ‖a - b‖ / ‖b‖, the worst of all draws, of differences but for one that met a kink
             (relu); against the float64 truth the median.
@@ -113,6 +113,7 @@ def certify(
     xs: PyTree = None,
     *,
     loop: Loop = bptt,
+    narrow: DTypeLike = jnp.float32,
     draws: int = 8,
     seed: int = 0,
     names: tuple[str, str] | None = None,
@@ -126,7 +127,7 @@ def certify(
         float64   ‖values - values of scan‖ ≤ 1e-13 ‖values of scan‖                         (1)
         float64   ‖g - g_scan‖ ≤ 1e-12 ‖g_scan‖, g_scan by `jax.grad` of `lax.scan`          (2)
         float64   differences of f along u, of fourth order, equal ⟨g, u⟩ to 1e-6, u random  (3)
-        float32   med ‖g - g*‖ / ‖g*‖ ≤ 1.5 med ‖g_scan - g*‖ / ‖g*‖ + 2⁻²³                  (4)
+        float32   med ‖g - g*‖ / ‖g*‖ ≤ 1.5 med ‖g_scan - g*‖ / ‖g*‖ + one rounding, 2⁻²³    (4)
 
     where med is the median of all draws, each at arguments moved by 2⁻¹² of themselves in a random
     direction, g* is the float64 gradient at the float32 arguments, and products are taken at the
@@ -142,6 +143,7 @@ def certify(
         carry: likewise.
         xs: likewise.
         loop: the loop to certify.
+        narrow: the floating dtype of (4); a Cell keeps wider what its zero state has wider.
         draws: how often cotangents (and for a Cell arguments) are drawn anew; at least 8.
         seed: of all draws, an int.
         names: what to call step and loop in the table; their own names unless given.
@@ -154,6 +156,7 @@ def certify(
     """
     check.function("step", step)
     check.function("loop", loop)
+    narrow = check.floating("narrow", narrow)
     check.integer("draws", draws, least=8)
     check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
@@ -172,7 +175,7 @@ def certify(
             four = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape), x.dtype), inexact)
             trials.append((args, v, _normal_like(rng, four)))
         path = _path(step, loop, trials[0][0])
-        rows = [*_float64_rows(step, loop, trials), *_float32_rows(step, loop, trials)]
+        rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow)]
     names = names or (getattr(step, "__name__", "cell"), getattr(loop, "__name__", "loop"))
     return Certificate(tuple(Row(*names, path, *row) for row in rows))
 
@@ -245,15 +248,22 @@ def _float64_rows(step, loop, trials):
             yield judge, array, float(np.max(found)), limit
 
 
-def _float32_rows(step, loop, trials):
+def _narrow_rows(step, loop, trials, dtype):
     """(4), the median of all draws: in one that is ill-conditioned both errors are chance."""
+
+    def narrowed(args, v):
+        (params, carry, xs), (d_carry, d_ys) = _cast((args, v), dtype)
+        if isinstance(step, Cell):
+            like = step.carry(check.batch_shape(check.at_one_step(xs)), dtype)
+            carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
+        return (params, carry, xs), (d_carry, d_ys)
 
     @jax.jit
     def errors(args, v, us):
         # Given arguments are moved a little, anew in each draw: rounding at one point is chance.
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
-        narrow = _cast((tree.merge(moved, others), v), jnp.float32)
+        narrow = narrowed(tree.merge(moved, others), v)
         args, wide = narrow[0], _cast(narrow, jnp.float64)
         truth, _ = _gradient(_judge(loop, step, wide[0]), step, *wide)
         pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
@@ -262,8 +272,8 @@ def _float32_rows(step, loop, trials):
     draws = [errors(*trial) for trial in trials]
     ours, autodiff = jax.tree.map(lambda *e: float(np.median(e)), *draws)
     for array, error in ours.items():
-        limit = FLOAT32_FACTOR * autodiff[array] + FLOAT32_UNIT
-        yield "float64 truth", array, error, limit
+        limit = NARROW_FACTOR * autodiff[array] + float(jnp.finfo(dtype).eps)
+        yield f"truth of {dtype}", array, error, limit
 
 
 def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
@@ -320,7 +330,8 @@ def _distances(names: tuple[str, ...], got: PyTree, wanted: PyTree) -> dict[str,
 def _inner(v: PyTree, outputs: PyTree) -> Any:
     """⟨v, outputs⟩ = Re Σ v · outputs over all arrays that have a gradient."""
     pairs = zip(jax.tree.leaves(v), jax.tree.leaves(outputs), strict=True)
-    return sum(jnp.vdot(jnp.conj(a), b).real for a, b in pairs if check.is_inexact(b))
+    inexact = [(jnp.conj(a), b) for a, b in pairs if check.is_inexact(b)]
+    return sum(jnp.vdot(*pair).real.astype(jnp.float64) for pair in inexact)
 
 
 def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:

@@ -21,6 +21,7 @@ from jaxrnn.types import Carry, Params, PyTree, Step
 
 Job = Callable[[], Certificate]
 SOME_CELLS = ("gru", "lru")
+NARROW_CELLS = ("elman", "gru", "lstm")
 
 
 def certify_all(
@@ -29,9 +30,9 @@ def certify_all(
     """The certificates of all `CELLS`, also as plain Steps, of all `LOOPS`, and of what wraps them.
 
     Every cell is judged under `bptt`; under `scan`, which is the judge, and under the other loops,
-    which run these on parts of a sequence and know nothing of cells, some are. Then an LSTM with a
-    mask and learned resets under every loop, and one with all noise; and a stack run layer by
-    layer, judged by `scan` over the stack as one Step.
+    which run these on parts of a sequence and know nothing of cells, some are; in bfloat16 too some
+    are. Then an LSTM with a mask and learned resets under every loop, and one with all noise; and a
+    stack run layer by layer, judged by `scan` over the stack as one Step.
 
     Args:
         progress: wraps the iteration, for instance `tqdm.tqdm`.
@@ -49,6 +50,9 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
         for name, loop in LOOPS:
             if loop is bptt or cell_name in SOME_CELLS:
                 yield functools.partial(certify, cell, loop=loop, names=(cell_name, name))
+        if cell_name in NARROW_CELLS:
+            names = f"{cell_name}, bfloat16", "bptt"
+            yield functools.partial(certify, cell, narrow=jnp.bfloat16, names=names)
         # A method is a function that shows no parts.
         plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
         yield functools.partial(certify, plain, *args, names=(f"{cell_name}, plain", "bptt"))

@@ -112,10 +112,10 @@ def batch_shape(x: PyTree) -> tuple[int, ...]:
 
 
 def float_dtype(params: PyTree) -> Any:
-    """The dtype that the real floating leaves of `params` share, or their promotion."""
-    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+    """The dtype that the real floating leaves of `params` share, or the narrowest of theirs."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    return jnp.result_type(*floats) if floats else jnp.dtype("float32")
+    return min(floats, key=lambda dtype: dtype.itemsize, default=jnp.dtype("float32"))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -152,3 +152,8 @@ def to_arrays(tree: PyTree) -> PyTree:
     """Python and NumPy numbers as JAX arrays; arrays unchanged."""
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Each leaf in the dtype of the leaf that is in its place."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)

@@ -424,10 +424,16 @@ FLOW, SPECTRUM, REACH, NONFINITE = (
     f"diagnostics/{name}.py" for name in ("flow", "spectrum", "reach", "nonfinite")
 )
 CONTROL = "transforms/test_controlled.py::test"
+SUMS = "cells/test_lstm_variants.py::test_a_memory_sums_up_in_float32"
+NARROW = "cells/test_cells.py::test_a_narrow_step_computes_in_float32"
+CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
 JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
+    fault("c narrow", LSTM, "dtype, parts.at_least_float32(dtype)", "dtype, dtype", SUMS),
+    fault("step narrow", PARTS, "*_cast((carry_tm1, z)))", "carry_tm1, z)", NARROW),
+    fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MASKED, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MASKED, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
     fault("δ at held steps", MASKED, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),

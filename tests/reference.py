@@ -234,3 +234,16 @@ def often(names, chosen):
 
 # Ours, one that cuts windows which overlap, one that runs anew: the others are made of these.
 SOME_LOOPS = ("bptt", "truncated:2:5", "checkpointed")
+
+
+def subjaxprs(jaxpr):
+    """The jaxpr and all jaxprs inside it."""
+    yield jaxpr
+    for eqn in jaxpr.eqns:
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from subjaxprs(inner)
+
+
+def scans(jaxpr):
+    """All loops in a jaxpr, however deep."""
+    return [eqn for sub in subjaxprs(jaxpr) for eqn in sub.eqns if eqn.primitive.name == "scan"]

@@ -77,7 +77,7 @@ def test_a_cell_by_hand_passes(cell_name):
     certificate = jaxrnn.certify(cell)
     assert certificate.ok, str(certificate)
     assert {row.path for row in certificate.rows} == {"by hand"}
-    judges = {"values of scan", "autodiff", "differences", "float64 truth"}
+    judges = {"values of scan", "autodiff", "differences", "truth of float32"}
     assert {row.judge for row in certificate.rows} == judges
     arrays = {row.array for row in certificate.rows if row.judge == "autodiff"}
     params = cell.init(jax.random.key(0), 5)
@@ -97,7 +97,7 @@ def test_a_faulty_backward_pass_does_not(fault):
     assert not certificate.ok
     assert "autodiff" in judges_out(certificate)
     if fault != "a tiny factor":  # differences and float32 cannot see a relative 1e-10
-        assert judges_out(certificate) == {"autodiff", "differences", "float64 truth"}
+        assert judges_out(certificate) == {"autodiff", "differences", "truth of float32"}
     assert "OUT" in str(certificate)
 
 
@@ -117,7 +117,9 @@ def test_a_gradient_less_exact_than_autodiff_in_float32_does_not():
 
         return coarse(d_h), jax.tree.map(coarse, delta)
 
-    assert judges_out(jaxrnn.certify(altered(adjoint=adjoint_with(rounded)))) == {"float64 truth"}
+    assert judges_out(jaxrnn.certify(altered(adjoint=adjoint_with(rounded)))) == {
+        "truth of float32"
+    }
 
 
 def test_a_plain_step_is_derived_and_scan_is_autodiff():

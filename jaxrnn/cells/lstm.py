@@ -96,9 +96,10 @@ class LSTMForm(Form):
         check.number("forget_bias", LSTMGates._make(self.biases).f)
 
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
-        """The zero state: two arrays, not one twice, since a buffer may be donated only once."""
+        """The zero state; c sums up over all time, and is float32 at least."""
         sizes = self.state_size or self.hidden_size, self.hidden_size
-        return LSTMCarry(*(parts.zeros(size, batch_shape, dtype) for size in sizes))
+        dtypes = dtype, parts.at_least_float32(dtype)
+        return LSTMCarry(*map(parts.zeros, sizes, (batch_shape,) * 2, dtypes))
 
     def output(self, params: Params, carries: Carry) -> State:
         """What is seen of the carry: the state, y = h."""

@@ -3,6 +3,10 @@
 Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wherever time passes over
 them: a loop that slices them out of one array at every step is slower than one that is handed them.
 
+Where parameters are narrower than float32, a step computes in float32: products have narrow factors
+and wide sums, and what is kept from step to step or for the way back is narrow again, but for what
+a cell's zero state has wide.
+
 Noise has two places in a cell, each None until `jaxrnn.transforms` puts something there: in
 `Kernel.keep` it scales the state that a product sees, in `Drive.keep` the candidate.
 """
@@ -17,8 +21,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
-from jaxrnn import check
-from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
+from jaxrnn import check, tree
+from jaxrnn.types import Array, Carry, Cell, Params, PyTree, Seen, State
 
 
 class Kernel(NamedTuple):
@@ -55,17 +59,22 @@ def kernel(w: Float[Array, "H GH"]) -> Kernel:
 
 def product(hs: Float[Array, "*lead H"], k: Kernel) -> Float[Array, "*lead GH"]:
     """P = (k ⊙ h) W."""
-    return scaled(hs, k.keep) @ k.w
+    return dot(scaled(hs, k.keep), k.w)
 
 
 def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[Array, "*lead H"]:
     """∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
-    return scaled(deltas @ k.w_t, k.keep)
+    return scaled(dot(deltas, k.w_t), k.keep)
 
 
 def product_gathered(hs: State, deltas: Float[Array, "*lead GH"], k: Kernel) -> Kernel:
     """∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, one matrix product; noise has no gradient."""
-    return Kernel(summed_product(scaled(hs, k.keep), deltas), None)
+    return Kernel(summed_product(scaled(hs, k.keep), deltas, k.w), None)
+
+
+def dot(x: Float[Array, "*lead I"], w: Float[Array, "I H"]) -> Float[jax.Array, "*lead H"]:
+    """Take x W, factors in the dtype of W, sums and result in that of x."""
+    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
 
 
 def scaled(x: Inexact[Array, "*lead H"], keep: Array | None) -> Inexact[Array, "*lead H"]:
@@ -136,8 +145,21 @@ class Form:
         return carries
 
     def cell(self, project: Any, advance: Any, adjoint: Any, gather: Any, prepare: Any) -> Cell:
-        """The Cell of this form that goes through time by these functions."""
-        return Cell(self.init, self.carry, project, advance, self.output, adjoint, gather, prepare)
+        """The Cell of this form that goes through time by these functions, in float32 at least."""
+
+        def wide_advance(w: Any, carry_tm1: Carry, z: Any) -> tuple[Carry, Any]:
+            carry, saved = advance(w, *_cast((carry_tm1, z)))
+            return tree.cast_like(carry, carry_tm1), _cast(saved, z)
+
+        def wide_adjoint(w: Any, seen: Seen, d_carry: Carry) -> tuple[Carry, Any]:
+            d_carry_tm1, delta = adjoint(w, *_cast((seen, d_carry)))
+            return tree.cast_like(d_carry_tm1, seen.carry_tm1), _cast(delta, seen.z)
+
+        def wide_gather(w: Any, seen: Seen, deltas: Any) -> tuple[Any, Any]:
+            return _cast(gather(w, *_cast((seen, deltas))), seen.z)
+
+        steps = wide_advance, self.output, wide_adjoint, wide_gather
+        return Cell(self.init, self.carry, project, *steps, prepare)
 
     def fitting(self, params: Params, xs: Array) -> jax.Array:
         """Take xs in the dtype of the params, once both are known to fit."""
@@ -154,6 +176,17 @@ class Form:
     def driven(self, gates: Any) -> Callable[[Params, Array], Drive]:
         """`project` of a cell with a candidate, whose gates are the fields of a NamedTuple."""
         return lambda params, xs: Drive(gates(*self.project(params, xs)))
+
+
+def _cast(arrays: PyTree, like: PyTree = None) -> PyTree:
+    """Real floating arrays in the dtype that they have in another tree, or in float32 at least."""
+    dtype = None if like is None else check.float_dtype(like)
+
+    def cast(x: Array) -> Array:
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(dtype or at_least_float32(x.dtype)) if real else x
+
+    return jax.tree.map(cast, arrays)
 
 
 class Activated(NamedTuple):
@@ -216,7 +249,7 @@ def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
 
 def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Array, "*lead H"]:
     """Add a bias over any leading axes, said aloud: to some, rank promotion is an error."""
-    return jnp.add(x, jnp.broadcast_to(b, x.shape))
+    return jnp.add(x, jnp.broadcast_to(b, x.shape).astype(x.dtype))
 
 
 def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
@@ -230,7 +263,10 @@ def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
-def summed_product(inputs: Float[Array, "*lead I"], deltas: State) -> Float[jax.Array, "I H"]:
+def summed_product(
+    inputs: Float[Array, "*lead I"], deltas: State, w: Float[Array, "I H"]
+) -> Float[jax.Array, "I H"]:
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
-    return jnp.tensordot(inputs, deltas, axes=(lead, lead))
+    inputs, wide = inputs.astype(w.dtype), deltas.dtype
+    return jnp.tensordot(inputs, deltas.astype(w.dtype), (lead, lead), preferred_element_type=wide)

@@ -81,11 +81,11 @@ def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LST
     a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
     c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
     o = sigmoid(z.gates.o + a.o)  # (J2)
-    return LSTMCarry((o * jnp.tanh(c)) @ w.w_p, c), LSTMGates(i, f, g, o)  # (J4)
+    return LSTMCarry(parts.dot(o * jnp.tanh(c), w.w_p), c), LSTMGates(i, f, g, o)  # (J4)
 
 
 def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, ProjectedDeltas]:
-    o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), d_carry.h @ w.w_p_t
+    o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), parts.dot(d_carry.h, w.w_p_t)
     d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
     delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
     d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
@@ -94,5 +94,5 @@ def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Pro
 
 def _gather(w: Weights, seen: Seen, deltas: ProjectedDeltas) -> tuple[Weights, Drive]:
     d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
-    d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h)
+    d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h, w.w_p)
     return Weights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)

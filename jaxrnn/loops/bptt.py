@@ -77,7 +77,7 @@ _compiled = jax.jit(_chunked, static_argnums=0)
 
 
 def _chunk_steps(steps: int, projected: int) -> int:
-    """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near, or needed."""
+    """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
     if projected <= WHOLE_BYTES:
         return steps
     wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // projected)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import scans
 
 import jaxrnn
 
@@ -102,3 +103,22 @@ def test_carries_share_no_buffer(cell_name):
     """Or a donated state would be donated twice."""
     leaves = jax.tree.leaves(CELLS[cell_name](5).carry((2,), jnp.float32))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+@every_cell
+def test_a_narrow_step_computes_in_float32(cell_name):
+    """Its products have narrow factors and wide sums; nothing else in the loop is narrow."""
+    cell = CELLS[cell_name](5)
+    params, carry = cell.init(jax.random.key(0), 4, jnp.bfloat16), cell.carry((3,), jnp.bfloat16)
+
+    def value(params, xs):
+        return jnp.sum(jaxrnn.bptt(cell, params, carry, xs)[1].astype(jnp.float32))
+
+    jaxpr = jax.make_jaxpr(jax.grad(value))(params, jnp.ones((6, 3, 4), jnp.bfloat16)).jaxpr
+    assert len(scans(jaxpr)) == 2
+    made = [eqn for loop in scans(jaxpr) for eqn in loop.params["jaxpr"].jaxpr.eqns]
+    wide = [eqn for eqn in made if str(eqn.primitive) in ("dot_general", "mul", "tanh", "logistic")]
+    assert wide
+    assert {eqn.outvars[0].aval.dtype.itemsize >= 4 for eqn in wide} == {True}
+    products = [eqn for eqn in wide if str(eqn.primitive) == "dot_general"]
+    assert {str(v.aval.dtype) for eqn in products for v in eqn.invars} <= {"bfloat16"}

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from reference import distance
 
 import jaxrnn
@@ -55,3 +56,24 @@ def test_a_projection_may_be_wider_than_the_memory():
     params = cell.init(jax.random.key(0), I)
     assert (params["w_h"].shape, params["w_p"].shape) == ((3, 8), (2, 3))
     assert jaxrnn.unroll(cell, params, jnp.ones((T, I), jnp.float32))[1].shape == (T, 3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("make", [jaxrnn.lstm, jaxrnn.peephole_lstm])
+def test_a_memory_sums_up_in_float32(make, dtype):
+    """c_t = c_{t-1} + 0.01: in bfloat16 it would stop at 2.5, where 0.01 is rounded away."""
+    steps, cell = 1000, make(1)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 1, dtype))
+    params["b"] = jnp.asarray([20, 20, np.arctanh(0.01), 0], dtype)  # i = f = 1, g = 0.01
+    xs = jnp.zeros((steps, 1), dtype)
+    carry, ys = jaxrnn.unroll(cell, params, xs)
+    assert (carry.h.dtype, carry.c.dtype, ys.dtype) == (dtype, jnp.float32, dtype)
+    np.testing.assert_allclose(carry.c, steps * float(jnp.tanh(params["b"][2].astype(float))), 1e-4)
+
+
+@pytest.mark.parametrize("cell_name", ["elman", "gru", "lstm"])
+def test_bfloat16_is_as_exact_as_it_can_be(cell_name):
+    certificate = jaxrnn.certify(dict(jaxrnn.CELLS)[cell_name](4), narrow=jnp.bfloat16)
+    assert certificate.ok, str(certificate)
+    errors = [row.error for row in certificate.rows if row.judge == "truth of bfloat16"]
+    assert max(errors) > 1e-3  # or it was no bfloat16

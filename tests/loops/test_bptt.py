@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance, often
+from reference import distance, often, scans
 
 import jaxrnn
 
@@ -29,18 +29,6 @@ def arguments(cell, dtype=jnp.float64, seed=0):
 def loss(loop, step, params, carry, xs):
     carry, ys = loop(step, params, carry, xs)
     return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c * c).real for c in jax.tree.leaves(carry))
-
-
-def subjaxprs(jaxpr):
-    """The jaxpr and all jaxprs inside it."""
-    yield jaxpr
-    for eqn in jaxpr.eqns:
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            yield from subjaxprs(inner)
-
-
-def scans(jaxpr):
-    return [eqn for sub in subjaxprs(jaxpr) for eqn in sub.eqns if eqn.primitive.name == "scan"]
 
 
 def carried_shapes(scan):
