@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrnn.diagnostics.reach import Reach
 from jaxrnn.diagnostics.spectrum import Spectrum
+from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
 
 Axes = Any  # matplotlib's, which only the extra `plot` brings
@@ -90,6 +91,19 @@ def draw_contributions(axes: Axes, terms: Params) -> Axes:
         axes.plot(_log10(np.linalg.norm(_flat(term), axis=1)), label=name)
     title = "Contributions: what each step adds to the gradient"
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
+
+
+def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) -> Axes:
+    """The relative error of truncated gradients against k, both logarithmic, by name.
+
+    What is exact has no logarithm and is not drawn.
+    """
+    axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
+    for name, rows in biases.items():
+        errors = _log10(np.array([row.error for row in rows]))
+        axes.plot(np.log2([row.k for row in rows]), errors, label=name)
+    title = "Truncation: how far the gradient is from the exact one"
+    return _finished(axes, xlabel="log₂ k", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
 
 
 def _flat(x: Array) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn import check, tree
+from jaxrnn import check
 from jaxrnn.diagnostics.flow import Loss
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.truncated import truncated
@@ -33,7 +33,7 @@ class Adapted(NamedTuple):
 
     Fields:
         k: steps that every output reaches back, at least.
-        bias: ‖ĝ - g‖ / ‖g‖, as it is estimated; 0 where nothing is truncated.
+        bias: ‖ĝ - g‖ / ‖g‖, at most, by estimate; 0 where nothing is truncated.
         loop: `truncated(k, 2k)`, or the exact loop where nothing shorter is good enough.
     """
 
@@ -66,7 +66,7 @@ def truncation_bias(
     Time: that of a gradient, and of compiling it, for each length, and for the exact one.
     """
     steps = _steps(loss, params, args)
-    ks = [2**i for i in range((steps - 1).bit_length())] if ks is None else ks
+    ks = _doubling(steps) if ks is None else ks
     exact = _gradient(loss, params, args, loop)
 
     def row(k: int) -> TruncationBias:
@@ -84,19 +84,19 @@ def truncation_bias(
 def adaptive(
     loss: Loss, params: Params, *args: Any, tolerance: float = 0.1, loop: Loop = bptt
 ) -> Adapted:
-    """The least reach k at which truncation is estimated to bias the gradient by no more than that.
+    """The least reach, a power of two, whose truncation biases a gradient within a tolerance.
 
-    Let ĝ_k be the gradient of `truncated(k, 2k)`, every term of which reaches k steps back and none
-    2k. If what is left out decays with the reach, ĝ_k - g = β^k v, then lengths that double give
+    Let ĝ_k be the gradient of `truncated(k, 2k)`: all terms that reach k steps back, none that
+    reaches 2k. What doubling k adds is measured, and if it falls from here on by the same factor or
+    a smaller one, as it does where gradients decay geometrically, what is left out is bounded:
 
-        d_k = ‖ĝ_k - ĝ_{k/2}‖ = (q - q²) ‖v‖ of q = β^{k/2},    d_{k/2} = (p - p²) ‖v‖, p² = q   (1)
-        r   = d_k / d_{k/2} = p (1 + p),    so    p = (√(1 + 4r) - 1) / 2                        (2)
-        ε_k = ‖ĝ_k - g‖ = d_k q / (1 - q),    δ_k = ε_k / (‖ĝ_k‖ - ε_k)                          (3)
+        d_k = ‖ĝ_{2k} - ĝ_k‖,    ρ = d_k / d_{k/2}                                           (1)
+        ‖ĝ_k - g‖ ≤ d_k + d_{2k} + d_{4k} + … ≤ d_k / (1 - ρ)                                (2)
+        ‖g‖       ≥ ‖ĝ_{2k}‖ - ρ d_k / (1 - ρ)                                               (3)
 
-    and δ_k is no less than the relative bias. k is doubled until δ_k is within the tolerance, then
-    brought back as far as (3) allows by β. So nothing is ever differentiated that reaches farther
-    than 2k steps. It is an estimate: what decays slower than all that was seen so far is not in it;
-    `truncation_bias` tells the bias itself.
+    k is doubled until (2) / (3) is within the tolerance, so nothing is ever differentiated that
+    reaches farther than 4k. It is an estimate: a dependence longer than all that was looked at is
+    not in it; `truncation_bias` compares with the exact gradient.
 
     Args:
         loss: as for `flow`, like the other arguments.
@@ -108,26 +108,54 @@ def adaptive(
     Returns:
         An `Adapted`. Not for use under jit.
 
-    Time: that of a gradient, and of compiling it, for each doubling; each reaches 2k back.
+    Time: that of a gradient, and of compiling it, for each doubling.
 
     Source: C. Aicher, N. Foti, E. Fox, "Adaptively truncating backpropagation through time to
-    control gradient bias", UAI 2019; there the decay is that of the norms of adjoints, and (3) a
-    bound with a constant that has to be known.
+    control gradient bias", UAI 2019; there the decay is that of the norms of adjoints, and the
+    bound has a constant that must be known.
     """
     check.positive("tolerance", tolerance)
     steps = _steps(loss, params, args)
-    k, found, change = 1, np.zeros(0), 0.0
-    while k < steps:
-        by_k = truncated(k, 2 * k, loop=loop)
-        last, found = found, _gradient(loss, params, args, by_k)
-        before, change = change, float(np.linalg.norm(found - last)) if k > 1 else 0.0
-        if k > 2:
-            ratio = change / before if before else math.inf if change else 0.0
-            p = (math.sqrt(1 + 4 * ratio) - 1) / 2  # (2)
-            error = change * p**2 / (1 - p**2) if p < 1 else math.inf
-            size = float(np.linalg.norm(found)) - error
-            bias = error / size if size > 0 else math.inf  # (3)
-            if bias <= tolerance:
-                ...
-        k *= 2
+    loops = {k: truncated(k, 2 * k, loop=loop) for k in _doubling(steps)}
+    found: list[np.ndarray] = []
+    for k in loops:
+        found.append(_gradient(loss, params, args, loops[k]))
+        if len(found) > 2 and (bias := _bound(*found[-3:])) <= tolerance:
+            return Adapted(k // 2, bias, loops[k // 2])
     return Adapted(steps, 0.0, loop)
+
+
+def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> float:
+    """(2) / (3) by the gradients at k/2, k and 2k; infinite where nothing decays."""
+    before, change = (float(np.linalg.norm(g)) for g in (by_k - by_half, by_double - by_k))
+    if change >= before:
+        return math.inf if change else 0.0
+    error = change / (1 - change / before)  # (2)
+    size = float(np.linalg.norm(by_double)) - error * change / before  # (3)
+    return error / size if size > 0 else math.inf
+
+
+def _doubling(steps: int) -> list[int]:
+    """All powers of two below T."""
+    return [2**i for i in range((steps - 1).bit_length())]
+
+
+def _steps(loss: Loss, params: Params, args: tuple[Any, ...]) -> int:
+    """T, the longest sequence that the loss runs its loop over."""
+    lengths: list[int] = []
+
+    def noting(step: Any, params: Params, carry: Any, xs: PyTree) -> Stepped:
+        lengths.append(check.length(xs))
+        return bptt(step, params, carry, xs)
+
+    check.function("loss", loss)
+    jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
+    return max(lengths)
+
+
+def _gradient(loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop) -> np.ndarray:
+    """All of it in one array, of float64; a complex number is two."""
+    grads = jax.jit(jax.grad(lambda params: loss(params, *args, loop=loop)))(params)
+    parts = [np.asarray(g, complex).ravel() for g in jax.tree.leaves(grads)]
+    return np.concatenate(parts).view(float)
