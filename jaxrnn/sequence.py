@@ -12,9 +12,8 @@ from jaxtyping import Bool, Integer
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.transforms.masked import Masked, masked
+from jaxrnn.transforms import Masked, Restarted, Restarting, masked, restarted
 from jaxrnn.transforms.noise import noised
-from jaxrnn.transforms.restarted import Restarted, Restarting, restarted
 from jaxrnn.types import Array, Carry, Cell, Key, Layer, Loop, Network, Params, PyTree, Step
 
 

@@ -645,14 +645,14 @@ AROUND = (
     fault(
         "one noise for all parts",
         SHARDING,
-        "lax.axis_index(AXIS)",
+        "jax.lax.axis_index(AXIS)",
         "0",
         f"{ON_DEVICES}_each_part_draws_noise_of_its_own",
     ),
     fault(
         "sum for mean over parts",
         SHARDING,
-        "share / lax.psum(share, AXIS)",
+        "share / jax.lax.psum(share, AXIS)",
         "share / share",
         f"{ON_DEVICES}_everything_is_as_on_one_device[8]",
     ),

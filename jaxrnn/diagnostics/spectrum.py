@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxrnn import check, tree
-from jaxrnn.loops.scan import scan
 from jaxrnn.transforms.controlled import batch_of, widest
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
@@ -74,7 +72,7 @@ def spectrum(
     check.step_fits(step, params, carry, xs)
     batch = batch_of(carry)
 
-    def keeping(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
+    def keeping(carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
         return step(params, carry, x)[0], carry
 
     def packed(carry: Carry) -> jax.Array:
@@ -106,8 +104,8 @@ def spectrum(
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
     q = jnp.broadcast_to(q.reshape(*shape, *q.shape), (*batch, *q.shape))
-    _, carries_tm1 = scan(keeping, params, carry, xs)
-    _, (logs, steps, products) = lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
+    _, carries_tm1 = jax.lax.scan(keeping, carry, xs)
+    _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
     return Spectrum(exponents, steps, products, size)
