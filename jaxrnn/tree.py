@@ -130,6 +130,12 @@ def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
     )
 
 
+def named(tree: PyTree) -> dict[str, Any]:
+    """Each leaf by its path, the keys joined with dots."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
 def between(xs: PyTree, begin: int, end: int | None) -> PyTree:
     """The steps from `begin` to before `end`."""
     return jax.tree.map(lambda x: x[begin:end], xs)

@@ -128,6 +128,5 @@ def task(options: run.Options) -> training.Task:
         items=options.batch_size,
         unit="digit",
         measure="accuracy",
-        title=f"Learning to read digits: {options.cell} of {options.hidden_size}, {options.loop}",
         levels={"guessing": 1 / CLASSES},
     )

@@ -13,13 +13,12 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import safetensors.flax
 from matplotlib.figure import Figure
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.app.options import UserError
 from jaxrnn.types import Params
 
@@ -48,7 +47,7 @@ def save(folder: Path, params: Params, options: Options, history: History, curve
     """Write the four files; once all are complete, they take the place of an earlier run's."""
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
         unfinished = Path(name)
-        safetensors.flax.save_file(_named(params), unfinished / PARAMS)
+        safetensors.flax.save_file(tree.named(params), unfinished / PARAMS)
         text = json.dumps(vars(options), indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         with (unfinished / HISTORY).open("w", newline="") as file:
@@ -64,12 +63,9 @@ def load_options(folder: Path, *tasks: str) -> Options:
     """The options of a run of one of these tasks; UserError if there is no such run."""
     with reading(folder / OPTIONS):
         options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
-    found = getattr(options, "task", None)
-    if found not in tasks:
-        wanted = " or ".join(map(repr, tasks))
-        raise UserError(
-            f"FOLDER: got {str(folder)!r} of the task {found!r}, expected the task {wanted}"
-        )
+    found, wanted = getattr(options, "task", None), " or ".join(map(repr, tasks))
+    got = f"{str(folder)!r} of the task {found!r}"
+    check.that(found in tasks, "FOLDER", got, f"the task {wanted}", UserError)
     return options
 
 
@@ -77,18 +73,12 @@ def load_params(folder: Path, like: Params) -> Params:
     """The parameters of a run; UserError if their form is not that of `like`."""
     with reading(folder / PARAMS):
         arrays = safetensors.flax.load_file(folder / PARAMS)
-        names = _named(like)
+        names = tree.named(like)
         if arrays.keys() != names.keys():
             raise ValueError(f"arrays {sorted(arrays)} where {OPTIONS} means {sorted(names)}")
         params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
         check.same_tree("params", params, like)
     return params
-
-
-def _named(params: Params) -> dict[str, Any]:
-    """Each leaf by its path, the keys joined with dots."""
-    leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 @contextlib.contextmanager

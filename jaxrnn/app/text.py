@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 
 from jaxrnn.app import characters, corpus, run, training
-from jaxrnn.app.characters import CharacterParams
 from jaxrnn.app.corpus import Corpus, Segment
 from jaxrnn.app.options import Parser, positive, some_text, whole
 from jaxrnn.types import Carry, Key, Loop, Network, Params
@@ -76,8 +75,6 @@ def task(options: run.Options, text: Corpus | None = None) -> training.Task:
         items=options.batch_size * options.segment_length,
         unit="char",
         measure="bits_per_character",
-        title=f"Learning a text: {options.cell} of {options.hidden_size}, "
-        f"{options.loop} in segments of {options.segment_length}",
         levels={
             "held out, by counts of the training text (unigram)": corpus.unigram_bits(text),
             "held out, by xz after the training text": corpus.xz_bits(text),
@@ -110,9 +107,9 @@ def _model(options: run.Options) -> Network:
     )
 
 
-def _init(options: run.Options, key: jax.Array) -> CharacterParams:
+def _init(options: run.Options, key: jax.Array) -> characters.CharacterParams:
     """The parameters that training begins with."""
-    return CharacterParams(*_model(options).init(key, len(options.vocabulary)))
+    return characters.CharacterParams(*_model(options).init(key, len(options.vocabulary)))
 
 
 def _corpus(options: run.Options) -> Corpus:

@@ -135,11 +135,8 @@ def saturation(
         shares = jnp.sum(ends, axes) / jnp.maximum(1, jnp.sum(counts, axes))[:, None]
         return jnp.where(within[1], shares, jnp.nan)
 
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): of_gate(x)
-        for path, x in jax.tree.leaves_with_path(states)
-        if jnp.issubdtype(x.dtype, jnp.floating)
-    }
+    named = tree.named(states).items()
+    return {name: of_gate(x) for name, x in named if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def with_zeros(

@@ -101,8 +101,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
             timed = layer._replace(carry=None, d_outputs=None, d_carries=None)
             yield _first("forward", i, timed, batch)
         if not np.isfinite(value):
-            yield _first("forward", None, {"args": args})
-            yield _first("forward", None, {"loss": value})
+            yield _first("forward", None, {"args": args, "loss": value})
         for i, batch, layer in numbered[::-1]:
             yield _first("backward", i, _Watched(d_outputs=layer.d_outputs), batch, last=True)
             yield _first("backward", i, _Watched(d_carries=layer.d_carries), batch, last=True)
@@ -132,7 +131,7 @@ def _first(
     `batch` is how many batch axes follow that of time, None where there is no time.
     """
     hits = []
-    for path, x in jax.tree.leaves_with_path(quantities):
+    for name, x in tree.named(quantities).items():
         if not (isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)):
             continue
         x = np.asarray(x)
@@ -140,6 +139,5 @@ def _first(
         if len(places):
             at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
             step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             hits.append(Nonfinite(phase, layer, name, step, place, x[at].item()))
     return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)
