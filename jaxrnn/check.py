@@ -124,14 +124,12 @@ def zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
     return jax.eval_shape(lambda: make(batch, dtype))
 
 
-def carry_fits(
-    cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...], name: str = "carry"
-) -> None:
+def carry_fits(cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...]) -> None:
     """Raise unless `carry` has exactly the form of `cell.carry(batch, dtype of params)`.
 
     Exactly: a batch of another size must never broadcast.
     """
-    same_tree(name, carry, zero_carry(cell.carry, batch, float_dtype(params)))
+    same_tree("carry", carry, zero_carry(cell.carry, batch, float_dtype(params)))
 
 
 def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | None]]) -> None:
@@ -139,9 +137,9 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
 
     None in a shape stands for any size.
     """
-    if not isinstance(params, Mapping) or params.keys() != shapes.keys():
-        got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-        raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
+    got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+    names = sorted(shapes)
+    that(got == names, "params", got, f"the arrays {names} of {cell}", TypeError)
     dtypes = set()
     for name, shape in shapes.items():
         place, array = f"params[{name!r}]", params[name]
@@ -158,10 +156,9 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
 
 def floating(name: str, dtype: Any) -> Any:
     """`dtype` as a NumPy dtype if it is real floating point; otherwise our error."""
-    try:
+    known = None
+    with contextlib.suppress(TypeError):
         known = jnp.dtype(dtype)
-    except TypeError:
-        known = None
     fits = known is not None and jnp.issubdtype(known, jnp.floating)
     that(fits, name, f"{dtype}", "a floating-point dtype", TypeError)
     return known
