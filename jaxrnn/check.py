@@ -71,10 +71,8 @@ def length(xs: PyTree) -> int:
     """T, the size of the leading axis that all leaves of `xs` share."""
     leaves = jax.tree.leaves_with_path(xs)
     if not leaves:
-        raise ValueError(
-            f"xs: got {xs!r}, which has no arrays; expected at least one with a time axis "
-            "(jnp.arange(T) if the step needs no input)"
-        )
+        expected = "at least one with a time axis (jnp.arange(T) if the step needs no input)"
+        that(leaves, "xs", f"{xs!r}, which has no arrays", expected)
     sizes = {}
     for path, leaf in leaves:
         place = "xs" + jax.tree_util.keystr(path)

@@ -58,7 +58,6 @@ def mean_over_time(
         fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
         expected = f"the first axes of the outputs {check.describe(outputs)}, time among them and "
         check.that(fits, "mask", mask, expected + "features not")
-        mask = jnp.asarray(mask)
         outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.

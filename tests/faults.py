@@ -296,8 +296,8 @@ BACKWARD = (
     fault(
         "inputs one segment off",
         CHECKPOINTED,
-        "_put(d_xs, d_here, plan.head + k * plan.length)",
-        "_put(d_xs, d_here, k * plan.length)",
+        "_put(d_xs, d_here, start)",
+        "_put(d_xs, d_here, start - plan.head)",
         "elman",
         "checkpointed",
     ),

@@ -85,7 +85,7 @@ def task(options: run.Options, text: Corpus | None = None) -> training.Task:
 
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     return training.Task(
-        init=functools.partial(_init, options),
+        init=lambda key: CharacterParams(*model.init(key, len(text.vocabulary))),
         carry=model.carry((options.batch_size,)),
         loss=loss,
         batches=corpus.segments(tokens, options.batch_size, options.segment_length),
@@ -109,7 +109,8 @@ def sample(options: run.Options) -> None:
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
     key = jax.random.key(options.seed)
-    params = run.load_params(folder, like=jax.eval_shape(functools.partial(_init, trained), key))
+    init = functools.partial(model.init, input_size=len(vocabulary))
+    params = run.load_params(folder, like=CharacterParams(*jax.eval_shape(init, key)))
     tokens = corpus.encode("--prompt", options.prompt, vocabulary)
     drawn = generate(model, params, tokens, options.temperature, key)
     print(options.prompt, end="")
@@ -183,11 +184,6 @@ def _model(options: run.Options) -> Network:
     return character_model(
         options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
     )
-
-
-def _init(options: run.Options, key: jax.Array) -> CharacterParams:
-    """The parameters that training begins with."""
-    return CharacterParams(*_model(options).init(key, len(options.vocabulary)))
 
 
 def _corpus(options: run.Options) -> Corpus:

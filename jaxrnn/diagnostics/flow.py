@@ -126,8 +126,7 @@ def saturation(
     check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
 
     def of_gate(x: jax.Array) -> jax.Array:
-        counts = jnp.full(x.shape, True) if mask is None else tree.widened(jnp.asarray(mask), x)
-        counts = jnp.broadcast_to(counts, x.shape)
+        counts = jnp.broadcast_to(True if mask is None else tree.widened(mask, x), x.shape)
         within = [jnp.all((low <= x) & (x <= 1) | ~counts) for low in (0, -1)]
         place = jnp.where(within[1], jnp.where(within[0], x, (x + 1) / 2), jnp.nan)
         ends = jnp.stack([place < tail, place > 1 - tail], -1) & counts[..., None]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import check, tree
+from jaxrnn import check
 from jaxrnn.diagnostics.spectrum import Spectrum
 
 
@@ -48,8 +48,7 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
     values, spectral = found.products, found.products[..., 0]
     share = found.size / values.shape[-1]
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
-    lags = jnp.arange(len(values), dtype=values.dtype)
-    lags = jnp.broadcast_to(tree.widened(lags, spectral), spectral.shape)
+    lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
     known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
     weight = known / jnp.maximum(1, jnp.sum(known, 0, keepdims=True))
     from_mean = weight * (lags - jnp.sum(weight * lags, 0, keepdims=True))

@@ -1,6 +1,5 @@
 """How do neighbouring states meet or part: in one step, in k steps, and in the long run?"""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -78,8 +77,7 @@ def spectrum(
     def packed(carry: Carry) -> jax.Array:
         leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
         parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
-        rows = [p.reshape(*batch, math.prod(p.shape[len(batch) :])) for p in widest(parts)]
-        return jnp.concatenate(rows, -1)
+        return jnp.concatenate([jax.lax.collapse(p, len(batch)) for p in widest(parts)], -1)
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
@@ -97,13 +95,13 @@ def spectrum(
         return (product, turned.mT), (logs, *singular)
 
     form = jax.eval_shape(packed, carry)
-    size, shape = form.shape[-1], (1,) * len(batch)
+    size = form.shape[-1]
     if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
-    q = jnp.broadcast_to(q.reshape(*shape, *q.shape), (*batch, *q.shape))
+    q = jnp.broadcast_to(q, (*batch, *q.shape))
     _, carries_tm1 = jax.lax.scan(keeping, carry, xs)
     _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)

@@ -172,14 +172,14 @@ def _positive(size: jax.Array) -> jax.Array:
 
 @functools.cache
 def _control(factor: Callable[[jax.Array], Any], elementwise: bool) -> Control:
-    def times(d: jax.Array, size: jax.Array) -> jax.Array:
-        return d * jnp.asarray(factor(_positive(tree.widened(size, d))), d.dtype)
-
     def control(d_carry: Carry) -> tuple[Carry, None]:
-        if elementwise:
-            return jax.tree.map(lambda d: times(d, abs(d)), d_carry), None  # (A2)
-        size = row_norm(d_carry)
-        return jax.tree.map(lambda d: times(d, size), d_carry), None  # (A1)
+        norm = None if elementwise else row_norm(d_carry)
+
+        def times(d: jax.Array) -> jax.Array:
+            size = abs(d) if norm is None else tree.widened(norm, d)
+            return d * jnp.asarray(factor(_positive(size)), d.dtype)  # (A1), (A2)
+
+        return jax.tree.map(times, d_carry), None
 
     return control
 

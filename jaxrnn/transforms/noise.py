@@ -39,13 +39,11 @@ def with_noise(
         params, shared = opened(params)
         return cell.prepare(params) if prepare is None else prepare(params, shared)
 
-    return dataclasses.replace(
-        cell,
-        project=project_noised,
-        prepare=prepare_noised,
-        output=lambda params, carries: cell.output(opened(params)[0], carries),
-        noise=noise,
-    )
+    def output(params: Params, carries: Carry) -> PyTree:
+        return cell.output(opened(params)[0], carries)
+
+    parts: dict[str, Any] = {"project": project_noised, "prepare": prepare_noised, "output": output}
+    return dataclasses.replace(cell, noise=noise, **parts)
 
 
 def noised(draw: Draw, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[Noised, Noised]:
