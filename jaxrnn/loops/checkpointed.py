@@ -174,9 +174,7 @@ def _bytes(arrays: PyTree) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _replayed(
-    step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Carry, PyTree]:
+def _replayed(step, loop, plan, params, carry, xs):
     return _run(step, loop, plan, params, carry, xs)[0]
 
 
