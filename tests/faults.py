@@ -401,17 +401,8 @@ FORWARD = (
     fault("forget gate left out", LSTM, "f * c_tm1 + i", "c_tm1 + i", "lstm"),
 )
 
-MASKED, RESTARTED, ZONEOUT, NOISE, VARIATIONAL, CANDIDATE, FED_BACK = (
-    f"transforms/{name}.py"
-    for name in (
-        "masked",
-        "restarted",
-        "zoneout",
-        "noise",
-        "variational",
-        "candidate_dropout",
-        "fed_back",
-    )
+MARKS, ZONEOUT, NOISE, FED_BACK = (
+    f"transforms/{name}.py" for name in ("marks", "zoneout", "noise", "fed_back")
 )
 SEQUENCE, NETWORKS, LAYERS, TREE = "sequence.py", "networks.py", "layers.py", "tree.py"
 ROWS = "test_sequence_laws.py::test_rows_of_every_cell_equal_rows_alone[lstm]"
@@ -428,41 +419,41 @@ JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
-    fault("carry not held", MASKED, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
-    fault("λ does not pass", MASKED, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
-    fault("δ at held steps", MASKED, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),
+    fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
+    fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
+    fault("δ at held steps", MARKS, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),
     fault(
         "NaN let in",
-        MASKED,
+        MARKS,
         "cell.project(params, tree.filled(xs.mask, xs.xs, fill))",
         "cell.project(params, xs.xs)",
         "transforms/test_marks.py::test_nan_where_the_mask_is_false_reaches_nothing",
     ),
     fault(
         "plain carry not held",
-        MASKED,
+        MARKS,
         "tree.where(x.mask, new, carry), y",
         "new, y",
         ROWS.replace("lstm", "plain"),
     ),
-    fault("λ crosses", RESTARTED, "tree.zero_unless(~reset, d_carry_tm1)", "d_carry_tm1", ROWS),
+    fault("λ crosses", MARKS, "tree.zero_unless(~reset, d_carry_tm1)", "d_carry_tm1", ROWS),
     fault(
         "adjoint at the old carry",
-        RESTARTED,
+        MARKS,
         "inner_seen(w, seen), d_carry)",
         "seen._replace(z=seen.z.xs), d_carry)",
         ROWS,
     ),
     fault(
         "gather at the old carry",
-        RESTARTED,
+        MARKS,
         "inner_seen(w, seen), inner_deltas)",
         "seen._replace(z=seen.z.xs), inner_deltas)",
         ROWS,
     ),
     fault(
         "start's λ at all steps",
-        RESTARTED,
+        MARKS,
         "tree.zero_unless(reset, d_carry_tm1) if learned",
         "d_carry_tm1 if learned",
         ROWS,
