@@ -149,8 +149,7 @@ class _Run:
         self, part: Any, params: Params, carry: Carry, xs: PyTree, index=None, *, turned=False
     ) -> tuple[Any, PyTree]:
         """Run a part that is number `index` of its network, if any; see `types.Network`."""
-        run = self if index is None else self._of(index)
-        run = dataclasses.replace(run, reverse=run.reverse != turned)
+        run = self if index is None else self._of(index, turned)
         if isinstance(part, Network):
             return part.through(run, params, carry, xs)
         if run.key is not None and getattr(part, "noise", None) is not None:
@@ -159,11 +158,12 @@ class _Run:
             return (), part.apply(params, xs)
         return run._leaf(part, params, carry, xs)
 
-    def _of(self, index: int) -> "_Run":
+    def _of(self, index: int, turned: bool) -> "_Run":
         """The same, for one part of a network."""
-        of_part = None if self.reset_carry is None else self.reset_carry[index]
+        start = None if self.reset_carry is None else self.reset_carry[index]
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        return dataclasses.replace(self, reset_carry=of_part, key=key)
+        reverse = self.reverse != turned
+        return dataclasses.replace(self, reset_carry=start, key=key, reverse=reverse)
 
     def _leaf(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
         """A Cell or a plain Step, with what the run adds to it."""

@@ -38,9 +38,8 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"--out: got {str(folder)!r} ({error.strerror}), expected a folder that can be written"
-        ) from None
+        got = f"{str(folder)!r} ({error.strerror})"
+        raise UserError(f"--out: got {got}, expected a folder that can be written") from None
 
 
 def save(folder: Path, params: Params, options: Options, history: History, curve: Figure) -> None:
@@ -87,7 +86,5 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"FOLDER: got {str(path)!r} ({reason}), expected a file of `jaxrnn train`"
-        ) from None
+        got = f"{str(path)!r} ({error.strerror if isinstance(error, OSError) else error})"
+        raise UserError(f"FOLDER: got {got}, expected a file of `jaxrnn train`") from None

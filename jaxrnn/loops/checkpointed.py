@@ -211,7 +211,7 @@ def _backward(step, loop, plan, residuals, cotangents):
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
     rows = schedule.binomial(plan.segments, plan.states)
-    load, segment, turns, store = (column[plan.segments - 1 :] for column in rows)
+    rows = schedule.Schedule(*(column[plan.segments - 1 :] for column in rows))
 
     def turned(carry, d_carry, xs, d_ys):
         """(2), for any stretch of the sequence."""
@@ -235,7 +235,7 @@ def _backward(step, loop, plan, residuals, cotangents):
         at_hand = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), at_hand, slots)
         start = plan.head + k * plan.length
         args = at_hand, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
-        if turns.all():
+        if rows.turn.all():
             at_hand, d_carry, more, d_here = turned(*args)
         else:
             at_hand, d_carry, more, d_here = lax.cond(turn, turned, run, *args)
@@ -246,8 +246,7 @@ def _backward(step, loop, plan, residuals, cotangents):
 
     d_carry = tree.zeros_where_none(d_last, first)
     state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
-    table = load, segment, turns != 0, store
-    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, table)
+    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, more, d_here = turned(first, d_carry, *head)
