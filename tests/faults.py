@@ -41,7 +41,7 @@ PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
 MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "linear", "lru"))
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
-CHECKPOINTED, CROSSED = "loops/checkpointed.py", "transforms/crossed.py"
+CHECKPOINTED = "loops/checkpointed.py"
 SHARDING, ON_DEVICES = "sharding.py", "test_sharding.py::test"
 OF_ANY_STEP = "loops/test_derived.py::test"
 SEGMENTS = "def _truncated(k1: int, k2: int, loop: Loop) -> Loop:\n"
@@ -649,7 +649,7 @@ AROUND = (
     ),
     fault(
         "factor ignored by hand",
-        CROSSED,
+        CONTROLLED,
         "lambda d: d * seen.z.factor.astype(d.dtype)",
         "lambda d: d",
         "loops/test_randomized.py::test_one_draw_is_a_product_of_factors[cell]",
