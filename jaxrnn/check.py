@@ -136,8 +136,7 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
     None in a shape stands for any size.
     """
     got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-    names = sorted(shapes)
-    that(got == names, "params", got, f"the arrays {names} of {cell}", TypeError)
+    that(got == sorted(shapes), "params", got, f"the arrays {sorted(shapes)} of {cell}", TypeError)
     dtypes = set()
     for name, shape in shapes.items():
         place, array = f"params[{name!r}]", params[name]

@@ -1,6 +1,5 @@
 """Losses over time, optax's as they are: the mean of those that count; losses inside the loop."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrnn import check, networks, tree
-from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step
+from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step, once
 
 Loss = Callable[[Any, Any], Any]  # of outputs and targets
 A_TOKEN = jax.ShapeDtypeStruct((), jnp.int32)
@@ -126,7 +125,7 @@ def scored(
     return scored_step
 
 
-@functools.cache
+@once
 def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:

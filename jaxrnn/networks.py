@@ -211,8 +211,7 @@ class Residual(Joined):
         """The part and its shortcut (S3)."""
         carry, ys = run(self.parts[0], params, carry, xs)
         expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
-        same = jnp.shape(ys) == jnp.shape(xs)
-        check.that(same, "part", f"outputs {check.describe(ys)}", expected)
+        check.that(ys.shape == jnp.shape(xs), "part", f"outputs {check.describe(ys)}", expected)
         return carry, ys + jnp.asarray(xs, ys.dtype)
 
 

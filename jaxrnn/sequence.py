@@ -128,8 +128,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
         outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
         check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
-    times = jnp.arange(steps, dtype=lengths.dtype)
-    return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
+    return jax.lax.broadcasted_iota(lengths.dtype, (steps, *lengths.shape), 0) < lengths[None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -699,7 +699,7 @@ AROUND = (
     fault(
         "norm over all rows",
         CONTROLLED,
-        "start = len(batch_of(d_carry))",
+        "start = len(batch_of(carry))",
         "start = 0",
         f"{JUDGED}[clip-lstm-bptt]",
     ),
@@ -720,8 +720,8 @@ AROUND = (
     fault(
         "squares that underflow",
         CONTROLLED,
-        "peak = _positive(functools.reduce(jnp.maximum, peaks))",
-        "peak = jnp.ones_like(peaks[0])",
+        "peak = _positive(jnp.max(sizes, axis=-1, initial=0))",
+        "peak = jnp.ones_like(sizes[..., 0])",
         f"{CONTROL}_zero_and_extreme_adjoints_are_normalised",
     ),
     fault(

@@ -6,7 +6,6 @@ history.csv         the metrics over the steps
 curve.png           a picture of them
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -19,10 +18,9 @@ import safetensors.flax
 from matplotlib.figure import Figure
 
 from jaxrnn import check, tree
-from jaxrnn.app.options import UserError
+from jaxrnn.app.options import Options, UserError
 from jaxrnn.types import Params
 
-Options = argparse.Namespace
 History = Sequence[Mapping[str, int | float]]
 
 FILES = "params.safetensors", "options.json", "history.csv", "curve.png"

@@ -140,8 +140,7 @@ def segment_loss(
     It begins with the carry of the segment before; where streams begin, with zeros.
     """
     carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
-    tokens = segment.inputs[..., None]
-    carry, logits = jaxrnn.unroll(model, params, tokens, carry, loop=loop)
+    carry, logits = jaxrnn.unroll(model, params, segment.inputs[..., None], carry, loop=loop)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     return jaxrnn.mean_over_time(cross_entropy, logits, segment.targets), carry
 

@@ -65,10 +65,9 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
     def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
         """What a layer begins with, and what is seen of it step by step, in this order."""
-        states, ys = history(step, params, xs, carry)
+        (carries, saved), ys = history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
-        gates, carries = states.saved, states.carries
-        timed = OrderedDict(inputs=xs, projections=zs, saved=gates, carries=carries, outputs=ys)
+        timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
         return tree.split_inexact(({"carry": carry}, timed))[0]
 
     def zeros(*call: Any) -> tuple[PyTree, ...]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.transforms.controlled import batch_of, widest
+from jaxrnn.transforms.controlled import batch_of, packed
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
@@ -73,11 +73,6 @@ def spectrum(
 
     def keeping(carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
         return step(params, carry, x)[0], carry
-
-    def packed(carry: Carry) -> jax.Array:
-        leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
-        parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
-        return jnp.concatenate([jax.lax.collapse(p, len(batch)) for p in widest(parts)], -1)
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t

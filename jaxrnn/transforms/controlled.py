@@ -179,21 +179,23 @@ def batch_of(carry: Carry) -> tuple[int, ...]:
     return tuple(sizes[0] for sizes in shared)[: max(0, *map(len, shapes), 1) - 1]
 
 
-def widest(arrays: list[jax.Array]) -> list[jax.Array]:
-    """Real arrays, all in the widest dtype among them, at least float32."""
-    dtype = max((a.dtype for a in arrays), key=lambda d: jnp.finfo(d).bits, default=jnp.float32)
-    return [a.astype(at_least_float32(dtype)) for a in arrays]
+def packed(carry: Carry) -> jax.Array:
+    """All real numbers of a row side by side, `(*batch, N)`; a complex one is two.
+
+    In the widest dtype among them, at least float32.
+    """
+    start = len(batch_of(carry))
+    leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
+    parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
+    dtype = at_least_float32(max((p.dtype for p in parts), key=lambda d: jnp.finfo(d).bits))
+    return jnp.concatenate([jax.lax.collapse(p, start).astype(dtype) for p in parts], axis=-1)
 
 
 def row_norm(d_carry: Carry) -> jax.Array:
     """‖λ‖ `(*batch)` over all arrays jointly, with no square that over- or underflows."""
-    start = len(batch_of(d_carry))
-    sizes = widest([abs(leaf) for leaf in jax.tree.leaves(tree.split_inexact(d_carry)[0])])
-    axes = [tuple(range(start, s.ndim)) for s in sizes]
-    peaks = [jnp.max(s, axis=a, initial=0) for s, a in zip(sizes, axes, strict=True)]
-    peak = _positive(functools.reduce(jnp.maximum, peaks))
-    parts = ((s / tree.widened(peak, s)) ** 2 for s in sizes)
-    return jnp.sqrt(sum(jnp.sum(p, axis=a) for p, a in zip(parts, axes, strict=True))) * peak
+    sizes = abs(packed(d_carry))
+    peak = _positive(jnp.max(sizes, axis=-1, initial=0))
+    return jnp.sqrt(jnp.sum((sizes / peak[..., None]) ** 2, axis=-1)) * peak
 
 
 def _positive(size: jax.Array) -> jax.Array:

@@ -46,25 +46,22 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
         if not state:
             return (keep_x, None), None
         kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
-        expected = "0 for a cell without a matrix product of its state"
-        check.that(kernels, "state", state, expected)
+        check.that(kernels, "state", state, "0 for a cell without a matrix product of its state")
         state_size = kernels[0].w.shape[0]
         return (keep_x, jax.random.bernoulli(key_h, 1 - state, (*batch, state_size))), None
 
     def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:
         keep_x = None if shared is None else shared[0]
         if keep_x is not None:
-            inner = isinstance(xs, Noised)
-            kept_xs = xs.value if inner else xs
-            kept_xs = scaled(kept_xs, factors(keep_x, inputs, kept_xs.dtype))  # (V1)
-            xs = xs._replace(value=kept_xs) if inner else kept_xs
+            value, inner = xs if isinstance(xs, Noised) else (xs, None)
+            value = scaled(value, factors(keep_x, inputs, value.dtype))  # (V1)
+            xs = value if inner is None else Noised(value, inner)
         return cell.project(params, xs)
 
     def prepare(params: Params, shared: Any) -> PyTree:
-        w = cell.prepare(params)
         keep_h = None if shared is None else shared[1]
         keep_h = factors(keep_h, state, check.float_dtype(params))
-        return with_keep(Kernel, w, keep_h)  # (V1)
+        return with_keep(Kernel, cell.prepare(params), keep_h)  # (V1)
 
     return with_noise(cell, draw, project=project, prepare=prepare)
 

@@ -1,6 +1,5 @@
 """Where noise rides: beside the parameters if it is shared over time, beside the inputs if not."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +41,8 @@ def with_noise(
     def output(params: Params, carries: Carry) -> PyTree:
         return cell.output(opened(params)[0], carries)
 
-    parts: dict[str, Any] = {"project": project_noised, "prepare": prepare_noised, "output": output}
-    return dataclasses.replace(cell, noise=noise, **parts)
+    parts = {"project": project_noised, "prepare": prepare_noised, "output": output}
+    return cell.changed(cell.adjoint, cell.gather, noise=noise, **parts)
 
 
 def noised(draw: Draw, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[Noised, Noised]:
