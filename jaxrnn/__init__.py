@@ -39,8 +39,7 @@ from jaxrnn.diagnostics import pictures as pictures
 from jaxrnn.diagnostics.flow import Flow as Flow, contributions as contributions, flow as flow
 from jaxrnn.diagnostics.flow import saturation as saturation
 from jaxrnn.diagnostics.nonfinite import locate_nonfinite as locate_nonfinite
-from jaxrnn.diagnostics.reach import reach as reach
-from jaxrnn.diagnostics.spectrum import spectrum as spectrum
+from jaxrnn.diagnostics.spectrum import reach as reach, spectrum as spectrum
 from jaxrnn.diagnostics.truncation import Adapted as Adapted, TruncationBias as TruncationBias
 from jaxrnn.diagnostics.truncation import adaptive as adaptive, truncation_bias as truncation_bias
 from jaxrnn.diagnostics.verdict import verdict as verdict

@@ -71,10 +71,8 @@ def length(xs: PyTree) -> int:
     """T, the size of the leading axis that all leaves of `xs` share."""
     leaves = jax.tree.leaves_with_path(xs)
     if not leaves:
-        raise ValueError(
-            f"xs: got {xs!r}, which has no arrays; expected at least one with a time axis "
-            "(jnp.arange(T) if the step needs no input)"
-        )
+        expected = "at least one with a time axis (jnp.arange(T) if the step needs no input)"
+        that(leaves, "xs", f"{xs!r}, which has no arrays", expected)
     sizes = {}
     for path, leaf in leaves:
         place = "xs" + jax.tree_util.keystr(path)
@@ -124,14 +122,12 @@ def zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
     return jax.eval_shape(lambda: make(batch, dtype))
 
 
-def carry_fits(
-    cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...], name: str = "carry"
-) -> None:
+def carry_fits(cell: Any, params: PyTree, carry: PyTree, batch: tuple[int, ...]) -> None:
     """Raise unless `carry` has exactly the form of `cell.carry(batch, dtype of params)`.
 
     Exactly: a batch of another size must never broadcast.
     """
-    same_tree(name, carry, zero_carry(cell.carry, batch, float_dtype(params)))
+    same_tree("carry", carry, zero_carry(cell.carry, batch, float_dtype(params)))
 
 
 def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | None]]) -> None:
@@ -139,9 +135,8 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
 
     None in a shape stands for any size.
     """
-    if not isinstance(params, Mapping) or params.keys() != shapes.keys():
-        got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-        raise TypeError(f"params: got {got}, expected the arrays {sorted(shapes)} of {cell}")
+    got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+    that(got == sorted(shapes), "params", got, f"the arrays {sorted(shapes)} of {cell}", TypeError)
     dtypes = set()
     for name, shape in shapes.items():
         place, array = f"params[{name!r}]", params[name]
@@ -158,10 +153,9 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
 
 def floating(name: str, dtype: Any) -> Any:
     """`dtype` as a NumPy dtype if it is real floating point; otherwise our error."""
-    try:
+    known = None
+    with contextlib.suppress(TypeError):
         known = jnp.dtype(dtype)
-    except TypeError:
-        known = None
     fits = known is not None and jnp.issubdtype(known, jnp.floating)
     that(fits, name, f"{dtype}", "a floating-point dtype", TypeError)
     return known

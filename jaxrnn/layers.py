@@ -67,11 +67,10 @@ def embedding(output_size: int) -> Layer:
     def apply(params: Params, tokens: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
         check.params_fit("embedding", params, {"w_e": (None, output_size)})
         check.integers("tokens", tokens)
-        tokens = jnp.asarray(tokens).astype(jnp.result_type(int))  # a byte cannot tell 256 from 0
+        rows = jnp.asarray(params["w_e"]).at[jnp.asarray(tokens)]
         # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
         # where it is negative, one counted from the end.
-        rows = jnp.asarray(params["w_e"]).at[jnp.where(tokens < 0, params["w_e"].shape[0], tokens)]
-        return rows.get(mode="fill", fill_value=jnp.nan)
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     return Layer(init, apply)
 

@@ -1,6 +1,5 @@
 """Losses over time, optax's as they are: the mean of those that count; losses inside the loop."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrnn import check, networks, tree
-from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step
+from jaxrnn.types import Array, Carry, Cell, Layer, Params, PyTree, Seen, Step, once
 
 Loss = Callable[[Any, Any], Any]  # of outputs and targets
 A_TOKEN = jax.ShapeDtypeStruct((), jnp.int32)
@@ -58,7 +57,6 @@ def mean_over_time(
         fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
         expected = f"the first axes of the outputs {check.describe(outputs)}, time among them and "
         check.that(fits, "mask", mask, expected + "features not")
-        mask = jnp.asarray(mask)
         outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
@@ -127,7 +125,7 @@ def scored(
     return scored_step
 
 
-@functools.cache
+@once
 def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:

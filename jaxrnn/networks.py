@@ -148,8 +148,7 @@ class Stack(Joined):
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Part by part (S1)."""
-        _one_each("params", params, self.parts)
-        _one_each("carry", carry, self.parts)
+        _one_each(self.parts, params=params, carry=carry)
         carries = []
         for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
             try:
@@ -183,8 +182,7 @@ class Bidirectional(Joined):
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Both directions (S2)."""
-        _one_each("params", params, self.parts)
-        _one_each("carry", carry, self.parts)
+        _one_each(self.parts, params=params, carry=carry)
         forward, ys = run(self.parts[0], params[0], carry[0], xs, 0)
         backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
         return BothWays(forward, backward), self.merge(ys, ys_back)
@@ -213,8 +211,7 @@ class Residual(Joined):
         """The part and its shortcut (S3)."""
         carry, ys = run(self.parts[0], params, carry, xs)
         expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
-        same = jnp.shape(ys) == jnp.shape(xs)
-        check.that(same, "part", f"outputs {check.describe(ys)}", expected)
+        check.that(ys.shape == jnp.shape(xs), "part", f"outputs {check.describe(ys)}", expected)
         return carry, ys + jnp.asarray(xs, ys.dtype)
 
 
@@ -236,6 +233,7 @@ def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) 
     return jax.eval_shape(lambda p, xs: unroll(stacked(part), (p,), xs)[1], params, xs).shape[-1]
 
 
-def _one_each(name: str, trees: Any, parts: Any) -> None:
-    fits = isinstance(trees, (tuple, list)) and len(trees) == len(parts)
-    check.kind(fits, name, trees, f"a tuple of {len(parts)}, one a part")
+def _one_each(parts: tuple[Part, ...], **trees: Any) -> None:
+    for name, tree in trees.items():
+        fits = isinstance(tree, (tuple, list)) and len(tree) == len(parts)
+        check.kind(fits, name, tree, f"a tuple of {len(parts)}, one a part")

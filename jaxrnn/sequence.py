@@ -12,9 +12,8 @@ from jaxtyping import Bool, Integer
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.transforms.masked import Masked, masked
+from jaxrnn.transforms import Masked, Restarted, Restarting, masked, restarted
 from jaxrnn.transforms.noise import noised
-from jaxrnn.transforms.restarted import Restarted, Restarting, restarted
 from jaxrnn.types import Array, Carry, Cell, Key, Layer, Loop, Network, Params, PyTree, Step
 
 
@@ -87,18 +86,12 @@ def unroll(
 
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
-    run = _Run(loop, mask, fill, reset, reset_carry, key, reverse)
-    return _checked(run, lengths, cell, params, xs, carry)
+    run = _Run(loop, mask, lengths, fill, reset, reset_carry, key, reverse)
+    return _checked(run, cell, params, xs, carry)
 
 
 def history(
-    cell: Cell | Step | Network,
-    params: Params,
-    xs: PyTree,
-    carry: Carry | None = None,
-    *,
-    lengths: Integer[Array, "*batch"] | None = None,
-    **options: Any,
+    cell: Cell | Step | Network, params: Params, xs: PyTree, carry: Carry = None, **options: Any
 ) -> tuple[PyTree, PyTree]:
     """Run as `unroll` does, and return every state on the way in the place of the last carry.
 
@@ -107,7 +100,6 @@ def history(
         params: ″.
         xs: ″.
         carry: ″.
-        lengths: ″.
         **options: ″; with `reverse` the states, too, stand where their inputs do.
 
     Returns:
@@ -116,7 +108,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    return _checked(_Recording(**options), lengths, cell, params, xs, carry)
+    return _checked(_Recording(**options), cell, params, xs, carry)
 
 
 def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array, " T *batch"]:
@@ -136,8 +128,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
         outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
         check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
-    times = jnp.arange(steps, dtype=lengths.dtype)
-    return jnp.reshape(times, (steps, *(1,) * lengths.ndim)) < lengths[None]
+    return jax.lax.broadcasted_iota(lengths.dtype, (steps, *lengths.shape), 0) < lengths[None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +137,7 @@ class _Run:
 
     loop: Loop = bptt
     mask: Any = None
+    lengths: Any = None
     fill: float = 0.0
     reset: Any = None
     reset_carry: Any = None
@@ -156,8 +148,7 @@ class _Run:
         self, part: Any, params: Params, carry: Carry, xs: PyTree, index=None, *, turned=False
     ) -> tuple[Any, PyTree]:
         """Run a part that is number `index` of its network, if any; see `types.Network`."""
-        run = self if index is None else self._of(index)
-        run = dataclasses.replace(run, reverse=run.reverse != turned)
+        run = self if index is None else self._of(index, turned)
         if isinstance(part, Network):
             return part.through(run, params, carry, xs)
         if run.key is not None and getattr(part, "noise", None) is not None:
@@ -166,11 +157,12 @@ class _Run:
             return (), part.apply(params, xs)
         return run._leaf(part, params, carry, xs)
 
-    def _of(self, index: int) -> "_Run":
+    def _of(self, index: int, turned: bool) -> "_Run":
         """The same, for one part of a network."""
-        of_part = None if self.reset_carry is None else self.reset_carry[index]
+        start = None if self.reset_carry is None else self.reset_carry[index]
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        return dataclasses.replace(self, reset_carry=of_part, key=key)
+        reverse = self.reverse != turned
+        return dataclasses.replace(self, reset_carry=start, key=key, reverse=reverse)
 
     def _leaf(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
         """A Cell or a plain Step, with what the run adds to it."""
@@ -207,7 +199,7 @@ class _Recording(_Run):
 
             _, (carries, ys) = self.loop(recording, params, carry, xs)
             return self._kept(History(carries, ())), ys
-        _, carries = self.loop(_recorded(step), params, carry, xs)
+        _, carries = self.loop(dataclasses.replace(step, output=_as_they_are), params, carry, xs)
         # What was saved is a function of the carries: all steps at once, outside the loop.
         advance = jax.vmap(step.advance, in_axes=(None, 0, 0))
         carries_tm1, zs = tree.shifted(carry, carries), step.project(params, xs)
@@ -221,12 +213,11 @@ class _Recording(_Run):
         return states._replace(saved=tree.zero_unless(self.mask, states.saved))
 
 
-@functools.cache
-def _recorded(cell: Cell) -> Cell:
-    return dataclasses.replace(cell, output=lambda params, carries: carries)
+def _as_they_are(params: Params, carries: Carry) -> Carry:
+    return carries
 
 
-def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> Any:
+def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> Any:
     """What the run makes of the cell, once all is known to fit: lengths made its mask, padding
     filled, and the first carry there.
     """
@@ -235,7 +226,7 @@ def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carr
     check.boolean("reverse", run.reverse)
     check.number("fill", run.fill)
     steps, batch = check.length(xs), None
-    one = run.mask is None or lengths is None
+    one = run.mask is None or run.lengths is None
     check.that(one, "lengths", "both mask and lengths", "one of them")
     both = run.reset is not None or run.reset_carry is None
     check.that(both, "reset_carry", "a carry and no reset", "both")
@@ -243,9 +234,10 @@ def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carr
         batch = check.batch_shape(check.at_one_step(xs))
         if isinstance(cell, Cell):
             jax.eval_shape(cell.project, params, xs)  # raises unless they fit
+        like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         for name, given in (("carry", carry), ("reset_carry", run.reset_carry)):
             if given is not None:
-                check.carry_fits(cell, params, given, batch, name)
+                check.same_tree(name, given, like)
     else:
         needed = carry if run.reset is None else run.reset_carry
         for name, given in (("carry", carry), ("reset_carry", needed)):
@@ -257,10 +249,10 @@ def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carr
             check.marks(name, marks, steps)
             check.rows(name, marks.shape[1:], batch, carry)
     mask = run.mask
-    if lengths is not None:
-        check.integers("lengths", lengths)
-        check.rows("lengths", lengths.shape, batch, carry)
-        mask = mask_of_lengths(lengths, steps)
+    if run.lengths is not None:
+        check.integers("lengths", run.lengths)
+        check.rows("lengths", run.lengths.shape, batch, carry)
+        mask = mask_of_lengths(run.lengths, steps)
     if mask is not None and batch is None:
         check.inputs_lead(xs, mask.shape)
     if run.key is not None:
@@ -268,7 +260,6 @@ def _checked(run: Any, lengths: Any, cell: Any, params: Params, xs: PyTree, carr
         noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
         check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
     if batch is not None:
-        like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         if isinstance(cell, Network) or cell.noise is not None:
             # What only the parts can tell, before anything is computed.
             abstract = _Run(scan, key=run.key, reverse=run.reverse)

@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import PartitionSpec
 
 from jaxrnn import check
 from jaxrnn.types import PyTree
@@ -60,15 +58,15 @@ def data_parallel(
     mesh = jax.sharding.Mesh(devices, (AXIS,))
 
     def part(*args: PyTree) -> PyTree:
-        args = _over(lambda axis, x: _folded(x) if axis is None else x, in_axes, args)
-        outputs = function(*args)
+        args = _over(lambda axis, x: jax.tree.map(_folded, x) if axis is None else x, in_axes, args)
+        ys = function(*args)
         share = jnp.ones(()) if weight is None else weight(*args)
-        share = share / lax.psum(share, AXIS)
+        share = share / jax.lax.psum(share, AXIS)
 
-        def joined(axis: int | None, y: Any) -> Any:
-            return lax.psum(y * share.astype(y.dtype), AXIS) if axis is None else y
+        def mean(y: jax.Array) -> jax.Array:
+            return jax.lax.psum(y * share.astype(y.dtype), AXIS)
 
-        return _over(joined, out_axes, outputs)
+        return _over(lambda axis, y: jax.tree.map(mean, y) if axis is None else y, out_axes, ys)
 
     def split(*args: PyTree) -> PyTree:
         if len(args) != len(in_axes):
@@ -80,33 +78,25 @@ def data_parallel(
         run = jax.shard_map(part, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
         return run(*args)
 
-    def even(axis: int | None, x: Any) -> None:
-        if axis is not None and jnp.shape(x)[axis] % len(devices):
-            raise ValueError(
-                f"in_axes: got {jnp.shape(x)[axis]} rows on axis {axis} of an argument of shape "
-                f"{jnp.shape(x)}, expected a multiple of {len(devices)}, the number of devices"
-            )
+    def even(axis: Any, x: PyTree) -> None:
+        for shape in () if axis is None else map(jnp.shape, jax.tree.leaves(x)):
+            got = f"{shape[axis]} rows on axis {axis} of an argument of shape {shape}"
+            expected = f"a multiple of {len(devices)}, the number of devices"
+            check.that(shape[axis] % len(devices) == 0, "in_axes", got, expected)
 
     return split
 
 
-def _over(function: Callable[..., Any], axes: PyTree, tree: PyTree = None) -> PyTree:
-    """`function(axis, leaf)`, for each leaf of the tree; of each axis alone where there is none."""
-    if tree is None:
-        return jax.tree.map(function, axes, is_leaf=lambda axis: axis is None)
-    return jax.tree.map(
-        lambda axis, below: jax.tree.map(lambda x: function(axis, x), below),
-        axes,
-        tree,
-        is_leaf=lambda axis: axis is None,
-    )
+def _over(function: Callable[..., Any], axes: PyTree, *trees: PyTree) -> PyTree:
+    """`function(axis, …)`, for each axis, and None is one, with what stands there in the trees."""
+    return jax.tree.map(function, axes, *trees, is_leaf=lambda axis: axis is None)
 
 
-def _spec(axis: int | None) -> PartitionSpec:
-    return PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXIS)
+def _spec(axis: int | None) -> jax.P:
+    return jax.P() if axis is None else jax.P(*(None,) * axis, AXIS)
 
 
 def _folded(x: Any) -> Any:
     """A key made another one in each part; all else as it is."""
     is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) and jnp.ndim(x) == 0
-    return jax.random.fold_in(x, lax.axis_index(AXIS)) if is_key else x
+    return jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x

@@ -182,8 +182,7 @@ def _check_result(result: Any, carry: Carry) -> None:
     except (TypeError, ValueError):
         got = check.describe(result)
         raise TypeError(f"loss: got {got}, expected (loss, (carry, metrics))") from None
-    scalar = getattr(value, "shape", None) == ()
-    check.that(scalar, "loss", check.describe(value), "a scalar array")
+    check.that(getattr(value, "shape", None) == (), "loss", check.describe(value), "a scalar array")
     check.floating("loss", value.dtype)
     got = f"metrics of {type(metrics).__name__}"
     check.that(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)

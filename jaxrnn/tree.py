@@ -50,11 +50,7 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
 
 def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
     """`sparse` with its Nones made zeros of `like`'s leaves, if those have a gradient at all."""
-
-    def fill(leaf: Any, x: Any) -> Any:
-        return jnp.zeros_like(x) if leaf is None and is_inexact(x) else leaf
-
-    return jax.tree.map(fill, sparse, like, is_leaf=_is_none)
+    return add(zeros(like), sparse)
 
 
 def zeros(tree: PyTree) -> PyTree:
@@ -121,13 +117,18 @@ def zero_unless(mask: Any, tree: PyTree) -> PyTree:
 def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
     """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay."""
 
-    def covered(x: Any) -> bool:
+    def fill(x: Any) -> Any:
         keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
-        return not keys and jnp.shape(x)[: mask.ndim] == mask.shape
+        covered = not keys and jnp.shape(x)[: mask.ndim] == mask.shape
+        return jnp.where(widened(mask, x), x, jnp.full_like(x, value)) if covered else x
 
-    return jax.tree.map(
-        lambda x: jnp.where(widened(mask, x), x, jnp.full_like(x, value)) if covered(x) else x, tree
-    )
+    return jax.tree.map(fill, tree)
+
+
+def named(tree: PyTree) -> dict[str, Any]:
+    """Each leaf by its path, the keys joined with dots."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def between(xs: PyTree, begin: int, end: int | None) -> PyTree:

@@ -41,7 +41,7 @@ PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
 MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "linear", "lru"))
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
 BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
-CHECKPOINTED, CROSSED = "loops/checkpointed.py", "transforms/crossed.py"
+CHECKPOINTED = "loops/checkpointed.py"
 SHARDING, ON_DEVICES = "sharding.py", "test_sharding.py::test"
 OF_ANY_STEP = "loops/test_derived.py::test"
 SEGMENTS = "def _truncated(k1: int, k2: int, loop: Loop) -> Loop:\n"
@@ -296,8 +296,8 @@ BACKWARD = (
     fault(
         "inputs one segment off",
         CHECKPOINTED,
-        "_put(d_xs, d_here, plan.head + k * plan.length)",
-        "_put(d_xs, d_here, k * plan.length)",
+        "_put(d_xs, d_here, start)",
+        "_put(d_xs, d_here, start - plan.head)",
         "elman",
         "checkpointed",
     ),
@@ -367,7 +367,13 @@ FORWARD = (
         "lstm",
     ),
     fault("tanh of c left out", LSTM, "o * jnp.tanh(c)", "o * c", "lstm"),
-    fault("no projection of tanh", PROJECTED, "o * jnp.tanh(c)) @", "o * c) @", "projected_lstm"),
+    fault(
+        "no projection of tanh",
+        PROJECTED,
+        "dot(o * jnp.tanh(c), w.w_p)",
+        "dot(o * c, w.w_p)",
+        "projected_lstm",
+    ),
     fault(
         "o sees c_{t-1}",
         PEEPHOLE,
@@ -401,17 +407,8 @@ FORWARD = (
     fault("forget gate left out", LSTM, "f * c_tm1 + i", "c_tm1 + i", "lstm"),
 )
 
-MASKED, RESTARTED, ZONEOUT, NOISE, VARIATIONAL, CANDIDATE, FED_BACK = (
-    f"transforms/{name}.py"
-    for name in (
-        "masked",
-        "restarted",
-        "zoneout",
-        "noise",
-        "variational",
-        "candidate_dropout",
-        "fed_back",
-    )
+MARKS, ZONEOUT, NOISE, FED_BACK = (
+    f"transforms/{name}.py" for name in ("marks", "zoneout", "noise", "fed_back")
 )
 SEQUENCE, NETWORKS, LAYERS, TREE = "sequence.py", "networks.py", "layers.py", "tree.py"
 ROWS = "test_sequence_laws.py::test_rows_of_every_cell_equal_rows_alone[lstm]"
@@ -420,10 +417,11 @@ NOISY = "transforms/test_noise.py::test_one_key_gives_one_result_and_gradient_un
 DRAWN = "transforms/test_noise.py::test"
 NETS = "test_networks.py::test"
 CONTROLLED = "transforms/controlled.py"
-FLOW, SPECTRUM, REACH, NONFINITE = (
-    f"diagnostics/{name}.py" for name in ("flow", "spectrum", "reach", "nonfinite")
-)
+FLOW, SPECTRUM, NONFINITE = (f"diagnostics/{n}.py" for n in ("flow", "spectrum", "nonfinite"))
 CONTROL = "transforms/test_controlled.py::test"
+TRUNCATION, REPORT = "diagnostics/truncation.py", "diagnostics/test_truncation.py::test"
+GEOMETRIC = f"{REPORT}_of_a_geometric_decay_it_finds_the_least_power_of_two"
+ERRORS = f"{REPORT}_rows_are_errors_and_angles_of_truncated_gradients"
 SUMS = "cells/test_lstm_variants.py::test_a_memory_sums_up_in_float32"
 NARROW = "cells/test_cells.py::test_a_narrow_step_computes_in_float32"
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
@@ -431,44 +429,59 @@ JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
+    fault("no tail", TRUNCATION, "change / (1 - change / before)", "change", GEOMETRIC),
+    fault(
+        "k for k / 2",
+        TRUNCATION,
+        "Adapted(k // 2, bias, loops[k // 2])",
+        "Adapted(k, bias, loops[k])",
+        GEOMETRIC,
+    ),
+    fault(
+        "error of ĝ",
+        TRUNCATION,
+        "- exact) / np.linalg.norm(exact)",
+        "- exact) / np.linalg.norm(found)",
+        ERRORS,
+    ),
     fault("c narrow", LSTM, "dtype, parts.at_least_float32(dtype)", "dtype, dtype", SUMS),
     fault("step narrow", PARTS, "*_cast((carry_tm1, z)))", "carry_tm1, z)", NARROW),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
-    fault("carry not held", MASKED, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
-    fault("λ does not pass", MASKED, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
-    fault("δ at held steps", MASKED, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),
+    fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
+    fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
+    fault("δ at held steps", MARKS, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),
     fault(
         "NaN let in",
-        MASKED,
+        MARKS,
         "cell.project(params, tree.filled(xs.mask, xs.xs, fill))",
         "cell.project(params, xs.xs)",
         "transforms/test_marks.py::test_nan_where_the_mask_is_false_reaches_nothing",
     ),
     fault(
         "plain carry not held",
-        MASKED,
+        MARKS,
         "tree.where(x.mask, new, carry), y",
         "new, y",
         ROWS.replace("lstm", "plain"),
     ),
-    fault("λ crosses", RESTARTED, "tree.zero_unless(~reset, d_carry_tm1)", "d_carry_tm1", ROWS),
+    fault("λ crosses", MARKS, "tree.zero_unless(~reset, d_carry_tm1)", "d_carry_tm1", ROWS),
     fault(
         "adjoint at the old carry",
-        RESTARTED,
+        MARKS,
         "inner_seen(w, seen), d_carry)",
         "seen._replace(z=seen.z.xs), d_carry)",
         ROWS,
     ),
     fault(
         "gather at the old carry",
-        RESTARTED,
+        MARKS,
         "inner_seen(w, seen), inner_deltas)",
         "seen._replace(z=seen.z.xs), inner_deltas)",
         ROWS,
     ),
     fault(
         "start's λ at all steps",
-        RESTARTED,
+        MARKS,
         "tree.zero_unless(reset, d_carry_tm1) if learned",
         "d_carry_tm1 if learned",
         ROWS,
@@ -553,15 +566,15 @@ AROUND = (
     fault(
         "adjoint without keep",
         PARTS,
-        "scaled(deltas @ k.w_t, k.keep)",
-        "deltas @ k.w_t",
+        "scaled(dot(deltas, k.w_t), k.keep)",
+        "dot(deltas, k.w_t)",
         f"{NOISY}-variational]",
     ),
     fault(
         "gather without keep",
         PARTS,
-        "summed_product(scaled(hs, k.keep), deltas)",
-        "summed_product(hs, deltas)",
+        "summed_product(scaled(hs, k.keep), deltas, k.w)",
+        "summed_product(hs, deltas, k.w)",
         f"{NOISY}-variational]",
     ),
     fault(
@@ -651,20 +664,20 @@ AROUND = (
     fault(
         "one noise for all parts",
         SHARDING,
-        "lax.axis_index(AXIS)",
+        "jax.lax.axis_index(AXIS)",
         "0",
         f"{ON_DEVICES}_each_part_draws_noise_of_its_own",
     ),
     fault(
         "sum for mean over parts",
         SHARDING,
-        "share / lax.psum(share, AXIS)",
+        "share / jax.lax.psum(share, AXIS)",
         "share / share",
         f"{ON_DEVICES}_everything_is_as_on_one_device[8]",
     ),
     fault(
         "factor ignored by hand",
-        CROSSED,
+        CONTROLLED,
         "lambda d: d * seen.z.factor.astype(d.dtype)",
         "lambda d: d",
         "loops/test_randomized.py::test_one_draw_is_a_product_of_factors[cell]",
@@ -714,7 +727,7 @@ AROUND = (
     fault(
         "norm over all rows",
         CONTROLLED,
-        "start = len(batch_of(d_carry))",
+        "start = len(batch_of(carry))",
         "start = 0",
         f"{JUDGED}[clip-lstm-bptt]",
     ),
@@ -735,8 +748,8 @@ AROUND = (
     fault(
         "squares that underflow",
         CONTROLLED,
-        "peak = _positive(functools.reduce(jnp.maximum, peaks))",
-        "peak = jnp.ones_like(peaks[0])",
+        "peak = _positive(jnp.max(sizes, axis=-1, initial=0))",
+        "peak = jnp.ones_like(sizes[..., 0])",
         f"{CONTROL}_zero_and_extreme_adjoints_are_normalised",
     ),
     fault(
@@ -770,7 +783,7 @@ AROUND = (
     ),
     fault(
         "rate through the origin",
-        REACH,
+        SPECTRUM,
         "(lags - jnp.sum(weight * lags, 0, keepdims=True))",
         "lags",
         f"{SINGULAR}[lstm]",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrnn import check
 from jaxrnn.app.options import UserError
 
 HELD_OUT = 20  # one part in so many, the last, is never trained on
@@ -75,11 +76,8 @@ def split(text: str, batch_size: int, segment_length: int) -> Corpus:
 def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
     """Tokens int32 `(T,)`, places in the vocabulary; UserError with that name if any has none."""
     unknown = sorted(set(text) - set(vocabulary))
-    if unknown:
-        raise UserError(
-            f"{name}: got {', '.join(map(repr, unknown))}, expected only characters that the model "
-            "was trained on"
-        )
+    expected = "only characters that the model was trained on"
+    check.that(not unknown, name, ", ".join(map(repr, unknown)), expected, UserError)
     # Each character as a number, which orders them as Python does.
     known, points = (np.frombuffer(part.encode("utf-32-le"), "<u4") for part in (vocabulary, text))
     return np.searchsorted(known, points).astype(np.int32)

@@ -3,7 +3,6 @@
 The rows of a batch have lengths of their own: nothing follows the last ink but padding.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,7 +55,7 @@ def train(options: run.Options) -> None:
     """Learn the digits, save the run, and print the accuracy on the held-out fifth."""
     model, held_out = digit_model(options.cell, options.hidden_size), load()[1]
     params = training.train(task(options), options)
-    _, accuracy = jax.jit(functools.partial(score, model))(params, held_out)
+    _, accuracy = jax.jit(score, static_argnums=0)(model, params, held_out)
     print(f"accuracy on the {len(held_out.labels)} digits held out: {float(accuracy):.1%}")
 
 
@@ -128,6 +127,5 @@ def task(options: run.Options) -> training.Task:
         items=options.batch_size,
         unit="digit",
         measure="accuracy",
-        title=f"Learning to read digits: {options.cell} of {options.hidden_size}, {options.loop}",
         levels={"guessing": 1 / CLASSES},
     )

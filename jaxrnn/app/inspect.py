@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import jaxrnn
 from jaxrnn import pictures
 from jaxrnn.app import digits, options, run, text
-from jaxrnn.types import Loop, Params
+from jaxrnn.types import Params
 
 TASKS = {"text": text, "digits": digits}
 BATCH_SIZE = 4  # of the noise that a cell is fed with
@@ -65,7 +65,10 @@ def inspect(chosen: run.Options) -> None:
     pictures.draw_reach(axes[2], {"this layer": reach})
     pictures.draw_spectrum(axes[3], found)
     pictures.draw_saturation(axes[4], gates)
-    makers: Any = {"truncated(k)": jaxrnn.truncated, "truncated(k, 2k)": _reaching}
+    makers: Any = {
+        "truncated(k)": jaxrnn.truncated,
+        "truncated(k, 2k)": lambda k: jaxrnn.truncated(k, 2 * k),
+    }
     biases = {name: jaxrnn.truncation_bias(loss, params, make=m) for name, m in makers.items()}
     pictures.draw_truncation(axes[5], biases)
     figure.savefig(chosen.out, dpi=100)
@@ -119,11 +122,6 @@ def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:
     cell, size = options.cell_named(chosen.what, chosen.hidden_size), chosen.hidden_size
     xs = jax.random.normal(jax.random.key(1), (chosen.steps, BATCH_SIZE, size))
     return _last(cell, xs), cell.init(jax.random.key(0), size)
-
-
-def _reaching(k: int) -> Loop:
-    """Truncation that reaches k steps back from every step."""
-    return jaxrnn.truncated(k, 2 * k)
 
 
 def _last(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:

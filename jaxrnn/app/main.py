@@ -48,11 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         message = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            if "RESOURCE_EXHAUSTED" not in message:
-                raise
-            message = message.splitlines()[0]
-        print(f"jaxrnn: error: {message}", file=sys.stderr)
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in message:
+            raise
+        print("jaxrnn: error:", message.partition("\n")[0], file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"jaxrnn: {str(interrupt) or 'interrupted'}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
 
+Options = argparse.Namespace  # those of one run of a command
 MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

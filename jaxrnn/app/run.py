@@ -6,24 +6,21 @@ history.csv         the metrics over the steps
 curve.png           a picture of them
 """
 
-import argparse
 import contextlib
 import csv
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import safetensors.flax
 from matplotlib.figure import Figure
 
-from jaxrnn import check
-from jaxrnn.app.options import UserError
+from jaxrnn import check, tree
+from jaxrnn.app.options import Options, UserError
 from jaxrnn.types import Params
 
-Options = argparse.Namespace
 History = Sequence[Mapping[str, int | float]]
 
 FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
@@ -39,16 +36,15 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"--out: got {str(folder)!r} ({error.strerror}), expected a folder that can be written"
-        ) from None
+        got = f"{str(folder)!r} ({error.strerror})"
+        raise UserError(f"--out: got {got}, expected a folder that can be written") from None
 
 
 def save(folder: Path, params: Params, options: Options, history: History, curve: Figure) -> None:
     """Write the four files; once all are complete, they take the place of an earlier run's."""
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
         unfinished = Path(name)
-        safetensors.flax.save_file(_named(params), unfinished / PARAMS)
+        safetensors.flax.save_file(tree.named(params), unfinished / PARAMS)
         text = json.dumps(vars(options), indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         with (unfinished / HISTORY).open("w", newline="") as file:
@@ -64,12 +60,9 @@ def load_options(folder: Path, *tasks: str) -> Options:
     """The options of a run of one of these tasks; UserError if there is no such run."""
     with reading(folder / OPTIONS):
         options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
-    found = getattr(options, "task", None)
-    if found not in tasks:
-        wanted = " or ".join(map(repr, tasks))
-        raise UserError(
-            f"FOLDER: got {str(folder)!r} of the task {found!r}, expected the task {wanted}"
-        )
+    found, wanted = getattr(options, "task", None), " or ".join(map(repr, tasks))
+    got = f"{str(folder)!r} of the task {found!r}"
+    check.that(found in tasks, "FOLDER", got, f"the task {wanted}", UserError)
     return options
 
 
@@ -77,18 +70,12 @@ def load_params(folder: Path, like: Params) -> Params:
     """The parameters of a run; UserError if their form is not that of `like`."""
     with reading(folder / PARAMS):
         arrays = safetensors.flax.load_file(folder / PARAMS)
-        names = _named(like)
+        names = tree.named(like)
         if arrays.keys() != names.keys():
             raise ValueError(f"arrays {sorted(arrays)} where {OPTIONS} means {sorted(names)}")
         params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
         check.same_tree("params", params, like)
     return params
-
-
-def _named(params: Params) -> dict[str, Any]:
-    """Each leaf by its path, the keys joined with dots."""
-    leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 @contextlib.contextmanager
@@ -97,7 +84,5 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"FOLDER: got {str(path)!r} ({reason}), expected a file of `jaxrnn train`"
-        ) from None
+        got = f"{str(path)!r} ({error.strerror if isinstance(error, OSError) else error})"
+        raise UserError(f"FOLDER: got {got}, expected a file of `jaxrnn train`") from None

@@ -1,22 +1,39 @@
-"""`jaxrnn train text` and `jaxrnn sample`: a character model learns a text and continues others."""
+"""`jaxrnn train text` and `jaxrnn sample`: a character model learns a text and continues others.
+
+The model is embedding -> cell -> readout, many-to-many.
+"""
 
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from jaxrnn.app import characters, corpus, run, training
-from jaxrnn.app.characters import CharacterParams
+import jaxrnn
+from jaxrnn.app import corpus, run, training
 from jaxrnn.app.corpus import Corpus, Segment
-from jaxrnn.app.options import Parser, positive, some_text, whole
-from jaxrnn.types import Carry, Key, Loop, Network, Params
+from jaxrnn.app.options import Parser, cell_named, positive, some_text, whole
+from jaxrnn.types import Array, Carry, Key, Layer, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
 PROMPT = 60  # characters of the held-out text, continued after training
 LENGTH = 400  # characters of a continuation
 TEMPERATURE = 0.8
+SCORED_AT_ONCE = 4096  # characters, so that a held-out text of any length fits into memory
+
+
+class CharacterParams(NamedTuple):
+    """The parameters of a character model, as any tuple of three is."""
+
+    embedding: Params
+    cell: Params
+    readout: Params
 
 
 def add_train_options(parser: Parser) -> None:
@@ -49,7 +66,7 @@ def train(options: run.Options) -> None:
 
     # The first held-out character is told from the last one before it.
     scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
-    bits = characters.bits_per_character(_model(options), params, scored)
+    bits = bits_per_character(_model(options), params, scored)
     print(f"bits per character over {len(text.held_out):,} characters:")
     for name, value in {"held out, by this model": bits, **learned.levels}.items():
         print(f"  {value:.3f}  {name}")
@@ -63,12 +80,12 @@ def task(options: run.Options, text: Corpus | None = None) -> training.Task:
     model, text = _model(options), text or _corpus(options)
 
     def loss(params: Params, carry: Carry, segment: Segment, key: Key, loop: Loop) -> training.Loss:
-        nats, carry = characters.segment_loss(model, params, carry, segment, loop)
+        nats, carry = segment_loss(model, params, carry, segment, loop)
         return nats, (carry, {"bits_per_character": nats / math.log(2)})
 
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     return training.Task(
-        init=functools.partial(_init, options),
+        init=lambda key: CharacterParams(*model.init(key, len(text.vocabulary))),
         carry=model.carry((options.batch_size,)),
         loss=loss,
         batches=corpus.segments(tokens, options.batch_size, options.segment_length),
@@ -76,8 +93,6 @@ def task(options: run.Options, text: Corpus | None = None) -> training.Task:
         items=options.batch_size * options.segment_length,
         unit="char",
         measure="bits_per_character",
-        title=f"Learning a text: {options.cell} of {options.hidden_size}, "
-        f"{options.loop} in segments of {options.segment_length}",
         levels={
             "held out, by counts of the training text (unigram)": corpus.unigram_bits(text),
             "held out, by xz after the training text": corpus.xz_bits(text),
@@ -94,25 +109,80 @@ def sample(options: run.Options) -> None:
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
     key = jax.random.key(options.seed)
-    params = run.load_params(folder, like=jax.eval_shape(functools.partial(_init, trained), key))
+    init = functools.partial(model.init, input_size=len(vocabulary))
+    params = run.load_params(folder, like=CharacterParams(*jax.eval_shape(init, key)))
     tokens = corpus.encode("--prompt", options.prompt, vocabulary)
-    drawn = characters.generate(model, params, tokens, options.temperature, key)
+    drawn = generate(model, params, tokens, options.temperature, key)
     print(options.prompt, end="")
     for token in itertools.islice(drawn, options.length):
         print(vocabulary[token], end="", flush=True)
     print()
 
 
+def character_model(
+    cell_name: str, hidden_size: int, embedding_size: int, vocabulary_size: int
+) -> Network:
+    """The model of V characters: tokens `(T, *batch, 1)` to logits `(T, *batch, V)`."""
+    embedding = jaxrnn.embedding(embedding_size)
+
+    def embedded(params: Params, tokens: Array) -> jax.Array:
+        return embedding.apply(params, tokens[..., 0].astype(jnp.int32))
+
+    cell, readout = cell_named(cell_name, hidden_size), jaxrnn.readout(vocabulary_size)
+    return jaxrnn.stacked(Layer(embedding.init, embedded), cell, readout)
+
+
+def segment_loss(
+    model: Network, params: Params, carry: Carry, segment: Segment, loop: Loop = jaxrnn.bptt
+) -> tuple[jax.Array, Carry]:
+    """The mean of -log p(target | all before) over a segment, in nats, and the carry after it.
+
+    It begins with the carry of the segment before; where streams begin, with zeros.
+    """
+    carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
+    carry, logits = jaxrnn.unroll(model, params, segment.inputs[..., None], carry, loop=loop)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    return jaxrnn.mean_over_time(cross_entropy, logits, segment.targets), carry
+
+
+def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> float:
+    """The mean bits of all tokens but the first, as one stream, its carry handed on to the end."""
+    loss = jax.jit(functools.partial(segment_loss, model))
+    inputs, targets = tokens[:-1], tokens[1:]
+    carry, nats = model.carry(), 0.0
+    for start in range(0, len(targets), SCORED_AT_ONCE):
+        at = slice(start, start + SCORED_AT_ONCE)
+        mean, carry = loss(params, carry, Segment(inputs[at], targets[at], np.bool_(start == 0)))
+        nats += float(mean) * len(targets[at])
+    return nats / len(targets) / math.log(2)
+
+
+def generate(
+    model: Network, params: Params, prompt: np.ndarray, temperature: float, key: jax.Array
+) -> Iterator[int]:
+    """Without end, the tokens that follow a prompt of at least one, a step of the model for each.
+
+    They are drawn from softmax(logits / temperature): below 1 the likely become likelier.
+    """
+
+    def sampled(logits: jax.Array, key: jax.Array) -> jax.Array:
+        logits = (logits - jnp.max(logits)) / temperature
+        return jax.random.categorical(key, logits)[None].astype(jnp.int32)
+
+    advance = jax.jit(jaxrnn.fed_back(model, sampled))
+    carry = model.carry()
+    for count, token in enumerate(prompt[:, None]):
+        (carry, drawn), _ = advance(params, (carry, token), jax.random.fold_in(key, count))
+    for count in itertools.count(len(prompt)):
+        yield int(drawn[0])
+        (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))
+
+
 def _model(options: run.Options) -> Network:
     """The model that the options of a run name."""
-    return characters.character_model(
+    return character_model(
         options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
     )
-
-
-def _init(options: run.Options, key: jax.Array) -> CharacterParams:
-    """The parameters that training begins with."""
-    return CharacterParams(*_model(options).init(key, len(options.vocabulary)))
 
 
 def _corpus(options: run.Options) -> Corpus:

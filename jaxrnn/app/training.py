@@ -1,29 +1,32 @@
-"""The training loop that both tasks share: its options, its progress bar, what Ctrl-C leaves."""
+"""The training loop that both tasks share: its options, its progress bar, what Ctrl-C leaves.
+
+A run leaves a picture too: its metric over the steps, beside rivals who learned nothing.
+"""
 
 import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jaxrnn
-from jaxrnn import pictures
+from jaxrnn import check, pictures
 from jaxrnn.app import options as kinds
 from jaxrnn.app import run
-from jaxrnn.app.curve import curve
-from jaxrnn.app.options import Parser, UserError
 from jaxrnn.types import Carry, Loop, Params, PyTree
 
 Loss = tuple[jax.Array, tuple[Carry, Mapping[str, jax.Array]]]  # as `jaxrnn.trainer` wants it
 
 RECENT = 20  # steps over which the progress bar takes the mean
+WINDOWS = 100  # the curve is a running mean over so small a part of the steps
 
 
 class Task(NamedTuple):
@@ -38,7 +41,6 @@ class Task(NamedTuple):
         items: how many things a batch holds.
         unit: what one of them is called.
         measure: which of the metrics to show and draw.
-        title: what the picture shows.
         levels: that metric of rivals who learned nothing, by name.
     """
 
@@ -50,11 +52,10 @@ class Task(NamedTuple):
     items: int
     unit: str
     measure: str
-    title: str
     levels: Mapping[str, float]
 
 
-def add_options(parser: Parser, task: str, **defaults: Any) -> None:
+def add_options(parser: kinds.Parser, task: str, **defaults: Any) -> None:
     """The options of every task, with defaults of its own."""
     add, count = parser.add_argument, kinds.whole(1)
     add("--cell", type=kinds.cell_name, default="gru", help=kinds.CELL_NAMES)
@@ -98,13 +99,10 @@ def train(task: Task, options: run.Options) -> Params:
     shared = jaxrnn.data_parallel(loss, in_axes=in_axes, out_axes=out_axes, devices=devices)
     trainer = jaxrnn.trainer(shared, optimizer(options))
 
-    @jax.jit
-    def flow(state: jaxrnn.TrainState, batch: PyTree) -> jaxrnn.Flow:
-        def loss(params: Params, loop: Loop) -> jax.Array:
-            return task.loss(params, state.carry, batch, state.key, loop)[0]
+    def value(*args: PyTree, loop: Loop) -> jax.Array:
+        return task.loss(*args, loop=loop)[0]
 
-        return jaxrnn.flow(loss, state.params, loop=loop)
-
+    flow = jax.jit(functools.partial(jaxrnn.flow, value, loop=loop))
     update = jax.jit(trainer.update)  # donates nothing, so that Ctrl-C finds the last state whole
     key_params, key = jax.random.split(jax.random.key(options.seed))
     state = trainer.init(task.init(key_params), key, task.carry)
@@ -116,7 +114,8 @@ def train(task: Task, options: run.Options) -> Params:
         with tqdm(total=options.steps * task.items, unit=task.unit, unit_scale=True) as bar:
             for count, batch in enumerate(itertools.islice(task.batches, options.steps)):
                 if count % options.inspect_every == 0:
-                    norms += flow(*jax.device_put((state, batch), devices[0])).norms[:1]
+                    args = state.params, state.carry, batch, state.key
+                    norms += flow(*jax.device_put(args, devices[0])).norms[:1]
                 state, metrics = update(state, batch)
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 seconds = time.perf_counter() - start
@@ -129,7 +128,8 @@ def train(task: Task, options: run.Options) -> Params:
     except KeyboardInterrupt:
         interrupted = True
     values = [row[task.measure] for row in history]
-    picture = curve(task.measure, values, task.title, task.levels)
+    title = f"Learning {options.task}: {options.cell} of {options.hidden_size}, {options.loop}"
+    picture = curve(task.measure, values, title, task.levels)
     if norms:
         rows = f"updates / {options.inspect_every}"
         pictures.draw_flow(picture.add_subplot(1, 2, 2), norms, rows=rows)
@@ -137,10 +137,26 @@ def train(task: Task, options: run.Options) -> Params:
     where = f"after {state.step} of {options.steps} steps, saved in {options.out}"
     if interrupted:
         raise KeyboardInterrupt(f"interrupted {where}")
-    if not math.isfinite(history[-1]["loss"]):
-        raise UserError(
-            f"--learning-rate: got {options.learning_rate}, which led to a loss of "
-            f"{history[-1]['loss']} {where}, expected a smaller rate"
-        )
+    end = history[-1]["loss"]
+    got = f"{options.learning_rate}, which led to a loss of {end} {where}"
+    check.that(math.isfinite(end), "--learning-rate", got, "a smaller rate", kinds.UserError)
     print(f"saved in {options.out}: {', '.join(run.FILES)}")
     return jax.device_put(state.params, devices[0])
+
+
+def curve(measure: str, values: Sequence[float], title: str, levels: Mapping[str, float]) -> Figure:
+    """The values of each step, smoothed, and a level line for each name, beside an empty half."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    axes = figure.add_subplot(1, 2, 1)
+    (colour, _), *looks = zip(pictures.COLOURS, pictures.STYLES, strict=True)
+    if values:
+        width = max(1, len(values) // WINDOWS)
+        smooth = np.convolve(values, np.full(width, 1 / width), mode="valid")
+        axes.plot(np.arange(width, len(values) + 1), smooth, color=colour, label="training")
+    for (name, level), (colour, style) in zip(levels.items(), looks, strict=False):
+        axes.axhline(level, color=colour, linestyle=style, label=name)
+    axes.set(xlabel="updates", ylabel=measure.replace("_", " "), title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    return figure

@@ -126,8 +126,7 @@ def saturation(
     check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
 
     def of_gate(x: jax.Array) -> jax.Array:
-        counts = jnp.full(x.shape, True) if mask is None else tree.widened(jnp.asarray(mask), x)
-        counts = jnp.broadcast_to(counts, x.shape)
+        counts = jnp.broadcast_to(True if mask is None else tree.widened(mask, x), x.shape)
         within = [jnp.all((low <= x) & (x <= 1) | ~counts) for low in (0, -1)]
         place = jnp.where(within[1], jnp.where(within[0], x, (x + 1) / 2), jnp.nan)
         ends = jnp.stack([place < tail, place > 1 - tail], -1) & counts[..., None]
@@ -135,11 +134,8 @@ def saturation(
         shares = jnp.sum(ends, axes) / jnp.maximum(1, jnp.sum(counts, axes))[:, None]
         return jnp.where(within[1], shares, jnp.nan)
 
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): of_gate(x)
-        for path, x in jax.tree.leaves_with_path(states)
-        if jnp.issubdtype(x.dtype, jnp.floating)
-    }
+    named = tree.named(states).items()
+    return {name: of_gate(x) for name, x in named if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def with_zeros(

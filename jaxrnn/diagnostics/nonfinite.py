@@ -1,5 +1,6 @@
 """Where was the first number born that is not finite?"""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -42,19 +43,6 @@ class Nonfinite(NamedTuple):
         return f"{self.phase}: {self.value} arose first in {self.quantity}{layer}{step}{place}"
 
 
-class _Watched(NamedTuple):
-    """What can be seen of one recurrent layer, in the order in which it is looked at."""
-
-    carry: Carry = None
-    inputs: PyTree = None
-    projections: PyTree = None
-    saved: PyTree = None
-    carries: Carry = None
-    outputs: PyTree = None
-    d_outputs: PyTree = None
-    d_carries: PyTree = None
-
-
 def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Nonfinite | None:
     """The first number that is not finite in a loss and its gradient, None if all are finite.
 
@@ -75,37 +63,37 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
     """
 
-    def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> _Watched:
-        states, ys = history(step, params, xs, carry)
+    def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
+        """What a layer begins with, and what is seen of it step by step, in this order."""
+        (carries, saved), ys = history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
-        forward = _Watched(carry, xs, zs, states.saved, states.carries, ys)
-        return tree.split_inexact(forward)[0]
+        timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
+        return tree.split_inexact(({"carry": carry}, timed))[0]
 
-    def zeros(*call: Any) -> _Watched:
-        forward = seen(*call)
-        return forward._replace(d_outputs=forward.outputs, d_carries=forward.carries)
+    def zeros(*call: Any) -> tuple[PyTree, ...]:
+        start, timed = seen(*call)
+        return start, timed, {"d_outputs": timed["outputs"]}, {"d_carries": timed["carries"]}
 
-    def run(zeros: _Watched, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
-        result = loop(probed(step, whole=True), params, carry, Probed(xs, zeros.d_carries))
+    def run(zeros: Any, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+        *spied, probe = zeros
+        result = loop(probed(step, whole=True), params, carry, Probed(xs, probe["d_carries"]))
         inexact, others = tree.split_inexact(result)
-        forward = zeros._replace(d_carries=None)
-        return tree.merge(_spied(inexact, forward, seen(step, params, carry, xs)), others)
+        inexact = _spied(inexact, tuple(spied), seen(step, params, carry, xs))
+        return tree.merge(inexact, others)
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
         found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
         value, (grads, layers) = found
-        numbered = [(i, len(batch_of(layer.carry)), layer) for i, layer in enumerate(layers)]
-        for i, batch, layer in numbered:
-            yield _first("forward", i, _Watched(carry=layer.carry))
-            timed = layer._replace(carry=None, d_outputs=None, d_carries=None)
+        numbered = [(i, len(batch_of(layer[0])), layer) for i, layer in enumerate(layers)]
+        for i, batch, (start, timed, _, _) in numbered:
+            yield _first("forward", i, start)
             yield _first("forward", i, timed, batch)
         if not np.isfinite(value):
-            yield _first("forward", None, {"args": args})
-            yield _first("forward", None, {"loss": value})
-        for i, batch, layer in numbered[::-1]:
-            yield _first("backward", i, _Watched(d_outputs=layer.d_outputs), batch, last=True)
-            yield _first("backward", i, _Watched(d_carries=layer.d_carries), batch, last=True)
+            yield _first("forward", None, {"args": args, "loss": value})
+        for i, batch, (_, _, d_outputs, d_carries) in numbered[::-1]:
+            yield _first("backward", i, d_outputs, batch, last=True)
+            yield _first("backward", i, d_carries, batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
     check.function("loss", loss)
@@ -113,14 +101,14 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
 
 @jax.custom_vjp
-def _spied(result: PyTree, zeros: _Watched, seen: _Watched) -> PyTree:
+def _spied(result: PyTree, zeros: PyTree, seen: PyTree) -> PyTree:
     """The result; the gradient of the zeros is what was seen, and the gradient of the result."""
     return result
 
 
 _spied.defvjp(
     lambda result, zeros, seen: (result, seen),
-    lambda seen, d: (d, seen._replace(d_outputs=d[1]), None),
+    lambda seen, d: (d, (*seen, {"d_outputs": d[1]}), None),
 )
 
 
@@ -132,7 +120,7 @@ def _first(
     `batch` is how many batch axes follow that of time, None where there is no time.
     """
     hits = []
-    for path, x in jax.tree.leaves_with_path(quantities):
+    for name, x in tree.named(quantities).items():
         if not (isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)):
             continue
         x = np.asarray(x)
@@ -140,6 +128,5 @@ def _first(
         if len(places):
             at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
             step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             hits.append(Nonfinite(phase, layer, name, step, place, x[at].item()))
     return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)

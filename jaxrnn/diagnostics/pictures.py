@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.diagnostics.reach import Reach
-from jaxrnn.diagnostics.spectrum import Spectrum
+from jaxrnn.diagnostics.spectrum import Reach, Spectrum
 from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
 

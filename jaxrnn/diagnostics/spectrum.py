@@ -1,15 +1,12 @@
 """How do neighbouring states meet or part: in one step, in k steps, and in the long run?"""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxrnn import check, tree
-from jaxrnn.loops.scan import scan
-from jaxrnn.transforms.controlled import batch_of, widest
+from jaxrnn.transforms.controlled import batch_of, packed
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
@@ -27,6 +24,23 @@ class Spectrum(NamedTuple):
     steps: jax.Array
     products: jax.Array
     size: int
+
+
+class Reach(NamedTuple):
+    """How strongly the last state depends on the one k steps before, of each row.
+
+    Fields:
+        frobenius: ‖∂c_T/∂c_{T-k}‖_F for k = 0..T, `(T+1, *batch)`.
+        spectral: ‖∂c_T/∂c_{T-k}‖₂, likewise; 1 for k = 0.
+        rate: ρ of the fit, `(*batch)`.
+        horizon: `(*batch)`, the largest k whose spectral norm is not below the threshold; T if it
+            never falls there.
+    """
+
+    frobenius: jax.Array
+    spectral: jax.Array
+    rate: jax.Array
+    horizon: jax.Array
 
 
 def spectrum(
@@ -74,14 +88,8 @@ def spectrum(
     check.step_fits(step, params, carry, xs)
     batch = batch_of(carry)
 
-    def keeping(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
+    def keeping(carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
         return step(params, carry, x)[0], carry
-
-    def packed(carry: Carry) -> jax.Array:
-        leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
-        parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
-        rows = [p.reshape(*batch, math.prod(p.shape[len(batch) :])) for p in widest(parts)]
-        return jnp.concatenate(rows, -1)
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
@@ -99,15 +107,48 @@ def spectrum(
         return (product, turned.mT), (logs, *singular)
 
     form = jax.eval_shape(packed, carry)
-    size, shape = form.shape[-1], (1,) * len(batch)
+    size = form.shape[-1]
     if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
-    q = jnp.broadcast_to(q.reshape(*shape, *q.shape), (*batch, *q.shape))
-    _, carries_tm1 = scan(keeping, params, carry, xs)
-    _, (logs, steps, products) = lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
+    q = jnp.broadcast_to(q, (*batch, *q.shape))
+    _, carries_tm1 = jax.lax.scan(keeping, carry, xs)
+    _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
     return Spectrum(exponents, steps, products, size)
+
+
+def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
+    """The norms of products of Jacobians against their lag, with the fitted rate and the horizon.
+
+        ‖∂c_T/∂c_{T-k}‖₂ ≈ a ρᵏ     by least squares of the logarithms over k = 0..T         (1)
+
+    Args:
+        found: what `spectrum` gives; with R < N probes the spectral norm is a lower bound and the
+            Frobenius norm an estimate.
+        threshold: below which a state counts as forgotten, above 0.
+
+    Returns:
+        A `Reach`. Norms too small to have a logarithm have no say in the fit.
+
+    Gradient: not meant.
+
+    Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+    networks", ICML 2013.
+    """
+    check.positive("threshold", threshold)
+    values, spectral = found.products, found.products[..., 0]
+    share = found.size / values.shape[-1]
+    frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
+    lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
+    known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
+    weight = known / jnp.maximum(1, jnp.sum(known, 0, keepdims=True))
+    from_mean = weight * (lags - jnp.sum(weight * lags, 0, keepdims=True))
+    spread = jnp.sum(from_mean * lags, 0)
+    slope = jnp.sum(from_mean * jnp.log(jnp.where(known > 0, spectral, 1)), 0)
+    rate = jnp.exp(slope / jnp.where(spread > 0, spread, 1))  # (1)
+    horizon = jnp.max(jnp.where(spectral >= threshold, lags, 0), axis=0).astype(jnp.int32)
+    return Reach(frobenius, spectral, rate, horizon)

@@ -1,13 +1,11 @@
 """What do the numbers say, and what has helped others who had such numbers?"""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.diagnostics.reach import Reach
-from jaxrnn.diagnostics.spectrum import Spectrum
+from jaxrnn.diagnostics.spectrum import Reach, Spectrum
 from jaxrnn.types import Array
 
 ADVICE = {
@@ -69,9 +67,9 @@ def verdict(
     steps = len(reach.spectral) - 1
     rate, horizon = float(np.median(reach.rate)), float(np.median(reach.horizon))
     end = float(np.median(reach.spectral[-1]))
-    largest = -math.inf if spectrum is None else float(np.median(spectrum.exponents[..., 0]))
+    largest = -np.inf if spectrum is None else float(np.median(spectrum.exponents[..., 0]))
     found = {}
-    if largest > 0 and largest * steps > math.log(10):  # (1)
+    if largest > 0 and largest * steps > np.log(10):  # (1)
         found["chaotic"] = f"the largest Lyapunov exponent is {largest:.3g} nats a step"
     if end > 10:  # (2)
         found["exploding"] = f"a gradient grows {end:.3g} times in {steps} steps, {rate:.3g} a step"

@@ -174,9 +174,7 @@ def _bytes(arrays: PyTree) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _replayed(
-    step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Carry, PyTree]:
+def _replayed(step, loop, plan, params, carry, xs):
     return _run(step, loop, plan, params, carry, xs)[0]
 
 
@@ -191,7 +189,8 @@ def _run(step, loop, plan, params, carry, xs):
     def forward(state, at_k):
         (carry, slots, _), (k, slot) = state, at_k
         slots = _stored(slots, carry, slot)
-        last, ys = loop(step, params, carry, _segment(xs, plan, k))
+        segment = _steps(xs, plan.head + k * plan.length, plan.length)
+        last, ys = loop(step, params, carry, segment)
         return (last, slots, carry), ys
 
     at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)
@@ -212,7 +211,7 @@ def _backward(step, loop, plan, residuals, cotangents):
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
     rows = schedule.binomial(plan.segments, plan.states)
-    load, segment, turns, store = (column[plan.segments - 1 :] for column in rows)
+    rows = schedule.Schedule(*(column[plan.segments - 1 :] for column in rows))
 
     def turned(carry, d_carry, xs, d_ys):
         """(2), for any stretch of the sequence."""
@@ -234,20 +233,20 @@ def _backward(step, loop, plan, residuals, cotangents):
     def backward(state, row):
         (at_hand, slots, d_carry, d_params, d_xs), (load, k, turn, store) = state, row
         at_hand = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), at_hand, slots)
-        args = at_hand, d_carry, _segment(xs, plan, k), _segment(d_ys, plan, k)
-        if turns.all():
+        start = plan.head + k * plan.length
+        args = at_hand, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
+        if rows.turn.all():
             at_hand, d_carry, more, d_here = turned(*args)
         else:
             at_hand, d_carry, more, d_here = lax.cond(turn, turned, run, *args)
             slots = _stored(slots, at_hand, store % (plan.states + 1))
         # A segment is turned after all its runs, so what they put here is replaced.
-        d_xs = _put(d_xs, d_here, plan.head + k * plan.length)
+        d_xs = _put(d_xs, d_here, start)
         return (at_hand, slots, d_carry, tree.add(d_params, more), d_xs), None
 
     d_carry = tree.zeros_where_none(d_last, first)
     state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
-    table = load, segment, turns != 0, store
-    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, table)
+    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, more, d_here = turned(first, d_carry, *head)
@@ -262,10 +261,6 @@ _compiled_replayed = jax.jit(_replayed, static_argnums=(0, 1, 2))
 def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
     """Steps `start`, …, `start + length - 1`."""
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), xs)
-
-
-def _segment(xs: PyTree, plan: Plan, k: jax.Array) -> PyTree:
-    return _steps(xs, plan.head + k * plan.length, plan.length)
 
 
 def _put(xs: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.transforms.crossed import Crossed, crossed
+from jaxrnn.transforms.controlled import Crossed, crossed
 from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step
 
 

@@ -48,10 +48,10 @@ def binomial(segments: int, states: int) -> Schedule:
     stored = [0]  # beginnings of which segments stand in slots 0, 1, …
     at_hand = 0
 
-    def run_to(end: int, store: int = -1) -> None:
+    def run_to(end: int, store: int = -1, turn: bool = False) -> None:
         for k in range(stored[-1], end):
             load = len(stored) - 1 if k == stored[-1] != at_hand else -1
-            rows.append((load, k, False, store if k == end - 1 else -1))
+            rows.append((load, k, turn and k == end - 1, store if k == end - 1 else -1))
 
     for last in range(segments - 1, -1, -1):
         while stored[-1] < last and len(stored) < states:
@@ -59,8 +59,7 @@ def binomial(segments: int, states: int) -> Schedule:
             run_to(middle, store=len(stored))
             stored.append(middle)
             at_hand = middle
-        run_to(last)
-        rows.append((len(stored) - 1 if stored[-1] == last != at_hand else -1, last, True, -1))
+        run_to(last + 1, turn=True)
         at_hand = -1
         if stored[-1] == last:
             stored.pop()

@@ -1,4 +1,4 @@
-"""The adjoint on its way back: read, or changed, at every step."""
+"""The adjoint on its way back: read, or changed, at a step or where it crosses into the next."""
 
 import functools
 import itertools
@@ -27,6 +27,18 @@ class Probed(NamedTuple):
 
     xs: PyTree
     probe: PyTree
+
+
+class Crossed(NamedTuple):
+    """Inputs, and the factor of the gradient that crosses into the step before.
+
+    Fields:
+        xs: what the step itself takes.
+        factor: ξ, one real number a step.
+    """
+
+    xs: PyTree
+    factor: Any
 
 
 class _Drive(NamedTuple):
@@ -141,6 +153,25 @@ def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     return watch(step, control, probes=True)
 
 
+def crossed(step: Cell | Step) -> Cell | Step:
+    """The same step, with its gradient scaled by a factor where it crosses to the step before.
+
+        c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
+        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
+
+    Args:
+        step: a Cell, whose backward pass stays the one by hand, or a plain Step.
+
+    Returns:
+        A Cell or a Step whose inputs are `Crossed(xs, ξ)`. Equal cells give the same cell.
+
+    Gradient: (X2); of ξ none. Time and memory: the step's, and a product for each array of the
+    carry.
+    """
+    check.function("step", step)
+    return _crossed_cell(step) if isinstance(step, Cell) else functools.partial(_sloped, step)
+
+
 def batch_of(carry: Carry) -> tuple[int, ...]:
     """The axes that tell rows apart; see `controlled`."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree.split_inexact(carry)[0])]
@@ -148,21 +179,23 @@ def batch_of(carry: Carry) -> tuple[int, ...]:
     return tuple(sizes[0] for sizes in shared)[: max(0, *map(len, shapes), 1) - 1]
 
 
-def widest(arrays: list[jax.Array]) -> list[jax.Array]:
-    """Real arrays, all in the widest dtype among them, at least float32."""
-    dtype = max((a.dtype for a in arrays), key=lambda d: jnp.finfo(d).bits, default=jnp.float32)
-    return [a.astype(at_least_float32(dtype)) for a in arrays]
+def packed(carry: Carry) -> jax.Array:
+    """All real numbers of a row side by side, `(*batch, N)`; a complex one is two.
+
+    In the widest dtype among them, at least float32.
+    """
+    start = len(batch_of(carry))
+    leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
+    parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
+    dtype = at_least_float32(max((p.dtype for p in parts), key=lambda d: jnp.finfo(d).bits))
+    return jnp.concatenate([jax.lax.collapse(p, start).astype(dtype) for p in parts], axis=-1)
 
 
 def row_norm(d_carry: Carry) -> jax.Array:
     """‖λ‖ `(*batch)` over all arrays jointly, with no square that over- or underflows."""
-    start = len(batch_of(d_carry))
-    sizes = widest([abs(leaf) for leaf in jax.tree.leaves(tree.split_inexact(d_carry)[0])])
-    axes = [tuple(range(start, s.ndim)) for s in sizes]
-    peaks = [jnp.max(s, axis=a, initial=0) for s, a in zip(sizes, axes, strict=True)]
-    peak = _positive(functools.reduce(jnp.maximum, peaks))
-    parts = ((s / tree.widened(peak, s)) ** 2 for s in sizes)
-    return jnp.sqrt(sum(jnp.sum(p, axis=a) for p, a in zip(parts, axes, strict=True))) * peak
+    sizes = abs(packed(d_carry))
+    peak = _positive(jnp.max(sizes, axis=-1, initial=0))
+    return jnp.sqrt(jnp.sum((sizes / peak[..., None]) ** 2, axis=-1)) * peak
 
 
 def _positive(size: jax.Array) -> jax.Array:
@@ -172,14 +205,14 @@ def _positive(size: jax.Array) -> jax.Array:
 
 @functools.cache
 def _control(factor: Callable[[jax.Array], Any], elementwise: bool) -> Control:
-    def times(d: jax.Array, size: jax.Array) -> jax.Array:
-        return d * jnp.asarray(factor(_positive(tree.widened(size, d))), d.dtype)
-
     def control(d_carry: Carry) -> tuple[Carry, None]:
-        if elementwise:
-            return jax.tree.map(lambda d: times(d, abs(d)), d_carry), None  # (A2)
-        size = row_norm(d_carry)
-        return jax.tree.map(lambda d: times(d, size), d_carry), None  # (A1)
+        norm = None if elementwise else row_norm(d_carry)
+
+        def times(d: jax.Array) -> jax.Array:
+            size = abs(d) if norm is None else tree.widened(norm, d)
+            return d * jnp.asarray(factor(_positive(size)), d.dtype)  # (A1), (A2)
+
+        return jax.tree.map(times, d_carry), None
 
     return control
 
@@ -275,3 +308,40 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return watched
+
+
+def _sloped(inside: Step, params: PyTree, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
+    """A plain step, or a cell's `advance`, whose carry has the slope ξ."""
+    return inside(params, _with_slope(carry, x.factor), x.xs)
+
+
+@functools.cache
+def _crossed_cell(cell: Any) -> Cell:
+    def project(params: Params, xs: Crossed) -> Crossed:
+        return Crossed(cell.project(params, xs.xs), xs.factor)
+
+    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
+        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.xs), d_carry)
+        return jax.tree.map(lambda d: d * seen.z.factor.astype(d.dtype), d_carry_tm1), delta  # (X2)
+
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Crossed]:
+        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
+        return d_w, Crossed(d_zs, None)
+
+    advance = functools.partial(_sloped, cell.advance)
+    return cell.changed(adjoint, gather, project=project, advance=advance)
+
+
+@jax.custom_jvp
+def _with_slope(carry: Carry, factor: jax.Array) -> Carry:
+    return carry
+
+
+@_with_slope.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
+    carry, factor = primals
+
+    def scaled(c: Any, dc: Any) -> Any:
+        return dc * factor.astype(dc.dtype) if check.is_inexact(c) else dc
+
+    return carry, jax.tree.map(scaled, carry, tangents[0])

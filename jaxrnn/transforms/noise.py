@@ -1,6 +1,5 @@
 """Where noise rides: beside the parameters if it is shared over time, beside the inputs if not."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -39,13 +38,11 @@ def with_noise(
         params, shared = opened(params)
         return cell.prepare(params) if prepare is None else prepare(params, shared)
 
-    return dataclasses.replace(
-        cell,
-        project=project_noised,
-        prepare=prepare_noised,
-        output=lambda params, carries: cell.output(opened(params)[0], carries),
-        noise=noise,
-    )
+    def output(params: Params, carries: Carry) -> PyTree:
+        return cell.output(opened(params)[0], carries)
+
+    parts = {"project": project_noised, "prepare": prepare_noised, "output": output}
+    return cell.changed(cell.adjoint, cell.gather, noise=noise, **parts)
 
 
 def noised(draw: Draw, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[Noised, Noised]:

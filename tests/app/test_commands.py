@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.app import characters, corpus, run, text
+from jaxrnn.app import corpus, run, text
 from jaxrnn.app.main import main
 from jaxrnn.certify import Certificate, Row
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory, text_file):
 
 @pytest.fixture
 def model():
-    return characters.character_model("gru", 6, 4, len(set(TEXT)))
+    return text.character_model("gru", 6, 4, len(set(TEXT)))
 
 
 def _train_text(text_file, folder, *options):
@@ -57,7 +57,7 @@ def _train_text(text_file, folder, *options):
 
 def _params(folder, model):
     params = model.init(jax.random.key(0), len(set(TEXT)))
-    return run.load_params(folder, like=characters.CharacterParams(*params))
+    return run.load_params(folder, like=text.CharacterParams(*params))
 
 
 def _history(folder):
@@ -95,7 +95,7 @@ def test_training_reports_what_it_is_worth(text_file, tmp_path, capsys, model):
     out = capsys.readouterr().out
     parts = corpus.split(TEXT, STREAMS, LENGTH)
     scored = corpus.encode("text", parts.training[-1] + parts.held_out, parts.vocabulary)
-    bits = characters.bits_per_character(model, _params(tmp_path / "run", model), scored)
+    bits = text.bits_per_character(model, _params(tmp_path / "run", model), scored)
     assert f"over {len(parts.held_out)} characters" in out
     for value in (bits, corpus.unigram_bits(parts), corpus.xz_bits(parts)):
         assert f"  {value:.3f}  " in out

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrnn.app import run
-from jaxrnn.app.curve import curve
 from jaxrnn.app.options import UserError
+from jaxrnn.app.training import curve
 
 PARAMS = {
     "cell": {"w_h": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([1, 2])},

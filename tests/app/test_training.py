@@ -20,6 +20,8 @@ def options(tmp_path):
         learning_rate=0.1,
         clip=1.0,
         task="toy",
+        cell="gru",
+        hidden_size=1,
         loop="bptt",
         inspect_every=100,
         batch_size=2,
@@ -43,7 +45,6 @@ def toy(batches):
         items=2,
         unit="thing",
         measure="seen",
-        title="toy",
         levels={},
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.app import characters
+from jaxrnn.app import text
 from jaxrnn.app.corpus import Segment
 
 V = 11
@@ -16,7 +16,7 @@ TOKENS = np.random.default_rng(0).integers(0, V, 50).astype(np.int32)
 
 @pytest.fixture(params=["gru", "lstm"])
 def model(request):
-    return characters.character_model(request.param, 7, 5, V)
+    return text.character_model(request.param, 7, 5, V)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_segment_continues_the_one_before_unless_streams_begin(model, params):
     parts = slice(0, 20), slice(20, 30)
     carry = model.carry((1,))
 
-    segment_loss = jax.jit(functools.partial(characters.segment_loss, model))
+    segment_loss = jax.jit(functools.partial(text.segment_loss, model))
 
     def loss(at, carry, first):
         return segment_loss(params, carry, Segment(inputs[at], targets[at], np.bool_(first)))
@@ -66,13 +66,13 @@ def test_a_segment_continues_the_one_before_unless_streams_begin(model, params):
 
 @pytest.mark.parametrize("size", [7, 49, 4096])
 def test_a_text_is_scored_as_in_one_go(model, params, size, monkeypatch):
-    monkeypatch.setattr(characters, "SCORED_AT_ONCE", size)
-    got = characters.bits_per_character(model, params, TOKENS)
+    monkeypatch.setattr(text, "SCORED_AT_ONCE", size)
+    got = text.bits_per_character(model, params, TOKENS)
     assert got == pytest.approx(in_one_go(model, params, TOKENS).mean(), rel=1e-5)
 
 
 def drawn(model, params, prompt, temperature=1.0, seed=0, length=30):
-    tokens = characters.generate(model, params, prompt, temperature, jax.random.key(seed))
+    tokens = text.generate(model, params, prompt, temperature, jax.random.key(seed))
     return list(itertools.islice(tokens, length))
 
 
@@ -89,7 +89,7 @@ def test_at_temperature_zero_the_likeliest_follows_the_whole_prompt(model, param
 
 
 def test_draws_have_the_probabilities_of_the_model_at_that_temperature():
-    model = characters.character_model("elman", 2, 2, 3)
+    model = text.character_model("elman", 2, 2, 3)
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), 3))
     params[2]["b_o"] = jnp.log(jnp.array([0.5, 0.3, 0.2]))  # whatever came before
     for temperature in (1.0, 0.5):
@@ -101,7 +101,7 @@ def test_draws_have_the_probabilities_of_the_model_at_that_temperature():
 
 @pytest.mark.parametrize("loop", [jaxrnn.scan, jaxrnn.truncated(4)])
 def test_the_loop_makes_the_gradient(loop):
-    model = characters.character_model("gru", 7, 5, V)
+    model = text.character_model("gru", 7, 5, V)
     params = model.init(jax.random.key(0), V)
     segment = Segment(TOKENS[:-1, None], TOKENS[1:, None], np.bool_(True))
 
@@ -109,7 +109,7 @@ def test_the_loop_makes_the_gradient(loop):
         @jax.jit
         @jax.grad
         def gradient(params):
-            return characters.segment_loss(model, params, model.carry((1,)), segment, loop)[0]
+            return text.segment_loss(model, params, model.carry((1,)), segment, loop)[0]
 
         return float(jnp.linalg.norm(gradient(params)[1]["w_h"]))
 
