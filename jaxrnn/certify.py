@@ -169,7 +169,7 @@ def certify(
             args = (params, carry, xs)
             if isinstance(step, Cell) and not any(given):
                 args = drawn(step, rng)
-            args = _cast(args, jnp.float64)
+            args = tree.cast(args, jnp.float64)
             v = _normal_like(rng, jax.eval_shape(functools.partial(scan, step), *args))
             inexact, _ = tree.split_inexact(args)
             four = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape), x.dtype), inexact)
@@ -252,7 +252,7 @@ def _narrow_rows(step, loop, trials, dtype):
     """(4), the median of all draws: in one that is ill-conditioned both errors are chance."""
 
     def narrowed(args, v):
-        (params, carry, xs), (d_carry, d_ys) = _cast((args, v), dtype)
+        (params, carry, xs), (d_carry, d_ys) = tree.cast((args, v), dtype)
         if isinstance(step, Cell):
             like = step.carry(check.batch_shape(check.at_one_step(xs)), dtype)
             carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
@@ -264,10 +264,10 @@ def _narrow_rows(step, loop, trials, dtype):
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
         narrow = narrowed(tree.merge(moved, others), v)
-        args, wide = narrow[0], _cast(narrow, jnp.float64)
+        args, wide = narrow[0], tree.cast(narrow, jnp.float64)
         truth, _ = _gradient(_judge(loop, step, wide[0]), step, *wide)
         pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
-        return tuple(_distances(ARGUMENTS, _cast(g, jnp.float64), truth) for g in pair)
+        return tuple(_distances(ARGUMENTS, tree.cast(g, jnp.float64), truth) for g in pair)
 
     draws = [errors(*trial) for trial in trials]
     ours, autodiff = jax.tree.map(lambda *e: float(np.median(e)), *draws)
@@ -346,15 +346,3 @@ def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:
         return jnp.asarray(numbers, x.dtype)
 
     return jax.tree.map(normal, shapes)
-
-
-def _cast(args: PyTree, dtype: Any) -> PyTree:
-    """Floating arrays of another dtype, complex ones of the same precision, all else as it is."""
-
-    def cast(x: Any) -> Any:
-        if not check.is_inexact(x):
-            return x
-        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.asarray(x, dtype if real else np.result_type(dtype, np.complex64))
-
-    return jax.tree.map(cast, args)

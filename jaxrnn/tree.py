@@ -158,3 +158,15 @@ def to_arrays(tree: PyTree) -> PyTree:
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Each leaf in the dtype of the leaf that is in its place."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating arrays of another dtype, complex ones of the same precision, all else as it is."""
+
+    def one(x: Any) -> Any:
+        if not is_inexact(x):
+            return x
+        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.asarray(x, dtype if real else np.result_type(dtype, np.complex64))
+
+    return jax.tree.map(one, tree)

@@ -445,7 +445,13 @@ AROUND = (
         ERRORS,
     ),
     fault("c narrow", LSTM, "dtype, parts.at_least_float32(dtype)", "dtype, dtype", SUMS),
-    fault("step narrow", PARTS, "*_cast((carry_tm1, z)))", "carry_tm1, z)", NARROW),
+    fault(
+        "step narrow",
+        PARTS,
+        "*tree.cast((carry_tm1, z), at_least_float32(dtype)))",
+        "carry_tm1, z)",
+        NARROW,
+    ),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
@@ -851,7 +857,11 @@ def caught_by(planted: Fault, kind: str) -> dict[str, bool]:
             text = text.replace(old, new)
         file.write_text(text)
         test = law(planted, kind)
-        judges = {"laws": is_red(tree, "-m", "pytest", "-x", "-n0", "-p", "no:cacheprovider", test)}
+        judges = {
+            "laws": is_red(
+                tree, "-m", "pytest", "-x", "-n0", "-m", "", "-p", "no:cacheprovider", test
+            )
+        }
         if kind == "backward":
             judges["certificate"] = is_red(tree, "-c", CERTIFY, planted.cell, planted.loop)
         return judges

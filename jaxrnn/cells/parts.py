@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
 from jaxrnn import check, tree
-from jaxrnn.types import Array, Carry, Cell, Params, PyTree, Seen, State
+from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
 
 class Kernel(NamedTuple):
@@ -148,15 +148,18 @@ class Form:
         """The Cell of this form that goes through time by these functions, in float32 at least."""
 
         def wide_advance(w: Any, carry_tm1: Carry, z: Any) -> tuple[Carry, Any]:
-            carry, saved = advance(w, *_cast((carry_tm1, z)))
-            return tree.cast_like(carry, carry_tm1), _cast(saved, z)
+            dtype = check.float_dtype(z)
+            carry, saved = advance(w, *tree.cast((carry_tm1, z), at_least_float32(dtype)))
+            return tree.cast_like(carry, carry_tm1), tree.cast(saved, dtype)
 
         def wide_adjoint(w: Any, seen: Seen, d_carry: Carry) -> tuple[Carry, Any]:
-            d_carry_tm1, delta = adjoint(w, *_cast((seen, d_carry)))
-            return tree.cast_like(d_carry_tm1, seen.carry_tm1), _cast(delta, seen.z)
+            dtype = check.float_dtype(seen.z)
+            d_carry_tm1, delta = adjoint(w, *tree.cast((seen, d_carry), at_least_float32(dtype)))
+            return tree.cast_like(d_carry_tm1, seen.carry_tm1), tree.cast(delta, dtype)
 
         def wide_gather(w: Any, seen: Seen, deltas: Any) -> tuple[Any, Any]:
-            return _cast(gather(w, *_cast((seen, deltas))), seen.z)
+            dtype = check.float_dtype(seen.z)
+            return tree.cast(gather(w, *tree.cast((seen, deltas), at_least_float32(dtype))), dtype)
 
         steps = wide_advance, self.output, wide_adjoint, wide_gather
         return Cell(self.init, self.carry, project, *steps, prepare)
@@ -176,17 +179,6 @@ class Form:
     def driven(self, gates: Any) -> Callable[[Params, Array], Drive]:
         """`project` of a cell with a candidate, whose gates are the fields of a NamedTuple."""
         return lambda params, xs: Drive(gates(*self.project(params, xs)))
-
-
-def _cast(arrays: PyTree, like: PyTree = None) -> PyTree:
-    """Real floating arrays in the dtype that they have in another tree, or in float32 at least."""
-    dtype = None if like is None else check.float_dtype(like)
-
-    def cast(x: Array) -> Array:
-        real = jnp.issubdtype(x.dtype, jnp.floating)
-        return x.astype(dtype or at_least_float32(x.dtype)) if real else x
-
-    return jax.tree.map(cast, arrays)
 
 
 class Activated(NamedTuple):
