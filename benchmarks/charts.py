@@ -4,29 +4,56 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+Rows = list[dict[str, Any]]
 
 
-def draw(name: str, rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write `FOLDER_NAME.svg`: of each row every side's time, as a multiple of the first side's."""
-    rows = [row for row in rows if "milliseconds" in row]
-    if not rows:
+def draw(name: str, rows: Rows, folder: Path) -> None:
+    """Write `FOLDER_NAME.svg`, if there is a way to draw such rows."""
+    panels = (panel for key, panel in PANELS.items() if rows and isinstance(rows[0].get(key), dict))
+    panel = next(panels, None)
+    if panel is None:
         return
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
-    figure, axes = plt.subplots(1, len(cells), sharey=True, figsize=(4 * len(cells), 4))
-    for axis, cell in zip(axes, cells, strict=True):
-        own = [row for row in rows if row["cell"] == cell]
-        sides = list(dict.fromkeys(side for row in own for side in row["samples"]))
-        for number, side in enumerate(sides):
-            there = [i for i, row in enumerate(own) if side in row["milliseconds"]]
-            times = [own[i]["milliseconds"] for i in there]
-            shares = [time[side] / time[sides[0]] for time in times]
-            style = "o" if number < 10 else "s"
-            axis.plot(there, shares, style, label=side, color=f"C{number % 10}")
-        axis.axhline(1, color="0.7", zorder=0)
-        labels = ["\n".join(map(str, row["shape"].values())) for row in own]
-        axis.set(title=cell, yscale="log", xticks=range(len(own)), xticklabels=labels)
-        axis.set_xlabel("T, B, I, H")
-    axes[0].set_ylabel(f"time, as a multiple of {sides[0]}'s")
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    cells = list(dict.fromkeys(row.get("cell", "") for row in rows))
+    size = 4 * len(cells) + 2, 4
+    figure, axes = plt.subplots(1, len(cells), sharey=True, figsize=size, squeeze=False)
+    for axis, cell in zip(axes[0], cells, strict=True):
+        axis.set_title(cell)
+        ylabel = panel(axis, [row for row in rows if row.get("cell", "") == cell])
+    axes[0][0].set_ylabel(ylabel)
+    handles = axes[0][-1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right upper", fontsize=8)
     figure.savefig(folder.with_name(f"{folder.name}_{name}.svg"), bbox_inches="tight")
     plt.close(figure)
+
+
+def _shares(axis: Axes, rows: Rows) -> str:
+    """Of each shape every side's time, as a multiple of the first side's."""
+    sides = list(dict.fromkeys(side for row in rows for side in row["samples"]))
+    for number, side in enumerate(sides):
+        there = [i for i, row in enumerate(rows) if side in row["milliseconds"]]
+        times = [rows[i]["milliseconds"] for i in there]
+        shares = [time[side] / time[sides[0]] for time in times]
+        style = "o" if number < 10 else "s"
+        axis.plot(there, shares, style, label=side, color=f"C{number % 10}")
+    axis.axhline(1, color="0.7", zorder=0)
+    labels = ["\n".join(map(str, row["shape"].values())) for row in rows]
+    axis.set(yscale="log", xticks=range(len(rows)), xticklabels=labels, xlabel="T, B, I, H")
+    return f"time, as a multiple of {sides[0]}'s"
+
+
+def _growth(axis: Axes, rows: Rows, key: str) -> str:
+    """Every side's number against the length of the sequence."""
+    for side in rows[0][key]:
+        axis.plot([row["T"] for row in rows], [row[key][side] for row in rows], "o-", label=side)
+    axis.set(xscale="log", yscale="log", xlabel="T")
+    axis.grid(alpha=0.3)
+    return key
+
+
+PANELS = {
+    "milliseconds": _shares,
+    "bytes": lambda axis, rows: _growth(axis, rows, "bytes"),
+    "seconds": lambda axis, rows: _growth(axis, rows, "seconds"),
+}

@@ -29,7 +29,8 @@ def _gradient(posed: Problem, run: Callable[..., Any]) -> Program:
     return compiled(grad, *posed.args)
 
 
-def _loop(posed: Problem, loop: jaxrnn.Loop) -> Program:
+def under(posed: Problem, loop: jaxrnn.Loop) -> Program:
+    """The gradient of the Cell under a loop."""
     return _gradient(posed, lambda *args: loop(posed.cell, *args)[0])
 
 
@@ -63,10 +64,10 @@ def _equinox(posed: Problem) -> Program:
 
 def _sides(posed: Problem) -> dict[str, Program]:
     sides = {
-        "bptt": _loop(posed, jaxrnn.bptt),
-        "checkpointed()": _loop(posed, jaxrnn.checkpointed()),
-        "levels=2": _loop(posed, jaxrnn.checkpointed(levels=2)),
-        "states=10": _loop(posed, jaxrnn.checkpointed(states=10)),
+        "bptt": under(posed, jaxrnn.bptt),
+        "checkpointed()": under(posed, jaxrnn.checkpointed()),
+        "levels=2": under(posed, jaxrnn.checkpointed(levels=2)),
+        "states=10": under(posed, jaxrnn.checkpointed(states=10)),
         "jax.checkpoint": _nested(posed),
     }
     return sides if "equinox" in MISSING else {**sides, "equinox": _equinox(posed)}

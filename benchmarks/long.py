@@ -1,0 +1,130 @@
+"""Does training on a sequence of a million steps take more memory than on one of ten thousand?
+
+A character model reads Python's own standard library, one file after the other, as a single
+sequence of bytes: an embedding, a GRU and a readout, trained by `windowed` with an update every 50
+steps whose gradient reaches 100 back. One compiled scan goes over the whole sequence. Beside it,
+compiled and not run: the gradient of one loss over the whole sequence, logits never kept, under
+`checkpointed()` and under `bptt`.
+"""
+
+import math
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxrnn
+
+ASKED = (
+    "Training on T steps of text: growth of the process while it ran; bytes beside arguments and "
+    "results, by the compiler; bits a byte over the first and the last fifth of the updates."
+)
+CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.readout(256)
+K1, K2 = 50, 100
+STATUS = Path("/proc/self/status")
+LOOPS = {"checkpointed()": jaxrnn.checkpointed(), "bptt": jaxrnn.bptt}
+
+Params = dict[str, Any]
+
+
+def rows(quick: bool) -> list[tuple[int]]:
+    """What there is to measure."""
+    return [(10**n,) for n in ((3, 4) if quick else (4, 5, 6))]
+
+
+def text(steps: int) -> jax.Array:
+    """That many bytes, and one more, `(T + 1,)`; the library again from the start if it ends."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    whole = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
+    return jnp.asarray(np.resize(whole, steps + 1))
+
+
+def params() -> Params:
+    """Of the model, as they start."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    of_cell, of_readout = CELL.init(keys[0], 32), READOUT.init(keys[1], 64)
+    return {"tokens": EMBEDDING.init(keys[2], 256), "scored": (of_cell, of_readout)}
+
+
+def losses(params: Params, carry: Any, xs: Any, loop: jaxrnn.Loop = jaxrnn.bptt) -> Any:
+    """The carry after these inputs and targets, and nats a step."""
+    nats = optax.softmax_cross_entropy_with_integer_labels
+    inputs, targets = (x.astype(jnp.int32) for x in xs)
+    scored = jaxrnn.scored(CELL, READOUT, nats)
+    embedded = jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
+    return jaxrnn.unroll(scored, params["scored"], embedded, carry, loop=loop)
+
+
+def measure(steps: int) -> dict[str, Any]:
+    """Train once over all of it."""
+    sequence = text(steps)
+    xs = sequence[:-1], sequence[1:]
+
+    def window_loss(params: Params, carry: Any, xs: Any, key: Any) -> Any:
+        carry, nats = losses(params, carry, xs)
+        return jnp.mean(nats), (carry, {})
+
+    trainer = jaxrnn.windowed(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
+    state = trainer.init(params(), jax.random.key(0), carry=CELL.carry(()))
+    program = jax.jit(trainer.update).lower(state, xs).compile()
+    before = _resident("VmRSS", reset=True)
+    begun = time.perf_counter()
+    _, metrics = jax.block_until_ready(program(state, xs))
+    seconds = time.perf_counter() - begun
+    bits = np.asarray(metrics["loss"]) / math.log(2)
+    fifth = -(-len(bits) // 5)
+    return {
+        "T": steps,
+        "seconds": round(seconds, 2),
+        "bits": [round(float(np.mean(part)), 3) for part in (bits[:fifth], bits[-fifth:])],
+        "resident_bytes": _resident("VmHWM") - before,
+        "bytes": {"windowed": _temporary(program), **_whole(state.params, xs)},
+    }
+
+
+def _whole(params: Params, xs: Any) -> dict[str, int]:
+    def under(loop: jaxrnn.Loop) -> int:
+        def loss(params: Params, xs: Any) -> jax.Array:
+            return jnp.mean(losses(params, CELL.carry(()), xs, loop)[1])
+
+        return _temporary(jax.jit(jax.grad(loss)).lower(params, xs).compile())
+
+    return {name: under(loop) for name, loop in LOOPS.items()}
+
+
+def _temporary(program: Any) -> int:
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def _resident(field: str, reset: bool = False) -> int:
+    """Bytes of the process that are in memory (VmRSS), or were at most since a reset (VmHWM)."""
+    if not STATUS.exists():
+        return 0
+    if reset:
+        STATUS.with_name("clear_refs").write_text("5")
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def summary(measured: list[dict[str, Any]]) -> dict[str, float]:
+    """What the longest takes, as a multiple of what the shortest does."""
+    first, last = measured[0], measured[-1]
+    return {name: last["bytes"][name] / first["bytes"][name] for name in first["bytes"]}
+
+
+def table(measured: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    names = list(measured[0]["bytes"])
+    heads = ["T", "s", "bits", "growth, MiB", *(f"{name}, MiB" for name in names)]
+    lines = [f"{ASKED}\n", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in measured:
+        sizes = [row["resident_bytes"], *(row["bytes"][name] for name in names)]
+        told = [f"{size / 2**20:.2f}" for size in sizes]
+        bits = " to ".join(map(str, row["bits"]))
+        lines.append(f"| {row['T']} | {row['seconds']} | {bits} | {' | '.join(told)} |")
+    return "\n".join(lines)

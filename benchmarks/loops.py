@@ -1,0 +1,35 @@
+"""What does each loop cost, and what does its gradient need?
+
+Value and gradient of a many-to-one loss, as in the question `memory`, under every kind of loop. All
+have the same value; what their gradients mean differs.
+"""
+
+import jax
+
+import jaxrnn
+from benchmarks.compare import Question
+from benchmarks.memory import under
+from benchmarks.problems import Problem, Program, Shape
+
+LOOPS: dict[str, jaxrnn.Loop] = {
+    "bptt": jaxrnn.bptt,
+    "scan": jaxrnn.scan,
+    "checkpointed()": jaxrnn.checkpointed(),
+    "checkpointed(levels=2)": jaxrnn.checkpointed(levels=2),
+    "checkpointed(states=10)": jaxrnn.checkpointed(states=10),
+    "truncated(50)": jaxrnn.truncated(50),
+    "truncated(50, 100)": jaxrnn.truncated(50, 100),
+    "randomized(key, 0.98)": jaxrnn.randomized(jax.random.key(0), 0.98),
+}
+
+
+def _sides(posed: Problem) -> dict[str, Program]:
+    return {name: under(posed, loop) for name, loop in LOOPS.items()}
+
+
+QUESTION = Question(
+    "A many-to-one gradient under every loop.",
+    _sides,
+    lambda result: result[0],
+    shapes=(Shape(1000, 16, 64, 128),),
+)
