@@ -50,7 +50,7 @@ def kilobytes(what):
     return int(re.search(what + r":\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 cell, loop = jaxrnn.gru(128), jaxrnn.bptt
 params = cell.init(jax.random.key(0), 64)
-xs = jnp.ones((3000, 16, 64))
+xs = jnp.ones((6000, 16, 64))
 def loss(params, xs, loop):
     last, _ = jaxrnn.unroll(cell, params, xs, loop=loop)
     return jnp.mean(cell.output(params, last) ** 2)

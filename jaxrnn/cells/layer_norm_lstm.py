@@ -70,7 +70,8 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, `gain_x (4H)`, `gain_h (4H)`,
         gates in the order i, f, g, o, and `gain_c (H)`, `b_c (H)`, all of one floating dtype, and
         the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
-        `(*batch, H)`, dimensionless. Gains start at 1. Statistics are taken in float32 at least.
+        `(*batch, H)`, dimensionless. Gains start at 1. Statistics are taken in float32 at least,
+        and c is float32 where params are narrower.
 
     Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c, the four gates and p̂,

@@ -48,6 +48,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
         and `p_i`, `p_f`, `p_o`, each `(H)`, all of one floating dtype, and the carry
         `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`,
         dimensionless. The peepholes start at zero, so the cell starts as an LSTM.
+        c is float32 where params are narrower.
 
     Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,

@@ -56,7 +56,7 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
         A Cell with params `w_x (I, 4H)`, `w_h (P, 4H)`, `b (4H)`, gates in the order i, f, g, o,
         and `w_p (H, P)`, all of one floating dtype, and the carry `LSTMCarry(h, c)`, h
         `(*batch, P)`, c `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, P)`,
-        dimensionless. `init` draws w_p Lecun-normal.
+        dimensionless. `init` draws w_p Lecun-normal. c is float32 where params are narrower.
 
     Gradient: exact, by hand. Time: two products a step forward and two backward, in order; the
     kernels' gradients are one more each for all steps at once. Memory: h, c and the four gates,
