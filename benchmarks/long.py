@@ -25,6 +25,7 @@ ASKED = (
     "results, by the compiler; bits a byte over the first and the last fifth of the updates."
 )
 CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.readout(256)
+SCORED = jaxrnn.scored(CELL, READOUT, optax.softmax_cross_entropy_with_integer_labels)
 K1, K2 = 50, 100
 STATUS = Path("/proc/self/status")
 LOOPS = {"checkpointed()": jaxrnn.checkpointed(), "bptt": jaxrnn.bptt}
@@ -51,13 +52,11 @@ def params() -> Params:
     return {"tokens": EMBEDDING.init(keys[2], 256), "scored": (of_cell, of_readout)}
 
 
-def losses(params: Params, carry: Any, xs: Any, loop: jaxrnn.Loop = jaxrnn.bptt) -> Any:
-    """The carry after these inputs and targets, and nats a step."""
-    nats = optax.softmax_cross_entropy_with_integer_labels
-    inputs, targets = (x.astype(jnp.int32) for x in xs)
-    scored = jaxrnn.scored(CELL, READOUT, nats)
-    embedded = jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
-    return jaxrnn.unroll(scored, params["scored"], embedded, carry, loop=loop)
+def step(params: Params, carry: Any, x: Any) -> Any:
+    """Nats of one target, given its input and all before; an embedding for one step at a time."""
+    inputs, targets = (tokens.astype(jnp.int32) for tokens in x)
+    embedded = EMBEDDING.apply(params["tokens"], inputs)
+    return SCORED(params["scored"], carry, jaxrnn.Scored(embedded, targets))
 
 
 def measure(steps: int) -> dict[str, Any]:
@@ -66,11 +65,13 @@ def measure(steps: int) -> dict[str, Any]:
     xs = sequence[:-1], sequence[1:]
 
     def window_loss(params: Params, carry: Any, xs: Any, key: Any) -> Any:
-        carry, nats = losses(params, carry, xs)
+        inputs, targets = (tokens.astype(jnp.int32) for tokens in xs)
+        embedded = jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
+        carry, nats = jaxrnn.unroll(SCORED, params["scored"], embedded, carry)
         return jnp.mean(nats), (carry, {})
 
     trainer = jaxrnn.windowed(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
-    state = trainer.init(params(), jax.random.key(0), carry=CELL.carry(()))
+    state = trainer.init(params(), jax.random.key(0), carry=SCORED.carry(()))
     program = jax.jit(trainer.update).lower(state, xs).compile()
     before = _resident("VmRSS", reset=True)
     begun = time.perf_counter()
@@ -90,7 +91,7 @@ def measure(steps: int) -> dict[str, Any]:
 def _whole(params: Params, xs: Any) -> dict[str, int]:
     def under(loop: jaxrnn.Loop) -> int:
         def loss(params: Params, xs: Any) -> jax.Array:
-            return jnp.mean(losses(params, CELL.carry(()), xs, loop)[1])
+            return jnp.mean(loop(step, params, SCORED.carry(()), xs)[1])
 
         return _temporary(jax.jit(jax.grad(loss)).lower(params, xs).compile())
 

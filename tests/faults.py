@@ -424,6 +424,7 @@ GEOMETRIC = f"{REPORT}_of_a_geometric_decay_it_finds_the_least_power_of_two"
 ERRORS = f"{REPORT}_rows_are_errors_and_angles_of_truncated_gradients"
 SUMS = "cells/test_lstm_variants.py::test_a_memory_sums_up_in_float32"
 NARROW = "cells/test_cells.py::test_a_narrow_step_computes_in_float32"
+INTEGERS = "loops/test_bptt.py::test_integers_in_the_carry_may_pass_through_an_outer_scan"
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
 JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
@@ -452,6 +453,7 @@ AROUND = (
         "carry_tm1, z)",
         NARROW,
     ),
+    fault("float0 let in", TREE, " or ct.dtype == jax.dtypes.float0", "", INTEGERS),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),

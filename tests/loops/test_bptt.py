@@ -182,6 +182,27 @@ def test_a_plain_step_with_leaves_of_any_dtype():
         assert distance(got, wanted) < 1e-12
 
 
+def test_integers_in_the_carry_may_pass_through_an_outer_scan():
+    """There JAX hands over zeros of float0 for what has no gradient, where else it says so."""
+
+    def step(w, carry, x):
+        h, count = carry
+        h = jnp.tanh(h * w + x)
+        return (h, count + 1), h * count.astype(h.dtype)
+
+    def value(loop, w, xs):
+        start = (jnp.ones(I), jnp.asarray(0))
+        (h, _), ys = jax.lax.scan(functools.partial(loop, step, w), start, xs)
+        return jnp.sum(ys) + jnp.sum(h)
+
+    at = jnp.ones(I), jnp.asarray(np.random.default_rng(0).standard_normal((3, T, I)))
+    got, wanted = (
+        jax.grad(functools.partial(value, loop), argnums=(0, 1))(*at)
+        for loop in (jaxrnn.bptt, jaxrnn.scan)
+    )
+    assert distance(got, wanted) < 1e-12
+
+
 def test_a_step_closes_over_traced_values_under_vmap_of_grad():
     """Traced floats (with gradients of their own), integers, booleans and keys."""
     rng = np.random.default_rng(0)
