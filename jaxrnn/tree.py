@@ -43,7 +43,7 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
     """Cotangents as a custom_vjp with symbolic zeros hands them over, None where they are zero."""
 
     def is_zero(ct: Any) -> bool:
-        return isinstance(ct, SymbolicZero) or ct.dtype == jax.dtypes.float0
+        return isinstance(ct, SymbolicZero) or getattr(ct, "dtype", None) == jax.dtypes.float0
 
     return jax.tree.map(lambda ct: None if is_zero(ct) else ct, tree, is_leaf=is_zero)
 

@@ -453,7 +453,9 @@ AROUND = (
         "carry_tm1, z)",
         NARROW,
     ),
-    fault("float0 let in", TREE, " or ct.dtype == jax.dtypes.float0", "", INTEGERS),
+    fault(
+        "float0 let in", TREE, ' or getattr(ct, "dtype", None) == jax.dtypes.float0', "", INTEGERS
+    ),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),

@@ -53,7 +53,8 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     Returns:
         A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o,
         all of one floating dtype, and the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x
-        `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. c is float32 where params are narrower.
+        `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. c is float32 where params are
+        narrower.
 
     Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
