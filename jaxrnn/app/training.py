@@ -91,9 +91,10 @@ def train(task: Task, options: run.Options) -> Params:
     run.prepare(options.out)
     loop = kinds.loop_named(options.loop)
     devices = jax.devices()[: options.devices]
-    if options.batch_size % len(devices):
-        print(f"on one device: --batch-size is no multiple of the {len(devices)} there are")
-        devices = devices[:1]
+    sharing = math.gcd(options.batch_size, len(devices))
+    if sharing < len(devices):
+        print(f"on {sharing} of {len(devices)} devices: --batch-size is no multiple of these")
+    devices = devices[:sharing]
     loss = functools.partial(task.loss, loop=loop)
     in_axes, out_axes = (None, 0, task.rows, None), (None, (0, None))
     shared = jaxrnn.data_parallel(loss, in_axes=in_axes, out_axes=out_axes, devices=devices)

@@ -341,7 +341,7 @@ def test_devices_share_a_batch(task, text_file, tmp_path, capsys):
     assert main([*command, str(tmp_path / "one")]) == 0
     ask = [sys.executable, "-m", "jaxrnn", *command, str(tmp_path / "two"), "--devices", "2"]
     done = subprocess.run(ask, capture_output=True, text=True, check=True)
-    assert "on one device" not in capsys.readouterr().out + done.stdout
+    assert "devices:" not in capsys.readouterr().out + done.stdout
     one, two = (_history(tmp_path / name) for name in ("one", "two"))
     for name in one[0].keys() - {"seconds"}:
         wanted = [row[name] for row in one]
@@ -358,14 +358,13 @@ def test_devices_that_cannot_share_a_batch_are_not_used(text_file, tmp_path, cap
         return loss
 
     monkeypatch.setattr(jaxrnn, "data_parallel", data_parallel)
-    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 3)
-    assert _train_text(text_file, tmp_path, "--devices", "3") == 0
-    assert (
-        "on one device: --batch-size is no multiple of the 3 there are\n" in capsys.readouterr().out
-    )
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 4)  # of a batch of 2
+    assert _train_text(text_file, tmp_path, "--devices", "4") == 0
+    said = capsys.readouterr().out
+    assert "on 2 of 4 devices: --batch-size is no multiple of these\n" in said
     assert _train_text(text_file, tmp_path, "--devices", "2") == 0
-    assert "on one device" not in capsys.readouterr().out
-    assert [len(devices) for devices in used] == [1, 2]
+    assert "devices" not in capsys.readouterr().out
+    assert [len(devices) for devices in used] == [2, 2]
 
 
 def test_the_module_is_the_command(tmp_path):

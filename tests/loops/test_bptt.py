@@ -344,3 +344,23 @@ def test_chunks_keep_neither_projections_nor_zeros_for_the_whole_sequence():
     program = jax.jit(jax.grad(last)).lower(params, xs).compile()
     state = steps * batch * size * 4
     assert 6 * state < program.memory_analysis().temp_size_in_bytes < 7 * state
+
+
+def test_what_has_no_gradient_goes_through_chunks(short_chunks):
+    """A scored cell has its target, an integer, in the carry."""
+
+    def nats(logits, tokens):
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
+
+    scored = jaxrnn.scored(jaxrnn.lstm(H), jaxrnn.readout(3), nats)
+    params = scored.init(jax.random.key(0), I, jnp.float64)
+    xs = jnp.asarray(np.random.default_rng(0).standard_normal((24, B, I)))
+    inputs = jaxrnn.Scored(xs, jnp.zeros((24, B), jnp.int32))
+
+    def value(loop, params):
+        carry, losses = loop(scored, params, scored.carry((B,), jnp.float64), inputs)
+        return jnp.sum(losses) + jnp.sum(carry[0].c)
+
+    by_bptt, by_scan = (functools.partial(value, loop) for loop in (jaxrnn.bptt, jaxrnn.scan))
+    assert lengths_of_scans(by_bptt, params) == [6, 4]
+    assert distance(jax.grad(by_bptt)(params), jax.grad(by_scan)(params)) < 1e-12
