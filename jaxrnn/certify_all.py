@@ -20,8 +20,7 @@ from jaxrnn.transforms.noise import noised
 from jaxrnn.types import Carry, Params, PyTree, Step
 
 Job = Callable[[], Certificate]
-SOME_CELLS = ("gru", "lru")
-NARROW_CELLS = ("elman", "gru", "lstm")
+SOME_CELLS, NARROW_CELLS = ("gru", "lru"), ("elman", "gru", "lstm")
 
 
 def certify_all(

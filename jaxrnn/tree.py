@@ -48,11 +48,6 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda ct: None if is_zero(ct) else ct, tree, is_leaf=is_zero)
 
 
-def zeros_where_none(sparse: PyTree, like: PyTree) -> PyTree:
-    """`sparse` with its Nones made zeros of `like`'s leaves, if those have a gradient at all."""
-    return add(zeros(like), sparse)
-
-
 def zeros(tree: PyTree) -> PyTree:
     """Zeros of all leaves that have a gradient, None for the others."""
     return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else None, tree)

@@ -211,7 +211,7 @@ BACKWARD = (
     fault(
         "λ_T left out",
         BPTT,
-        "d_carry = tree.zeros_where_none(d_last, carry)",
+        "d_carry = tree.add(tree.zeros(carry), d_last)",
         "d_carry = jax.tree.map(lambda c: 0 * c, carry)",
         "elman",
     ),

@@ -64,7 +64,7 @@ def test_symbolic_zeros_become_none_and_none_becomes_zeros():
     sparse = tree.sparse_cotangents({"a": zero, "b": 1.0})
     assert sparse == {"a": None, "b": 1.0}
     like = {"a": jnp.ones(3, jnp.float16), "b": jnp.ones(()), "c": jnp.arange(2)}
-    filled = tree.zeros_where_none({**sparse, "c": None}, like)
+    filled = tree.add(tree.zeros(like), {**sparse, "c": None})
     chex.assert_trees_all_equal(filled["a"], jnp.zeros(3, jnp.float16))
     assert filled["b"] == 1.0
     assert filled["c"] is None

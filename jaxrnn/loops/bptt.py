@@ -142,7 +142,7 @@ def _backward(cell, residuals, cotangents):
         seen_t, d_carry_t = at_t
         return cell.adjoint(w, seen_t, tree.add(d_carry, d_carry_t))  # (1)
 
-    d_carry = tree.zeros_where_none(d_last, carry)
+    d_carry = tree.add(tree.zeros(carry), d_last)
     d_carry, deltas = lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
     d_w, d_zs = cell.gather(w, seen, deltas)  # (2)
     return d_w, d_carry, d_zs

@@ -244,7 +244,7 @@ def _backward(step, loop, plan, residuals, cotangents):
         d_xs = _put(d_xs, d_here, start)
         return (at_hand, slots, d_carry, tree.add(d_params, more), d_xs), None
 
-    d_carry = tree.zeros_where_none(d_last, first)
+    d_carry = tree.add(tree.zeros(first), d_last)
     state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
     (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
