@@ -1,7 +1,7 @@
 """How much memory does a long sequence take, and what does saving it cost in time?
 
 Value and gradient of a many-to-one loss, the mean square of the last output, for parameters, first
-carry and inputs: under `bptt`; under `checkpointed` with √T segments, with two levels, and with
+carry and inputs: under `bptt`; under `checkpointed` with √T segments, with two and four levels, and with
 log₂ T states; with `jax.checkpoint` around segments of a scan, and with Equinox's checkpointed
 scan, both over the plain step as people write it.
 """
@@ -67,6 +67,7 @@ def _sides(posed: Problem) -> dict[str, Program]:
         "bptt": under(posed, jaxrnn.bptt),
         "checkpointed()": under(posed, jaxrnn.checkpointed()),
         "levels=2": under(posed, jaxrnn.checkpointed(levels=2)),
+        "levels=4": under(posed, jaxrnn.checkpointed(levels=4)),
         "states=10": under(posed, jaxrnn.checkpointed(states=10)),
         "jax.checkpoint": _nested(posed),
     }
