@@ -1,8 +1,8 @@
 """How much memory does a long sequence take, and what does saving it cost in time?
 
 Value and gradient of a many-to-one loss, the mean square of the last output, for parameters, first
-carry and inputs: under `bptt`; under `checkpointed` with √T segments, with two and four levels, and with
-log₂ T states; with `jax.checkpoint` around segments of a scan, and with Equinox's checkpointed
+carry and inputs: under `bptt`; under `checkpointed` with √T segments, with two and four levels, and
+with log₂ T states; with `jax.checkpoint` around segments of a scan, and with Equinox's checkpointed
 scan, both over the plain step as people write it.
 """
 
