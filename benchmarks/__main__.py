@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", os.cpu_count())
 from benchmarks import (  # noqa: E402
     charts,
     compare,
-    compile,
+    compiling,
     flow,
     long,
     loops,
@@ -73,7 +73,7 @@ QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "memory": {"memory": functools.partial(_compared, memory.QUESTION)},
     "loops": {"loops": functools.partial(_compared, loops.QUESTION)},
     "long": {"long": functools.partial(_of_module, long)},
-    "compile": {"compile": functools.partial(_of_module, compile)},
+    "compile": {"compile": functools.partial(_of_module, compiling)},
     "marks": {"marks": functools.partial(_compared, marks.QUESTION)},
     "flow": {"flow": functools.partial(_compared, flow.QUESTION)},
     "tpu": {"tpu": functools.partial(_of_module, tpu)},
