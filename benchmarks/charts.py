@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines: a tenth of the size
+plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines
 
 Rows = list[dict[str, Any]]
 
