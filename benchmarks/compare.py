@@ -67,7 +67,7 @@ def measure(question: Question, cell_name: str, shape: Shape, seconds: float) ->
 
 def _assert_near(a: np.ndarray, b: np.ndarray) -> None:
     chex.assert_equal_shape([a, b])
-    chex.assert_scalar_in(float(np.linalg.norm(a - b)), 0, 1e-3 * float(np.linalg.norm(b)))
+    chex.assert_scalar_in(float(np.linalg.norm(a - b)), 0, 1e-4 * float(np.linalg.norm(b)))
 
 
 def _numbers(result: Any) -> list[Any]:

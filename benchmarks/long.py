@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 import jaxrnn
+from benchmarks.problems import compiled
 
 ASKED = (
     "Training on T steps of text: growth of the process while it ran; bytes beside arguments and "
@@ -52,11 +53,15 @@ def params() -> Params:
     return {"tokens": EMBEDDING.init(keys[2], 256), "scored": (of_cell, of_readout)}
 
 
+def scored(params: Params, xs: Any) -> jaxrnn.Scored:
+    """Inputs embedded, and their targets."""
+    inputs, targets = (tokens.astype(jnp.int32) for tokens in xs)
+    return jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
+
+
 def step(params: Params, carry: Any, x: Any) -> Any:
     """Nats of one target, given its input and all before; an embedding for one step at a time."""
-    inputs, targets = (tokens.astype(jnp.int32) for tokens in x)
-    embedded = EMBEDDING.apply(params["tokens"], inputs)
-    return SCORED(params["scored"], carry, jaxrnn.Scored(embedded, targets))
+    return SCORED(params["scored"], carry, scored(params, x))
 
 
 def measure(steps: int) -> dict[str, Any]:
@@ -65,17 +70,15 @@ def measure(steps: int) -> dict[str, Any]:
     xs = sequence[:-1], sequence[1:]
 
     def window_loss(params: Params, carry: Any, xs: Any, key: Any) -> Any:
-        inputs, targets = (tokens.astype(jnp.int32) for tokens in xs)
-        embedded = jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
-        carry, nats = jaxrnn.unroll(SCORED, params["scored"], embedded, carry)
+        carry, nats = jaxrnn.unroll(SCORED, params["scored"], scored(params, xs), carry)
         return jnp.mean(nats), (carry, {})
 
     trainer = jaxrnn.windowed(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
     state = trainer.init(params(), jax.random.key(0), carry=SCORED.carry(()))
-    program = jax.jit(trainer.update).lower(state, xs).compile()
+    program = compiled(trainer.update, state, xs)
     before = _resident("VmRSS", reset=True)
     begun = time.perf_counter()
-    _, metrics = jax.block_until_ready(program(state, xs))
+    _, metrics = jax.block_until_ready(program.run())
     seconds = time.perf_counter() - begun
     bits = np.asarray(metrics["loss"]) / math.log(2)
     fifth = -(-len(bits) // 5)
@@ -84,22 +87,18 @@ def measure(steps: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "bits": [round(float(np.mean(part)), 3) for part in (bits[:fifth], bits[-fifth:])],
         "resident_bytes": _resident("VmHWM") - before,
-        "bytes": {"windowed": _temporary(program), **_whole(state.params, xs)},
+        "bytes": {"windowed": program.temporary_bytes, **_whole(state.params, xs)},
     }
 
 
-def _whole(params: Params, xs: Any) -> dict[str, int]:
-    def under(loop: jaxrnn.Loop) -> int:
+def _whole(params: Params, xs: Any) -> dict[str, int | None]:
+    def under(loop: jaxrnn.Loop) -> int | None:
         def loss(params: Params, xs: Any) -> jax.Array:
             return jnp.mean(loop(step, params, SCORED.carry(()), xs)[1])
 
-        return _temporary(jax.jit(jax.grad(loss)).lower(params, xs).compile())
+        return compiled(jax.grad(loss), params, xs).temporary_bytes
 
     return {name: under(loop) for name, loop in LOOPS.items()}
-
-
-def _temporary(program: Any) -> int:
-    return program.memory_analysis().temp_size_in_bytes
 
 
 def _resident(field: str, reset: bool = False) -> int:

@@ -199,10 +199,9 @@ def _path(step: Step, loop: Loop, args: Arguments) -> str:
     outside = str(jax.make_jaxpr(functools.partial(loop, step))(params, carry, xs))
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
-    has_adjoint = isinstance(step, Cell) and step.adjoint and step.gather
     # A network's cells are found in the program, by the name of what is compiled for them.
     in_a_network = re.search(r"\bjit\[\s*name=_chunked", outside)
-    return "by hand" if has_adjoint or in_a_network else "derived"
+    return "by hand" if in_a_network or (isinstance(step, Cell) and step.by_hand) else "derived"
 
 
 def _float64_rows(step, loop, trials):

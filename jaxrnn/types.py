@@ -127,7 +127,8 @@ class Cell:
 
     Fields:
         init: `(key, input_size, dtype=float32) -> params`.
-        carry: `(batch_shape=(), dtype=float32) -> carry`, the zero state.
+        carry: `(batch_shape=(), dtype=float32) -> carry`, the zero state; asked for in the
+            narrowest floating dtype of the parameters, it may be wider where sums need it.
         project: `(params, xs) -> zs`; leaves `(*lead, features)`.
         advance: `(w, carry_tm1, z_t) -> (carry_t, saved_t)`.
         output: `(params, carries) -> ys`.
@@ -161,10 +162,14 @@ class Cell:
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
         return carry, self.output(params, carry)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether it brings a backward pass of its own."""
+        return self.adjoint is not None and self.gather is not None
+
     def changed(self, adjoint: Any, gather: Any, **parts: Any) -> "Cell":
         """The cell with other parts, and a backward pass by hand only if it has one of its own."""
-        by_hand = self.adjoint is not None and self.gather is not None
-        more = {"adjoint": adjoint, "gather": gather} if by_hand else {}
+        more = {"adjoint": adjoint, "gather": gather} if self.by_hand else {}
         return dataclasses.replace(self, **parts, **more)
 
 

@@ -423,6 +423,7 @@ TRUNCATION, REPORT = "diagnostics/truncation.py", "diagnostics/test_truncation.p
 GEOMETRIC = f"{REPORT}_of_a_geometric_decay_it_finds_the_least_power_of_two"
 ERRORS = f"{REPORT}_rows_are_errors_and_angles_of_truncated_gradients"
 SUMS = "cells/test_lstm_variants.py::test_a_memory_sums_up_in_float32"
+WIDE = "cells/test_lstm_variants.py::test_narrow_params_may_have_a_start_that_is_learned_and_wide"
 NARROW = "cells/test_cells.py::test_a_narrow_step_computes_in_float32"
 INTEGERS = "loops/test_bptt.py::test_integers_in_the_carry_may_pass_through_an_outer_scan"
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
@@ -456,6 +457,7 @@ AROUND = (
     fault(
         "float0 let in", TREE, ' or getattr(ct, "dtype", None) == jax.dtypes.float0', "", INTEGERS
     ),
+    fault("dtype of the widest", "check.py", "return min(floats", "return max(floats", WIDE),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),

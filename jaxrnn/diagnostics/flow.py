@@ -146,18 +146,25 @@ def with_zeros(
     `zeros_of(step, params, carry, xs)` says what they look like, and the loss is then run with
     `run(zeros, step, params, carry, xs)` in the place of `loop`.
     """
-    check.function("loss", loss)
-    check.function("loop", loop)
-    forms: list[Any] = []
-
-    def measuring(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
-        forms.append(zeros_of(step, params, carry, xs))
-        return loop(step, params, carry, xs)
+    forms = of_each_call(zeros_of, loss, params, args, loop)
 
     def value(params: Params, zeros: tuple[Any, ...]) -> jax.Array:
         left = iter(zeros)
         return loss(params, *args, loop=lambda *call: run(next(left), *call))
 
-    jax.eval_shape(lambda params: loss(params, *args, loop=measuring), params)
     zeros = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), tuple(forms))
     return jax.value_and_grad(value, argnums=(0, 1))(params, zeros)
+
+
+def of_each_call(what: Any, loss: Loss, params: Params, args: Any, loop: Loop) -> list[Any]:
+    """`what(step, params, carry, xs)` of each call a loss makes of its loop; nothing is run."""
+    check.function("loss", loss)
+    check.function("loop", loop)
+    found: list[Any] = []
+
+    def noting(*call: Any) -> Any:
+        found.append(what(*call))
+        return loop(*call)
+
+    jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    return found

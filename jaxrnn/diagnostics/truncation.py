@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from jaxrnn import check
-from jaxrnn.diagnostics.flow import Loss
+from jaxrnn.diagnostics.flow import Loss, of_each_call
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.truncated import truncated
-from jaxrnn.types import Loop, Params, PyTree, Stepped
+from jaxrnn.types import Loop, Params
 
 
 class TruncationBias(NamedTuple):
@@ -142,14 +142,7 @@ def _doubling(steps: int) -> list[int]:
 
 def _steps(loss: Loss, params: Params, args: tuple[Any, ...]) -> int:
     """T, the longest sequence that the loss runs its loop over."""
-    lengths: list[int] = []
-
-    def noting(step: Any, params: Params, carry: Any, xs: PyTree) -> Stepped:
-        lengths.append(check.length(xs))
-        return bptt(step, params, carry, xs)
-
-    check.function("loss", loss)
-    jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
     return max(lengths)
 

@@ -55,9 +55,9 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     """
     carry = tree.to_arrays(carry)
     check.step_fits(step, params, carry, xs)
-    by_hand = isinstance(step, Cell) and step.adjoint and step.gather
+    run = _compiled if isinstance(step, Cell) and step.by_hand else _chunked
     with check.reverse_mode("bptt"):
-        return (_compiled if by_hand else _chunked)(step, params, carry, xs)
+        return run(step, params, carry, xs)
 
 
 def _chunked(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
@@ -96,11 +96,11 @@ def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     if not isinstance(step, Cell):
         return _derived(step, params, carry, xs)
     w, zs = step.prepare(params), step.project(params, xs)
-    if step.adjoint is None or step.gather is None:
+    if step.by_hand:
+        carry, carries = _recurrence(step, w, carry, zs)
+    else:
         advance = step.advance
         carry, carries = _derived(lambda *args: (advance(*args)[0],) * 2, w, carry, zs)
-    else:
-        carry, carries = _recurrence(step, w, carry, zs)
     return carry, step.output(params, carries)
 
 

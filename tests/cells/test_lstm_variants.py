@@ -77,3 +77,19 @@ def test_bfloat16_is_as_exact_as_it_can_be(cell_name):
     assert certificate.ok, str(certificate)
     errors = [row.error for row in certificate.rows if row.judge == "truth of bfloat16"]
     assert max(errors) > 1e-3  # or it was no bfloat16
+
+
+def test_narrow_params_may_have_a_start_that_is_learned_and_wide():
+    """A reset's start rides beside the parameters, and does not make them wide."""
+    cell = jaxrnn.lstm(H)
+    params = cell.init(jax.random.key(0), I, jnp.bfloat16)
+    start = jax.tree.map(lambda c: c + 0.5, cell.carry((B,), jnp.bfloat16))
+    xs, reset = jnp.ones((T, B, I), jnp.bfloat16), jnp.zeros((T, B), bool).at[2].set(True)
+
+    def value(start):
+        options = {"reset": reset, "reset_carry": start}
+        return jnp.sum(jaxrnn.unroll(cell, params, xs, **options)[1].astype(jnp.float32))
+
+    d_start = jax.grad(value)(start)
+    assert jax.tree.map(lambda c: c.dtype, d_start) == jax.tree.map(lambda c: c.dtype, start)
+    assert all(jnp.all(d != 0) for d in jax.tree.leaves(d_start))
