@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped, once
 
 Part = Cell | Layer | Network
 
@@ -22,6 +22,7 @@ class BothWays(NamedTuple):
     backward: PyTree
 
 
+@once
 def stacked(*parts: Part) -> Network:
     """Parts run one after another, each on the outputs of the one before.
 
@@ -43,6 +44,7 @@ def stacked(*parts: Part) -> Network:
     return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
 
 
+@once
 def bidirectional(
     forward: Part, backward: Part | None = None, *, merge: Callable[[Any, Any], Any] | None = None
 ) -> Network:
@@ -74,6 +76,7 @@ def bidirectional(
     return Bidirectional((forward, backward), merge)
 
 
+@once
 def residual(part: Part) -> Network:
     """A part with a shortcut around it.
 

@@ -32,10 +32,16 @@ Args = ParamSpec("Args")
 Made = TypeVar("Made")
 
 
+# Of what `once` made, how: the factory's name and its arguments; and each factory by its name.
+RECIPES: dict[Any, tuple[str, inspect.BoundArguments]] = {}
+FACTORIES: dict[str, Callable[..., Any]] = {}
+
+
 def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
     """The factory, so that equal arguments, however they are written, give the same thing.
 
-    Functions hash by identity: made anew, `gru(128)` would be another program to `jax.jit`.
+    Functions hash by identity: made anew, `gru(128)` would be another program to `jax.jit`. What
+    was made can be asked how it was made, by `RECIPES`.
     """
     signature = inspect.signature(make)
     kept = functools.lru_cache(maxsize=None, typed=True)(make)
@@ -48,8 +54,11 @@ def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
             hash((bound.args, *bound.kwargs.values()))
         except TypeError:
             return make(*args, **kwargs)  # which says what is wrong with it
-        return kept(*bound.args, **bound.kwargs)
+        thing = kept(*bound.args, **bound.kwargs)
+        RECIPES.setdefault(thing, (make.__name__, bound))
+        return thing
 
+    FACTORIES[make.__name__] = made
     return made
 
 

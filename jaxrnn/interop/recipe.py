@@ -1,0 +1,77 @@
+"""How a cell was made, as text that can be read again: `gru(128, reset_after=True)`."""
+
+import ast
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.types import FACTORIES, RECIPES, Params
+
+FUNCTIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "add": jnp.add,
+}
+
+
+def recipe_of(cell: Any) -> tuple[str, dict[str, Any]]:
+    """The factory's name and its arguments by name; ValueError if no factory of ours made it."""
+    made = cell in RECIPES
+    check.that(made, "cell", check.describe(cell), "one that a factory of jaxrnn made")
+    factory, bound = RECIPES[cell]
+    return factory, bound.arguments
+
+
+def spelt(value: Any) -> str:
+    """The expression that makes a cell or a network; ValueError if there is none.
+
+    There is none for functions that are not in `FUNCTIONS`.
+    """
+    if value in RECIPES:
+        factory, bound = RECIPES[value]
+        named = (f"{name}={spelt(x)}" for name, x in bound.kwargs.items())
+        return f"{factory}({', '.join([*map(spelt, bound.args), *named])})"
+    if callable(value):
+        names = [name for name, function in FUNCTIONS.items() if function is value]
+        check.that(names, "cell", f"{value!r} in it", f"one of {', '.join(FUNCTIONS)}")
+        return names[0]
+    return repr(value)
+
+
+def made_of(text: str) -> Any:
+    """The inverse of `spelt`: calls of our factories and nothing else; ValueError otherwise."""
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in FACTORIES:
+                named = {str(keyword.arg): value(keyword.value) for keyword in node.keywords}
+                return FACTORIES[name](*map(value, node.args), **named)
+            case ast.Name(id=name) if name in FUNCTIONS:
+                return FUNCTIONS[name]
+        return ast.literal_eval(node)
+
+    try:
+        return value(ast.parse(text, mode="eval").body)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"cell: got {text!r} ({error}), expected such as 'gru(128)'") from None
+
+
+def input_size_of(cell: Any, params: Params) -> int:
+    """The size that `cell.init` makes such parameters for; ValueError if there is none."""
+    form = [jax.tree.structure(params), *map(jnp.shape, jax.tree.leaves(params))]
+
+    def form_for(size: int) -> list[Any]:
+        made = jax.eval_shape(lambda key: cell.init(key, size), jax.random.key(0))
+        return [jax.tree.structure(made), *map(jnp.shape, jax.tree.leaves(made))]
+
+    for size in dict.fromkeys(shape[0] for shape in form[1:] if shape):
+        if form_for(size) == form:
+            return size
+    raise ValueError(
+        f"params: got {jax.tree.map(jnp.shape, params)}, expected those of {spelt(cell)}"
+    )

@@ -1,0 +1,69 @@
+"""Files of our own: parameters by readable names, and how their cell is made; no pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import safetensors
+import safetensors.flax
+
+from jaxrnn import check, tree
+from jaxrnn.interop.layout import Tensors, misfits, tensors_of
+from jaxrnn.interop.recipe import input_size_of, made_of, spelt
+from jaxrnn.types import Params, PyTree
+
+VERSION = "1"  # of what a file says of itself: this, the cell, its input size
+
+
+def save(path: Path | str, cell: Any, params: Params) -> None:
+    """Write a cell or network and its parameters.
+
+    Args:
+        path: of the file; what is there is replaced.
+        cell: made by factories of jaxrnn; stacked, both ways, or transformed too.
+        params: its parameters, kept bit by bit, each by its path, such as `0.forward.w_h`.
+
+    Raises:
+        ValueError: if no expression makes the cell, or params are not such as it has.
+        OSError: if the file cannot be written.
+    """
+    metadata = {"jaxrnn": VERSION, "cell": spelt(cell)}
+    metadata["input_size"] = str(input_size_of(cell, params))
+    Path(path).write_bytes(safetensors.flax.save(tree.named(params), metadata))
+
+
+def load(path: Path | str) -> tuple[Any, Params]:
+    """The cell or network and its parameters, of a file that `save` wrote.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, of something else or of another version, or if an array is
+            missing, surplus or of a wrong shape.
+    """
+    said, arrays = opened(path)
+    version = said.get("jaxrnn")
+    check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", repr(VERSION))
+    cell, size = made_of(said["cell"]), int(said["input_size"])
+    form = jax.eval_shape(lambda key: cell.init(key, size), jax.random.key(0))
+    kept = {name: arrays.get(name, x).dtype for name, x in tree.named(form).items()}
+    dtypes = jax.tree.unflatten(jax.tree.structure(form), kept.values())
+    form = jax.tree.map(lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype), form, dtypes)
+    return cell, filled(form, arrays, said["cell"])
+
+
+def opened(path: Path | str) -> tuple[dict[str, str], Tensors]:
+    """What any file of safetensors says of itself, and its arrays by name."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = file.keys()
+            return file.metadata() or {}, tensors_of({x: file.get_tensor(x) for x in names})
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"path: got {str(path)!r} ({error}), expected safetensors") from None
+
+
+def filled(form: PyTree, arrays: Tensors, owner: str) -> PyTree:
+    """The arrays in a tree of that form, each at its path; ValueError if they are others."""
+    names = tree.named(form)
+    for misfit in misfits(arrays, names, owner):
+        check.that(False, *misfit)
+    return jax.tree.unflatten(jax.tree.structure(form), [arrays[name] for name in names])
