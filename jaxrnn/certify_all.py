@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import networks, transforms
+from jaxrnn import layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Certificate, Row, certify, drawn
-from jaxrnn.layers import readout
-from jaxrnn.loops import LOOPS
-from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import unroll
+from jaxrnn.certify import Certificate, certify, drawn
+from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import Masked, Restarted, Restarting
 from jaxrnn.transforms.noise import noised
 from jaxrnn.types import Carry, Params, PyTree, Step
@@ -37,10 +34,8 @@ def certify_all(
         progress: wraps the iteration, for instance `tqdm.tqdm`.
         hidden_size: H of every cell.
     """
-    rows: list[Row] = []
-    for job in progress([*_of_cells(hidden_size), *_around(hidden_size)]):
-        rows += job().rows
-    return Certificate(tuple(rows))
+    jobs = [*_of_cells(hidden_size), *_around(hidden_size)]
+    return Certificate(tuple(row for job in progress(jobs) for row in job().rows))
 
 
 def _of_cells(hidden_size: int) -> Iterator[Job]:
@@ -64,9 +59,8 @@ def _around(hidden_size: int) -> Iterator[Job]:
     mask, reset = (jnp.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
     marked = transforms.restarted(transforms.masked(cell), learned=True)
     start = jax.tree.map(jnp.cos, carry)
-    noisy = transforms.variational(cell, inputs=0.3, state=0.3)
+    noisy: Any = transforms.variational(cell, inputs=0.3, state=0.3)
     noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
-    assert noisy.noise is not None
     noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
     noise = noised_params, carry, noised_xs
@@ -74,7 +68,7 @@ def _around(hidden_size: int) -> Iterator[Job]:
         names = ("lstm, mask, resets", name)
         yield functools.partial(certify, marked, *marks, loop=loop, names=names)
     yield functools.partial(certify, noisy, *noise, names=("lstm, noise", "bptt"))
-    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), readout(2))
+    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
     more = net.init(jax.random.key(0), xs.shape[-1], xs.dtype)
     carries = net.carry(xs.shape[1:-1], xs.dtype)
     names = ("stack", "bptt, layer by layer")
@@ -83,4 +77,4 @@ def _around(hidden_size: int) -> Iterator[Job]:
 
 def _layer_by_layer(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
     """`unroll` has the contract of a loop."""
-    return unroll(step, params, xs, carry)
+    return sequence.unroll(step, params, xs, carry)
