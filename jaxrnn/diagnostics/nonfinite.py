@@ -63,27 +63,25 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
     """
 
-    def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
-        """What a layer begins with, and what is seen of it step by step, in this order."""
+    def spying(step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
         (carries, saved), ys = history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
+        # What the layer begins with, and what is seen of it step by step, in this order.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
-        return tree.split_inexact(({"carry": carry}, timed))[0]
+        seen = tree.split_inexact(({"carry": carry}, timed))[0]
 
-    def zeros(*call: Any) -> tuple[PyTree, ...]:
-        start, timed = seen(*call)
-        return start, timed, {"d_outputs": timed["outputs"]}, {"d_carries": timed["carries"]}
+        def run(zeros: Any) -> Any:
+            *spied, probe = zeros
+            result = loop(probed(step, whole=True), params, carry, Probed(xs, probe["d_carries"]))
+            inexact, others = tree.split_inexact(result)
+            return tree.merge(_spied(inexact, tuple(spied), seen), others)
 
-    def run(zeros: Any, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
-        *spied, probe = zeros
-        result = loop(probed(step, whole=True), params, carry, Probed(xs, probe["d_carries"]))
-        inexact, others = tree.split_inexact(result)
-        inexact = _spied(inexact, tuple(spied), seen(step, params, carry, xs))
-        return tree.merge(inexact, others)
+        timed = seen[1]
+        return (*seen, {"d_outputs": timed["outputs"]}, {"d_carries": timed["carries"]}), run
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
-        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
+        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, spying))(params)
         value, (grads, layers) = found
         numbered = [(i, len(batch_of(layer[0])), layer) for i, layer in enumerate(layers)]
         for i, batch, (start, timed, _, _) in numbered:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.transforms.controlled import batch_of, packed
+from jaxrnn.transforms.controlled import packed
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
@@ -86,10 +86,6 @@ def spectrum(
     """
     carry = tree.to_arrays(carry)
     check.step_fits(step, params, carry, xs)
-    batch = batch_of(carry)
-
-    def keeping(carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
-        return step(params, carry, x)[0], carry
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
@@ -107,14 +103,14 @@ def spectrum(
         return (product, turned.mT), (logs, *singular)
 
     form = jax.eval_shape(packed, carry)
-    size = form.shape[-1]
+    *batch, size = form.shape
     if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
     q = jnp.broadcast_to(q, (*batch, *q.shape))
-    _, carries_tm1 = jax.lax.scan(keeping, carry, xs)
+    _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
     _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
