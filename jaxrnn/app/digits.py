@@ -14,8 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import jaxrnn
-from jaxrnn.app import run, training
-from jaxrnn.app.options import Parser, UserError, cell_named
+from jaxrnn.app import options, training
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "handwritten digits read pixel by pixel, many-to-one"
@@ -44,17 +43,17 @@ class DigitParams(NamedTuple):
     readout: Params
 
 
-def add_train_options(parser: Parser) -> None:
+def add_train_options(parser: options.Parser) -> None:
     """The options of `jaxrnn train digits`."""
     training.add_options(
         parser, "digits", hidden_size=128, batch_size=64, steps=1000, learning_rate=0.005
     )
 
 
-def train(options: run.Options) -> None:
+def train(chosen: options.Options) -> None:
     """Learn the digits, save the run, and print the accuracy on the held-out fifth."""
-    model, held_out = digit_model(options.cell, options.hidden_size), load()[1]
-    params = training.train(task(options), options)
+    model, held_out = digit_model(chosen.cell, chosen.hidden_size), load()[1]
+    params = training.train(task(chosen), chosen)
     _, accuracy = jax.jit(score, static_argnums=0)(model, params, held_out)
     print(f"accuracy on the {len(held_out.labels)} digits held out: {float(accuracy):.1%}")
 
@@ -68,8 +67,7 @@ def load() -> tuple[Digits, Digits]:
     pixels = (images.T[..., None] / BRIGHTEST).astype(np.float32)
     lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
     digits = Digits(pixels, lengths.astype(np.int32), labels.astype(np.int32))
-    every = np.arange(len(labels))
-    parts = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    parts = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     return rows(digits, parts[0]), rows(digits, parts[1])
 
 
@@ -80,7 +78,7 @@ def rows(digits: Digits, chosen: np.ndarray) -> Digits:
 
 def digit_model(cell_name: str, hidden_size: int) -> Network:
     """Cell -> readout, to be asked for the output of each row's last state."""
-    return jaxrnn.stacked(cell_named(cell_name, hidden_size), jaxrnn.readout(CLASSES))
+    return jaxrnn.stacked(options.cell_named(cell_name, hidden_size), jaxrnn.readout(CLASSES))
 
 
 def score(
@@ -105,14 +103,14 @@ def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[Digits]:
             yield rows(digits, order[start : start + batch_size])
 
 
-def task(options: run.Options) -> training.Task:
+def task(chosen: options.Options) -> training.Task:
     """Whole sequences, each begun with the zero carry, so that none is handed on.
 
     UserError if a batch is more than all digits to train on.
     """
-    model, digits = digit_model(options.cell, options.hidden_size), load()[0]
-    if options.batch_size > (count := len(digits.labels)):
-        raise UserError(f"--batch-size: got {options.batch_size}, expected at most {count}")
+    model, digits = digit_model(chosen.cell, chosen.hidden_size), load()[0]
+    if chosen.batch_size > (count := len(digits.labels)):
+        raise options.UserError(f"--batch-size: got {chosen.batch_size}, expected at most {count}")
 
     def loss(params: Params, carry: Carry, batch: Digits, key: Key, loop: Loop) -> training.Loss:
         nats, accuracy = score(model, params, batch, loop)
@@ -122,9 +120,9 @@ def task(options: run.Options) -> training.Task:
         init=lambda key: DigitParams(*model.init(key, input_size=1)),
         carry=None,
         loss=loss,
-        batches=batches(digits, options.batch_size, options.seed),
+        batches=batches(digits, chosen.batch_size, chosen.seed),
         rows=Digits._make((1, 0, 0)),
-        items=options.batch_size,
+        items=chosen.batch_size,
         unit="digit",
         measure="accuracy",
         levels={"guessing": 1 / CLASSES},

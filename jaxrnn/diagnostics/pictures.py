@@ -5,13 +5,12 @@ styles, the hatching and the lightness say the same.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxrnn import tree
 from jaxrnn.diagnostics.spectrum import Reach, Spectrum
 from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
@@ -85,8 +84,7 @@ def draw_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
 def draw_contributions(axes: Axes, terms: Params) -> Axes:
     """The norm of what each step adds to the gradient of each parameter of one layer."""
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
-    for path, term in jax.tree.leaves_with_path(terms):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    for name, term in tree.named(terms).items():
         axes.plot(_log10(np.linalg.norm(_flat(term), axis=1)), label=name)
     title = "Contributions: what each step adds to the gradient"
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
@@ -107,7 +105,7 @@ def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) 
 
 def _flat(x: Array) -> np.ndarray:
     """`(T, ...)` as a table of T rows."""
-    return np.asarray(x, float).reshape(len(x), math.prod(x.shape[1:]))
+    return np.asarray(x, float).reshape(len(x), np.prod(x.shape[1:], dtype=int))
 
 
 def _log10(x: np.ndarray) -> np.ndarray:
