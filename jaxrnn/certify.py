@@ -178,9 +178,8 @@ def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
 
 def _path(step: Step, loop: Loop, args: Arguments) -> str:
     """Which backward pass runs, read off the program: does the loop bring one of its own?"""
-    params, carry, xs = args
-    inside = str(jax.make_jaxpr(step)(params, carry, check.at_one_step(xs)))
-    outside = str(jax.make_jaxpr(functools.partial(loop, step))(params, carry, xs))
+    inside = str(jax.make_jaxpr(step)(*args[:2], check.at_one_step(args[2])))
+    outside = str(jax.make_jaxpr(functools.partial(loop, step))(*args))
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
     # A network's cells are found in the program, by the name of what is compiled for them.

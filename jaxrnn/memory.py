@@ -11,11 +11,8 @@ from jaxrnn.loops.checkpointed import checkpointed
 from jaxrnn.types import Loop
 
 # The exact loops, each with less work and more memory than the next.
-BY_TIME = (
-    ("bptt", bptt),
-    ("checkpointed()", checkpointed()),
-    *((f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)),
-)
+_BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
+BY_TIME = (("bptt", bptt), ("checkpointed()", checkpointed()), *_BY_LEVELS)
 
 
 class MemoryRow(NamedTuple):

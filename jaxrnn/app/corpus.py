@@ -107,7 +107,6 @@ def unigram_bits(corpus: Corpus) -> float:
 
 def xz_bits(corpus: Corpus) -> float:
     """Bits per held-out character that xz adds when it has the training text in front."""
-    before, held_out = (part.encode() for part in (corpus.training, corpus.held_out))
-    before = before[-XZ_REACH:]
-    added = len(lzma.compress(before + held_out)) - len(lzma.compress(before))
+    before = corpus.training.encode()[-XZ_REACH:]
+    added = len(lzma.compress(before + corpus.held_out.encode())) - len(lzma.compress(before))
     return added * 8 / len(corpus.held_out)

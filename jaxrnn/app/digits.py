@@ -118,7 +118,6 @@ def task(chosen: options.Options) -> training.Task:
 
     return training.Task(
         init=lambda key: DigitParams(*model.init(key, input_size=1)),
-        carry=None,
         loss=loss,
         batches=batches(digits, chosen.batch_size, chosen.seed),
         rows=Digits._make((1, 0, 0)),

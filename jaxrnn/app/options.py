@@ -43,8 +43,7 @@ def kind(convert: type, fits: Callable[..., bool], expected: str) -> Callable[[s
 
     def value(text: str) -> Any:
         with contextlib.suppress(ValueError):
-            value = convert(text)
-            if fits(value):
+            if fits(value := convert(text)):
                 return value
         raise UserError(f"got {text!r}, expected {expected}")
 

@@ -33,7 +33,6 @@ class Task(NamedTuple):
 
     Fields:
         init: `key -> params`.
-        carry: the carry before the first batch; None where each batch begins anew.
         loss: `(params, carry, batch, key, loop) -> (loss, (carry, metrics))`.
         batches: one for each update, without end.
         rows: the axis of rows in each part of a batch, None where there is none.
@@ -41,10 +40,10 @@ class Task(NamedTuple):
         unit: what one of them is called.
         measure: which of the metrics to show and draw.
         levels: that metric of rivals who learned nothing, by name.
+        carry: the carry before the first batch; None where each batch begins anew.
     """
 
     init: Callable[[jax.Array], Params]
-    carry: Carry
     loss: Callable[..., Loss]
     batches: Iterator[PyTree]
     rows: PyTree
@@ -52,6 +51,7 @@ class Task(NamedTuple):
     unit: str
     measure: str
     levels: Mapping[str, float]
+    carry: Carry = None
 
 
 def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:

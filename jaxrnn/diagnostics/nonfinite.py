@@ -81,8 +81,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
-        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, spying))(params)
-        value, (grads, layers) = found
+        value, (grads, layers) = jax.jit(lambda p: with_zeros(loss, p, args, loop, spying))(params)
         numbered = [(i, len(batch_of(layer[0])), layer) for i, layer in enumerate(layers)]
         for i, batch, (start, timed, _, _) in numbered:
             yield _first("forward", i, start)
@@ -119,12 +118,10 @@ def _first(
     """
     hits = []
     for name, x in tree.named(quantities).items():
-        if not (isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)):
-            continue
-        x = np.asarray(x)
-        places = np.argwhere(~np.isfinite(x))
+        inexact = isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)
+        places: Any = np.argwhere(~np.isfinite(x)) if inexact else ()
         if len(places):
             at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
             step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
-            hits.append(Nonfinite(phase, layer, name, step, place, x[at].item()))
+            hits.append(Nonfinite(phase, layer, name, step, place, np.asarray(x)[at].item()))
     return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)
