@@ -18,6 +18,7 @@ from jaxrnn.app import options, training
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "handwritten digits read pixel by pixel, many-to-one"
+DEFAULTS = {"hidden_size": 128, "batch_size": 64, "steps": 1000, "learning_rate": 0.005}
 CLASSES = 10
 BRIGHTEST = 16  # of a pixel in scikit-learn's digits
 
@@ -45,9 +46,7 @@ class DigitParams(NamedTuple):
 
 def add_train_options(parser: options.Parser) -> None:
     """The options of `jaxrnn train digits`."""
-    training.add_options(
-        parser, "digits", hidden_size=128, batch_size=64, steps=1000, learning_rate=0.005
-    )
+    training.add_options(parser, "digits", **DEFAULTS)
 
 
 def train(chosen: options.Options) -> None:
@@ -67,7 +66,7 @@ def load() -> tuple[Digits, Digits]:
     pixels = (images.T[..., None] / BRIGHTEST).astype(np.float32)
     lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
     digits = Digits(pixels, lengths.astype(np.int32), labels.astype(np.int32))
-    parts = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     return rows(digits, parts[0]), rows(digits, parts[1])
 
 

@@ -68,8 +68,7 @@ def inspect(chosen: run.Options) -> None:
     def biases(reach: int) -> tuple[jaxrnn.TruncationBias, ...]:
         return jaxrnn.truncation_bias(loss, params, make=lambda k: jaxrnn.truncated(k, reach * k))
 
-    named = {"truncated(k)": biases(1), "truncated(k, 2k)": biases(2)}
-    pictures.draw_truncation(axes[5], named)
+    pictures.draw_truncation(axes[5], {"truncated(k)": biases(1), "truncated(k, 2k)": biases(2)})
     figure.savefig(chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 

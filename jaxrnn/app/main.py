@@ -18,10 +18,8 @@ try:
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
         raise
-    sys.exit(
-        f"jaxrnn: error: {missing.name}: got no such package, expected the extra of the command "
-        "line (pip install 'jaxrnn[app]')"
-    )
+    extra = "the extra of the command line (pip install 'jaxrnn[app]')"
+    sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
 COMMANDS = {"sample": text.sample, "inspect": inspect.inspect, "story": inspect.story}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

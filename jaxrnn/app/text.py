@@ -21,6 +21,7 @@ from jaxrnn.app.corpus import Corpus, Segment
 from jaxrnn.types import Array, Carry, Key, Layer, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
+DEFAULTS = {"hidden_size": 256, "batch_size": 16, "steps": 2000, "learning_rate": 0.004}
 PROMPT = 60  # characters of the held-out text, continued after training
 LENGTH = 400  # characters of a continuation
 TEMPERATURE = 0.8
@@ -41,9 +42,7 @@ def add_train_options(parser: options.Parser) -> None:
     add("--text", type=Path, metavar="FILE", help="UTF-8; None is pydoc_data.topics")
     add("--embedding-size", type=count, default=128, metavar="N", help="features of a character")
     add("--segment-length", type=count, default=64, metavar="N", help="steps before a cut")
-    training.add_options(
-        parser, "text", hidden_size=256, batch_size=16, steps=2000, learning_rate=0.004
-    )
+    training.add_options(parser, "text", **DEFAULTS)
 
 
 def add_sample_options(parser: options.Parser) -> None:

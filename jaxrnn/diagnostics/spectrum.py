@@ -89,8 +89,7 @@ def spectrum(
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
-        inexact, others = tree.split_inexact(carry_tm1)
-        back = jax.vjp(lambda c: packed(step(params, tree.merge(c, others), x)[0]), inexact)[1]
+        back = tree.pullback(lambda c: packed(step(params, c, x)[0]), carry_tm1)
 
         def sent_back(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
