@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
@@ -101,7 +100,7 @@ def certify(
     xs: PyTree = None,
     *,
     loop: Loop = bptt,
-    narrow: DTypeLike = jnp.float32,
+    narrow: jax.typing.DTypeLike = jnp.float32,
     draws: int = 8,
     seed: int = 0,
     names: tuple[str, str] | None = None,
@@ -202,8 +201,7 @@ def _float64_rows(step, loop, trials):
 
             def value(e):
                 steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
-                end = tree.add(inexact, steps)
-                return _inner(v, judge(step, *tree.merge(end, others)))
+                return _inner(v, judge(step, *tree.merge(tree.add(inexact, steps), others)))
 
             return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
 

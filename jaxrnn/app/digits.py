@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
@@ -87,7 +86,7 @@ def score(
     carry, _ = jaxrnn.unroll(model, params, digits.pixels, lengths=digits.lengths, loop=loop)
     logits = model.output(params, carry)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, digits.labels)
-    return jnp.mean(nats), jnp.mean(jnp.argmax(logits, axis=-1) == digits.labels)
+    return nats.mean(), (logits.argmax(axis=-1) == digits.labels).mean()
 
 
 def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[Digits]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import jaxrnn
@@ -122,4 +121,4 @@ def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:
 
 def _last(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:
     """The loss that is the sum of a cell's last outputs."""
-    return lambda params, loop: jnp.sum(jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1])
+    return lambda params, loop: jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1].sum()

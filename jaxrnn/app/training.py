@@ -5,7 +5,6 @@ A run leaves a picture too: its metric over the steps, beside rivals who learned
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -90,7 +89,7 @@ def train(task: Task, chosen: options.Options) -> Params:
     run.prepare(chosen.out)
     loop = options.loop_named(chosen.loop)
     devices = jax.devices()[: chosen.devices]
-    sharing = math.gcd(chosen.batch_size, len(devices))
+    sharing = np.gcd(chosen.batch_size, len(devices))
     if sharing < len(devices):
         print(f"on {sharing} of {len(devices)} devices: --batch-size is no multiple of these")
     devices = devices[:sharing]
@@ -123,13 +122,12 @@ def train(task: Task, chosen: options.Options) -> Params:
                 recent = np.mean([row[task.measure] for row in history[-RECENT:]])
                 bar.set_postfix({task.measure: f"{recent:.3f}"}, refresh=False)
                 bar.update(task.items)
-                if not math.isfinite(numbers["loss"]):
+                if not np.isfinite(numbers["loss"]):
                     break
     except KeyboardInterrupt:
         interrupted = True
-    values = [row[task.measure] for row in history]
     title = f"Learning {chosen.task}: {chosen.cell} of {chosen.hidden_size}, {chosen.loop}"
-    picture = curve(task.measure, values, title, task.levels)
+    picture = curve(task.measure, [row[task.measure] for row in history], title, task.levels)
     if norms:
         rows = f"updates / {chosen.inspect_every}"
         pictures.draw_flow(picture.add_subplot(1, 2, 2), norms, rows=rows)
@@ -139,7 +137,7 @@ def train(task: Task, chosen: options.Options) -> Params:
         raise KeyboardInterrupt(f"interrupted {where}")
     end = history[-1]["loss"]
     got = f"{chosen.learning_rate}, which led to a loss of {end} {where}"
-    check.that(math.isfinite(end), "--learning-rate", got, "a smaller rate", options.UserError)
+    check.that(np.isfinite(end), "--learning-rate", got, "a smaller rate", options.UserError)
     print(f"saved in {chosen.out}: {', '.join(run.FILES)}")
     return jax.device_put(state.params, devices[0])
 

@@ -140,8 +140,7 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
     lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
     known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
-    weight = known / jnp.maximum(1, jnp.sum(known, 0, keepdims=True))
-    from_mean = weight * (lags - jnp.sum(weight * lags, 0, keepdims=True))
+    from_mean = known * (lags - jnp.average(lags, 0, known, keepdims=True))
     spread = jnp.sum(from_mean * lags, 0)
     slope = jnp.sum(from_mean * jnp.log(jnp.where(known > 0, spectral, 1)), 0)
     rate = jnp.exp(slope / jnp.where(spread > 0, spread, 1))  # (1)
