@@ -3,6 +3,7 @@
 The rows of a batch have lengths of their own: nothing follows the last ink but padding.
 """
 
+from collections import namedtuple
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from sklearn.model_selection import train_test_split
 
 import jaxrnn
 from jaxrnn.app import options, training
-from jaxrnn.types import Carry, Key, Loop, Network, Params
+from jaxrnn.types import Carry, Loop, Network, Params
 
 ABOUT = "handwritten digits read pixel by pixel, many-to-one"
 DEFAULTS = {"hidden_size": 128, "batch_size": 64, "steps": 1000, "learning_rate": 0.005}
@@ -36,11 +37,8 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
-class DigitParams(NamedTuple):
-    """The parameters of the two parts of `digit_model`."""
-
-    cell: Params
-    readout: Params
+# The parameters of the two parts of `digit_model`.
+DigitParams = namedtuple("DigitParams", ("cell", "readout"))
 
 
 def add_train_options(parser: options.Parser) -> None:
@@ -52,8 +50,8 @@ def train(chosen: options.Options) -> None:
     """Learn the digits, save the run, and print the accuracy on the held-out fifth."""
     model, held_out = digit_model(chosen.cell, chosen.hidden_size), load()[1]
     params = training.train(task(chosen), chosen)
-    _, accuracy = jax.jit(score, static_argnums=0)(model, params, held_out)
-    print(f"accuracy on the {len(held_out.labels)} digits held out: {float(accuracy):.1%}")
+    _, (_, metrics) = jax.jit(score, static_argnums=0)(model, params, None, held_out)
+    print(f"accuracy on the {len(held_out.labels)} digits held out: {metrics['accuracy']:.1%}")
 
 
 def load() -> tuple[Digits, Digits]:
@@ -80,13 +78,16 @@ def digit_model(cell_name: str, hidden_size: int) -> Network:
 
 
 def score(
-    model: Network, params: Params, digits: Digits, loop: Loop = jaxrnn.bptt
-) -> tuple[jax.Array, jax.Array]:
-    """The mean of -log p(label | pixels), in nats, and the share of digits read right."""
-    carry, _ = jaxrnn.unroll(model, params, digits.pixels, lengths=digits.lengths, loop=loop)
-    logits = model.output(params, carry)
+    model: Network, params: Params, carry: Carry, digits: Digits, loop: Loop = jaxrnn.bptt
+) -> training.Loss:
+    """The mean of -log p(label | pixels), in nats, and the share of digits read right.
+
+    Each is read from the zero carry on; the one that came is handed back.
+    """
+    last, _ = jaxrnn.unroll(model, params, digits.pixels, lengths=digits.lengths, loop=loop)
+    logits = model.output(params, last)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, digits.labels)
-    return nats.mean(), (logits.argmax(axis=-1) == digits.labels).mean()
+    return nats.mean(), (carry, {"accuracy": (logits.argmax(axis=-1) == digits.labels).mean()})
 
 
 def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[Digits]:
@@ -109,14 +110,9 @@ def task(chosen: options.Options) -> training.Task:
     model, digits = digit_model(chosen.cell, chosen.hidden_size), load()[0]
     if chosen.batch_size > (count := len(digits.labels)):
         raise options.UserError(f"--batch-size: got {chosen.batch_size}, expected at most {count}")
-
-    def loss(params: Params, carry: Carry, batch: Digits, key: Key, loop: Loop) -> training.Loss:
-        nats, accuracy = score(model, params, batch, loop)
-        return nats, (carry, {"accuracy": accuracy})
-
     return training.Task(
         init=lambda key: DigitParams(*model.init(key, input_size=1)),
-        loss=loss,
+        loss=lambda params, carry, batch, _, loop: score(model, params, carry, batch, loop),
         batches=batches(digits, chosen.batch_size, chosen.seed),
         rows=Digits._make((1, 0, 0)),
         items=chosen.batch_size,

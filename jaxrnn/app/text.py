@@ -6,9 +6,9 @@ The model is embedding -> cell -> readout, many-to-many.
 import functools
 import itertools
 import math
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import optax
 import jaxrnn
 from jaxrnn.app import corpus, options, run, training
 from jaxrnn.app.corpus import Corpus, Segment
-from jaxrnn.types import Array, Carry, Key, Layer, Loop, Network, Params
+from jaxrnn.types import Array, Carry, Layer, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
 DEFAULTS = {"hidden_size": 256, "batch_size": 16, "steps": 2000, "learning_rate": 0.004}
@@ -28,12 +28,8 @@ TEMPERATURE = 0.8
 SCORED_AT_ONCE = 4096  # characters, so that a held-out text of any length fits into memory
 
 
-class CharacterParams(NamedTuple):
-    """The parameters of a character model, as any tuple of three is."""
-
-    embedding: Params
-    cell: Params
-    readout: Params
+# The parameters of a character model, as any tuple of three is.
+CharacterParams = namedtuple("CharacterParams", ("embedding", "cell", "readout"))
 
 
 def add_train_options(parser: options.Parser) -> None:
@@ -76,16 +72,11 @@ def train(chosen: options.Options) -> None:
 def task(chosen: options.Options, text: Corpus | None = None) -> training.Task:
     """Stateful truncated backpropagation through time over the text that the options name."""
     model, text = _model(chosen), text or _corpus(chosen)
-
-    def loss(params: Params, carry: Carry, segment: Segment, key: Key, loop: Loop) -> training.Loss:
-        nats, carry = segment_loss(model, params, carry, segment, loop)
-        return nats, (carry, {"bits_per_character": nats / math.log(2)})
-
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     return training.Task(
         init=lambda key: CharacterParams(*model.init(key, len(text.vocabulary))),
         carry=model.carry((chosen.batch_size,)),
-        loss=loss,
+        loss=lambda params, carry, part, _, loop: segment_loss(model, params, carry, part, loop),
         batches=corpus.segments(tokens, chosen.batch_size, chosen.segment_length),
         rows=Segment._make((1, 1, None)),
         items=chosen.batch_size * chosen.segment_length,
@@ -132,7 +123,7 @@ def character_model(
 
 def segment_loss(
     model: Network, params: Params, carry: Carry, segment: Segment, loop: Loop = jaxrnn.bptt
-) -> tuple[jax.Array, Carry]:
+) -> training.Loss:
     """The mean of -log p(target | all before) over a segment, in nats, and the carry after it.
 
     It begins with the carry of the segment before; where streams begin, with zeros.
@@ -140,7 +131,8 @@ def segment_loss(
     carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
     carry, logits = jaxrnn.unroll(model, params, segment.inputs[..., None], carry, loop=loop)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    return jaxrnn.mean_over_time(cross_entropy, logits, segment.targets), carry
+    nats = jaxrnn.mean_over_time(cross_entropy, logits, segment.targets)
+    return nats, (carry, {"bits_per_character": nats / math.log(2)})
 
 
 def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> float:
@@ -150,7 +142,8 @@ def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> fl
     carry, nats = model.carry(), 0.0
     for start in range(0, len(targets), SCORED_AT_ONCE):
         at = slice(start, start + SCORED_AT_ONCE)
-        mean, carry = loss(params, carry, Segment(inputs[at], targets[at], np.bool_(start == 0)))
+        segment = Segment(inputs[at], targets[at], np.bool_(start == 0))
+        mean, (carry, _) = loss(params, carry, segment)
         nats += float(mean) * len(targets[at])
     return nats / len(targets) / math.log(2)
 
