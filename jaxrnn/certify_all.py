@@ -67,9 +67,7 @@ def _around(hidden_size: int) -> Iterator[Job]:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
     yield ("lstm, noise", "bptt"), (noisy, noised_params, carry, noised_xs), {}
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
-    more = net.init(jax.random.key(0), xs.shape[-1], xs.dtype)
-    carries = net.carry(xs.shape[1:-1], xs.dtype)
-    yield ("stack", "bptt, layer by layer"), (net, more, carries, xs), {"loop": _layer_by_layer}
+    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), {"loop": _layer_by_layer}
 
 
 def _layer_by_layer(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:

@@ -72,12 +72,11 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
         def run(zeros: Any) -> Any:
             *spied, probe = zeros
-            result = loop(probed(step, whole=True), params, carry, Probed(xs, probe["d_carries"]))
+            result = loop(probed(step, whole=True), params, carry, Probed(xs, probe))
             inexact, others = tree.split_inexact(result)
             return tree.merge(_spied(inexact, tuple(spied), seen), others)
 
-        timed = seen[1]
-        return (*seen, {"d_outputs": timed["outputs"]}, {"d_carries": timed["carries"]}), run
+        return (*seen, seen[1]["outputs"], seen[1]["carries"]), run
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
@@ -89,8 +88,8 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
         if not np.isfinite(value):
             yield _first("forward", None, {"args": args, "loss": value})
         for i, batch, (_, _, d_outputs, d_carries) in numbered[::-1]:
-            yield _first("backward", i, d_outputs, batch, last=True)
-            yield _first("backward", i, d_carries, batch, last=True)
+            yield _first("backward", i, {"d_outputs": d_outputs}, batch, last=True)
+            yield _first("backward", i, {"d_carries": d_carries}, batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
     check.function("loss", loss)
@@ -103,10 +102,7 @@ def _spied(result: PyTree, zeros: PyTree, seen: PyTree) -> PyTree:
     return result
 
 
-_spied.defvjp(
-    lambda result, zeros, seen: (result, seen),
-    lambda seen, d: (d, (*seen, {"d_outputs": d[1]}), None),
-)
+_spied.defvjp(lambda result, _, seen: (result, seen), lambda seen, d: (d, (*seen, d[1]), None))
 
 
 def _first(
