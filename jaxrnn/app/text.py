@@ -3,7 +3,6 @@
 The model is embedding -> cell -> readout, many-to-many.
 """
 
-import functools
 import itertools
 import math
 from collections import namedtuple
@@ -17,7 +16,6 @@ import optax
 
 import jaxrnn
 from jaxrnn.app import corpus, options, run, training
-from jaxrnn.app.corpus import Corpus, Segment
 from jaxrnn.types import Array, Carry, Layer, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
@@ -69,7 +67,7 @@ def train(chosen: options.Options) -> None:
     sample(options.Options(folder=chosen.out, seed=chosen.seed, **asked))
 
 
-def task(chosen: options.Options, text: Corpus | None = None) -> training.Task:
+def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training.Task:
     """Stateful truncated backpropagation through time over the text that the options name."""
     model, text = _model(chosen), text or _corpus(chosen)
     tokens = corpus.encode("--text", text.training, text.vocabulary)
@@ -78,7 +76,7 @@ def task(chosen: options.Options, text: Corpus | None = None) -> training.Task:
         carry=model.carry((chosen.batch_size,)),
         loss=lambda params, carry, part, _, loop: segment_loss(model, params, carry, part, loop),
         batches=corpus.segments(tokens, chosen.batch_size, chosen.segment_length),
-        rows=Segment._make((1, 1, None)),
+        rows=corpus.Segment._make((1, 1, None)),
         items=chosen.batch_size * chosen.segment_length,
         unit="char",
         measure="bits_per_character",
@@ -98,8 +96,8 @@ def sample(chosen: options.Options) -> None:
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
     key = jax.random.key(chosen.seed)
-    init = functools.partial(model.init, input_size=len(vocabulary))
-    params = run.load_params(folder, like=CharacterParams(*jax.eval_shape(init, key)))
+    like = jax.eval_shape(lambda key: CharacterParams(*model.init(key, len(vocabulary))), key)
+    params = run.load_params(folder, like=like)
     tokens = corpus.encode("--prompt", chosen.prompt, vocabulary)
     drawn = generate(model, params, tokens, chosen.temperature, key)
     print(chosen.prompt, end="")
@@ -122,7 +120,7 @@ def character_model(
 
 
 def segment_loss(
-    model: Network, params: Params, carry: Carry, segment: Segment, loop: Loop = jaxrnn.bptt
+    model: Network, params: Params, carry: Carry, segment: corpus.Segment, loop: Loop = jaxrnn.bptt
 ) -> training.Loss:
     """The mean of -log p(target | all before) over a segment, in nats, and the carry after it.
 
@@ -137,13 +135,13 @@ def segment_loss(
 
 def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> float:
     """The mean bits of all tokens but the first, as one stream, its carry handed on to the end."""
-    loss = jax.jit(functools.partial(segment_loss, model))
+    loss = jax.jit(segment_loss, static_argnums=0)
     inputs, targets = tokens[:-1], tokens[1:]
     carry, nats = model.carry(), 0.0
     for start in range(0, len(targets), SCORED_AT_ONCE):
         at = slice(start, start + SCORED_AT_ONCE)
-        segment = Segment(inputs[at], targets[at], np.bool_(start == 0))
-        mean, (carry, _) = loss(params, carry, segment)
+        segment = corpus.Segment(inputs[at], targets[at], np.bool_(start == 0))
+        mean, (carry, _) = loss(model, params, carry, segment)
         nats += float(mean) * len(targets[at])
     return nats / len(targets) / math.log(2)
 
@@ -175,6 +173,6 @@ def _model(chosen: options.Options) -> Network:
     return character_model(chosen.cell, *sizes)
 
 
-def _corpus(chosen: options.Options) -> Corpus:
+def _corpus(chosen: options.Options) -> corpus.Corpus:
     """The text that the options of a run name."""
     return corpus.split(corpus.read(chosen.text), chosen.batch_size, chosen.segment_length)

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxrnn import check, tree
+from jaxrnn import check, sequence, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import History
 from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
 from jaxrnn.types import Array, Loop, Params, PyTree
 
@@ -100,7 +99,7 @@ def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
 
 
 def saturation(
-    states: History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
+    states: sequence.History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
 ) -> dict[str, jax.Array]:
     """How many values of each gate lie near either end of its range, step by step.
 

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn import check, tree
+from jaxrnn import check, sequence, tree
 from jaxrnn.diagnostics.flow import Loss, with_zeros
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import history
 from jaxrnn.transforms.controlled import Probed, batch_of, probed
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
 
@@ -64,7 +63,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     """
 
     def spying(step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
-        (carries, saved), ys = history(step, params, xs, carry)
+        (carries, saved), ys = sequence.history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
         # What the layer begins with, and what is seen of it step by step, in this order.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import tree
-from jaxrnn.diagnostics.spectrum import Reach, Spectrum
-from jaxrnn.diagnostics.truncation import TruncationBias
+from jaxrnn.diagnostics import spectrum, truncation
 from jaxrnn.types import Array, Params
 
 Axes = Any  # matplotlib's, which only the extra `plot` brings
@@ -37,7 +36,7 @@ def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer")
     return axes
 
 
-def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
+def draw_reach(axes: Axes, reaches: Mapping[str, spectrum.Reach]) -> Axes:
     """‖∂c_T/∂c_{T-k}‖₂ against the lag k on a logarithmic axis, with the fitted line, by name.
 
     Over rows the median is taken.
@@ -54,7 +53,7 @@ def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
     return _finished(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
 
-def draw_spectrum(axes: Axes, found: Spectrum) -> Axes:
+def draw_spectrum(axes: Axes, found: spectrum.Spectrum) -> Axes:
     """Lyapunov exponents in falling order beside the mean log singular values of single steps.
 
     Over rows the median is taken.
@@ -90,7 +89,7 @@ def draw_contributions(axes: Axes, terms: Params) -> Axes:
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
 
 
-def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) -> Axes:
+def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[truncation.TruncationBias]]) -> Axes:
     """The relative error of truncated gradients against k, both logarithmic, by name.
 
     What is exact has no logarithm and is not drawn.
