@@ -1,15 +1,12 @@
 """The certificate: is the gradient of a loop what it says it is?"""
 
 import functools
-import math
 import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.typing import DTypeLike
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
@@ -17,9 +14,7 @@ from jaxrnn.loops.scan import scan
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
-VALUE_LIMIT = 1e-13
-GRADIENT_LIMIT = 1e-12
-DIFFERENCE_LIMIT = 1e-6
+LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "differences": 1e-6}
 # How much farther from the truth than autodiff a narrow gradient may be, and one rounding more.
 NARROW_FACTOR = 1.5
 MOVE = 2.0**-12
@@ -28,11 +23,8 @@ MOVE = 2.0**-12
 # of rounding, both small, on a steep curve too (a layer norm of few units). And by how much the
 # differences over ±ε and ±2ε disagree: not at all, unless a kink (relu) lies between their ends.
 EPSILON = 1e-6
-STEPS = (EPSILON, -EPSILON, 2 * EPSILON, -2 * EPSILON)
-WEIGHTS = (
-    (2 / (3 * EPSILON), -2 / (3 * EPSILON), -1 / (12 * EPSILON), 1 / (12 * EPSILON)),
-    (1 / (2 * EPSILON), -1 / (2 * EPSILON), -1 / (4 * EPSILON), 1 / (4 * EPSILON)),
-)
+STEPS = EPSILON * np.array([1, -1, 2, -2])
+WEIGHTS = np.array([[8, -8, -1, 1], [6, -6, -3, 3]]) / (12 * EPSILON)
 
 Arguments = tuple[Params, Carry, PyTree]
 ARGUMENTS, OUTPUTS = ("params", "carry", "xs"), ("carry_T", "ys")
@@ -66,7 +58,7 @@ class Row(NamedTuple):
 
     def excess(self) -> float:
         """The error in units of its limit; NaN counts as infinite."""
-        return math.inf if math.isnan(self.error) else self.error / self.limit
+        return np.inf if np.isnan(self.error) else self.error / self.limit
 
 
 class Certificate(NamedTuple):
@@ -87,21 +79,16 @@ class Certificate(NamedTuple):
         """Of each step, loop and judge only the array nearest to, or farthest past, its limit."""
         kept: dict[tuple[str, ...], Row] = {}
         for row in self.rows:
-            place = row[:4]
-            kept[place] = max(kept.get(place, row), row, key=Row.excess)
+            kept[row[:4]] = max(kept.get(row[:4], row), row, key=Row.excess)
         return Certificate(tuple(kept.values()))
 
     def __str__(self) -> str:
-        heads = (*Row._fields, "")
-        lines = [
-            (*row[:5], f"{row.error:.1e}", f"{row.limit:.1e}", "ok" if row.ok else "OUT")
-            for row in self.rows
-        ]
-        widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-        table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in (heads, *lines)
-        ]
+        lines = [(*Row._fields, "")]
+        for row in self.rows:
+            verdict = "ok" if row.ok else "OUT"
+            lines.append((*row[:5], f"{row.error:.1e}", f"{row.limit:.1e}", verdict))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         out = sum(not row.ok for row in self.rows)
         return "\n".join([*table, f"{len(self.rows)} comparisons, {out} out of limits"])
 
@@ -113,7 +100,7 @@ def certify(
     xs: PyTree = None,
     *,
     loop: Loop = bptt,
-    narrow: DTypeLike = jnp.float32,
+    narrow: jax.typing.DTypeLike = jnp.float32,
     draws: int = 8,
     seed: int = 0,
     names: tuple[str, str] | None = None,
@@ -166,21 +153,17 @@ def certify(
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):
-            args = (params, carry, xs)
-            if isinstance(step, Cell) and not any(given):
-                args = drawn(step, rng)
+            args = (params, carry, xs) if any(given) else drawn(step, rng)
             args = tree.cast(args, jnp.float64)
             v = _normal_like(rng, jax.eval_shape(functools.partial(scan, step), *args))
-            inexact, _ = tree.split_inexact(args)
-            four = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape), x.dtype), inexact)
-            trials.append((args, v, _normal_like(rng, four)))
+            trials.append((args, v, _normal_like(rng, tree.split_inexact(args)[0], (4,))))
         path = _path(step, loop, trials[0][0])
         rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow)]
     names = names or (getattr(step, "__name__", "cell"), getattr(loop, "__name__", "loop"))
     return Certificate(tuple(Row(*names, path, *row) for row in rows))
 
 
-def drawn(cell: Cell, rng: np.random.Generator) -> Arguments:
+def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
     """Parameters as they start, with noise so that no bias is zero, and a carry and xs to go with.
 
     T = 11, so that segments of 4 and of 5 leave a rest; batch 3; 5 inputs; float64 in 64-bit mode.
@@ -194,9 +177,8 @@ def drawn(cell: Cell, rng: np.random.Generator) -> Arguments:
 
 def _path(step: Step, loop: Loop, args: Arguments) -> str:
     """Which backward pass runs, read off the program: does the loop bring one of its own?"""
-    params, carry, xs = args
-    inside = str(jax.make_jaxpr(step)(params, carry, check.at_one_step(xs)))
-    outside = str(jax.make_jaxpr(functools.partial(loop, step))(params, carry, xs))
+    inside = str(jax.make_jaxpr(step)(*args[:2], check.at_one_step(args[2])))
+    outside = str(jax.make_jaxpr(functools.partial(loop, step))(*args))
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
     # A network's cells are found in the program, by the name of what is compiled for them.
@@ -219,8 +201,7 @@ def _float64_rows(step, loop, trials):
 
             def value(e):
                 steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
-                end = tree.add(inexact, steps)
-                return _inner(v, judge(step, *tree.merge(end, others)))
+                return _inner(v, judge(step, *tree.merge(tree.add(inexact, steps), others)))
 
             return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
 
@@ -230,42 +211,36 @@ def _float64_rows(step, loop, trials):
         along, kinks = (form.unflatten(part) for part in jnp.moveaxis(both, -1, 0))
         slopes = jax.tree.map(jax.vmap(_inner, in_axes=(None, 0)), gradient, us)
         rows = {
-            ("values of scan", VALUE_LIMIT): _distances(OUTPUTS, values, truth),
-            ("autodiff", GRADIENT_LIMIT): _distances(ARGUMENTS, gradient, autodiff),
-            ("differences", DIFFERENCE_LIMIT): _distances(ARGUMENTS, slopes, along),
+            "values of scan": _distances(OUTPUTS, values, truth),
+            "autodiff": _distances(ARGUMENTS, gradient, autodiff),
+            "differences": _distances(ARGUMENTS, slopes, along),
         }
         return rows, _distances(ARGUMENTS, tree.add(slopes, kinks), slopes)
 
-    draws, kinks = zip(*(errors(*trial) for trial in trials), strict=True)
-    for judge, limit in draws[0]:
-        for array in draws[0][judge, limit]:
-            found = [float(draw[judge, limit][array]) for draw in draws]
-            if judge == "differences":
-                met = [i for i, kink in enumerate(kinks) if kink[array] > limit]
-                if len(met) == 1:
-                    del found[met[0]]  # It says nothing.
-            yield judge, array, float(np.max(found)), limit
+    found, kinks = jax.tree.map(lambda *e: np.array(e), *(errors(*trial) for trial in trials))
+    for judge, arrays in found.items():
+        for array, draws in arrays.items():
+            if judge == "differences" and np.sum(met := kinks[array] > LIMITS[judge]) == 1:
+                draws = draws[~met]  # That one says nothing.
+            yield judge, array, float(np.max(draws)), LIMITS[judge]
 
 
 def _narrow_rows(step, loop, trials, dtype):
     """(4), the median of all draws: in one that is ill-conditioned both errors are chance."""
-
-    def narrowed(args, v):
-        (params, carry, xs), (d_carry, d_ys) = tree.cast((args, v), dtype)
-        if isinstance(step, Cell):
-            like = step.carry(check.batch_shape(check.at_one_step(xs)), dtype)
-            carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
-        return (params, carry, xs), (d_carry, d_ys)
 
     @jax.jit
     def errors(args, v, us):
         # Given arguments are moved a little, anew in each draw: rounding at one point is chance.
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
-        narrow = narrowed(tree.merge(moved, others), v)
-        args, wide = narrow[0], tree.cast(narrow, jnp.float64)
-        truth, _ = _gradient(_judge(loop, step, wide[0]), step, *wide)
-        pair = (_gradient(f, step, *narrow)[0] for f in (loop, _judge(loop, step, args)))
+        (params, carry, xs), (d_carry, d_ys) = tree.cast((tree.merge(moved, others), v), dtype)
+        if isinstance(step, Cell):
+            like = step.carry(check.batch_shape(check.at_one_step(xs)), dtype)
+            carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
+        args, v = (params, carry, xs), (d_carry, d_ys)
+        wide, wide_v = tree.cast((args, v), jnp.float64)
+        truth, _ = _gradient(_judge(loop, step, wide), step, wide, wide_v)
+        pair = (_gradient(f, step, args, v)[0] for f in (loop, _judge(loop, step, args)))
         return tuple(_distances(ARGUMENTS, tree.cast(g, jnp.float64), truth) for g in pair)
 
     draws = [errors(*trial) for trial in trials]
@@ -284,7 +259,7 @@ def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
     if reach is None:
         return scan
     params, carry, xs = args
-    _, starts = lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
+    _, starts = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
     begins = [reach(t) for t in range(check.length(xs))]
 
     def windowed(step, params, carry, xs):
@@ -333,15 +308,16 @@ def _inner(v: PyTree, outputs: PyTree) -> Any:
     return sum(jnp.vdot(*pair).real.astype(jnp.float64) for pair in inexact)
 
 
-def _normal_like(rng: np.random.Generator, shapes: PyTree) -> PyTree:
-    """Standard normal numbers for every inexact array, zeros for the others."""
+def _normal_like(rng: np.random.Generator, shapes: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
+    """Standard normal numbers for every inexact array, zeros for the others; with axes in front."""
 
     def normal(x: Any) -> Any:
+        shape = (*lead, *x.shape)
         if not check.is_inexact(x):
-            return jnp.zeros(x.shape, x.dtype)
-        numbers = rng.standard_normal(x.shape)
+            return jnp.zeros(shape, x.dtype)
+        numbers = rng.standard_normal(shape)
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            numbers = numbers + 1j * rng.standard_normal(x.shape)
+            numbers = numbers + 1j * rng.standard_normal(shape)
         return jnp.asarray(numbers, x.dtype)
 
     return jax.tree.map(normal, shapes)

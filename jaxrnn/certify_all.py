@@ -1,6 +1,5 @@
 """The certificates of everything that jaxrnn brings."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,18 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import networks, transforms
+from jaxrnn import layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Certificate, Row, certify, drawn
-from jaxrnn.layers import readout
-from jaxrnn.loops import LOOPS
-from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import unroll
+from jaxrnn.certify import Certificate, certify, drawn
+from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import Masked, Restarted, Restarting
 from jaxrnn.transforms.noise import noised
 from jaxrnn.types import Carry, Params, PyTree, Step
 
-Job = Callable[[], Certificate]
+# Of `certify`: the names, the arguments and the options.
+Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
 SOME_CELLS, NARROW_CELLS = ("gru", "lru"), ("elman", "gru", "lstm")
 
 
@@ -37,10 +34,9 @@ def certify_all(
         progress: wraps the iteration, for instance `tqdm.tqdm`.
         hidden_size: H of every cell.
     """
-    rows: list[Row] = []
-    for job in progress([*_of_cells(hidden_size), *_around(hidden_size)]):
-        rows += job().rows
-    return Certificate(tuple(rows))
+    jobs = [*_of_cells(hidden_size), *_around(hidden_size)]
+    found = (certify(*args, names=names, **options) for names, args, options in progress(jobs))
+    return Certificate(tuple(row for certificate in found for row in certificate.rows))
 
 
 def _of_cells(hidden_size: int) -> Iterator[Job]:
@@ -48,13 +44,12 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
         cell = make(hidden_size)
         for name, loop in LOOPS:
             if loop is bptt or cell_name in SOME_CELLS:
-                yield functools.partial(certify, cell, loop=loop, names=(cell_name, name))
+                yield (cell_name, name), (cell,), {"loop": loop}
         if cell_name in NARROW_CELLS:
-            names = f"{cell_name}, bfloat16", "bptt"
-            yield functools.partial(certify, cell, narrow=jnp.bfloat16, names=names)
+            yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow": jnp.bfloat16}
         # A method is a function that shows no parts.
         plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
-        yield functools.partial(certify, plain, *args, names=(f"{cell_name}, plain", "bptt"))
+        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {}
 
 
 def _around(hidden_size: int) -> Iterator[Job]:
@@ -64,23 +59,17 @@ def _around(hidden_size: int) -> Iterator[Job]:
     mask, reset = (jnp.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
     marked = transforms.restarted(transforms.masked(cell), learned=True)
     start = jax.tree.map(jnp.cos, carry)
-    noisy = transforms.variational(cell, inputs=0.3, state=0.3)
+    noisy: Any = transforms.variational(cell, inputs=0.3, state=0.3)
     noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
-    assert noisy.noise is not None
     noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
-    noise = noised_params, carry, noised_xs
     for name, loop in LOOPS:
-        names = ("lstm, mask, resets", name)
-        yield functools.partial(certify, marked, *marks, loop=loop, names=names)
-    yield functools.partial(certify, noisy, *noise, names=("lstm, noise", "bptt"))
-    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), readout(2))
-    more = net.init(jax.random.key(0), xs.shape[-1], xs.dtype)
-    carries = net.carry(xs.shape[1:-1], xs.dtype)
-    names = ("stack", "bptt, layer by layer")
-    yield functools.partial(certify, net, more, carries, xs, loop=_layer_by_layer, names=names)
+        yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
+    yield ("lstm, noise", "bptt"), (noisy, noised_params, carry, noised_xs), {}
+    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
+    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), {"loop": _layer_by_layer}
 
 
 def _layer_by_layer(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
     """`unroll` has the contract of a loop."""
-    return unroll(step, params, xs, carry)
+    return sequence.unroll(step, params, xs, carry)

@@ -1,5 +1,6 @@
 """How much memory a gradient takes under each loop, by the compiler, before anything runs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +12,8 @@ from jaxrnn.loops.checkpointed import checkpointed
 from jaxrnn.types import Loop
 
 # The exact loops, each with less work and more memory than the next.
-BY_TIME = (
-    ("bptt", bptt),
-    ("checkpointed()", checkpointed()),
-    *((f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)),
-)
+_BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
+BY_TIME = (("bptt", bptt), ("checkpointed()", checkpointed()), *_BY_LEVELS)
 
 
 class MemoryRow(NamedTuple):
@@ -91,13 +89,10 @@ def memory_plan(
     most = check.size("budget", budget)
 
     def row(name: str, loop: Loop) -> MemoryRow:
-        def of_params(params: Any, *more: Any) -> Any:
-            return loss(params, *more, loop=loop)
-
         def pull(params: Any, *more: Any) -> Any:
-            return jax.vjp(lambda params: of_params(params, *more), params)[1]
+            return jax.vjp(lambda params: loss(params, *more, loop=loop), params)[1]
 
-        programs = pull, jax.value_and_grad(of_params)
+        programs = pull, jax.value_and_grad(functools.partial(loss, loop=loop))
         analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
         kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)

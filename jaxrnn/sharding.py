@@ -74,9 +74,8 @@ def data_parallel(
         if len(devices) == 1:
             return function(*args)
         _over(even, in_axes, args)
-        specs = _over(_spec, in_axes), _over(_spec, out_axes)
-        run = jax.shard_map(part, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
-        return run(*args)
+        specs = {"in_specs": _over(_spec, in_axes), "out_specs": _over(_spec, out_axes)}
+        return jax.shard_map(part, mesh=mesh, **specs, check_vma=False)(*args)
 
     def even(axis: Any, x: PyTree) -> None:
         for shape in () if axis is None else map(jnp.shape, jax.tree.leaves(x)):

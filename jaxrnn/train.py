@@ -84,9 +84,7 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
         key, key_s = jax.random.split(state.key)
 
         def objective(params: Params) -> tuple[jax.Array, Any]:
-            result = loss(params, state.carry, batch, key_s)
-            _check_result(result, state.carry)
-            return result
+            return _checked(loss(params, state.carry, batch, key_s), state.carry)
 
         (value, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -176,7 +174,7 @@ def windowed(
     return Trainer(of_windows.init, update)
 
 
-def _check_result(result: Any, carry: Carry) -> None:
+def _checked(result: Any, carry: Carry) -> Any:
     try:
         value, (new_carry, metrics) = result
     except (TypeError, ValueError):
@@ -189,3 +187,4 @@ def _check_result(result: Any, carry: Carry) -> None:
     taken = sorted(metrics.keys() & OWN_METRICS)
     check.that(not taken, "loss", f"metrics named {taken}", "other names than the trainer's")
     check.same_tree("carry", new_carry, carry)
+    return result

@@ -796,7 +796,7 @@ AROUND = (
     fault(
         "rate through the origin",
         SPECTRUM,
-        "(lags - jnp.sum(weight * lags, 0, keepdims=True))",
+        "(lags - jnp.average(lags, 0, known, keepdims=True))",
         "lags",
         f"{SINGULAR}[lstm]",
     ),

@@ -1,6 +1,7 @@
 """A text to learn from: its characters as tokens, its parts, its streams, what it is worth."""
 
 import lzma
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data import topics
@@ -63,13 +64,11 @@ def split(text: str, batch_size: int, segment_length: int) -> Corpus:
     """The two parts; UserError if either is too short for one segment."""
     cut = len(text) - len(text) // HELD_OUT
     corpus = Corpus(text[:cut], text[cut:], "".join(sorted(set(text))))
-    needed = batch_size * segment_length + 1, segment_length
-    if len(corpus.training) < needed[0] or len(corpus.held_out) < needed[1]:
-        raise UserError(
-            f"--text: got {len(corpus.training)} characters to train on and {len(corpus.held_out)} "
-            f"held out, expected at least {needed[0]} (batch size times segment length, and one) "
-            f"and {needed[1]} (segment length)"
-        )
+    rest, least = len(corpus.held_out), batch_size * segment_length + 1
+    expected = f"at least {least} (batch size times segment length, and one) "
+    expected += f"and {segment_length} (segment length)"
+    got = f"{cut} characters to train on and {rest} held out"
+    check.that(cut >= least and rest >= segment_length, "--text", got, expected, UserError)
     return corpus
 
 
@@ -101,17 +100,13 @@ def unigram_bits(corpus: Corpus) -> float:
 
     Every character of the vocabulary counts once more than it occurs, so that none is impossible.
     """
-    training, held_out = (
-        np.bincount(encode("text", part, corpus.vocabulary), minlength=len(corpus.vocabulary))
-        for part in (corpus.training, corpus.held_out)
-    )
-    frequencies = (training + 1) / np.sum(training + 1)
-    return float(-np.sum(held_out * np.log2(frequencies)) / np.sum(held_out))
+    counts = Counter(corpus.training + corpus.vocabulary)
+    frequencies = np.array([counts[one] for one in corpus.held_out]) / counts.total()
+    return float(-np.mean(np.log2(frequencies)))
 
 
 def xz_bits(corpus: Corpus) -> float:
     """Bits per held-out character that xz adds when it has the training text in front."""
-    before, held_out = (part.encode() for part in (corpus.training, corpus.held_out))
-    before = before[-XZ_REACH:]
-    added = len(lzma.compress(before + held_out)) - len(lzma.compress(before))
+    before = corpus.training.encode()[-XZ_REACH:]
+    added = len(lzma.compress(before + corpus.held_out.encode())) - len(lzma.compress(before))
     return added * 8 / len(corpus.held_out)

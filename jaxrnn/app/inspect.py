@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import jaxrnn
-from jaxrnn import pictures
+from jaxrnn import check, pictures
 from jaxrnn.app import digits, options, run, text
 from jaxrnn.types import Params
 
@@ -41,9 +40,8 @@ def inspect(chosen: run.Options) -> None:
     what = Path(chosen.what)
     loss, params = _of_run(what) if what.is_dir() else _of_cell(chosen)
     birthplace = jaxrnn.locate_nonfinite(loss, params)
-    if birthplace is not None:
-        got = f"{chosen.what!r} ({birthplace})"
-        raise options.UserError(f"FOLDER_OR_CELL: got {got}, expected finite numbers")
+    got = f"{chosen.what!r} ({birthplace})"
+    check.that(birthplace is None, "FOLDER_OR_CELL", got, "finite numbers", options.UserError)
     calls: list[Any] = []  # of the loop, which is one; outside jit, so that it can be kept
 
     def noting(*call: Any) -> Any:
@@ -65,12 +63,11 @@ def inspect(chosen: run.Options) -> None:
     pictures.draw_reach(axes[2], {"this layer": reach})
     pictures.draw_spectrum(axes[3], found)
     pictures.draw_saturation(axes[4], gates)
-    makers: Any = {
-        "truncated(k)": jaxrnn.truncated,
-        "truncated(k, 2k)": lambda k: jaxrnn.truncated(k, 2 * k),
-    }
-    biases = {name: jaxrnn.truncation_bias(loss, params, make=m) for name, m in makers.items()}
-    pictures.draw_truncation(axes[5], biases)
+
+    def biases(reach: int) -> tuple[jaxrnn.TruncationBias, ...]:
+        return jaxrnn.truncation_bias(loss, params, make=lambda k: jaxrnn.truncated(k, reach * k))
+
+    pictures.draw_truncation(axes[5], {"truncated(k)": biases(1), "truncated(k, 2k)": biases(2)})
     figure.savefig(chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 
@@ -94,10 +91,8 @@ def story(chosen: run.Options) -> None:
     radii = {f"tanh RNN, radius {r}": reach(rnn, r) for r in (0.9, 1.0, 1.1)}
     pictures.draw_reach(axes[0], radii).set_title("A product of Jacobians vanishes or explodes")
     loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
-    flows = [
-        jaxrnn.flow(_last(rnn, xs), started(rnn, 0.9), loop=loop).norms[0]
-        for loop in loops.values()
-    ]
+    loss, params = _last(rnn, xs), started(rnn, 0.9)
+    flows = [jaxrnn.flow(loss, params, loop=loop).norms[0] for loop in loops.values()]
     pictures.draw_flow(axes[1], flows, "").set_title("Truncation drops what lies before its cut")
     axes[1].set_yticks(range(len(loops)), [*loops])
     cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
@@ -126,4 +121,4 @@ def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:
 
 def _last(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:
     """The loss that is the sum of a cell's last outputs."""
-    return lambda params, loop: jnp.sum(jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1])
+    return lambda params, loop: jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1].sum()

@@ -1,7 +1,6 @@
 """The command `jaxrnn`: what one can ask for, and what it answers when that cannot be done."""
 
 import contextlib
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +17,8 @@ try:
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
         raise
-    sys.exit(
-        f"jaxrnn: error: {missing.name}: got no such package, expected the extra of the command "
-        "line (pip install 'jaxrnn[app]')"
-    )
+    extra = "the extra of the command line (pip install 'jaxrnn[app]')"
+    sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
 COMMANDS = {"sample": text.sample, "inspect": inspect.inspect, "story": inspect.story}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         if options.command == "certify":
-            certificate = jaxrnn.certify_all(progress=functools.partial(tqdm, unit="loop"))
+            certificate = jaxrnn.certify_all(progress=lambda jobs: tqdm(jobs, unit="loop"))
             print(certificate.worst())
             return DONE if certificate.ok else OUT_OF_LIMITS
         if options.command == "train":

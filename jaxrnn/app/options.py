@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 import os
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -43,8 +42,7 @@ def kind(convert: type, fits: Callable[..., bool], expected: str) -> Callable[[s
 
     def value(text: str) -> Any:
         with contextlib.suppress(ValueError):
-            value = convert(text)
-            if fits(value):
+            if fits(value := convert(text)):
                 return value
         raise UserError(f"got {text!r}, expected {expected}")
 
@@ -56,7 +54,7 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return kind(int, lambda n: least <= n <= most, f"a whole number from {least} to {most}")
 
 
-positive = kind(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+positive = kind(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
 some_text = kind(str, bool, "at least one character")
 cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
 

@@ -3,12 +3,11 @@
 The model is embedding -> cell -> readout, many-to-many.
 """
 
-import functools
 import itertools
 import math
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,81 +15,69 @@ import numpy as np
 import optax
 
 import jaxrnn
-from jaxrnn.app import corpus, run, training
-from jaxrnn.app.corpus import Corpus, Segment
-from jaxrnn.app.options import Parser, cell_named, positive, some_text, whole
-from jaxrnn.types import Array, Carry, Key, Layer, Loop, Network, Params
+from jaxrnn.app import corpus, options, run, training
+from jaxrnn.types import Array, Carry, Layer, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
+DEFAULTS = {"hidden_size": 256, "batch_size": 16, "steps": 2000, "learning_rate": 0.004}
 PROMPT = 60  # characters of the held-out text, continued after training
 LENGTH = 400  # characters of a continuation
 TEMPERATURE = 0.8
 SCORED_AT_ONCE = 4096  # characters, so that a held-out text of any length fits into memory
 
 
-class CharacterParams(NamedTuple):
-    """The parameters of a character model, as any tuple of three is."""
-
-    embedding: Params
-    cell: Params
-    readout: Params
+# The parameters of a character model, as any tuple of three is.
+CharacterParams = namedtuple("CharacterParams", ("embedding", "cell", "readout"))
 
 
-def add_train_options(parser: Parser) -> None:
+def add_train_options(parser: options.Parser) -> None:
     """The options of `jaxrnn train text`."""
-    add = parser.add_argument
+    add, count = parser.add_argument, options.whole(1)
     add("--text", type=Path, metavar="FILE", help="UTF-8; None is pydoc_data.topics")
-    add("--embedding-size", type=whole(1), default=128, metavar="N", help="features of a character")
-    add("--segment-length", type=whole(1), default=64, metavar="N", help="steps before a cut")
-    training.add_options(
-        parser, "text", hidden_size=256, batch_size=16, steps=2000, learning_rate=0.004
-    )
+    add("--embedding-size", type=count, default=128, metavar="N", help="features of a character")
+    add("--segment-length", type=count, default=64, metavar="N", help="steps before a cut")
+    training.add_options(parser, "text", **DEFAULTS)
 
 
-def add_sample_options(parser: Parser) -> None:
+def add_sample_options(parser: options.Parser) -> None:
     """The options of `jaxrnn sample`."""
-    add = parser.add_argument
+    add, positive = parser.add_argument, options.positive
     add("folder", type=Path, metavar="FOLDER", help="where `jaxrnn train text` saved")
-    add("--prompt", type=some_text, required=True, metavar="TEXT", help="what to continue")
-    add("--length", type=whole(1), default=LENGTH, metavar="N", help="characters to add")
+    add("--prompt", type=options.some_text, required=True, metavar="TEXT", help="what to continue")
+    add("--length", type=options.whole(1), default=LENGTH, metavar="N", help="characters to add")
     add("--temperature", type=positive, default=TEMPERATURE, metavar="X", help="low is cautious")
-    add("--seed", type=whole(0), default=0, metavar="N", help="of the draws")
+    add("--seed", type=options.whole(0), default=0, metavar="N", help="of the draws")
 
 
-def train(options: run.Options) -> None:
+def train(chosen: options.Options) -> None:
     """Learn a text, save the run, and print what that is worth on the held-out part."""
-    text = _corpus(options)
-    options = run.Options(**vars(options), vocabulary=text.vocabulary)
-    learned = task(options, text)
-    params = training.train(learned, options)
+    text = _corpus(chosen)
+    chosen = options.Options(**vars(chosen), vocabulary=text.vocabulary)
+    learned = task(chosen, text)
+    params = training.train(learned, chosen)
 
     # The first held-out character is told from the last one before it.
     scored = corpus.encode("--text", text.training[-1] + text.held_out, text.vocabulary)
-    bits = bits_per_character(_model(options), params, scored)
+    bits = bits_per_character(_model(chosen), params, scored)
     print(f"bits per character over {len(text.held_out):,} characters:")
     for name, value in {"held out, by this model": bits, **learned.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the held-out text:")
     asked = {"prompt": text.held_out[:PROMPT], "length": LENGTH, "temperature": TEMPERATURE}
-    sample(run.Options(folder=options.out, seed=options.seed, **asked))
+    sample(options.Options(folder=chosen.out, seed=chosen.seed, **asked))
 
 
-def task(options: run.Options, text: Corpus | None = None) -> training.Task:
+def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training.Task:
     """Stateful truncated backpropagation through time over the text that the options name."""
-    model, text = _model(options), text or _corpus(options)
-
-    def loss(params: Params, carry: Carry, segment: Segment, key: Key, loop: Loop) -> training.Loss:
-        nats, carry = segment_loss(model, params, carry, segment, loop)
-        return nats, (carry, {"bits_per_character": nats / math.log(2)})
-
+    model, text = _model(chosen), text or _corpus(chosen)
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     return training.Task(
         init=lambda key: CharacterParams(*model.init(key, len(text.vocabulary))),
-        carry=model.carry((options.batch_size,)),
-        loss=loss,
-        batches=corpus.segments(tokens, options.batch_size, options.segment_length),
-        rows=Segment._make((1, 1, None)),
-        items=options.batch_size * options.segment_length,
+        carry=model.carry((chosen.batch_size,)),
+        loss=lambda params, carry, part, _, loop: segment_loss(model, params, carry, part, loop),
+        batches=corpus.segments(tokens, chosen.batch_size, chosen.segment_length),
+        rows=corpus.Segment._make((1, 1, None)),
+        items=chosen.batch_size * chosen.segment_length,
         unit="char",
         measure="bits_per_character",
         levels={
@@ -100,21 +87,21 @@ def task(options: run.Options, text: Corpus | None = None) -> training.Task:
     )
 
 
-def sample(options: run.Options) -> None:
+def sample(chosen: options.Options) -> None:
     """Print a prompt and how a trained model continues it."""
-    folder = options.folder
+    folder = chosen.folder
     trained = run.load_options(folder, "text")
     with run.reading(folder / run.OPTIONS):
         model, vocabulary = _model(trained), trained.vocabulary
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
-    key = jax.random.key(options.seed)
-    init = functools.partial(model.init, input_size=len(vocabulary))
-    params = run.load_params(folder, like=CharacterParams(*jax.eval_shape(init, key)))
-    tokens = corpus.encode("--prompt", options.prompt, vocabulary)
-    drawn = generate(model, params, tokens, options.temperature, key)
-    print(options.prompt, end="")
-    for token in itertools.islice(drawn, options.length):
+    key = jax.random.key(chosen.seed)
+    like = jax.eval_shape(lambda key: CharacterParams(*model.init(key, len(vocabulary))), key)
+    params = run.load_params(folder, like=like)
+    tokens = corpus.encode("--prompt", chosen.prompt, vocabulary)
+    drawn = generate(model, params, tokens, chosen.temperature, key)
+    print(chosen.prompt, end="")
+    for token in itertools.islice(drawn, chosen.length):
         print(vocabulary[token], end="", flush=True)
     print()
 
@@ -128,13 +115,13 @@ def character_model(
     def embedded(params: Params, tokens: Array) -> jax.Array:
         return embedding.apply(params, tokens[..., 0].astype(jnp.int32))
 
-    cell, readout = cell_named(cell_name, hidden_size), jaxrnn.readout(vocabulary_size)
+    cell, readout = options.cell_named(cell_name, hidden_size), jaxrnn.readout(vocabulary_size)
     return jaxrnn.stacked(Layer(embedding.init, embedded), cell, readout)
 
 
 def segment_loss(
-    model: Network, params: Params, carry: Carry, segment: Segment, loop: Loop = jaxrnn.bptt
-) -> tuple[jax.Array, Carry]:
+    model: Network, params: Params, carry: Carry, segment: corpus.Segment, loop: Loop = jaxrnn.bptt
+) -> training.Loss:
     """The mean of -log p(target | all before) over a segment, in nats, and the carry after it.
 
     It begins with the carry of the segment before; where streams begin, with zeros.
@@ -142,17 +129,19 @@ def segment_loss(
     carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
     carry, logits = jaxrnn.unroll(model, params, segment.inputs[..., None], carry, loop=loop)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    return jaxrnn.mean_over_time(cross_entropy, logits, segment.targets), carry
+    nats = jaxrnn.mean_over_time(cross_entropy, logits, segment.targets)
+    return nats, (carry, {"bits_per_character": nats / math.log(2)})
 
 
 def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> float:
     """The mean bits of all tokens but the first, as one stream, its carry handed on to the end."""
-    loss = jax.jit(functools.partial(segment_loss, model))
+    loss = jax.jit(segment_loss, static_argnums=0)
     inputs, targets = tokens[:-1], tokens[1:]
     carry, nats = model.carry(), 0.0
     for start in range(0, len(targets), SCORED_AT_ONCE):
         at = slice(start, start + SCORED_AT_ONCE)
-        mean, carry = loss(params, carry, Segment(inputs[at], targets[at], np.bool_(start == 0)))
+        segment = corpus.Segment(inputs[at], targets[at], np.bool_(start == 0))
+        mean, (carry, _) = loss(model, params, carry, segment)
         nats += float(mean) * len(targets[at])
     return nats / len(targets) / math.log(2)
 
@@ -178,13 +167,12 @@ def generate(
         (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))
 
 
-def _model(options: run.Options) -> Network:
+def _model(chosen: options.Options) -> Network:
     """The model that the options of a run name."""
-    return character_model(
-        options.cell, options.hidden_size, options.embedding_size, len(options.vocabulary)
-    )
+    sizes = chosen.hidden_size, chosen.embedding_size, len(chosen.vocabulary)
+    return character_model(chosen.cell, *sizes)
 
 
-def _corpus(options: run.Options) -> Corpus:
+def _corpus(chosen: options.Options) -> corpus.Corpus:
     """The text that the options of a run name."""
-    return corpus.split(corpus.read(options.text), options.batch_size, options.segment_length)
+    return corpus.split(corpus.read(chosen.text), chosen.batch_size, chosen.segment_length)

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxrnn import check, tree
+from jaxrnn import check, sequence, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import History
 from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
 from jaxrnn.types import Array, Loop, Params, PyTree
 
@@ -58,14 +57,12 @@ def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
     difficult", IEEE Transactions on Neural Networks 5 (1994).
     """
 
-    def zeros(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+    def with_probe(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         norm = jax.eval_shape(row_norm, carry)
-        return jax.ShapeDtypeStruct((check.length(xs), *batch_of(carry)), norm.dtype)
+        probe = jax.ShapeDtypeStruct((check.length(xs), *batch_of(carry)), norm.dtype)
+        return probe, lambda probe: loop(probed(step), params, carry, Probed(xs, probe))
 
-    def run(probe: Any, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
-        return loop(probed(step), params, carry, Probed(xs, probe))
-
-    value, (grads, norms) = with_zeros(loss, params, args, loop, zeros, run)
+    value, (grads, norms) = with_zeros(loss, params, args, loop, with_probe)
     return Flow(value, grads, norms)
 
 
@@ -89,23 +86,20 @@ def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     Gradient: that of `loop`. Time and memory: T times the parameters, by a derived backward pass.
     """
 
-    def zeros(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
-        steps = check.length(xs)
-        each = tree.split_inexact(params)[0]
-        return jax.tree.map(lambda p: jax.ShapeDtypeStruct((steps, *p.shape), p.dtype), each)
-
-    def run(zeros: PyTree, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+    def of_each_step(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         def stepwise(params: Params, carry: Any, at_t: tuple[PyTree, PyTree]) -> Any:
             x, zero = at_t
             return step(tree.add(params, zero), carry, x)
 
-        return loop(stepwise, params, carry, (xs, zeros))
+        steps, each = check.length(xs), tree.split_inexact(params)[0]
+        forms = jax.tree.map(lambda p: jax.ShapeDtypeStruct((steps, *p.shape), p.dtype), each)
+        return forms, lambda zeros: loop(stepwise, params, carry, (xs, zeros))
 
-    return with_zeros(loss, params, args, loop, zeros, run)[1][1]
+    return with_zeros(loss, params, args, loop, of_each_step)[1][1]
 
 
 def saturation(
-    states: History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
+    states: sequence.History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
 ) -> dict[str, jax.Array]:
     """How many values of each gate lie near either end of its range, step by step.
 
@@ -138,19 +132,17 @@ def saturation(
     return {name: of_gate(x) for name, x in named if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
-def with_zeros(
-    loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop, zeros_of: Any, run: Any
-) -> tuple[jax.Array, tuple[Params, tuple[Any, ...]]]:
-    """A loss and its gradient for params and for zeros put beside each call of its loop.
+def with_zeros(loss: Loss, params: Params, args: Any, loop: Loop, beside: Any) -> Any:
+    """`(loss, (∂/∂params, (∂/∂zeros, …)))` for zeros put beside each call of its loop.
 
-    `zeros_of(step, params, carry, xs)` says what they look like, and the loss is then run with
-    `run(zeros, step, params, carry, xs)` in the place of `loop`.
+    `beside(step, params, carry, xs)` says what they look like, and gives the function of them that
+    is run in the place of `loop`.
     """
-    forms = of_each_call(zeros_of, loss, params, args, loop)
+    forms = of_each_call(lambda *call: beside(*call)[0], loss, params, args, loop)
 
     def value(params: Params, zeros: tuple[Any, ...]) -> jax.Array:
         left = iter(zeros)
-        return loss(params, *args, loop=lambda *call: run(next(left), *call))
+        return loss(params, *args, loop=lambda *call: beside(*call)[1](next(left)))
 
     zeros = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), tuple(forms))
     return jax.value_and_grad(value, argnums=(0, 1))(params, zeros)

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn import check, tree
+from jaxrnn import check, sequence, tree
 from jaxrnn.diagnostics.flow import Loss, with_zeros
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.sequence import history
 from jaxrnn.transforms.controlled import Probed, batch_of, probed
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
 
@@ -63,28 +62,24 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
     """
 
-    def seen(step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[PyTree, PyTree]:
-        """What a layer begins with, and what is seen of it step by step, in this order."""
-        (carries, saved), ys = history(step, params, xs, carry)
+    def spying(step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+        (carries, saved), ys = sequence.history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
+        # What the layer begins with, and what is seen of it step by step, in this order.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
-        return tree.split_inexact(({"carry": carry}, timed))[0]
+        seen = tree.split_inexact(({"carry": carry}, timed))[0]
 
-    def zeros(*call: Any) -> tuple[PyTree, ...]:
-        start, timed = seen(*call)
-        return start, timed, {"d_outputs": timed["outputs"]}, {"d_carries": timed["carries"]}
+        def run(zeros: Any) -> Any:
+            *spied, probe = zeros
+            result = loop(probed(step, whole=True), params, carry, Probed(xs, probe))
+            inexact, others = tree.split_inexact(result)
+            return tree.merge(_spied(inexact, tuple(spied), seen), others)
 
-    def run(zeros: Any, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
-        *spied, probe = zeros
-        result = loop(probed(step, whole=True), params, carry, Probed(xs, probe["d_carries"]))
-        inexact, others = tree.split_inexact(result)
-        inexact = _spied(inexact, tuple(spied), seen(step, params, carry, xs))
-        return tree.merge(inexact, others)
+        return (*seen, seen[1]["outputs"], seen[1]["carries"]), run
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
-        found = jax.jit(lambda params: with_zeros(loss, params, args, loop, zeros, run))(params)
-        value, (grads, layers) = found
+        value, (grads, layers) = jax.jit(lambda p: with_zeros(loss, p, args, loop, spying))(params)
         numbered = [(i, len(batch_of(layer[0])), layer) for i, layer in enumerate(layers)]
         for i, batch, (start, timed, _, _) in numbered:
             yield _first("forward", i, start)
@@ -92,8 +87,8 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
         if not np.isfinite(value):
             yield _first("forward", None, {"args": args, "loss": value})
         for i, batch, (_, _, d_outputs, d_carries) in numbered[::-1]:
-            yield _first("backward", i, d_outputs, batch, last=True)
-            yield _first("backward", i, d_carries, batch, last=True)
+            yield _first("backward", i, {"d_outputs": d_outputs}, batch, last=True)
+            yield _first("backward", i, {"d_carries": d_carries}, batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
     check.function("loss", loss)
@@ -106,10 +101,7 @@ def _spied(result: PyTree, zeros: PyTree, seen: PyTree) -> PyTree:
     return result
 
 
-_spied.defvjp(
-    lambda result, zeros, seen: (result, seen),
-    lambda seen, d: (d, (*seen, {"d_outputs": d[1]}), None),
-)
+_spied.defvjp(lambda result, _, seen: (result, seen), lambda seen, d: (d, (*seen, d[1]), None))
 
 
 def _first(
@@ -121,12 +113,10 @@ def _first(
     """
     hits = []
     for name, x in tree.named(quantities).items():
-        if not (isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)):
-            continue
-        x = np.asarray(x)
-        places = np.argwhere(~np.isfinite(x))
+        inexact = isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)
+        places: Any = np.argwhere(~np.isfinite(x)) if inexact else ()
         if len(places):
             at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
             step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
-            hits.append(Nonfinite(phase, layer, name, step, place, x[at].item()))
+            hits.append(Nonfinite(phase, layer, name, step, place, np.asarray(x)[at].item()))
     return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)

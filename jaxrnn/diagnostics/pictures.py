@@ -5,15 +5,13 @@ styles, the hatching and the lightness say the same.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxrnn.diagnostics.spectrum import Reach, Spectrum
-from jaxrnn.diagnostics.truncation import TruncationBias
+from jaxrnn import tree
+from jaxrnn.diagnostics import spectrum, truncation
 from jaxrnn.types import Array, Params
 
 Axes = Any  # matplotlib's, which only the extra `plot` brings
@@ -38,7 +36,7 @@ def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer")
     return axes
 
 
-def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
+def draw_reach(axes: Axes, reaches: Mapping[str, spectrum.Reach]) -> Axes:
     """‖∂c_T/∂c_{T-k}‖₂ against the lag k on a logarithmic axis, with the fitted line, by name.
 
     Over rows the median is taken.
@@ -55,7 +53,7 @@ def draw_reach(axes: Axes, reaches: Mapping[str, Reach]) -> Axes:
     return _finished(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
 
-def draw_spectrum(axes: Axes, found: Spectrum) -> Axes:
+def draw_spectrum(axes: Axes, found: spectrum.Spectrum) -> Axes:
     """Lyapunov exponents in falling order beside the mean log singular values of single steps.
 
     Over rows the median is taken.
@@ -85,14 +83,13 @@ def draw_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
 def draw_contributions(axes: Axes, terms: Params) -> Axes:
     """The norm of what each step adds to the gradient of each parameter of one layer."""
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
-    for path, term in jax.tree.leaves_with_path(terms):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    for name, term in tree.named(terms).items():
         axes.plot(_log10(np.linalg.norm(_flat(term), axis=1)), label=name)
     title = "Contributions: what each step adds to the gradient"
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
 
 
-def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) -> Axes:
+def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[truncation.TruncationBias]]) -> Axes:
     """The relative error of truncated gradients against k, both logarithmic, by name.
 
     What is exact has no logarithm and is not drawn.
@@ -107,7 +104,7 @@ def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) 
 
 def _flat(x: Array) -> np.ndarray:
     """`(T, ...)` as a table of T rows."""
-    return np.asarray(x, float).reshape(len(x), math.prod(x.shape[1:]))
+    return np.asarray(x, float).reshape(len(x), np.prod(x.shape[1:], dtype=int))
 
 
 def _log10(x: np.ndarray) -> np.ndarray:

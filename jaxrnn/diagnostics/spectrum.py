@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.transforms.controlled import batch_of, packed
+from jaxrnn.transforms.controlled import packed
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
@@ -86,15 +86,10 @@ def spectrum(
     """
     carry = tree.to_arrays(carry)
     check.step_fits(step, params, carry, xs)
-    batch = batch_of(carry)
-
-    def keeping(carry: Carry, x: PyTree) -> tuple[Carry, Carry]:
-        return step(params, carry, x)[0], carry
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
-        inexact, others = tree.split_inexact(carry_tm1)
-        back = jax.vjp(lambda c: packed(step(params, tree.merge(c, others), x)[0]), inexact)[1]
+        back = tree.pullback(lambda c: packed(step(params, c, x)[0]), carry_tm1)
 
         def sent_back(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
@@ -107,14 +102,14 @@ def spectrum(
         return (product, turned.mT), (logs, *singular)
 
     form = jax.eval_shape(packed, carry)
-    size = form.shape[-1]
+    *batch, size = form.shape
     if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
         check.key("key", key)
         q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
     q = jnp.broadcast_to(q, (*batch, *q.shape))
-    _, carries_tm1 = jax.lax.scan(keeping, carry, xs)
+    _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
     _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
@@ -145,8 +140,7 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
     lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
     known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
-    weight = known / jnp.maximum(1, jnp.sum(known, 0, keepdims=True))
-    from_mean = weight * (lags - jnp.sum(weight * lags, 0, keepdims=True))
+    from_mean = known * (lags - jnp.average(lags, 0, known, keepdims=True))
     spread = jnp.sum(from_mean * lags, 0)
     slope = jnp.sum(from_mean * jnp.log(jnp.where(known > 0, spectral, 1)), 0)
     rate = jnp.exp(slope / jnp.where(spread > 0, spread, 1))  # (1)

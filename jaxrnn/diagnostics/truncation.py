@@ -1,6 +1,5 @@
 """What does truncation cost, and how far back must a gradient reach to cost less?"""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -129,10 +128,10 @@ def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> floa
     """(2) / (3) by the gradients at k/2, k and 2k; infinite where nothing decays."""
     before, change = (float(np.linalg.norm(g)) for g in (by_k - by_half, by_double - by_k))
     if change >= before:
-        return math.inf if change else 0.0
+        return np.inf if change else 0.0
     error = change / (1 - change / before)  # (2)
     size = float(np.linalg.norm(by_double)) - error * change / before  # (3)
-    return error / size if size > 0 else math.inf
+    return error / size if size > 0 else np.inf
 
 
 def _doubling(steps: int) -> list[int]:

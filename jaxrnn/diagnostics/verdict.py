@@ -65,8 +65,7 @@ def verdict(
     arXiv:1607.06450.
     """
     steps = len(reach.spectral) - 1
-    rate, horizon = float(np.median(reach.rate)), float(np.median(reach.horizon))
-    end = float(np.median(reach.spectral[-1]))
+    rate, horizon, end = map(np.median, (reach.rate, reach.horizon, reach.spectral[-1]))
     largest = -np.inf if spectrum is None else float(np.median(spectrum.exponents[..., 0]))
     found = {}
     if largest > 0 and largest * steps > np.log(10):  # (1)

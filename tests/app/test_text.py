@@ -55,7 +55,7 @@ def test_a_segment_continues_the_one_before_unless_streams_begin(model, params):
     def loss(at, carry, first):
         return segment_loss(params, carry, Segment(inputs[at], targets[at], np.bool_(first)))
 
-    _, carry = loss(parts[0], carry, first=True)
+    _, (carry, _) = loss(parts[0], carry, first=True)
     continued, _ = loss(parts[1], carry, first=False)
     begun, _ = loss(parts[1], carry, first=True)
     assert continued / np.log(2) == pytest.approx(bits, rel=1e-5)
