@@ -2,17 +2,10 @@
 
 from typing import Any
 
-from jaxrnn.cells import gru, lstm
 from jaxrnn.interop import layout
-from jaxrnn.interop.layout import Layout
 from jaxrnn.types import Params, PyTree
 
-GRU = [("weight_ih", "w_x.rzn"), ("weight_hh", "w_h.rzn"), ("bias", "b.rzn"), ("bias_n", "b_n")]
-LSTM = [("weight_ih", "w_x.ifgo"), ("weight_hh", "w_h.ifgo"), ("bias", "b.ifgo")]
-LAYOUTS = [
-    Layout("equinox.GRUCell", gru, "rzn", GRU, {"reset_after": True}, turned=True, bias_free=True),
-    Layout("equinox.LSTMCell", lstm, "ifgo", LSTM, turned=True, bias_free=True),
-]
+LAYOUTS = layout.layouts("equinox")
 
 
 def read(module: PyTree) -> tuple[Any, Params]:

@@ -2,26 +2,14 @@
 
 from typing import Any
 
-from jax.numpy import tanh
-
 from jaxrnn import check
-from jaxrnn.cells import elman, gru, lstm
 from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
 from jaxrnn.types import Params
 
-GATED = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-PLAIN: dict[str, Any] = {**GATED, "dropout": 0.0, "recurrent_dropout": 0.0}
-RNN = [("kernel", "w_x"), ("recurrent_kernel", "w_h"), ("bias", "b")]
-KERNELS = [("kernel", "w_x.zrn"), ("recurrent_kernel", "w_h.zrn")]
-AFTER, BEFORE = [*KERNELS, ("bias", "b.zrn / b.zr b_n")], [*KERNELS, ("bias", "b.zrn")]
-LSTM = [(name, f"{array}.ifgo") for name, array in RNN]
-LAYOUTS = [
-    Layout("keras.SimpleRNN", elman, "", RNN, {"activation": tanh}, bias_free=True),
-    Layout("keras.GRU", gru, "rzn", AFTER, {"reset_after": True}, bias_free=True),
-    Layout("keras.GRU", gru, "rzn", BEFORE, {"reset_after": False}, bias_free=True),
-    Layout("keras.LSTM", lstm, "ifgo", LSTM, bias_free=True),
-]
+LAYOUTS = layout.layouts("keras")
+PLAIN: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+PLAIN |= {"dropout": 0.0, "recurrent_dropout": 0.0}
 
 
 def read(layer: Any) -> tuple[Any, Params]:
@@ -70,6 +58,6 @@ def _layouts(layer: Any) -> list[Layout]:
     cell, backwards = getattr(layer, "cell", layer), getattr(layer, "go_backwards", False)
     expected = "False (jaxrnn.unroll has reverse=True)"
     check.that(not backwards, "go_backwards", backwards, expected)
+    after = getattr(cell, "reset_after", None)
     found = layout.of_module(LAYOUTS, cell, PLAIN)
-    options = {"reset_after": getattr(cell, "reset_after", None)}
-    return [x for x in found if x.cell is not gru or x.options == options]
+    return [x for x in found if x.options.get("reset_after", after) == after]

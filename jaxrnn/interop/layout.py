@@ -1,9 +1,10 @@
 """What a conversion is: a table of where another library keeps each gate of our parameters.
 
-A table is a linear map S from our parameters to their tensors, written as text. A row names one of
-their tensors and what lies in it: `"w_x.zrn"` are the columns of the gates z, r, n of our `w_x`
-side by side, `"b.zr b_n"` two gates of `b` and then all of `b_n`; `/` begins a new line below, as
-in `"w_x.ifgo / w_h.ifgo"`; `-` before a gate turns its sign. With θ ours and τ theirs,
+All tables are in layouts.toml. A table is a linear map S from our parameters to their tensors,
+written as text. A row names one of their tensors and what lies in it: `w_x.zrn` are the columns of
+the gates z, r, n of our `w_x` side by side, `b.zr b_n` two gates of `b` and then all of `b_n`; `/`
+begins a new line below, as in `w_x.ifgo / w_h.ifgo`; `-` before a gate turns its sign. With θ ours
+and τ theirs,
 
     θ = Sᵀ τ + o                                                                             (I1)
     τ = S₁ (θ - o)                                                                           (I2)
@@ -18,7 +19,9 @@ names a tensor of theirs twice, that stands for two blocks of ours, and only equ
 import dataclasses
 import functools
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import jax
@@ -28,7 +31,7 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.cells import elman, parts
 from jaxrnn.interop.recipe import FUNCTIONS, input_size_of, recipe_of, spelt
-from jaxrnn.types import Array, Cell, Params, PyTree
+from jaxrnn.types import FACTORIES, Array, Cell, Params, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
 Misfit = tuple[str, str, str]  # a tensor's name, what came, what was expected
@@ -39,10 +42,10 @@ class Layout:
     """How another library keeps the parameters of one cell.
 
     Fields:
-        name: of the class there.
+        name: of library and class.
         cell: our factory.
-        gates: a letter for each, in our order; none where there is but one.
         rows: of each tensor its name and what lies in it; `w_x` comes first.
+        gates: a letter for each, in our order; none where there is but one.
         options: of the factory, beside the hidden size.
         sizes: other options of it, each the height of one of their matrices.
         turned: whether their matrices are the transposes of ours.
@@ -52,8 +55,8 @@ class Layout:
 
     name: str
     cell: Callable[..., Cell]
-    gates: str
-    rows: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+    gates: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     turned: bool = False
@@ -120,6 +123,20 @@ class Layout:
         return misfits(tensors, wanted, self.name)
 
 
+def layouts(library: str, name: str = "") -> list[Layout]:
+    """Those of a library's classes, with a name in the place of `{}`."""
+    text = resources.files(__package__).joinpath("layouts.toml").read_text("utf-8")
+    shared = tomllib.loads(text.replace("{}", name))[library]
+    found = []
+    for said in shared.pop("classes"):
+        said["name"], said["cell"] = f"{library}.{said['name']}", FACTORIES[said["cell"]]
+        said["rows"] = [row.split(" = ") for row in said["rows"]]
+        options = said.get("options", {}).items()
+        said["options"] = {option: FUNCTIONS.get(value, value) for option, value in options}
+        found.append(Layout(**shared, **said))
+    return found
+
+
 def misfits(tensors: Tensors, wanted: Mapping[str, Any], owner: str) -> list[Misfit]:
     """Where tensors are not what is wanted, whose form may be None while it is not known."""
 
@@ -146,8 +163,8 @@ def fitting(layouts: Sequence[Layout], tensors: Tensors) -> Layout:
 def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) -> list[Layout]:
     """The layouts of a module's class.
 
-    What a module says of itself must be plain, such as our cells are; only the activation of an
-    Elman cell, the first of these attributes, may be any of `FUNCTIONS`.
+    What a module says of itself must be plain, such as our cells are, but for the activation of an
+    Elman cell.
     """
     kind = type(module).__name__.removesuffix("Cell")
     found = [x for x in layouts if x.name.partition(".")[2].removesuffix("Cell") == kind]
@@ -155,14 +172,20 @@ def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) 
     for attribute, wanted in plain.items():
         value = getattr(module, attribute, wanted)
         value = getattr(value, "__name__", value)
-        free = found[0].cell is elman and attribute == next(iter(plain))
-        known = [*FUNCTIONS] if free else [wanted]
-        check.that(value in known, attribute, repr(value), f"one of {known} for {found[0].name}")
-        if free:
-            found = [
-                dataclasses.replace(x, options={"activation": FUNCTIONS[value]}) for x in found
-            ]
+        if found[0].cell is elman and attribute.startswith("activation"):
+            found = activated(found, attribute, value)
+        else:
+            expected = f"{wanted!r} for {found[0].name}"
+            check.that(value == wanted, attribute, repr(value), expected)
     return found
+
+
+def activated(layouts: Sequence[Layout], attribute: str, function: str) -> list[Layout]:
+    """Layouts of an Elman cell with the activation that an attribute names."""
+    known = function in FUNCTIONS
+    check.that(known, attribute, repr(function), f"one of {[*FUNCTIONS]} for {layouts[0].name}")
+    options = {"activation": FUNCTIONS[function]}
+    return [dataclasses.replace(layout, options=options) for layout in layouts]
 
 
 def tensors_of(source: PyTree) -> Tensors:
@@ -193,21 +216,24 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
     return cell, layout.shifted(params, 1)
 
 
+def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
+    """Those that have a cell; ValueError if there is none."""
+    factory, options = recipe_of(cell)
+    of_factory = [x for x in layouts if x.cell.__name__ == factory]
+    found = [x for x in of_factory if x.options.items() <= options.items()]
+    check.that(found, "cell", spelt(cell), f"a cell such as {_names(layouts)}")
+    return found
+
+
 def write(layouts: Sequence[Layout], cell: Cell, params: Params, like: PyTree = None) -> PyTree:
     """Their tensors (I2) in the tree `like`, by the layout that both it and the cell have.
 
     Without `like` they come by their names, in the first layout that has the cell.
     """
+    found = holding(layouts, cell)
     input_size_of(cell, params)
-    factory, options = recipe_of(cell)
-    holding = [
-        layout
-        for layout in layouts
-        if layout.cell.__name__ == factory and layout.options.items() <= options.items()
-    ]
-    check.that(holding, "cell", spelt(cell), f"a cell such as {_names(layouts)}")
     wanted = None if like is None else tensors_of(like)
-    layout = holding[0] if wanted is None else fitting(holding, wanted)
+    layout = found[0] if wanted is None else fitting(found, wanted)
     tensors = layout.spread(layout.shifted(params, -1), once=True)
     if wanted is not None:
         tensors = {name: tensors[name] for name in wanted}

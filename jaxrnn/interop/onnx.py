@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import check
-from jaxrnn.cells import LSTMCarry, elman, gru, lstm, peephole_lstm
+from jaxrnn.cells import LSTMCarry
 from jaxrnn.interop import layout
 from jaxrnn.interop.layers import Layer, joined, layers_of
-from jaxrnn.interop.layout import Layout
-from jaxrnn.interop.recipe import FUNCTIONS, input_size_of, recipe_of, spelt
+from jaxrnn.interop.recipe import input_size_of, recipe_of, spelt
 from jaxrnn.networks import BothWays
 from jaxrnn.types import Params
 
@@ -24,24 +23,7 @@ ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], 
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 ABSENT = "clip", "activation_alpha", "activation_beta", "input_forget"  # from all cells of ours
 
-RNN = [("W", "w_x"), ("R", "w_h"), ("B", "b b")]
-GRU = [("W", "w_x.zrn"), ("R", "w_h.zrn")]
-AFTER, BEFORE = [*GRU, ("B", "b.zrn b.zr b_n")], [*GRU, ("B", "b.zrn b.zrn")]
-LSTM = [("W", "w_x.iofg"), ("R", "w_h.iofg"), ("B", "b.iofg b.iofg")]
-PEEPHOLES = [*LSTM, ("P", "p_i p_o p_f")]
-
-
-def _layout(name: str, cell: Any, gates: str, rows: Any, **options: Any) -> Layout:
-    return Layout(f"onnx.{name}", cell, gates, rows, options, turned=True, bias_free=True)
-
-
-LAYOUTS = [
-    *(_layout("RNN", elman, "", RNN, activation=f) for f in FUNCTIONS.values()),
-    _layout("GRU", gru, "rzn", AFTER, reset_after=True),
-    _layout("GRU", gru, "rzn", BEFORE, reset_after=False),
-    _layout("LSTM", lstm, "ifgo", LSTM),
-    _layout("LSTM", peephole_lstm, "ifgo", PEEPHOLES),
-]
+LAYOUTS = layout.layouts("onnx")
 
 
 class Node(NamedTuple):
@@ -93,17 +75,18 @@ def read(model: Any, name: str | None = None) -> Node:
     for role in weights:
         check.that(role in arrays, role, f"{inputs[role]!r} computed in the graph", "a constant")
 
+    after = bool(said.get("linear_before_reset"))
+    layouts = [x for x in LAYOUTS if x.name == f"onnx.{operator}"]
+    layouts = [x for x in layouts if x.options.get("reset_after", after) == after]
     default = ACTIVATIONS[operator]
     activations = [x.decode() for x in said.get("activations", ())] or default * 2
     layer = []
     for way in range(DIRECTIONS[direction]):
         of_way = activations[way * len(default) :][: len(default)]
-        functions = [FUNCTIONS.get(x.lower()) for x in of_way] if operator == "RNN" else []
-        plain = all(functions) if functions else of_way == default
-        check.that(plain, "activations", of_way, f"{default} for {operator}")
-        options: list[Any] = [{}, {"reset_after": bool(said.get("linear_before_reset"))}]
-        options += [{"activation": f} for f in functions]
-        layouts = [x for x in LAYOUTS if x.name == f"onnx.{operator}" and x.options in options]
+        if operator == "RNN":
+            layouts = layout.activated(layouts, "activations", of_way[0].lower())
+        else:
+            check.that(of_way == default, "activations", of_way, f"{default} for {operator}")
         layer.append(layout.read(layouts, {role: arrays[role][way] for role in weights}))
     hidden_size, size = said.get("hidden_size"), len(layer[0][1]["w_h"])
     check.that(hidden_size in (None, size), "hidden_size", hidden_size, f"{size}, as of R")
@@ -190,19 +173,15 @@ def write(
 
 def _operator(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The operator of a layer, its attributes, and its tensors with an axis of directions."""
+    layouts = [layout.holding(LAYOUTS, cell)[0] for cell, _ in layer]
+    kinds = {(x.name, *x.options.items(), len(x.rows)) for x in layouts}
+    check.that(len(kinds) == 1, "cell", [spelt(cell) for cell, _ in layer], "one kind both ways")
     written = [layout.write(LAYOUTS, cell, params) for cell, params in layer]
-    factories, options = zip(*(recipe_of(cell) for cell, _ in layer), strict=True)
-    names = {x.cell.__name__: x.name.removeprefix("onnx.") for x in LAYOUTS}
-    shared = {
-        (names[name], x.get("reset_after")) for name, x in zip(factories, options, strict=True)
-    }
-    alike = len(shared) == len({tuple(tensors) for tensors in written}) == 1
-    check.that(alike, "cell", f"directions {[*factories]}", "the same kind in both")
-    operator, reset_after = shared.pop()
     attributes: dict[str, Any] = {"hidden_size": written[0]["R"].shape[-1]}
     attributes["direction"] = "bidirectional" if len(layer) == 2 else "forward"
-    if operator == "GRU":
-        attributes["linear_before_reset"] = int(reset_after)
+    if (operator := layouts[0].name.removeprefix("onnx.")) == "GRU":
+        attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        attributes["activations"] = [spelt(x["activation"]).capitalize() for x in options]
+        functions = (recipe_of(cell)[1]["activation"] for cell, _ in layer)
+        attributes["activations"] = [spelt(function).capitalize() for function in functions]
     return operator, attributes, {r: np.stack([x[r] for x in written]) for r in written[0]}

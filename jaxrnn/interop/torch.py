@@ -1,23 +1,18 @@
 """PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, deep and both ways, and `nn.RNNCell` and its like."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
-import jax.numpy as jnp
-from jax.nn import relu
-
 from jaxrnn import check
-from jaxrnn.cells import elman, gru, lstm, projected_lstm
 from jaxrnn.interop import layout
 from jaxrnn.interop.layers import joined, layers_of
 from jaxrnn.interop.layout import Layout
+from jaxrnn.interop.recipe import FUNCTIONS
 from jaxrnn.types import Params
 
-NAMES = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
-NAME = re.compile(rf"(?:{'|'.join(NAMES)})((?:_l\d+(?:_reverse)?)?)")
-LSTM = "w_x.ifgo", "w_h.ifgo", "b.ifgo", "b.ifgo"
-NONLINEARITIES = {"tanh": jnp.tanh, "relu": relu}
+NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)?)?)")
+NONLINEARITIES = "tanh", "relu"
 
 
 def read(source: Any, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any, Params]:
@@ -104,18 +99,7 @@ def _endings(index: int, ways: int) -> list[str]:
     return [f"_l{index}", f"_l{index}_reverse"][:ways]
 
 
-def _layouts(ending: str, nonlinearities: Iterable[str]) -> list[Layout]:
-    """Those of one direction of one layer; of `nn.RNN` one for each nonlinearity."""
-
-    def made(name: str, cell: Any, gates: str, texts: Iterable[str], **more: Any) -> Layout:
-        rows = [(name + ending, text) for name, text in zip(NAMES, texts, strict=False)]
-        return Layout(f"torch.{name}", cell, gates, rows, turned=True, bias_free=True, **more)
-
-    activations = [{"activation": NONLINEARITIES[name]} for name in nonlinearities]
-    sizes, after = {"projection_size": f"weight_hr{ending}"}, {"reset_after": True}
-    return [
-        made("GRU", gru, "rzn", ("w_x.rzn", "w_h.rzn", "b.rzn", "b.rz b_n"), options=after),
-        made("LSTM", lstm, "ifgo", LSTM),
-        made("LSTM", projected_lstm, "ifgo", (*LSTM, "w_p"), sizes=sizes),
-        *(made("RNN", elman, "", ("w_x", "w_h", "b", "b"), options=f) for f in activations),
-    ]
+def _layouts(ending: str, nonlinearities: Collection[str]) -> list[Layout]:
+    """Those of one direction of one layer; of `nn.RNN` the ones of these nonlinearities."""
+    known = [None, *(FUNCTIONS[name] for name in nonlinearities)]
+    return [x for x in layout.layouts("torch", ending) if x.options.get("activation") in known]
