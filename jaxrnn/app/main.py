@@ -12,7 +12,7 @@ import jaxrnn
 try:
     from tqdm import tqdm
 
-    from jaxrnn.app import inspect, text
+    from jaxrnn.app import convert, inspect, text
     from jaxrnn.app.options import Parser, UserError
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -21,6 +21,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
 COMMANDS = {"sample": text.sample, "inspect": inspect.inspect, "story": inspect.story}
+COMMANDS |= {"convert": convert.convert}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -73,6 +74,8 @@ def parser() -> Parser:
     inspect.add_options(command("inspect", about))
     about = "draw why gradients vanish, what truncation drops, what an LSTM does instead"
     inspect.add_out(command("story", about), "story.png")
+    about = "turn a file of parameters into that of another library, or into a model of ONNX"
+    convert.add_options(command("convert", about))
     about = "compare the gradients of all cells and loops with autodiff and finite differences"
     command("certify", about)
     return top

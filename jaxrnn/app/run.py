@@ -13,12 +13,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import jax
-import safetensors.flax
 from matplotlib.figure import Figure
 
-from jaxrnn import check, tree
+from jaxrnn import check
 from jaxrnn.app.options import Options, UserError
+from jaxrnn.interop import safetensors
 from jaxrnn.types import Params
 
 History = Sequence[Mapping[str, int | float]]
@@ -27,7 +26,7 @@ FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
 PARAMS, OPTIONS, HISTORY, CURVE = FILES
 
 # What reading a file that is missing, damaged or of something else can raise.
-FAULTS = (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError, UserError)
+FAULTS = OSError, ValueError, TypeError, AttributeError, UserError
 
 
 def prepare(folder: Path) -> None:
@@ -44,7 +43,7 @@ def save(folder: Path, params: Params, options: Options, history: History, curve
     """Write the four files; once all are complete, they take the place of an earlier run's."""
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
         unfinished = Path(name)
-        safetensors.flax.save_file(tree.named(params), unfinished / PARAMS)
+        (unfinished / PARAMS).write_bytes(safetensors.packed(params))
         text = json.dumps(vars(options), indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         with (unfinished / HISTORY).open("w", newline="") as file:
@@ -69,13 +68,8 @@ def load_options(folder: Path, *tasks: str) -> Options:
 def load_params(folder: Path, like: Params) -> Params:
     """The parameters of a run; UserError if their form is not that of `like`."""
     with reading(folder / PARAMS):
-        arrays = safetensors.flax.load_file(folder / PARAMS)
-        names = tree.named(like)
-        if arrays.keys() != names.keys():
-            raise ValueError(f"arrays {sorted(arrays)} where {OPTIONS} means {sorted(names)}")
-        params = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
-        check.same_tree("params", params, like)
-    return params
+        _, arrays = safetensors.opened(folder / PARAMS)
+        return safetensors.filled(like, arrays, OPTIONS)
 
 
 @contextlib.contextmanager

@@ -27,9 +27,8 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
         ValueError: if no expression makes the cell, or params are not such as it has.
         OSError: if the file cannot be written.
     """
-    metadata = {"jaxrnn": VERSION, "cell": spelt(cell)}
-    metadata["input_size"] = str(input_size_of(cell, params))
-    Path(path).write_bytes(safetensors.flax.save(tree.named(params), metadata))
+    said = {"jaxrnn": VERSION, "cell": spelt(cell), "input_size": str(input_size_of(cell, params))}
+    Path(path).write_bytes(packed(params, said))
 
 
 def load(path: Path | str) -> tuple[Any, Params]:
@@ -49,6 +48,11 @@ def load(path: Path | str) -> tuple[Any, Params]:
     dtypes = jax.tree.unflatten(jax.tree.structure(form), kept.values())
     form = jax.tree.map(lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype), form, dtypes)
     return cell, filled(form, arrays, said["cell"])
+
+
+def packed(params: PyTree, said: dict[str, str] | None = None) -> bytes:
+    """A file of the arrays of a tree, and of what it says of itself."""
+    return safetensors.flax.save(tree.named(params), said)
 
 
 def opened(path: Path | str) -> tuple[dict[str, str], Tensors]:

@@ -1,0 +1,73 @@
+"""`jaxrnn convert` from outside."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import jaxrnn
+from jaxrnn.app.main import main
+from jaxrnn.interop import safetensors as interop
+
+
+@pytest.fixture
+def saved(tmp_path):
+    cell = jaxrnn.gru(4)
+    params = cell.init(jax.random.key(0), 3)
+    interop.save(tmp_path / "ours.safetensors", cell, params)
+    return tmp_path, params
+
+
+@pytest.mark.parametrize("library", ["torch", "flax", "equinox"])
+def test_a_file_goes_to_a_library_and_comes_back(saved, library, capsys):
+    folder, params = saved
+    ours, theirs, back = (str(folder / f"{name}.safetensors") for name in ("ours", library, "back"))
+    assert main(["convert", ours, theirs, "--to", library]) == 0
+    assert main(["convert", theirs, back, "--of", library]) == 0
+    assert "gru(4, reset_after=True), 100 parameters, saved in" in capsys.readouterr().out
+    cell, loaded = interop.load(back)
+    assert cell is jaxrnn.gru(4)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_the_names_are_those_of_pytorch(saved):
+    folder, params = saved
+    target = folder / "torch.safetensors"
+    assert main(["convert", str(folder / "ours.safetensors"), str(target), "--to", "torch"]) == 0
+    tensors = safetensors.numpy.load_file(target)
+    np.testing.assert_array_equal(tensors["weight_ih_l0"], params["w_x"].T)
+    assert tensors.keys() == {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"}
+
+
+def test_a_file_becomes_a_model_of_onnx_and_comes_back(saved):
+    pytest.importorskip("onnx", reason="ONNX is a peer, not a dependency")
+    folder, params = saved
+    ours, model, back = (str(folder / x) for x in ("ours.safetensors", "m.onnx", "b.safetensors"))
+    assert main(["convert", ours, model]) == 0
+    assert main(["convert", model, back]) == 0
+    jax.tree.map(np.testing.assert_array_equal, interop.load(back)[1], params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.safetensors", "x"], r"No such file.*none.safetensors"),
+        (["ours.safetensors", "x", "--of", "torch"], r"b: got float32\[12\], expected names"),
+        (["ours.safetensors", "x", "--to", "haiku"], r"cell: got gru\(4, reset_after=True\), exp"),
+        (["ours.safetensors", "x", "--to", "mxnet"], r"--to: invalid choice: 'mxnet'"),
+        (["ours.safetensors", "none/x"], r"No such file or directory: 'none/x'"),
+        (["text.safetensors", "x"], r"path: got 'text.safetensors'.*expected safetensors"),
+        (["text.onnx", "x"], r"text.onnx"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(saved, arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(saved[0])
+    for name in ("text.safetensors", "text.onnx"):
+        (saved[0] / name).write_text("hello")
+    assert main(["convert", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxrnn: error: ")
+    assert re.search(message, line), line
+    assert not (saved[0] / "x").exists()
