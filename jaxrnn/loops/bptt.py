@@ -89,7 +89,7 @@ def _projected(step: Step, params: Params, carry: Carry, xs: PyTree) -> PyTree:
     """What a chunk makes of its inputs before its loop begins."""
     if isinstance(step, Cell):
         return step.project(params, xs)
-    return derived.parted(step, params, carry, xs).zs
+    return derived.parted(step, params, carry, xs)[-1]
 
 
 def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
@@ -105,9 +105,9 @@ def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
 
 
 def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-    parts = derived.parted(step, params, carry, xs)
-    (carry, _), pairs = _recurrence(parts.recurrence, parts.w, parts.pair, parts.zs)
-    return carry, parts.outputs(pairs)
+    parts, w, pair, zs = derived.parted(step, params, carry, xs)
+    (carry, _), pairs = _recurrence(parts, w, pair, zs)
+    return carry, parts.outputs(w, zs, pairs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
