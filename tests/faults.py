@@ -252,12 +252,12 @@ BACKWARD = (
         "elman",
         "truncated:4",
     ),
-    fault("no cut", TRUNCATED, "lax.stop_gradient(c)", "c", "elman", "truncated:4"),
+    fault("no cut", TRUNCATED, "jax.lax.stop_gradient(c)", "c", "elman", "truncated:4"),
     fault(
         "windows begin late",
         TRUNCATED,
         "tree.between(xs_s, k1, k2))\n            return",
-        "jax.tree.map(lax.stop_gradient, tree.between(xs_s, k1, k2)))\n            return",
+        "jax.tree.map(jax.lax.stop_gradient, tree.between(xs_s, k1, k2)))\n            return",
         "elman",
         "truncated:2:5",
     ),
@@ -746,8 +746,8 @@ AROUND = (
     fault(
         "y passes by",
         CONTROLLED,
-        "eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],",
-        "eqns=jaxpr.eqns,",
+        "eqns = [eqn.replace(outvars=unused(eqn.outvars)) for eqn in jaxpr.eqns]",
+        "eqns = jaxpr.eqns",
         f"{CONTROL}_a_readout_inside_a_plain_step_belongs_to_the_loss_of_its_step",
     ),
     fault(

@@ -116,12 +116,12 @@ class Recurrence:
         self.front.update(v for v in _variables(self.carry) if kinds[v] != CARRIED)
         leaving = [*_variables(self.carry), *self.extras]
         leaving += _reads(eqn for eqn in self.loop if self.front.isdisjoint(eqn.outvars))
-        cut = [v for v in dict.fromkeys(leaving) if v in self.front and check.is_inexact(v.aval)]
-        self.cut = {v: i for i, v in enumerate(cut)}
+        leaving = [v for v in dict.fromkeys(leaving) if v in self.front]
+        self.cut = [v for v in leaving if check.is_inexact(v.aval)]
         costly = {v for eqn in self.loop if eqn.primitive.name in COSTLY for v in eqn.outvars}
-        worth = [v for v in made if check.is_inexact(v.aval) and (v in costly or v in cut)]
-        self.worth = set(worth)
-        self.kept = [v for v in worth if v not in self.carry and v not in self.extras]
+        worth = [v for v in made if v in costly or v in self.cut]
+        self.worth = [v for v in worth if check.is_inexact(v.aval)]
+        self.kept = [v for v in self.worth if v not in self.carry and v not in self.extras]
 
     def given(self, w, z):
         """What (1) and (2) made, by its variable."""
@@ -144,8 +144,7 @@ class Recurrence:
         env = self.given(w, z) | dict(zip(self.carried, carry_tm1, strict=True))
 
         def crossing(v):
-            crosses = not isinstance(v, Literal) and v in self.cut
-            return across(v, env[v]) if crosses else _value(env, v)
+            return across(v, env[v]) if v in self.cut else _value(env, v)
 
         for eqn in self.loop:
             # On the way to F its slopes go on: what has none could not be differentiated again.
@@ -172,7 +171,7 @@ class Recurrence:
 
         def moved(carry_tm1, moves):
             def across(v, x):
-                return x + moves[self.cut[v]]
+                return x + moves[self.cut.index(v)]
 
             return self.played(w, seen_t.z, carry_tm1, self.known(seen_t), across)[0]
 
