@@ -73,36 +73,34 @@ class Recurrence:
         for eqn in jaxpr.eqns:
             kind = max((kinds[v] for v in _reads([eqn])), default=SAME)
             stays = eqn.effects or (kind == STEPWISE and eqn.primitive.name in UNMOVED)
-            kinds |= dict.fromkeys(eqn.outvars, CARRIED if stays else kind)
+            kinds |= dict.fromkeys([eqn, *eqn.outvars], CARRIED if stays else kind)
 
-        def is_carried(eqn):
-            return any(kinds[v] == CARRIED for v in eqn.outvars)
+        def of_kind(kind):
+            return [eqn for eqn in jaxpr.eqns if kinds[eqn] == kind]
 
         def in_order(eqn):
             """A broadcast too, which would only be made larger by being made beforehand."""
-            return eqn.effects or is_carried(eqn) or eqn.primitive.name == "broadcast_in_dim"
+            return kinds[eqn] == CARRIED or eqn.primitive.name == "broadcast_in_dim"
 
         def stays_in_order(eqn):
             """Whatever is wanted."""
             keyed = any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in _reads([eqn]))
-            return eqn.effects or (is_carried(eqn) and (keyed or eqn.primitive.name in UNMOVED))
+            unmoved = keyed or eqn.primitive.name in UNMOVED
+            return eqn.effects or (kinds[eqn] == CARRIED and unmoved)
 
         self.loop = _leading_to(self.carry, filter(in_order, jaxpr.eqns), stays_in_order)
         made = dict.fromkeys(v for eqn in self.loop for v in eqn.outvars)
-        later = [eqn for eqn in jaxpr.eqns if made.keys().isdisjoint(eqn.outvars)]
-        self.late = _leading_to(self.ys, filter(is_carried, later))
+        later = [eqn for eqn in of_kind(CARRIED) if made.keys().isdisjoint(eqn.outvars)]
+        self.late = _leading_to(self.ys, later)
         late_reads = [*_reads(self.late), *_variables(self.ys)]
-        extras = [v for v in dict.fromkeys(late_reads) if kinds[v] == CARRIED]
-        extras = [v for v in extras if v in made or v in self.carried]
-        self.extras = [v for v in extras if v not in self.carry]
+        extras = [v for v in dict.fromkeys(late_reads) if v in made or v in self.carried]
+        self.extras = [v for v in extras if kinds[v] == CARRIED and v not in self.carry]
         loop_reads = [v for v in [*_reads(self.loop), *_variables(self.carry)] if v not in made]
         given = dict.fromkeys(loop_reads + late_reads)
         self.same = [v for v in given if kinds[v] == SAME]
         self.stepwise = [v for v in given if kinds[v] == STEPWISE]
-        earlier = [eqn for eqn in jaxpr.eqns if not is_carried(eqn)]
-        before = _leading_to(self.same + self.stepwise, earlier)
-        self.once = [eqn for eqn in before if all(kinds[v] == SAME for v in eqn.outvars)]
-        self.ahead = [eqn for eqn in before if eqn not in self.once]
+        self.ahead = _leading_to(self.stepwise, of_kind(STEPWISE))
+        self.once = _leading_to(self.same + _reads(self.ahead), of_kind(SAME))
         on_the_right = _variables(eqn.invars[1] for eqn in self.loop if _is_product(eqn))
         self.turned = [v for v in on_the_right if v in self.same]
 
@@ -208,13 +206,11 @@ class Recurrence:
         return jax.vmap(at_t)(zs, pairs)
 
 
-def parted(
-    step: Step, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Recurrence, PyTree, PyTree, PyTree]:
-    """A step in parts: its recurrence, w of (1), the first pair, and zs of (2).
+Parts = tuple[Recurrence, PyTree, PyTree, PyTree]  # and w of (1), the first pair, zs of (2)
 
-    The step may close over traced values: they count as parameters.
-    """
+
+def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parts:
+    """The parts of a step, which may close over traced values: they count as parameters."""
     jaxpr, constants, form = _flat(step, params, carry, check.at_one_step(xs))
     parts = Recurrence(jaxpr, len(constants), form)
     env = _run(parts.once, dict(zip(parts.own, constants, strict=True)))
@@ -244,9 +240,7 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, 
     return pure, own
 
 
-def _leading_to(
-    outs: Iterable[Any], eqns: Iterable[Any], stays: Any = lambda _: False
-) -> list[Any]:
+def _leading_to(outs: list[Any], eqns: Any, stays: Any = lambda _: False) -> list[Any]:
     """The equations that stay, and those that make what is wanted by `outs` or by others."""
     wanted, found = set(_variables(outs)), []
     for eqn in reversed(list(eqns)):

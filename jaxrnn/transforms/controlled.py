@@ -148,9 +148,8 @@ def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     Gradient: exact, but for the probe. Time and memory: a reduction a step, T·B numbers.
     """
     check.function("step", step)
-    control = _whole_read if check.boolean("whole", whole) else _norm_read
     watch = _watched_cell if isinstance(step, Cell) else _watched_step
-    return watch(step, control, probes=True)
+    return watch(step, _read(check.boolean("whole", whole)), probes=True)
 
 
 def crossed(step: Cell | Step) -> Cell | Step:
@@ -222,12 +221,9 @@ def _clip(limit: float) -> Callable[[jax.Array], jax.Array]:
     return lambda size: jnp.minimum(1, limit / size)  # (A4)
 
 
-def _norm_read(d_carry: Carry) -> tuple[Carry, jax.Array]:
-    return d_carry, row_norm(d_carry)  # (A5)
-
-
-def _whole_read(d_carry: Carry) -> tuple[Carry, Carry]:
-    return d_carry, d_carry
+@functools.cache
+def _read(whole: bool) -> Control:
+    return lambda d_carry: (d_carry, d_carry if whole else row_norm(d_carry))  # (A5)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
