@@ -70,8 +70,9 @@ def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
 def length(xs: PyTree) -> int:
     """T, the size of the leading axis that all leaves of `xs` share."""
     leaves = jax.tree.leaves_with_path(xs)
-    expected = "at least one with a time axis among its arrays, jnp.arange(T) if it needs none"
-    that(leaves, "xs", xs, expected)
+    if not leaves:
+        expected = "at least one with a time axis (jnp.arange(T) if the step needs no input)"
+        that(leaves, "xs", f"{xs!r}, which has no arrays", expected)
     sizes = {}
     for path, leaf in leaves:
         place = "xs" + jax.tree_util.keystr(path)
