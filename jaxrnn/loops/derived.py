@@ -56,7 +56,7 @@ class Recurrence:
         loop, late: the equations of (3) and of (4).
         carry, extras, ys: what (3) hands on, what (4) needs beside it, and what (4) makes.
         front: all that leads to F.
-        cut: F, by its place in δ.
+        cut: F, in the order of δ.
         worth: what is worth remembering, and `kept`, that of it which is not handed on anyway.
     """
 
