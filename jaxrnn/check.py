@@ -27,11 +27,12 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def that(fits: Any, name: str, got: Any, expected: str, error: Any = ValueError) -> None:
-    """Raise unless something fits, in the one form of all messages; of arrays, what they are."""
+def that(fits: Any, name: str, got: Any, expected: str, error: Any = ValueError) -> Any:
+    """What came, if it fits; otherwise our error, in the one form; of arrays, what they are."""
     if not fits:
-        got = describe(got) if hasattr(got, "dtype") else got
-        raise error(f"{name}: got {got}, expected {expected}")
+        came = describe(got) if hasattr(got, "dtype") else got
+        raise error(f"{name}: got {came}, expected {expected}")
+    return got
 
 
 def kind(fits: Any, name: str, got: Any, expected: str) -> None:
@@ -49,8 +50,7 @@ def integer(name: str, value: Any, least: int) -> int:
     """`value` if it is an int of at least `least`; otherwise our error."""
     fits = isinstance(value, int) and not isinstance(value, bool)
     of_type(name, value, fits, "a Python int")
-    that(value >= least, name, value, f"an int of at least {least}")
-    return value
+    return that(value >= least, name, value, f"an int of at least {least}")
 
 
 def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
@@ -87,8 +87,8 @@ def at_one_step(xs: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
 
 
-def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
-    """Shapes of one step's y; raises unless `step` maps the carry to one of the same form.
+def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
+    """Raise unless `step` maps the carry to one of the same form.
 
     A Cell checks its own params, xs and carry as it is traced here.
     """
@@ -97,7 +97,6 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> PyTree:
     result = jax.eval_shape(step, params, carry, at_one_step(xs))
     kind(isinstance(result, tuple) and len(result) == 2, "step", result, "(carry, y)")
     same_tree("carry", carry, result[0], ", as the step returned it")
-    return result[1]
 
 
 def batch_shape(x: PyTree) -> tuple[int, ...]:
@@ -137,7 +136,6 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
     """
     got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
     that(got == sorted(shapes), "params", got, f"the arrays {sorted(shapes)} of {cell}", TypeError)
-    dtypes = set()
     for name, shape in shapes.items():
         place, array = f"params[{name!r}]", params[name]
         kind(hasattr(array, "dtype"), place, array, f"an array for {cell}")
@@ -146,19 +144,18 @@ def params_fit(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int | No
         wanted = ",".join("any" if size is None else str(size) for size in shape)
         fits = array.ndim == len(shape) and sizes == list(shape)
         that(fits, place, array, f"[{wanted}] for {cell}")
-        dtypes.add(floating(place, jnp.result_type(array)))
-    got = f"the dtypes {sorted(map(str, dtypes))}"
-    that(len(dtypes) <= 1, "params", got, f"one for {cell}", TypeError)
+        floating(place, jnp.result_type(array))
+    dtypes = sorted({str(jnp.result_type(array)) for array in params.values()})
+    that(len(dtypes) <= 1, "params", f"the dtypes {dtypes}", f"one for {cell}", TypeError)
 
 
 def floating(name: str, dtype: Any) -> Any:
     """`dtype` as a NumPy dtype if it is real floating point; otherwise our error."""
-    known = None
+    fits = False
     with contextlib.suppress(TypeError):
-        known = jnp.dtype(dtype)
-    fits = known is not None and jnp.issubdtype(known, jnp.floating)
+        fits = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     that(fits, name, f"{dtype}", "a floating-point dtype", TypeError)
-    return known
+    return jnp.dtype(dtype)
 
 
 def features(name: str, cell: str, x: Any, size: int) -> None:
@@ -177,8 +174,7 @@ def number(name: str, value: Any) -> float:
 
 def positive(name: str, value: Any) -> float:
     """`value` as a float if it is a number above 0; otherwise our error."""
-    that(number(name, value) > 0, name, value, "a number above 0")
-    return float(value)
+    return float(that(number(name, value) > 0, name, value, "a number above 0"))
 
 
 def size(name: str, value: Any) -> int | None:
@@ -197,12 +193,10 @@ def reverse_mode(loop: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise TypeError(
-            f"loop: got {loop} under forward-mode differentiation (jvp, jacfwd or linearize), for "
-            "which a hand-written backward pass has no rule; expected loop=jaxrnn.scan"
-        ) from error
+        got = f"{loop} under forward-mode differentiation (jvp, jacfwd or linearize)"
+        expected = "loop=jaxrnn.scan, since a hand-written backward pass has no rule for it"
+        that("forward-mode" not in str(error), "loop", got, expected, TypeError)
+        raise
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -229,9 +223,7 @@ def instance(name: str, value: Any, wanted: type) -> Any:
 
 def rate(name: str, value: Any) -> float:
     """`value` as a float if it is a number in [0, 1); otherwise our error."""
-    value = number(name, value)
-    that(0 <= value < 1, name, value, "a rate in [0, 1)")
-    return value
+    return that(0 <= number(name, value) < 1, name, float(value), "a rate in [0, 1)")
 
 
 def same_form(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
@@ -265,9 +257,8 @@ def rows(name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None, carry
     A plain Step, for which `batch` is None, has those that all arrays of its carry begin with.
     """
     got = f"the batch axes {shape}"
-    if batch is not None:
-        return that(shape == batch, name, got, f"{batch}, those of xs")
-    for path, leaf in jax.tree.leaves_with_path(carry):
+    that(batch in (None, shape), name, got, f"{batch}, those of xs")
+    for path, leaf in jax.tree.leaves_with_path(carry if batch is None else ()):
         place = f"carry{jax.tree_util.keystr(path)} is {describe(leaf)}"
         expected = f"some that every array of the carry begins with; {place}"
         that(jnp.shape(leaf)[: len(shape)] == shape, name, got, expected)

@@ -230,8 +230,8 @@ BACKWARD = (
     fault(
         "linearised at c_0, derived",
         DERIVED,
-        "played(w, seen_t.z, seen_t.carry_tm1[0], known(seen_t), across)",
-        "played(w, seen_t.z, tree.zeros(seen_t.carry_tm1[0]), known(seen_t), across)",
+        "played((same, ()), z, seen_t.carry_tm1[0], self",
+        "played((same, ()), z, tree.zeros(seen_t.carry_tm1[0]), self",
         "plain",
     ),
     moved_cut("cut one step early", "k1 - 1"),
@@ -252,12 +252,12 @@ BACKWARD = (
         "elman",
         "truncated:4",
     ),
-    fault("no cut", TRUNCATED, "lax.stop_gradient(c)", "c", "elman", "truncated:4"),
+    fault("no cut", TRUNCATED, "jax.lax.stop_gradient(c)", "c", "elman", "truncated:4"),
     fault(
         "windows begin late",
         TRUNCATED,
         "tree.between(xs_s, k1, k2))\n            return",
-        "jax.tree.map(lax.stop_gradient, tree.between(xs_s, k1, k2)))\n            return",
+        "jax.tree.map(jax.lax.stop_gradient, tree.between(xs_s, k1, k2)))\n            return",
         "elman",
         "truncated:2:5",
     ),
@@ -627,7 +627,7 @@ AROUND = (
     fault(
         "held before F ends",
         DERIVED,
-        "entering = not plan.front.isdisjoint(eqn.outvars)",
+        "entering = not self.front.isdisjoint(eqn.outvars)",
         "entering = False",
         f"{OF_ANY_STEP}_gradient_of_a_gradient_equals_autodiff[layer norm]",
     ),
@@ -655,8 +655,8 @@ AROUND = (
     fault(
         "parameter handed on lost",
         DERIVED,
-        "front.update(v for v in _variables(carry) if kinds[v] != CARRIED)",
-        "front.update(())",
+        "self.front.update(v for v in _variables(self.carry) if kinds[v] != CARRIED)",
+        "self.front.update(())",
         f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-handed on]",
     ),
     fault(
@@ -746,8 +746,8 @@ AROUND = (
     fault(
         "y passes by",
         CONTROLLED,
-        "eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],",
-        "eqns=jaxpr.eqns,",
+        "eqns = [eqn.replace(outvars=unused(eqn.outvars)) for eqn in jaxpr.eqns]",
+        "eqns = jaxpr.eqns",
         f"{CONTROL}_a_readout_inside_a_plain_step_belongs_to_the_loss_of_its_step",
     ),
     fault(

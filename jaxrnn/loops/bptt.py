@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxrnn import check, tree
 from jaxrnn.loops import derived
@@ -68,7 +67,7 @@ def _chunked(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     if size == steps:
         return _chunk(step, params, carry, xs)
     chunks = jax.tree.map(lambda x: jnp.reshape(x, (-1, size, *x.shape[1:])), xs)
-    carry, ys = lax.scan(functools.partial(_chunk, step, params), carry, chunks)
+    carry, ys = jax.lax.scan(functools.partial(_chunk, step, params), carry, chunks)
     return carry, jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
 
 
@@ -89,7 +88,7 @@ def _projected(step: Step, params: Params, carry: Carry, xs: PyTree) -> PyTree:
     """What a chunk makes of its inputs before its loop begins."""
     if isinstance(step, Cell):
         return step.project(params, xs)
-    return derived.parted(step, params, carry, xs).zs
+    return derived.parted(step, params, carry, xs)[-1]
 
 
 def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
@@ -105,9 +104,9 @@ def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
 
 
 def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-    parts = derived.parted(step, params, carry, xs)
-    (carry, _), pairs = _recurrence(parts.recurrence, parts.w, parts.pair, parts.zs)
-    return carry, parts.outputs(pairs)
+    parts, w, pair, zs = derived.parted(step, params, carry, xs)
+    (carry, _), pairs = _recurrence(parts, w, pair, zs)
+    return carry, parts.outputs(w, zs, pairs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -118,7 +117,7 @@ def _recurrence(cell: Any, w: PyTree, carry: Carry, zs: PyTree) -> tuple[Carry, 
         carry, _ = cell.advance(w, carry, z_t)
         return carry, carry
 
-    return lax.scan(forward, carry, zs)
+    return jax.lax.scan(forward, carry, zs)
 
 
 def _forward(cell, w, carry, zs):
@@ -128,7 +127,7 @@ def _forward(cell, w, carry, zs):
         carry, saved_t = cell.advance(w, carry, z_t)
         return carry, (carry, saved_t)
 
-    last, (carries, saved) = lax.scan(forward, carry, zs)
+    last, (carries, saved) = jax.lax.scan(forward, carry, zs)
     return (last, carries), (w, carry, zs, carries, saved)
 
 
@@ -143,7 +142,7 @@ def _backward(cell, residuals, cotangents):
         return cell.adjoint(w, seen_t, tree.add(d_carry, d_carry_t))  # (1)
 
     d_carry = tree.add(tree.zeros(carry), d_last)
-    d_carry, deltas = lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
+    d_carry, deltas = jax.lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
     d_w, d_zs = cell.gather(w, seen, deltas)  # (2)
     return d_w, d_carry, d_zs
 

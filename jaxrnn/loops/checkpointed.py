@@ -131,7 +131,7 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     near = range(wanted, 2 * wanted) if segment is None else ()
     length = next((n for n in near if steps % n == 0), min(wanted, steps))
     segments = steps // length
-    states = min(states or schedule.states_for(segments, levels), segments)
+    states = min(states or max(1, schedule.least(segments, levels)), segments)
     runs = schedule.forward_runs(segments, states)
     got = f"{states} for {segments} segments, which makes {runs} runs of a segment"
     check.that(runs <= MOST_RUNS, "states", got, "more states, or longer segments")

@@ -15,7 +15,7 @@ Only (3) and (5) run in order. What they remember is F and what is costly to mak
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,61 +42,111 @@ COSTLY = {*SLOPES, "dot_general", "conv_general_dilated"}
 UNMOVED = {"cond", "while"}
 
 
-class Recurrence(NamedTuple):
-    """What runs over time: of a Cell's functions those that a loop's recurrence uses."""
+class Recurrence:
+    """What runs over time, (3), (5) and (6), and all of a step by its place in (1) to (6).
 
-    advance: Callable[..., tuple[Carry, PyTree]]
-    adjoint: Callable[..., tuple[Carry, PyTree]]
-    gather: Callable[..., tuple[PyTree, PyTree]]
+    It goes through pairs: a carry, and what else (4) needs of its step.
 
-
-class Parted(NamedTuple):
-    """A step in parts.
-
-    Fields:
-        recurrence: (3), (5) and (6), of pairs: a carry, and what else (4) needs of its step.
-        w: (1).
-        pair: the first.
-        zs: (2).
-        outputs: (4), from all pairs to all outputs.
+    Attributes:
+        carry_form, y_form: the trees that the step returns.
+        own, carried, inputs: what the step is given: parameters, carry, input.
+        once, same: the equations of (1), and what the others need of it; of that, `turned` is
+            what a product has on its right, which the way back needs transposed.
+        ahead, stepwise: likewise of (2).
+        loop, late: the equations of (3) and of (4).
+        carry, extras, ys: what (3) hands on, what (4) needs beside it, and what (4) makes.
+        front: all that leads to F.
+        cut: F, in the order of δ.
+        worth: what is worth remembering, and `kept`, that of it which is not handed on anyway.
     """
 
-    recurrence: Recurrence
-    w: PyTree
-    pair: tuple[Carry, PyTree]
-    zs: PyTree
-    outputs: Callable[[tuple[Carry, PyTree]], PyTree]
+    def __init__(self, jaxpr: Any, constants: int, form: Any) -> None:
+        """Take the jaxpr apart, whose inputs are so many parameters, a carry and an input."""
+        self.carry_form, self.y_form = form.children()
+        carries = self.carry_form.num_leaves
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        self.own, others = variables[:constants], variables[constants:]
+        self.carried, self.inputs = others[:carries], others[carries:]
+        self.carry, self.ys = jaxpr.outvars[:carries], jaxpr.outvars[carries:]
+        inputs = self.own, self.inputs, self.carried
+        kinds = {v: kind for kind, some in enumerate(inputs) for v in some}
+        for eqn in jaxpr.eqns:
+            kind = max((kinds[v] for v in _reads([eqn])), default=SAME)
+            stays = eqn.effects or (kind == STEPWISE and eqn.primitive.name in UNMOVED)
+            kinds |= dict.fromkeys([eqn, *eqn.outvars], CARRIED if stays else kind)
 
+        def of_kind(kind):
+            return [eqn for eqn in jaxpr.eqns if kinds[eqn] == kind]
 
-def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
-    """The parts of a step, which may close over traced values: they count as parameters."""
-    steps = check.length(xs)
-    jaxpr, constants, (carry_form, y_form) = _flat(step, params, carry, check.at_one_step(xs))
-    plan = _planned(jaxpr, len(constants), carry_form.num_leaves)
+        def in_order(eqn):
+            """A broadcast too, which would only be made larger by being made beforehand."""
+            return kinds[eqn] == CARRIED or eqn.primitive.name == "broadcast_in_dim"
 
-    env = _run(plan.once, dict(zip(plan.own, constants, strict=True)))
-    w = [env[v] for v in plan.same], [env[v].T for v in plan.turned]
+        def stays_in_order(eqn):
+            """Whatever is wanted."""
+            keyed = any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in _reads([eqn]))
+            unmoved = keyed or eqn.primitive.name in UNMOVED
+            return eqn.effects or (kinds[eqn] == CARRIED and unmoved)
 
-    def projected(*x):
-        at_t = _run(plan.ahead, env | dict(zip(plan.inputs, x, strict=True)))
-        return [at_t[v] for v in plan.stepwise]
+        self.loop = _leading_to(self.carry, filter(in_order, jaxpr.eqns), stays_in_order)
+        made = dict.fromkeys(v for eqn in self.loop for v in eqn.outvars)
+        later = [eqn for eqn in of_kind(CARRIED) if made.keys().isdisjoint(eqn.outvars)]
+        self.late = _leading_to(self.ys, later)
+        late_reads = [*_reads(self.late), *_variables(self.ys)]
+        extras = [v for v in dict.fromkeys(late_reads) if v in made or v in self.carried]
+        self.extras = [v for v in extras if kinds[v] == CARRIED and v not in self.carry]
+        loop_reads = [v for v in [*_reads(self.loop), *_variables(self.carry)] if v not in made]
+        given = dict.fromkeys(loop_reads + late_reads)
+        self.same = [v for v in given if kinds[v] == SAME]
+        self.stepwise = [v for v in given if kinds[v] == STEPWISE]
+        self.ahead = _leading_to(self.stepwise, of_kind(STEPWISE))
+        self.once = _leading_to(self.same + _reads(self.ahead), of_kind(SAME))
+        on_the_right = _variables(eqn.invars[1] for eqn in self.loop if _is_product(eqn))
+        self.turned = [v for v in on_the_right if v in self.same]
 
-    # The number of a step makes a sequence of them where nothing of the input is needed.
-    zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs)), jnp.arange(steps)
+        self.front: set[Any] = set()
+        for eqn in self.loop:
+            reads = _reads([eqn])
+            entering = [v for v in reads if kinds[v] != CARRIED and check.is_inexact(v.aval)]
+            going_on = eqn.primitive.name in STRUCTURAL and not self.front.isdisjoint(reads)
+            if entering or going_on:
+                self.front.update(eqn.outvars)
+        self.front.update(v for v in _variables(self.carry) if kinds[v] != CARRIED)
+        leaving = [*_variables(self.carry), *self.extras]
+        leaving += _reads(eqn for eqn in self.loop if self.front.isdisjoint(eqn.outvars))
+        leaving = [v for v in dict.fromkeys(leaving) if v in self.front]
+        self.cut = [v for v in leaving if check.is_inexact(v.aval)]
+        costly = {v for eqn in self.loop if eqn.primitive.name in COSTLY for v in eqn.outvars}
+        worth = [v for v in made if v in costly or v in self.cut]
+        self.worth = [v for v in worth if check.is_inexact(v.aval)]
+        self.kept = [v for v in self.worth if v not in self.carry and v not in self.extras]
 
-    def played(w, z, carry_tm1, known, across):
+    def given(self, w, z):
+        """What (1) and (2) made, by its variable."""
+        return dict(zip(self.same + self.stepwise, w[0] + z[0], strict=True))
+
+    def handed_on(self, pair):
+        """What a pair holds, by its variable."""
+        outs = zip(self.carry + self.extras, jax.tree.leaves(pair), strict=True)
+        return {v: x for v, x in outs if not isinstance(v, Literal)}
+
+    def known(self, seen):
+        """What is worth remembering, by its variable."""
+        worth = {v: x for v, x in self.handed_on(seen.carry).items() if v in self.worth}
+        return worth | dict(zip(self.kept, seen.saved, strict=True))
+
+    def played(self, w, z, carry_tm1, known, across):
         """The pair of (3) and all variables; what is known is not made again, across takes F."""
-        turned = dict(zip(plan.turned, w[1], strict=False))  # there on the way back alone
+        turned = dict(zip(self.turned, w[1], strict=False))  # there on the way back alone
         carry_tm1 = jax.tree.leaves(carry_tm1)
-        env = plan.given(w, z) | dict(zip(plan.carried, carry_tm1, strict=True))
+        env = self.given(w, z) | dict(zip(self.carried, carry_tm1, strict=True))
 
         def crossing(v):
-            crosses = not isinstance(v, Literal) and v in plan.cut
-            return across(v, env[v]) if crosses else _value(env, v)
+            return across(v, env[v]) if v in self.cut else _value(env, v)
 
-        for eqn in plan.loop:
+        for eqn in self.loop:
             # On the way to F its slopes go on: what has none could not be differentiated again.
-            entering = not plan.front.isdisjoint(eqn.outvars)
+            entering = not self.front.isdisjoint(eqn.outvars)
             values = [_value(env, v) if entering else crossing(v) for v in eqn.invars]
             if eqn.primitive.name in SLOPES and eqn.outvars[0] in known:
                 made = [SLOPES[eqn.primitive.name](known[eqn.outvars[0]]) * values[0]]
@@ -106,165 +156,75 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parted:
                 made = _evaluated(eqn, values)
             pairs = zip(eqn.outvars, made, strict=True)
             env |= {v: _known(x, known[v]) if v in known else x for v, x in pairs}
-        carry = carry_form.unflatten([crossing(v) for v in plan.carry])
-        return (carry, [crossing(v) for v in plan.extras]), env
+        carry = self.carry_form.unflatten([crossing(v) for v in self.carry])
+        return (carry, [crossing(v) for v in self.extras]), env
 
-    def advance(w, pair_tm1, z):
-        pair, env = played((w[0], ()), z, pair_tm1[0], {}, lambda v, x: x)
-        return pair, [env[v] for v in plan.kept]
+    def advance(self, w, pair_tm1, z):
+        """The pair of (3), and what is kept of the step."""
+        pair, env = self.played((w[0], ()), z, pair_tm1[0], {}, lambda v, x: x)
+        return pair, [env[v] for v in self.kept]
 
-    def known(seen):
-        outs = zip(plan.carry + plan.extras, jax.tree.leaves(seen.carry), strict=True)
-        worth = {v: x for v, x in outs if not isinstance(v, Literal) and v in plan.worth}
-        return worth | dict(zip(plan.kept, seen.saved, strict=True))
+    def adjoint(self, w, seen_t, d_pair_t):
+        """λ_{t-1} and δ_t of (5)."""
 
-    def adjoint(w, seen_t, d_pair_t):
         def moved(carry_tm1, moves):
             def across(v, x):
-                return x + moves[plan.cut[v]]
+                return x + moves[self.cut.index(v)]
 
-            return played(w, seen_t.z, carry_tm1, known(seen_t), across)[0]
+            return self.played(w, seen_t.z, carry_tm1, self.known(seen_t), across)[0]
 
-        moves = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in plan.cut]
+        moves = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.cut]
         pull = tree.pullback(moved, seen_t.carry_tm1[0], moves)
         ((d_carry_tm1, deltas),) = pull(d_pair_t)
         return (d_carry_tm1, tree.zeros(seen_t.carry_tm1[1])), deltas  # (5)
 
-    def gather(w, seen, deltas):
-        def fronts(w, seen_t):
+    def gather(self, w, seen, deltas):
+        """(6), and None for the weights that are there transposed."""
+
+        def fronts(same, z, seen_t):
             found = {}
 
             def across(v, x):
                 found[v] = x
                 return _known(jnp.zeros_like(x), x)  # no slope here, but one of second order
 
-            played(w, seen_t.z, seen_t.carry_tm1[0], known(seen_t), across)
-            return [found[v] for v in plan.cut]
+            self.played((same, ()), z, seen_t.carry_tm1[0], self.known(seen_t), across)
+            return [found[v] for v in self.cut]
 
-        over_time = jax.vmap(fronts, in_axes=(None, 0), axis_size=steps)
-        pull = tree.pullback(
-            lambda same, zs: over_time((same, ()), seen._replace(z=zs)), w[0], seen.z
-        )
+        over_time = jax.vmap(fronts, in_axes=(None, 0, 0))
+        pull = tree.pullback(lambda same, zs: over_time(same, zs, seen), w[0], seen.z)
         ((d_same, d_zs),) = pull(deltas)  # (6)
         return (d_same, [None] * len(w[1])), d_zs
 
-    def outputs(pairs):
+    def outputs(self, w, zs, pairs):
+        """All outputs of all pairs, (4)."""
+
         def at_t(z, pair):
-            carry, extras = pair
-            outs = zip(plan.carry + plan.extras, jax.tree.leaves(carry) + extras, strict=True)
-            env = plan.given(w, z) | {v: x for v, x in outs if not isinstance(v, Literal)}
-            env = _run(plan.late, env)
-            return y_form.unflatten([_value(env, v) for v in plan.ys])
+            env = _run(self.late, self.given(w, z) | self.handed_on(pair))
+            return self.y_form.unflatten([_value(env, v) for v in self.ys])
 
-        return jax.vmap(at_t, axis_size=steps)(zs, pairs)
-
-    extras = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in plan.extras]
-    return Parted(Recurrence(advance, adjoint, gather), w, (carry, extras), zs, outputs)
+        return jax.vmap(at_t)(zs, pairs)
 
 
-class Plan(NamedTuple):
-    """The variables and equations of a step's jaxpr, by their place in (1) to (6).
-
-    Fields:
-        own, carried, inputs: what the step is given: parameters, carry, input.
-        once, same: the equations of (1), and what the others need of it; of that, `turned` is
-            what a product has on its right, which the way back needs transposed.
-        ahead, stepwise: likewise of (2).
-        loop, late: the equations of (3) and of (4).
-        carry, extras, ys: what (3) hands on, what (4) needs beside it, and what (4) makes.
-        front: all that leads to F.
-        cut: F, by its place in δ.
-        worth: what is worth remembering, and `kept`, that of it which is not handed on anyway.
-    """
-
-    own: list[Any]
-    carried: list[Any]
-    inputs: list[Any]
-    once: list[Any]
-    same: list[Any]
-    turned: list[Any]
-    ahead: list[Any]
-    stepwise: list[Any]
-    loop: list[Any]
-    late: list[Any]
-    carry: list[Any]
-    extras: list[Any]
-    ys: list[Any]
-    front: set[Any]
-    cut: dict[Any, int]
-    worth: set[Any]
-    kept: list[Any]
-
-    def given(self, w: PyTree, z: PyTree) -> dict[Any, Any]:
-        """What (1) and (2) made, by its variable."""
-        return dict(zip(self.same + self.stepwise, w[0] + z[0], strict=True))
+Parts = tuple[Recurrence, PyTree, PyTree, PyTree]  # and w of (1), the first pair, zs of (2)
 
 
-def _planned(jaxpr: Any, constants: int, carries: int) -> Plan:
-    """The plan of a step that takes parameters, carry and input in this order."""
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    own, others = variables[:constants], variables[constants:]
-    carried, inputs = others[:carries], others[carries:]
-    carry, ys = jaxpr.outvars[:carries], jaxpr.outvars[carries:]
-    kinds = {v: kind for kind, some in enumerate((own, inputs, carried)) for v in some}
-    for eqn in jaxpr.eqns:
-        kind = max((kinds[v] for v in _reads([eqn])), default=SAME)
-        stays = eqn.effects or (kind == STEPWISE and eqn.primitive.name in UNMOVED)
-        kinds |= dict.fromkeys(eqn.outvars, CARRIED if stays else kind)
+def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parts:
+    """The parts of a step, which may close over traced values: they count as parameters."""
+    jaxpr, constants, form = _flat(step, params, carry, check.at_one_step(xs))
+    parts = Recurrence(jaxpr, len(constants), form)
+    env = _run(parts.once, dict(zip(parts.own, constants, strict=True)))
+    w = [env[v] for v in parts.same], [env[v].T for v in parts.turned]
 
-    def is_carried(eqn):
-        return any(kinds[v] == CARRIED for v in eqn.outvars)
+    def projected(*x):
+        at_t = _run(parts.ahead, env | dict(zip(parts.inputs, x, strict=True)))
+        return [at_t[v] for v in parts.stepwise]
 
-    def in_order(eqn, wanted):
-        """A broadcast too, which would only be made larger by being made beforehand."""
-        keyed = any(_is_key(v) for v in _reads([eqn]))
-        stays = eqn.effects or (is_carried(eqn) and (keyed or eqn.primitive.name in UNMOVED))
-        return stays or (wanted and (is_carried(eqn) or eqn.primitive.name == "broadcast_in_dim"))
-
-    loop = _leading_to(carry, jaxpr.eqns, in_order)
-    made = {v for eqn in loop for v in eqn.outvars}
-    late = _leading_to(
-        ys,
-        jaxpr.eqns,
-        lambda eqn, wanted: wanted and is_carried(eqn) and made.isdisjoint(eqn.outvars),
-    )
-    late_reads = [*_reads(late), *_variables(ys)]
-    extras = [v for v in dict.fromkeys(late_reads) if kinds[v] == CARRIED and v not in carry]
-    extras = [v for v in extras if v in made or v in carried]
-    given = [v for v in [*_reads(loop), *_variables(carry)] if v not in made] + late_reads
-    same, stepwise = (
-        [v for v in dict.fromkeys(given) if kinds[v] == kind] for kind in (SAME, STEPWISE)
-    )
-    before = _leading_to(
-        same + stepwise, jaxpr.eqns, lambda eqn, wanted: wanted and not is_carried(eqn)
-    )
-    once = [eqn for eqn in before if all(kinds[v] == SAME for v in eqn.outvars)]
-
-    turned = [v for eqn in loop if _is_product(eqn) for v in eqn.invars[1:] if v in same]
-
-    front: set[Any] = set()
-    for eqn in loop:
-        entering = [v for v in _reads([eqn]) if kinds[v] != CARRIED and check.is_inexact(v.aval)]
-        going_on = eqn.primitive.name in STRUCTURAL and not front.isdisjoint(_reads([eqn]))
-        if entering or going_on:
-            front.update(eqn.outvars)
-    front.update(v for v in _variables(carry) if kinds[v] != CARRIED)
-    leaving = [*_variables(carry), *extras]
-    leaving += [v for eqn in loop if front.isdisjoint(eqn.outvars) for v in _reads([eqn])]
-    cut = [v for v in dict.fromkeys(leaving) if v in front and check.is_inexact(v.aval)]
-    worth = [
-        v
-        for eqn in loop
-        for v in eqn.outvars
-        if check.is_inexact(v.aval) and (v in cut or eqn.primitive.name in COSTLY)
-    ]
-    kept = [v for v in worth if v not in carry and v not in extras]
-    ahead = [eqn for eqn in before if eqn not in once]
-    places = {v: i for i, v in enumerate(cut)}
-    return Plan(
-        *(own, carried, inputs, once, same, turned, ahead, stepwise, loop, late),
-        *(carry, extras, ys, front, places, set(worth), kept),
-    )
+    # The number of a step makes a sequence of them where nothing of the input is needed.
+    steps = check.length(xs)
+    zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs)), jnp.arange(steps)
+    extras = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in parts.extras]
+    return parts, w, (carry, extras), zs
 
 
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, Params]:
@@ -272,21 +232,19 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Step, 
 
     These are of any dtype, in one list.
     """
-    jaxpr, own, (carry_form, y_form) = _flat(step, params, carry, check.at_one_step(xs))
+    jaxpr, own, form = _flat(step, params, carry, check.at_one_step(xs))
 
     def pure(own, carry, x):
-        values = _applied(jaxpr, [*own, *jax.tree.leaves((carry, x))])
-        size = carry_form.num_leaves
-        return carry_form.unflatten(values[:size]), y_form.unflatten(values[size:])
+        return form.unflatten(_applied(jaxpr, [*own, *jax.tree.leaves((carry, x))]))
 
     return pure, own
 
 
-def _leading_to(outs: Iterable[Any], eqns: list[Any], chosen: Callable[..., bool]) -> list[Any]:
-    """The equations that are chosen, told whether what they make is wanted by `outs` or others."""
+def _leading_to(outs: list[Any], eqns: Any, stays: Any = lambda _: False) -> list[Any]:
+    """The equations that stay, and those that make what is wanted by `outs` or by others."""
     wanted, found = set(_variables(outs)), []
-    for eqn in reversed(eqns):
-        if chosen(eqn, not wanted.isdisjoint(eqn.outvars)):
+    for eqn in reversed(list(eqns)):
+        if stays(eqn) or not wanted.isdisjoint(eqn.outvars):
             found.append(eqn)
             wanted.update(_reads([eqn]))
     return found[::-1]
@@ -300,12 +258,8 @@ def _reads(eqns: Iterable[Any]) -> list[Any]:
     return [v for eqn in eqns for v in _variables(eqn.invars)]
 
 
-def _is_key(v: Any) -> bool:
-    return jnp.issubdtype(v.aval.dtype, jax.dtypes.extended)
-
-
 def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, list[Any], Any]:
-    """The step's jaxpr with calls of jit written out, its parameters, and how its values go.
+    """The step's jaxpr with calls of jit written out, its parameters, and what tree it returns.
 
     A custom_vjp must not close over traced values, so all constants become parameters.
     """
@@ -313,7 +267,7 @@ def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, lis
     leaves = [*closed.consts, *jax.tree.leaves((params, carry, x))]
     flat = jax.make_jaxpr(lambda *leaves: _applied(closed.jaxpr, leaves))(*leaves)
     own = [*flat.consts, *closed.consts, *jax.tree.leaves(params)]
-    return flat.jaxpr, own, tuple(map(jax.tree.structure, shapes))
+    return flat.jaxpr, own, jax.tree.structure(shapes)
 
 
 def _applied(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
@@ -346,13 +300,10 @@ def _evaluated(eqn: Any, values: list[Any]) -> list[Any]:
 
 def _is_product(eqn: Any) -> bool:
     """Whether it is x W, for a matrix W."""
-    dims = eqn.params.get("dimension_numbers")
-    return (
-        eqn.primitive.name == "dot_general"
-        and dims[0][1] == (0,)
-        and eqn.invars[1].aval.ndim == 2
-        and dims[1] == ((), ())
-    )
+    if eqn.primitive.name != "dot_general":
+        return False
+    (_, contracted), batch = eqn.params["dimension_numbers"]
+    return contracted == (0,) and batch == ((), ()) and eqn.invars[1].aval.ndim == 2
 
 
 def _turned_product(eqn: Any, x: jax.Array, w_t: jax.Array) -> jax.Array:

@@ -66,23 +66,21 @@ def binomial(segments: int, states: int) -> Schedule:
     return Schedule(*np.array(rows, np.int32).reshape(-1, 4).T)
 
 
-def states_for(segments: int, repeats: int) -> int:
-    """The least s with N ≤ β(s, r): what it takes to run no segment forward more than r times."""
-    return next(s for s in itertools.count(1) if math.comb(s + repeats, s) >= segments)
+def least(segments: int, other: int) -> int:
+    """The least r with N ≤ β(s, r), or the least s where r is the other: β is symmetric.
 
-
-def repeats_for(segments: int, states: int) -> int:
-    """The least r with N ≤ β(s, r)."""
-    return next(r for r in itertools.count() if math.comb(states + r, states) >= segments)
+    With so many states, but one at least, no segment is run forward more than r times.
+    """
+    return next(n for n in itertools.count() if math.comb(n + other, n) >= segments)
 
 
 def forward_runs(segments: int, states: int) -> int:
     """The n(N, s) of (B2), the forward pass as far as the last segment's beginning included."""
-    r = repeats_for(segments, states)
+    r = least(segments, states)
     return r * segments - math.comb(states + r, states + 1)
 
 
 def _split(segments: int, states: int) -> int:
     """How far to run before the next state is stored, so that (B2) is reached; s ≥ 2."""
-    r = repeats_for(segments, states)
+    r = least(segments, states)
     return min(math.comb(states + r - 1, states), segments - math.comb(states + r - 2, states - 1))

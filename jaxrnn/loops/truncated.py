@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
@@ -79,7 +78,7 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
             return (start, last), tree.between(_joined(*ys, *more), before, k2)
 
         at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
-        (start, last), ys = lax.scan(window, (start, last), at_all)
+        (start, last), ys = jax.lax.scan(window, (start, last), at_all)
         ys = jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys)
         parts = [*start_ys, *head_ys, ys]
         if rest:
@@ -96,7 +95,7 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
 
 def _cut(carry: Carry, where: jax.Array | bool) -> Carry:
     """The carry, its gradient stopped where the condition holds."""
-    return jax.tree.map(lambda c: jnp.where(where, lax.stop_gradient(c), c), carry)
+    return jax.tree.map(lambda c: jnp.where(where, jax.lax.stop_gradient(c), c), carry)
 
 
 def _joined(*parts: PyTree) -> PyTree:

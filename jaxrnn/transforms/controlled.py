@@ -148,9 +148,8 @@ def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     Gradient: exact, but for the probe. Time and memory: a reduction a step, T·B numbers.
     """
     check.function("step", step)
-    control = _whole_read if check.boolean("whole", whole) else _norm_read
     watch = _watched_cell if isinstance(step, Cell) else _watched_step
-    return watch(step, control, probes=True)
+    return watch(step, _read(check.boolean("whole", whole)), probes=True)
 
 
 def crossed(step: Cell | Step) -> Cell | Step:
@@ -222,12 +221,9 @@ def _clip(limit: float) -> Callable[[jax.Array], jax.Array]:
     return lambda size: jnp.minimum(1, limit / size)  # (A4)
 
 
-def _norm_read(d_carry: Carry) -> tuple[Carry, jax.Array]:
-    return d_carry, row_norm(d_carry)  # (A5)
-
-
-def _whole_read(d_carry: Carry) -> tuple[Carry, Carry]:
-    return d_carry, d_carry
+@functools.cache
+def _read(whole: bool) -> Control:
+    return lambda d_carry: (d_carry, d_carry if whole else row_norm(d_carry))  # (A5)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -286,26 +282,22 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
         x, probe = x if probes else (x, None)
         traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
         inputs, jaxpr = jax.tree.leaves((params, carry, x)), traced.jaxpr
-        count = len(jax.tree.leaves(shapes[0]))
-        made = jaxpr_as_fun(traced)(*inputs)[:count]
-        new = _watched(control, jax.tree.unflatten(jax.tree.structure(shapes[0]), made), probe)
+        form: Any = jax.tree.structure(shapes)
+        carry_t, _ = form.unflatten(jaxpr_as_fun(traced)(*inputs))
+        carry_t = _watched(control, carry_t, probe)
         # Once more for y, from the watched carry; what makes the carry is then used by nobody.
-        fresh = [Var(v.aval) for v in jaxpr.outvars[:count]]
-        swap = dict(zip(map(id, jaxpr.outvars), fresh, strict=False))
-        for given in (*jaxpr.invars, *jaxpr.constvars):
-            swap.pop(id(given), None)
+        made = [v for eqn in jaxpr.eqns for v in eqn.outvars]
+        outs = zip(jaxpr.outvars, jax.tree.leaves(carry_t), strict=False)
+        known = {v: c for v, c in outs if v in made}
 
-        def swapped(variables: list[Any]) -> list[Any]:
-            return [swap.get(id(v), v) for v in variables]
+        def unused(variables: list[Any]) -> list[Any]:
+            return [Var(v.aval) if v in known else v for v in variables]
 
-        again = jaxpr.replace(
-            constvars=[*jaxpr.constvars, *fresh],
-            eqns=[eqn.replace(invars=swapped(eqn.invars)) for eqn in jaxpr.eqns],
-            outvars=[*fresh, *swapped(jaxpr.outvars[count:])],
-        )
-        consts = [*traced.consts, *jax.tree.leaves(new)]
-        results = jaxpr_as_fun(ClosedJaxpr(again, consts))(*inputs)
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+        eqns = [eqn.replace(outvars=unused(eqn.outvars)) for eqn in jaxpr.eqns]
+        again = jaxpr.replace(constvars=[*jaxpr.constvars, *known], eqns=eqns)
+        consts = [*traced.consts, *known.values()]
+        _, y = form.unflatten(jaxpr_as_fun(ClosedJaxpr(again, consts))(*inputs))
+        return carry_t, y
 
     return watched
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.cells.parts import Drive, Kernel, scaled
@@ -41,14 +40,13 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
 
     def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
-        _, *batch, size = jnp.shape(xs)
-        keep_x = jax.random.bernoulli(key_x, 1 - inputs, (*batch, size)) if inputs else None
+        keep_x = jax.random.bernoulli(key_x, 1 - inputs, xs.shape[1:]) if inputs else None
         if not state:
             return (keep_x, None), None
         kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
         check.that(kernels, "state", state, "0 for a cell without a matrix product of its state")
-        state_size = kernels[0].w.shape[0]
-        return (keep_x, jax.random.bernoulli(key_h, 1 - state, (*batch, state_size))), None
+        of_state = (*xs.shape[1:-1], kernels[0].w.shape[0])
+        return (keep_x, jax.random.bernoulli(key_h, 1 - state, of_state)), None
 
     def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:
         keep_x = None if shared is None else shared[0]

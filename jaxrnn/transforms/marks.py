@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step
+from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step, Stepped
 
 
 class Masked(NamedTuple):
@@ -74,15 +74,14 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
     """
     check.function("step", step)
     fill = check.number("fill", fill)
-    return _masked_cell(step, fill) if isinstance(step, Cell) else _masked_step(step, fill)
+    taken = functools.partial(_taken, step, fill)
+    return _masked_cell(step, fill) if isinstance(step, Cell) else taken
 
 
-def _masked_step(step: Step, fill: float) -> Step:
-    def masked_step(params: Params, carry: Carry, x: Masked) -> tuple[Carry, PyTree]:
-        new, y = step(params, carry, tree.filled(x.mask, x.xs, fill))
-        return tree.where(x.mask, new, carry), y  # (M1)
-
-    return masked_step
+def _taken(step: Step, fill: float, params: Params, carry: Carry, x: Masked) -> Stepped:
+    """A plain step, taken where the mask is True."""
+    new, y = step(params, carry, tree.filled(x.mask, x.xs, fill))
+    return tree.where(x.mask, new, carry), y  # (M1)
 
 
 @functools.cache

@@ -9,14 +9,10 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.types import Carry, Cell, Draw, Key, Noised, Params, PyTree
 
+Part = Callable[..., PyTree]  # a function of a Cell, and the noise that goes to it
 
-def with_noise(
-    cell: Cell,
-    draw: Draw,
-    *,
-    project: Callable[[Params, PyTree, PyTree, PyTree], PyTree],
-    prepare: Callable[[Params, PyTree], PyTree] | None = None,
-) -> Cell:
+
+def with_noise(cell: Cell, draw: Draw, *, project: Part, prepare: Part | None = None) -> Cell:
     """`cell` with noise of its own around what noise it has already.
 
     `draw` returns (shared, stepwise), None where there is nothing; `project(params, xs, shared,

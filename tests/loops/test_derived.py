@@ -180,8 +180,8 @@ def test_gradient_of_a_gradient_equals_autodiff(name):
 def plan_of(name):
     step, params, carry = STEPS[name]
     x = check.at_one_step(XS)
-    jaxpr, own, _ = derived._flat(step, params, carry, x)
-    return derived._planned(jaxpr, len(own), len(jax.tree.leaves(carry)))
+    jaxpr, own, form = derived._flat(step, params, carry, x)
+    return derived.Recurrence(jaxpr, len(own), form)
 
 
 def made_by(eqns):

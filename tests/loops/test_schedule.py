@@ -57,6 +57,6 @@ def test_begins_with_the_forward_pass(segments, states):
 def test_states_and_repeats_are_inverse():
     for segments in range(1, 200):
         for repeats in range(1, 5):
-            states = schedule.states_for(segments, repeats)
-            assert schedule.repeats_for(segments, states) <= repeats
-            assert states == 1 or schedule.repeats_for(segments, states - 1) > repeats
+            states = max(1, schedule.least(segments, repeats))
+            assert schedule.least(segments, states) <= repeats
+            assert states == 1 or schedule.least(segments, states - 1) > repeats
