@@ -2,18 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jax.nn import sigmoid
-from jax.nn.initializers import ones, zeros
-from jaxtyping import Float
+from jax import lax, nn
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
-from jaxrnn.cells.norm import Normed, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
+from jaxrnn.cells.parts import Drive, Form, Kernel, Vector
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
@@ -23,24 +18,17 @@ class Normed2(NamedTuple):
     rz: Normed
     n: Normed
 
-    def values(self) -> jax.Array:
+    def values(self) -> State:
         """p̂ of all three gates, `(*lead, 3H)`."""
-        return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
+        return parts.join_gates(self.rz.values, self.n.values)
 
 
 class Weights(NamedTuple):
     """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
 
     w_h: Kernel
-    gain_h: Float[Array, " 3H"]
-    b_n: Float[Array, " H"]
-
-
-class LayerNormGRUSaved(NamedTuple):
-    """The gates' values, and the normalised recurrent product."""
-
-    gates: GRUGates
-    p: Normed2
+    gain_h: Vector
+    b_n: Vector
 
 
 @once
@@ -83,9 +71,9 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     """
     check.integer("hidden_size", hidden_size, least=1)
     epsilon, sizes = check.positive("epsilon", epsilon), (2 * hidden_size, hidden_size)
-    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), ones))
-    more = {**gains, "b_n": ((hidden_size,), zeros)}
-    form = Form("layer_norm_gru", hidden_size, (0.0,) * 3, more)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), nn.initializers.ones))
+    more = {**gains, "b_n": ((hidden_size,), nn.initializers.zeros)}
+    form = Form("layer_norm_gru", hidden_size, GRUGates._make((0.0,) * 3), more)
 
     def normed2(p: Array) -> Normed2:
         return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
@@ -100,12 +88,12 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
         return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
 
-    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
+    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, NormedSaved]:
         p = normed2(parts.product(h_tm1, w.w_h))
         a_r, a_z, q = recurrent(w, p)
-        r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
-        n = jnp.tanh(x.gates.n + r * q)  # (Q3)
-        return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
+        r, z = nn.sigmoid(x.gates.r + a_r), nn.sigmoid(x.gates.z + a_z)  # (Q2)
+        n = nn.tanh(x.gates.n + r * q)  # (Q3)
+        return mixed(h_tm1, z, n, x), NormedSaved(GRUGates(r, z, n), p)  # (Q4)
 
     def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         h_tm1, x, _, ((r, z, n), p) = seen
@@ -115,12 +103,12 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         d_p = d_product(w, p, d_recurrent(r, delta))
         return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
-    def d_recurrent(r: State, delta: GRUGates) -> jax.Array:
+    def d_recurrent(r: State, delta: GRUGates) -> State:
         return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
-    def d_product(w: Weights, p: Normed2, d_gained: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed2, d_gained: State) -> State:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
-        return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
+        return parts.join_gates(*map(normed_adjoint, d_values, p))  # (Q7)
 
     def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
         h_tm1, _, _, ((r, _, _), p) = seen

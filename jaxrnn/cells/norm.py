@@ -9,9 +9,8 @@ over the last axis, and backward, with g = ∂L/∂â,
 So â and 1/σ, one number a row, are all that is remembered. A row of equal numbers has â = 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
@@ -27,6 +26,13 @@ class Normed(NamedTuple):
     rate: Float[Array, "*lead 1"]
 
 
+class NormedSaved(NamedTuple):
+    """The gates' values, and the normalised recurrent product."""
+
+    gates: Any
+    p: Any
+
+
 def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
     """Apply (N1), with its statistics in float32 at least."""
     wide = jnp.asarray(a, parts.at_least_float32(a.dtype))
@@ -35,7 +41,7 @@ def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
     return Normed((centred * rate).astype(a.dtype), rate)
 
 
-def normed_adjoint(d_values: Float[Array, "*lead F"], seen: Normed) -> Float[jax.Array, "*lead F"]:
+def normed_adjoint(d_values: Float[Array, "*lead F"], seen: Normed) -> Float[Array, "*lead F"]:
     """∂L/∂a of (N2), given g = ∂L/∂â."""
     g, values = (jnp.asarray(x, seen.rate.dtype) for x in (d_values, seen.values))
     along = jnp.mean(g * values, axis=-1, keepdims=True)
