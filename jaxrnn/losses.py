@@ -154,9 +154,11 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
         d_w, d_zs = cell.gather(w, inner(seen), deltas[0])
         return d_w, Scored(d_zs, deltas[1])
 
-    def prepare(params: Params) -> PyTree:
-        return cell.prepare(params[0])
-
     init = networks.stacked(cell, readout).init
-    parts = {"init": init, "carry": carry, "project": project, "prepare": prepare}
+    parts = {
+        "init": init,
+        "carry": carry,
+        "project": project,
+        "prepare": lambda params: cell.prepare(params[0]),
+    }
     return cell.changed(adjoint, gather, **parts, advance=advance, output=output)

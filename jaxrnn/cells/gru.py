@@ -1,5 +1,6 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
+from collections import namedtuple
 from typing import NamedTuple
 
 from jax.nn import initializers, sigmoid, tanh
@@ -10,21 +11,12 @@ from jaxrnn.cells.parts import Drive, Form, Kernel, Vector
 from jaxrnn.types import Cell, Params, Seen, State, once
 
 
-class GRUGates(NamedTuple):
+class GRUGates(namedtuple("GRUGates", "r z n")):
     """One array `(*batch, H)` a gate r, z, n: pre-activations, values or cotangents."""
 
-    r: State
-    z: State
-    n: State
 
-
-class GRUAfterSaved(NamedTuple):
+class GRUAfterSaved(namedtuple("GRUAfterSaved", "r z n q")):
     """The gates' values; and q, what the reset gate multiplies after the product."""
-
-    r: State
-    z: State
-    n: State
-    q: State
 
 
 class AfterWeights(NamedTuple):

@@ -1,5 +1,6 @@
 """The long short-term memory of Hochreiter and Schmidhuber (1997), with forget gate."""
 
+from collections import namedtuple
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,13 +20,8 @@ class LSTMCarry(NamedTuple):
     c: State
 
 
-class LSTMGates(NamedTuple):
+class LSTMGates(namedtuple("LSTMGates", "i f g o")):
     """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
-
-    i: State
-    f: State
-    g: State
-    o: State
 
 
 @once

@@ -1,6 +1,6 @@
 """The minimal gated unit of Zhou et al. (2016)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
 
@@ -10,11 +10,8 @@ from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Cell, Params, Seen, State, once
 
 
-class MGUGates(NamedTuple):
+class MGUGates(namedtuple("MGUGates", "f n")):
     """One array `(*batch, H)` a gate f, n: pre-activations, values or cotangents."""
-
-    f: State
-    n: State
 
 
 @once

@@ -23,7 +23,7 @@ from jaxtyping import Float, Inexact
 from jaxrnn import check, tree
 from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
-Vector = Float[Array, " N"]  # one number a feature: a bias, a gain
+Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
 
 
 class Kernel(NamedTuple):
