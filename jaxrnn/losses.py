@@ -155,10 +155,5 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
         return d_w, Scored(d_zs, deltas[1])
 
     init = networks.stacked(cell, readout).init
-    parts = {
-        "init": init,
-        "carry": carry,
-        "project": project,
-        "prepare": lambda params: cell.prepare(params[0]),
-    }
-    return cell.changed(adjoint, gather, **parts, advance=advance, output=output)
+    parts = {"init": init, "carry": carry, "project": project, "advance": advance, "output": output}
+    return cell.changed(adjoint, gather, **parts, prepare=lambda params: cell.prepare(params[0]))

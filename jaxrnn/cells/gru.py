@@ -7,7 +7,7 @@ from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Kernel, Vector
+from jaxrnn.cells.parts import Drive, Form, Kernel
 from jaxrnn.types import Cell, Params, Seen, State, once
 
 
@@ -19,11 +19,8 @@ class GRUAfterSaved(namedtuple("GRUAfterSaved", "r z n q")):
     """The gates' values; and q, what the reset gate multiplies after the product."""
 
 
-class AfterWeights(NamedTuple):
-    """What the loop uses where reset comes after: the kernel, and the bias of q."""
-
-    w_h: Kernel
-    b_n: Vector
+class AfterWeights(namedtuple("AfterWeights", "w_h b_n")):
+    """What the loop uses where reset comes after: the Kernel, and the bias of q, `(H)`."""
 
 
 class BeforeWeights(NamedTuple):

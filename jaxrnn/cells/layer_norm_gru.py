@@ -1,14 +1,16 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
+from collections import namedtuple
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import lax, nn
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
 from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Form, Kernel, Vector
+from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
@@ -20,15 +22,11 @@ class Normed2(NamedTuple):
 
     def values(self) -> State:
         """p̂ of all three gates, `(*lead, 3H)`."""
-        return parts.join_gates(self.rz.values, self.n.values)
+        return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
-
-    w_h: Kernel
-    gain_h: Vector
-    b_n: Vector
+class Weights(namedtuple("Weights", "w_h gain_h b_n")):
+    """What the loop uses: the recurrent Kernel, its gain `(3H)`, and the bias of q, `(H)`."""
 
 
 @once
@@ -92,7 +90,7 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         p = normed2(parts.product(h_tm1, w.w_h))
         a_r, a_z, q = recurrent(w, p)
         r, z = nn.sigmoid(x.gates.r + a_r), nn.sigmoid(x.gates.z + a_z)  # (Q2)
-        n = nn.tanh(x.gates.n + r * q)  # (Q3)
+        n = jnp.tanh(x.gates.n + r * q)  # (Q3)
         return mixed(h_tm1, z, n, x), NormedSaved(GRUGates(r, z, n), p)  # (Q4)
 
     def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
@@ -103,12 +101,12 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         d_p = d_product(w, p, d_recurrent(r, delta))
         return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
-    def d_recurrent(r: State, delta: GRUGates) -> State:
+    def d_recurrent(r: State, delta: GRUGates) -> Array:
         return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
     def d_product(w: Weights, p: Normed2, d_gained: State) -> State:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
-        return parts.join_gates(*map(normed_adjoint, d_values, p))  # (Q7)
+        return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
 
     def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
         h_tm1, _, _, ((r, _, _), p) = seen

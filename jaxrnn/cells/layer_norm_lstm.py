@@ -1,6 +1,6 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
 from jax.nn.initializers import ones, zeros
@@ -9,17 +9,12 @@ from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
 from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
-from jaxrnn.cells.parts import Deltas, Drive, Kernel, Vector
+from jaxrnn.cells.parts import Deltas, Drive
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel and its gain, the memory's gain and bias."""
-
-    w_h: Kernel
-    gain_h: Vector
-    gain_c: Vector
-    b_c: Vector
+class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
+    """What the loop uses: the Kernel and its gain `(4H)`, the memory's gain and bias `(H)`."""
 
 
 @once

@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float
 
@@ -103,7 +102,7 @@ def lru(
 
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Modes:
         zero = parts.zeros(hidden_size, batch_shape, parts.at_least_float32(dtype))
-        return lax.complex(zero, zero)
+        return jax.lax.complex(zero, zero)
 
     def project(params: Params, us: Array) -> parts.Drive:
         check.params_fit("lru", params, shapes)
@@ -114,12 +113,12 @@ def lru(
         us, gamma = us.astype(p["b_re"].dtype), jnp.exp(p["gamma_log"])
         # γ goes into B, so that the gradient of γ needs no (T, *batch, H) array of its own.
         z_re, z_im = (us @ parts.scaled(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
-        return parts.Drive(Affine(None, lax.complex(z_re, z_im)))
+        return parts.Drive(Affine(None, jax.lax.complex(z_re, z_im)))
 
     def prepare(params: Params) -> Complex[Array, " H"]:
         p = _wide(params)
         radius, phase = jnp.exp(-jnp.exp(p["nu_log"])), jnp.exp(p["theta_log"])
-        return lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
+        return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(params: Params, xs: Modes) -> Float[Array, "*lead O"]:
         p = _wide(params)

@@ -1,22 +1,17 @@
 """The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn.cells import parts
 from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
-from jaxrnn.cells.parts import Drive, Kernel, Vector
+from jaxrnn.cells.parts import Drive
 from jaxrnn.types import Cell, Seen, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, and what each gate sees of the memory."""
-
-    w_h: Kernel
-    p_i: Vector
-    p_f: Vector
-    p_o: Vector
+class Weights(namedtuple("Weights", "w_h p_i p_f p_o")):
+    """What the loop uses: the recurrent Kernel, and what each gate sees of the memory, `(H)`."""
 
 
 @once
