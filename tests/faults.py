@@ -451,7 +451,9 @@ AROUND = (
         "- exact) / np.linalg.norm(found)",
         ERRORS,
     ),
-    fault("c narrow", LSTM, "dtype, parts.at_least_float32(dtype)", "dtype, dtype", SUMS),
+    fault(
+        "c narrow", LSTM, "batch_shape, parts.at_least_float32(dtype)", "batch_shape, dtype", SUMS
+    ),
     fault(
         "step narrow",
         PARTS,

@@ -1,13 +1,12 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
 from collections import namedtuple
-from typing import NamedTuple
 
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Cell, Params, Seen, State, once
 
 
@@ -23,11 +22,8 @@ class AfterWeights(namedtuple("AfterWeights", "w_h b_n")):
     """What the loop uses where reset comes after: the Kernel, and the bias of q, `(H)`."""
 
 
-class BeforeWeights(NamedTuple):
-    """What the loop uses where reset comes before: a kernel of h, one of r ⊙ h."""
-
-    gates: Kernel
-    n: Kernel
+class BeforeWeights(namedtuple("BeforeWeights", "gates n")):
+    """What the loop uses where reset comes before: a Kernel of h, one of r ⊙ h."""
 
 
 @once

@@ -1,7 +1,6 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
 from collections import namedtuple
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax, nn
@@ -9,16 +8,13 @@ from jax import lax, nn
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
-from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
+from jaxrnn.cells.norm import NormedSaved, normed, normed_adjoint
 from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class Normed2(NamedTuple):
+class Normed2(namedtuple("Normed2", "rz n")):
     """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
-
-    rz: Normed
-    n: Normed
 
     def values(self) -> State:
         """p̂ of all three gates, `(*lead, 3H)`."""

@@ -12,7 +12,7 @@ numbers as it stands: JAX's cotangent of h is λ = ∂L/∂Re h - i ∂L/∂Im h
 a holomorphic step is transposed by its derivative a and not by the conjugate of it.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax.numpy as jnp
 from jaxtyping import Inexact
@@ -24,11 +24,8 @@ from jaxrnn.types import Array, Seen
 State = Inexact[Array, "*lead H"]
 
 
-class Affine(NamedTuple):
+class Affine(namedtuple("Affine", "a b")):
     """The map h ↦ a ⊙ h + b of a step, or its cotangents; a is None where w has it."""
-
-    a: State | None
-    b: State
 
 
 def advance(w: Vector | None, h_tm1: State, z: Drive) -> tuple[State, tuple[()]]:

@@ -93,9 +93,9 @@ class LSTMForm(Form):
 
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """The zero state; c sums up over all time, and is float32 at least."""
-        sizes = self.state_size or self.hidden_size, self.hidden_size
-        dtypes = dtype, parts.at_least_float32(dtype)
-        return LSTMCarry(*map(parts.zeros, sizes, (batch_shape,) * 2, dtypes))
+        h = parts.zeros(self.state_size or self.hidden_size, batch_shape, dtype)
+        c = parts.zeros(self.hidden_size, batch_shape, parts.at_least_float32(dtype))
+        return LSTMCarry(h, c)
 
     def output(self, params: Params, carries: Carry) -> State:
         """What is seen of the carry: the state, y = h."""

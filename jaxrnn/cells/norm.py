@@ -9,7 +9,7 @@ over the last axis, and backward, with g = ∂L/∂â,
 So â and 1/σ, one number a row, are all that is remembered. A row of equal numbers has â = 0.
 """
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,18 +19,12 @@ from jaxrnn.cells import parts
 from jaxrnn.types import Array
 
 
-class Normed(NamedTuple):
-    """â of (N1), and 1/σ in float32 at least."""
-
-    values: Float[Array, "*lead F"]
-    rate: Float[Array, "*lead 1"]
+class Normed(namedtuple("Normed", "values rate")):
+    """â of (N1), `(*lead, F)`, and 1/σ, `(*lead, 1)`, in float32 at least."""
 
 
-class NormedSaved(NamedTuple):
+class NormedSaved(namedtuple("NormedSaved", "gates p")):
     """The gates' values, and the normalised recurrent product."""
-
-    gates: Any
-    p: Any
 
 
 def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:

@@ -12,6 +12,7 @@ Noise has two places in a cell, each None until `jaxrnn.transforms` puts somethi
 """
 
 import dataclasses
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,11 +54,8 @@ class Drive(NamedTuple):
     keep: Float[Array, "*lead H"] | None = None
 
 
-class Deltas(NamedTuple):
+class Deltas(namedtuple("Deltas", "gates behind")):
     """The cotangents of the gates' pre-activations, and of what a variant puts behind memory."""
-
-    gates: Any
-    behind: State
 
 
 def kernel(w: Float[Array, "H GH"]) -> Kernel:
@@ -210,8 +208,7 @@ def recurrent_kernel(params: Params) -> Kernel:
 
 def at_least_float32(dtype: DTypeLike) -> Any:
     """`dtype`, or float32 where it is narrower: a QR decomposition and complex numbers need it."""
-    dtype = check.floating("dtype", dtype)
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    return max(check.floating("dtype", dtype), jnp.dtype("float32"), key=lambda d: d.itemsize)
 
 
 def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:

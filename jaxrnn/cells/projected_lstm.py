@@ -1,23 +1,18 @@
 """The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 from jax.nn import initializers, tanh
-from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, adjoint, advance, biases, gather
-from jaxrnn.cells.parts import Deltas, Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, once
+from jaxrnn.cells.parts import Deltas, Drive
+from jaxrnn.types import Cell, Params, Seen, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, the projection, and its transpose, made once."""
-
-    h: Kernel
-    w_p: Float[Array, "H P"]
-    w_p_t: Any
+class Weights(namedtuple("Weights", "h w_p w_p_t")):
+    """The recurrent Kernel, the projection `(H, P)` and its transpose, None in a gradient."""
 
 
 @once
