@@ -50,19 +50,19 @@ def mean_over_time(
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.floating("outputs", outputs.dtype)
     shapes = outputs.shape, outputs.shape[:-1]
-    expected = f"the shape of the outputs {check.describe(outputs)} with or without the last axis"
+    given = f"the outputs {check.describe(outputs)}"
+    expected = f"the shape of {given} with or without the last axis"
     check.that(outputs.ndim and targets.shape in shapes, "targets", targets, expected)
     if mask is not None:
         check.booleans("mask", mask)
         fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
-        expected = f"the first axes of the outputs {check.describe(outputs)}, time among them and "
-        check.that(fits, "mask", mask, expected + "features not")
+        expected = f"the first axes of {given}, time among them and features not"
+        check.that(fits, "mask", mask, expected)
         outputs, targets = (jnp.where(tree.widened(mask, x), x, 0) for x in (outputs, targets))
     form = jax.eval_shape(loss, outputs, targets)
     # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
     fits = getattr(form, "shape", None) in (outputs.shape[:-1], targets.shape)
-    expected = f"one a step or one an element of the outputs {check.describe(outputs)}; targets "
-    expected += f"were {check.describe(targets)}"
+    expected = f"one a step or one an element of {given}; targets were {check.describe(targets)}"
     check.that(fits, "loss", f"losses {check.describe(form)}", expected)
     losses = loss(outputs, targets).astype(outputs.dtype)
     # Neither the sum nor the count of a long sequence fits into 16 bits.
@@ -154,9 +154,6 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
         d_w, d_zs = cell.gather(w, inner(seen), deltas[0])
         return d_w, Scored(d_zs, deltas[1])
 
-    def prepare(params: Params) -> PyTree:
-        return cell.prepare(params[0])
-
     init = networks.stacked(cell, readout).init
-    parts = {"init": init, "carry": carry, "project": project, "prepare": prepare}
-    return cell.changed(adjoint, gather, **parts, advance=advance, output=output)
+    parts = {"init": init, "carry": carry, "project": project, "advance": advance, "output": output}
+    return cell.changed(adjoint, gather, **parts, prepare=lambda params: cell.prepare(params[0]))

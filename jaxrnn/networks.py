@@ -103,7 +103,7 @@ def concatenated(forward: Array, backward: Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined:
+class Joined(Network):
     """What networks have in common: their parts, each with params and a carry of its own."""
 
     parts: tuple[Part, ...]
@@ -112,10 +112,6 @@ class Joined:
         """A tuple, one tree a part."""
         carries = (() if isinstance(p, Layer) else p.carry(batch_shape, dtype) for p in self.parts)
         return tuple(carries)
-
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        """Run the parts; each kind of network says how."""
-        raise NotImplementedError
 
     @property
     def noisy(self) -> bool:
@@ -142,11 +138,8 @@ class Stack(Joined):
         """The output of the last part that has a carry, through the Layers behind it."""
         for i, part in reversed(list(enumerate(self.parts))):
             if not isinstance(part, Layer):
-                y = part.output(params[i], carry[i])
-                layers: Any = self.parts[i + 1 :]
-                for layer, of_layer in zip(layers, params[i + 1 :], strict=True):
-                    y = layer.apply(of_layer, y)
-                return y
+                behind, y = slice(i + 1, None), part.output(params[i], carry[i])
+                return Stack(self.parts[behind])(params[behind], carry[behind], y)[1]
         raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:

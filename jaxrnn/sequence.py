@@ -1,12 +1,10 @@
 """The front door: a cell, a step or a network over a sequence, under any loop."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Integer
 
 from jaxrnn import check, tree
@@ -125,7 +123,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     check.integer("steps", steps, least=0)
     check.integers("lengths", lengths)
     if not isinstance(lengths, jax.core.Tracer):
-        outside = sorted({int(n) for n in np.ravel(lengths) if not 0 <= n <= steps})
+        outside = sorted({int(n) for n in jax.device_get(lengths).ravel() if not 0 <= n <= steps})
         check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # a byte cannot count to T
     return jax.lax.broadcasted_iota(lengths.dtype, (steps, *lengths.shape), 0) < lengths[None]
@@ -230,6 +228,10 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     check.that(one, "lengths", "both mask and lengths", "one of them")
     both = run.reset is not None or run.reset_carry is None
     check.that(both, "reset_carry", "a carry and no reset", "both")
+    if run.key is not None:
+        check.key("key", run.key)
+        noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
+        check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
     if isinstance(cell, (Cell, Network)):
         batch = check.batch_shape(check.at_one_step(xs))
         if isinstance(cell, Cell):
@@ -238,6 +240,10 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         for name, given in (("carry", carry), ("reset_carry", run.reset_carry)):
             if given is not None:
                 check.same_tree(name, given, like)
+        if isinstance(cell, Network) or cell.noise is not None:
+            # What only the parts can tell, before anything is computed.
+            abstract = _Run(scan, key=run.key, reverse=run.reverse)
+            jax.eval_shape(lambda *args: abstract(cell, *args), params, like, xs)
     else:
         needed = carry if run.reset is None else run.reset_carry
         for name, given in (("carry", carry), ("reset_carry", needed)):
@@ -255,16 +261,8 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         mask = mask_of_lengths(run.lengths, steps)
     if mask is not None and batch is None:
         check.inputs_lead(xs, mask.shape)
-    if run.key is not None:
-        check.key("key", run.key)
-        noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
-        check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
-    if batch is not None:
-        if isinstance(cell, Network) or cell.noise is not None:
-            # What only the parts can tell, before anything is computed.
-            abstract = _Run(scan, key=run.key, reverse=run.reverse)
-            jax.eval_shape(functools.partial(abstract, cell), params, like, xs)
-        carry = cell.carry(batch, check.float_dtype(params)) if carry is None else carry
+    if carry is None:
+        carry = cell.carry(batch, check.float_dtype(params))
     mask, reset, reset_carry, carry = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)
     run = dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry)

@@ -58,17 +58,17 @@ def moved_cut(name: str, k1: str) -> Fault:
 
 
 BACKWARD = (
-    fault("sign in the slope", PARTS, "(1 - h * h)", "(1 + h * h)", "elman"),
-    fault("slope left out", PARTS, "d_h * (1 - h * h)", "d_h * 1", "elman"),
+    fault("sign in the slope", ELMAN, "(1 - h * h)", "(1 + h * h)", "elman"),
+    fault("slope left out", ELMAN, "d_h * (1 - h * h)", "d_h * 1", "elman"),
     fault(
         "kernel transposed",
         ELMAN,
-        "parts.product_adjoint(delta, w), delta",
-        "delta @ w.w, delta",
+        "return adjoint(delta, w), delta",
+        "return delta @ w.w, delta",
         "elman",
     ),
     fault("h_t for h_{t-1}", ELMAN, "gathered(seen.carry_tm1", "gathered(seen.carry", "elman"),
-    fault("slope elsewhere", PARTS, "(f, seen.saved.a)", "(f, 0 * seen.saved.a)", "elman_softplus"),
+    fault("slope elsewhere", ELMAN, "jax.vjp(f, a)", "jax.vjp(f, 0 * a)", "elman_softplus"),
     fault("sign of δ_z", GRU, "d_h * (h_tm1 - parts", "-d_h * (h_tm1 - parts", "gru"),
     fault("sign of δ_n", GRU, "(d_h * (1 - z), x.keep)", "(d_h * (z - 1), x.keep)", "gru"),
     fault("sign of δ_r", GRU, "delta_n * q * r * (1 - r)", "delta_n * q * r * (r - 1)", "gru"),
@@ -108,14 +108,14 @@ BACKWARD = (
     fault("gates swapped", LSTM, "join_gates(*delta), w)", "join_gates(*delta[::-1]), w)", "lstm"),
     fault("h_t for h_{t-1}", LSTM, "gathered(seen.carry_tm1.h", "gathered(seen.carry.h", "lstm"),
     fault("projection turned", PROJECTED, '"w_p"].T)', '"w_p"].T[::-1])', "projected_lstm"),
-    fault("sign of δ_o", PROJECTED, "m * o * (1 - o)", "m * o * (o - 1)", "projected_lstm"),
-    fault("o left out of (J5)", PROJECTED, "d_s * o * (1", "d_s * (1", "projected_lstm"),
-    fault("∂W_p without o", PROJECTED, "(seen.saved.o * jnp", "(jnp", "projected_lstm"),
+    fault("sign of σ", PROJECTED, "d_s = parts.dot", "d_s = -parts.dot", "projected_lstm"),
+    fault("μ left out", PROJECTED, "(d_s, d_carry.c)", "(d_s, 0 * d_carry.c)", "projected_lstm"),
+    fault("∂W_p without o", PROJECTED, "(seen.saved.o * tanh", "(tanh", "projected_lstm"),
     fault(
         "h_t for h_{t-1}",
         PROJECTED,
-        "product_gathered(seen.carry_tm1",
-        "product_gathered(seen.carry",
+        "gather(w.h, seen, ",
+        "gather(w.h, seen._replace(carry_tm1=seen.carry), ",
         "projected_lstm",
     ),
     fault("p_o left out of μ", PEEPHOLE, " + parts.scaled(delta_o, w.p_o)", "", "peephole_lstm"),
@@ -183,10 +183,13 @@ BACKWARD = (
         "product_gathered(h_tm1",
         "mgu",
     ),
-    fault("slope of relu left out", PARTS, "jnp.where(h > 0, d_h, 0)", "d_h", "indrnn"),
-    fault("slope of tanh left out", PARTS, "d_h * (1 - h * h)", "d_h", "indrnn_tanh"),
-    fault("u left out", INDRNN, "parts.scaled(delta, u), delta", "delta, delta", "indrnn"),
-    fault("h_t for h_{t-1}", INDRNN, "summed(seen.carry_tm1", "summed(seen.carry", "indrnn"),
+    fault("slope of relu left out", ELMAN, "jnp.where(h > 0, d_h, 0)", "d_h", "indrnn"),
+    fault("slope of tanh left out", ELMAN, "d_h * (1 - h * h)", "d_h", "indrnn_tanh"),
+    fault(
+        "u left out", INDRNN, "parts.scaled, gathered", "lambda delta, u: delta, gathered", "indrnn"
+    ),
+    fault("∂u without δ", INDRNN, "summed(hs_tm1 * deltas)", "summed(hs_tm1)", "indrnn"),
+    fault("h_t for h_{t-1}", ELMAN, "gathered(seen.carry_tm1,", "gathered(seen.carry,", "indrnn"),
     fault(
         "a left out", LINEAR, "return _times_a(d_h, w, seen.z), d_h", "return d_h, d_h", "min_gru"
     ),
@@ -313,8 +316,10 @@ BACKWARD = (
 FORWARD = (
     fault("f for 1 - f", MGU, "h_tm1 + f * (parts.s", "h_tm1 + (1 - f) * (parts.s", "mgu"),
     fault("f left out of n", MGU, "product(f * h_tm1, w.n)", "product(h_tm1, w.n)", "mgu"),
-    fault("u left out", INDRNN, "parts.scaled(h_tm1, u)", "h_tm1", "indrnn"),
-    fault("other activation", INDRNN, "activated(activation, a)", "activated(abs, a)", "indrnn"),
+    fault("u left out", INDRNN, "products = parts.scaled", "products = lambda h, u: h", "indrnn"),
+    fault(
+        "other activation", INDRNN, "recurrence(form, activation", "recurrence(form, abs", "indrnn"
+    ),
     fault("a left out", LINEAR, "return _times_a(h_tm1, w, z) +", "return h_tm1 +", "min_gru"),
     fault(
         "gates swapped",
@@ -340,7 +345,7 @@ FORWARD = (
         "lru",
     ),
     fault("phase not exponentiated", LRU, 'jnp.exp(p["theta_log"])', 'p["theta_log"]', "lru"),
-    fault("kernel transposed", ELMAN, "parts.product(h_tm1, w)", "h_tm1 @ w.w_t", "elman"),
+    fault("kernel transposed", ELMAN, "z_t + product(h_tm1, w)", "z_t + h_tm1 @ w.w_t", "elman"),
     fault("input bias left out", PARTS, "plus_bias(xs @ w, b)", "xs @ w", "elman"),
     fault("recurrent bias left out", GRU, "parts.plus_bias(q, w.b_n)", "q", "gru"),
     fault("reset before for after", GRU, "_AFTER if reset_after", "_BEFORE if reset_after", "gru"),
@@ -366,12 +371,12 @@ FORWARD = (
         "sigmoid(x.f + a.f), sigmoid(x.i + a.i)",
         "lstm",
     ),
-    fault("tanh of c left out", LSTM, "o * jnp.tanh(c)", "o * c", "lstm"),
+    fault("tanh of c left out", LSTM, "o * tanh(c)", "o * c", "lstm"),
     fault(
-        "no projection of tanh",
+        "projection of the memory",
         PROJECTED,
-        "dot(o * jnp.tanh(c), w.w_p)",
-        "dot(o * c, w.w_p)",
+        "dot(s, w.w_p)",
+        "dot(c, w.w_p)",
         "projected_lstm",
     ),
     fault(
@@ -446,7 +451,9 @@ AROUND = (
         "- exact) / np.linalg.norm(found)",
         ERRORS,
     ),
-    fault("c narrow", LSTM, "dtype, parts.at_least_float32(dtype)", "dtype, dtype", SUMS),
+    fault(
+        "c narrow", LSTM, "batch_shape, parts.at_least_float32(dtype)", "batch_shape, dtype", SUMS
+    ),
     fault(
         "step narrow",
         PARTS,

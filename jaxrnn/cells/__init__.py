@@ -1,7 +1,5 @@
 """The cells, one a file. `CELLS` names one maker of each: the laws and the certificate read it."""
 
-import functools
-
 import jax
 
 from jaxrnn.cells.elman import elman as elman
@@ -20,9 +18,9 @@ from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 # Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
 CELLS = (
     ("elman", elman),
-    ("elman_softplus", functools.partial(elman, activation=jax.nn.softplus)),
+    ("elman_softplus", lambda hidden_size: elman(hidden_size, activation=jax.nn.softplus)),
     ("gru", gru),
-    ("gru_reset_before", functools.partial(gru, reset_after=False)),
+    ("gru_reset_before", lambda hidden_size: gru(hidden_size, reset_after=False)),
     ("lstm", lstm),
     ("projected_lstm", lambda hidden_size: projected_lstm(hidden_size, max(1, hidden_size // 2))),
     ("peephole_lstm", peephole_lstm),
@@ -30,7 +28,7 @@ CELLS = (
     ("layer_norm_gru", layer_norm_gru),
     ("mgu", mgu),
     ("indrnn", indrnn),
-    ("indrnn_tanh", functools.partial(indrnn, activation=jax.numpy.tanh)),
+    ("indrnn_tanh", lambda hidden_size: indrnn(hidden_size, activation=jax.numpy.tanh)),
     ("min_gru", min_gru),
     ("min_lstm", min_lstm),
     ("lru", lru),

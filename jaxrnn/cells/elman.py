@@ -1,13 +1,28 @@
 """The simple recurrent network of Elman (1990)."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Activated, Form, Kernel
+from jaxrnn.cells.parts import Form
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
+
+# λ ⊙ f'(a) of the activations whose slope can be told from h = f(a); of relu it is 0 at the kink,
+# as JAX has it.
+SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
+    jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
+    jax.nn.relu: lambda h, d_h: jnp.where(h > 0, d_h, 0),
+}
+
+
+class Activated(NamedTuple):
+    """The pre-activation, or None where the slope can be told from the value."""
+
+    a: State | None
 
 
 @once
@@ -43,21 +58,28 @@ def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) 
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
     """
-    check.function("activation", activation)
+    products = parts.product, parts.product_adjoint, parts.product_gathered
     form = Form("elman", hidden_size, biases=(0.0,))
+    return recurrence(form, activation, parts.recurrent_kernel, *products)
+
+
+def recurrence(form: Form, f: Any, prepare: Any, product: Any, adjoint: Any, gathered: Any) -> Cell:
+    """The cell of (E1) to (E6) for any product of h_{t-1} and w, given with its two adjoints."""
+    slope = SLOPES_OF_VALUES.get(check.function("activation", f))
 
     def project(params: Params, xs: Array) -> State:
         return form.project(params, xs)[0]  # (E1)
 
-    def advance(w: Kernel, h_tm1: State, z_t: State) -> tuple[State, Activated]:
-        a = z_t + parts.product(h_tm1, w)  # (E2)
-        return parts.activated(activation, a)  # (E3)
+    def advance(w: Any, h_tm1: State, z_t: State) -> tuple[State, Activated]:
+        a = z_t + product(h_tm1, w)  # (E2)
+        return f(a), Activated(None if slope else a)  # (E3)
 
-    def adjoint(w: Kernel, seen: Seen, d_h: State) -> tuple[State, State]:
-        delta = parts.activated_adjoint(activation, seen, d_h)  # (E4)
-        return parts.product_adjoint(delta, w), delta  # (E5)
+    def step_adjoint(w: Any, seen: Seen, d_h: State) -> tuple[State, State]:
+        a = seen.saved.a
+        delta = slope(seen.carry, d_h) if slope else jax.vjp(f, a)[1](d_h)[0]  # (E4)
+        return adjoint(delta, w), delta  # (E5)
 
-    def gather(w: Kernel, seen: Seen, deltas: State) -> tuple[Kernel, State]:
-        return parts.product_gathered(seen.carry_tm1, deltas, w), deltas  # (E6)
+    def gather(w: Any, seen: Seen, deltas: State) -> tuple[Any, State]:
+        return gathered(seen.carry_tm1, deltas, w), deltas  # (E6)
 
-    return form.cell(project, advance, adjoint, gather, parts.recurrent_kernel)
+    return form.cell(project, advance, step_adjoint, gather, prepare)

@@ -1,47 +1,29 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax.numpy as jnp
-from jax.nn import sigmoid
-from jax.nn.initializers import zeros
-from jaxtyping import Float
+from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
+from jaxrnn.cells.parts import Drive, Form
+from jaxrnn.types import Cell, Params, Seen, State, once
 
 
-class GRUGates(NamedTuple):
+class GRUGates(namedtuple("GRUGates", "r z n")):
     """One array `(*batch, H)` a gate r, z, n: pre-activations, values or cotangents."""
 
-    r: Float[Array, "*lead H"]
-    z: Float[Array, "*lead H"]
-    n: Float[Array, "*lead H"]
 
-
-class GRUAfterSaved(NamedTuple):
+class GRUAfterSaved(namedtuple("GRUAfterSaved", "r z n q")):
     """The gates' values; and q, what the reset gate multiplies after the product."""
 
-    r: Float[Array, "*lead H"]
-    z: Float[Array, "*lead H"]
-    n: Float[Array, "*lead H"]
-    q: Float[Array, "*lead H"]
+
+class AfterWeights(namedtuple("AfterWeights", "w_h b_n")):
+    """What the loop uses where reset comes after: the Kernel, and the bias of q, `(H)`."""
 
 
-class AfterWeights(NamedTuple):
-    """What the loop uses where reset comes after: the kernel, and the bias of q."""
-
-    w_h: Kernel
-    b_n: Float[Array, " H"]
-
-
-class BeforeWeights(NamedTuple):
-    """What the loop uses where reset comes before: one kernel of h, one of r ⊙ h."""
-
-    rz: Kernel
-    n: Kernel
+class BeforeWeights(namedtuple("BeforeWeights", "gates n")):
+    """What the loop uses where reset comes before: a Kernel of h, one of r ⊙ h."""
 
 
 @once
@@ -86,16 +68,15 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
     arXiv:1406.1078v1 for reset after the product.
     """
     check.boolean("reset_after", reset_after)
-    more = {"b_n": ((hidden_size,), zeros)} if reset_after else {}
-    form = Form("gru", hidden_size, (0.0,) * 3, more)
-    project = form.driven(GRUGates)  # (G1)
-    return form.cell(project, *(_AFTER if reset_after else _BEFORE))
+    more = {"b_n": ((hidden_size,), initializers.zeros)} if reset_after else {}
+    form = Form("gru", hidden_size, GRUGates._make((0.0,) * 3), more)
+    return form.cell(form.driven, *(_AFTER if reset_after else _BEFORE))  # (G1)
 
 
 def _advance_after(w: AfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
     a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.w_h), 3)
     r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
-    n = jnp.tanh(x.gates.n + r * q)  # (G3)
+    n = tanh(x.gates.n + r * q)  # (G3)
     return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
 
 
@@ -121,9 +102,9 @@ def _prepare_before(params: Params) -> BeforeWeights:
 
 
 def _advance_before(w: BeforeWeights, h_tm1: State, x: Drive) -> tuple[State, GRUGates]:
-    a_r, a_z = parts.split_gates(parts.product(h_tm1, w.rz), 2)
+    a_r, a_z = parts.split_gates(parts.product(h_tm1, w.gates), 2)
     r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (G2)
-    n = jnp.tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
+    n = tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
     return mixed(h_tm1, z, n, x), GRUGates(r, z, n)
 
 
@@ -132,13 +113,13 @@ def _adjoint_before(w: BeforeWeights, seen: Seen, d_h: State) -> tuple[State, GR
     delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
     u = parts.product_adjoint(delta_n, w.n)
     delta_r = u * h_tm1 * r * (1 - r)  # (G6')
-    d_rz = parts.product_adjoint(parts.join_gates(delta_r, delta_z), w.rz)
+    d_rz = parts.product_adjoint(parts.join_gates(delta_r, delta_z), w.gates)
     return d_h * z + u * r + d_rz, GRUGates(delta_r, delta_z, delta_n)  # (G7')
 
 
 def _gather_before(w: BeforeWeights, seen: Seen, deltas: GRUGates) -> tuple[BeforeWeights, Drive]:
     h_tm1, r = seen.carry_tm1, seen.saved.r
-    d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.rz)
+    d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.gates)
     d_n = parts.product_gathered(r * h_tm1, deltas.n, w.n)
     return BeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
 

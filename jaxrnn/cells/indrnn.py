@@ -3,14 +3,11 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Float
 
-from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Activated, Form
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
-
-Scale = Float[Array, " H"]  # u
+from jaxrnn.cells.elman import recurrence
+from jaxrnn.cells.parts import Form, Vector
+from jaxrnn.types import Array, Cell, State, once
 
 
 @once
@@ -27,9 +24,9 @@ def indrnn(hidden_size: int, *, activation: Callable[[Array], Array] = jax.nn.re
         λ_{t-1}  = δ_t ⊙ u                                                                   (I5)
         ∂L/∂u    = Σ_t h_{t-1} ⊙ δ_t,    ∂L/∂z_t = δ_t                                       (I6)
 
-    For relu, f'(a_t) is 1 where h_t > 0 and 0 elsewhere (at the kink too, as JAX has it), and for
-    tanh it is 1 - h_t², so nothing but h_t is remembered. A unit's gradient over n steps scales
-    with u^n: keep |u|^T near 1.
+    This is `elman`'s recurrence with W_h = diag(u). For relu, f'(a_t) is 1 where h_t > 0 and 0
+    elsewhere (at the kink too, as JAX has it), and for tanh it is 1 - h_t², so nothing but h_t is
+    remembered. A unit's gradient over n steps scales with u^n: keep |u|^T near 1.
 
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
@@ -48,25 +45,11 @@ def indrnn(hidden_size: int, *, activation: Callable[[Array], Array] = jax.nn.re
     Source: S. Li, W. Li, C. Cook, C. Zhu, Y. Gao, "Independently recurrent neural network
     (IndRNN): building a longer and deeper RNN", CVPR 2018; arXiv:1803.04831.
     """
-    check.function("activation", activation)
     more = {"u": ((hidden_size,), jax.random.uniform)}
     form = Form("indrnn", hidden_size, biases=(0.0,), more=more, state_size=0)
 
-    def project(params: Params, xs: Array) -> State:
-        return form.project(params, xs)[0]  # (I1)
+    def gathered(hs_tm1: State, deltas: State, u: Vector) -> Vector:
+        return parts.summed(hs_tm1 * deltas)  # (I6)
 
-    def prepare(params: Params) -> Scale:
-        return params["u"]
-
-    def advance(u: Scale, h_tm1: State, z_t: State) -> tuple[State, Activated]:
-        a = z_t + parts.scaled(h_tm1, u)  # (I2)
-        return parts.activated(activation, a)  # (I3)
-
-    def adjoint(u: Scale, seen: Seen, d_h: State) -> tuple[State, State]:
-        delta = parts.activated_adjoint(activation, seen, d_h)  # (I4)
-        return parts.scaled(delta, u), delta  # (I5)
-
-    def gather(u: Scale, seen: Seen, deltas: State) -> tuple[Scale, State]:
-        return parts.summed(seen.carry_tm1 * deltas), deltas  # (I6)
-
-    return form.cell(project, advance, adjoint, gather, prepare)
+    products = parts.scaled, parts.scaled, gathered  # (I2), (I5)
+    return recurrence(form, activation, lambda params: params["u"], *products)

@@ -1,46 +1,28 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.nn import sigmoid
-from jax.nn.initializers import ones, zeros
-from jaxtyping import Float
+from jax import lax, nn
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
-from jaxrnn.cells.norm import Normed, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Form, Kernel
+from jaxrnn.cells.norm import NormedSaved, normed, normed_adjoint
+from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class Normed2(NamedTuple):
+class Normed2(namedtuple("Normed2", "rz n")):
     """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
 
-    rz: Normed
-    n: Normed
-
-    def values(self) -> jax.Array:
+    def values(self) -> State:
         """p̂ of all three gates, `(*lead, 3H)`."""
         return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, its gain, and the bias of q."""
-
-    w_h: Kernel
-    gain_h: Float[Array, " 3H"]
-    b_n: Float[Array, " H"]
-
-
-class LayerNormGRUSaved(NamedTuple):
-    """The gates' values, and the normalised recurrent product."""
-
-    gates: GRUGates
-    p: Normed2
+class Weights(namedtuple("Weights", "w_h gain_h b_n")):
+    """What the loop uses: the recurrent Kernel, its gain `(3H)`, and the bias of q, `(H)`."""
 
 
 @once
@@ -83,9 +65,9 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     """
     check.integer("hidden_size", hidden_size, least=1)
     epsilon, sizes = check.positive("epsilon", epsilon), (2 * hidden_size, hidden_size)
-    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), ones))
-    more = {**gains, "b_n": ((hidden_size,), zeros)}
-    form = Form("layer_norm_gru", hidden_size, (0.0,) * 3, more)
+    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), nn.initializers.ones))
+    more = {**gains, "b_n": ((hidden_size,), nn.initializers.zeros)}
+    form = Form("layer_norm_gru", hidden_size, GRUGates._make((0.0,) * 3), more)
 
     def normed2(p: Array) -> Normed2:
         return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
@@ -100,12 +82,12 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
         return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
 
-    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, LayerNormGRUSaved]:
+    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, NormedSaved]:
         p = normed2(parts.product(h_tm1, w.w_h))
         a_r, a_z, q = recurrent(w, p)
-        r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (Q2)
+        r, z = nn.sigmoid(x.gates.r + a_r), nn.sigmoid(x.gates.z + a_z)  # (Q2)
         n = jnp.tanh(x.gates.n + r * q)  # (Q3)
-        return mixed(h_tm1, z, n, x), LayerNormGRUSaved(GRUGates(r, z, n), p)  # (Q4)
+        return mixed(h_tm1, z, n, x), NormedSaved(GRUGates(r, z, n), p)  # (Q4)
 
     def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         h_tm1, x, _, ((r, z, n), p) = seen
@@ -115,10 +97,10 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         d_p = d_product(w, p, d_recurrent(r, delta))
         return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
-    def d_recurrent(r: State, delta: GRUGates) -> jax.Array:
+    def d_recurrent(r: State, delta: GRUGates) -> Array:
         return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
 
-    def d_product(w: Weights, p: Normed2, d_gained: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed2, d_gained: State) -> State:
         d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
         return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
 

@@ -1,42 +1,20 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax
-import jax.numpy as jnp
-from jax.nn import sigmoid
+from jax.nn import sigmoid, tanh
 from jax.nn.initializers import ones, zeros
-from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
-from jaxrnn.cells.norm import Normed, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Kernel
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
+from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
+from jaxrnn.cells.parts import Deltas, Drive
 from jaxrnn.types import Array, Cell, Params, Seen, State, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel and its gain, the memory's gain and bias."""
-
-    w_h: Kernel
-    gain_h: Float[Array, " 4H"]
-    gain_c: Float[Array, " H"]
-    b_c: Float[Array, " H"]
-
-
-class LayerNormLSTMSaved(NamedTuple):
-    """The gates' values, and the normalised recurrent product."""
-
-    gates: LSTMGates
-    p: Normed
-
-
-class LayerNormDeltas(NamedTuple):
-    """The cotangents of the gates' pre-activations, and of what the last tanh takes."""
-
-    gates: LSTMGates
-    k: Float[Array, "*lead H"]
+class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
+    """What the loop uses: the Kernel and its gain `(4H)`, the memory's gain and bias `(H)`."""
 
 
 @once
@@ -84,7 +62,7 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     epsilon = check.positive("epsilon", epsilon)
     gains = dict.fromkeys(("gain_x", "gain_h"), ((4 * hidden_size,), ones))
     more = {**gains, "gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
-    form = LSTMForm("layer_norm_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
+    form = LSTMForm("layer_norm_lstm", hidden_size, biases(forget_bias), more)
 
     def project(params: Params, xs: Array) -> Drive:
         xs = form.fitting(params, xs)
@@ -92,17 +70,17 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
 
     def squashed(w: Weights, c_hat: State) -> State:
-        return jnp.tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
+        return tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
 
-    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LayerNormLSTMSaved]:
+    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, NormedSaved]:
         p = normed(parts.product(carry_tm1.h, w.w_h), epsilon)
         a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + a.o)
         h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
-        return LSTMCarry(h, c), LayerNormLSTMSaved(LSTMGates(i, f, g, o), p)
+        return LSTMCarry(h, c), NormedSaved(LSTMGates(i, f, g, o), p)
 
-    def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LayerNormDeltas]:
+    def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
         gates, p = seen.saved
         o, c_hat = gates.o, normed(seen.carry.c, epsilon)
         m = squashed(w, c_hat.values)
@@ -111,18 +89,18 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         delta_o = d_carry.h * m * o * (1 - o)
         delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
         d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.w_h)
-        return LSTMCarry(d_h_tm1, d_c * gates.f), LayerNormDeltas(delta, d_k)  # (Y10)
+        return LSTMCarry(d_h_tm1, d_c * gates.f), Deltas(delta, d_k)  # (Y10)
 
-    def d_product(w: Weights, p: Normed, delta: Array) -> jax.Array:
+    def d_product(w: Weights, p: Normed, delta: State) -> State:
         return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
-    def gather(w: Weights, seen: Seen, deltas: LayerNormDeltas) -> tuple[Weights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: Deltas) -> tuple[Weights, Drive]:
         p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
         d_w = Weights(
             w_h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.w_h),
             gain_h=parts.summed(joined * p.values),
-            gain_c=parts.summed(deltas.k * normed(seen.carry.c, epsilon).values),
-            b_c=parts.summed(deltas.k),
+            gain_c=parts.summed(deltas.behind * normed(seen.carry.c, epsilon).values),
+            b_c=parts.summed(deltas.behind),
         )
         return d_w, Drive(deltas.gates)  # (Y11)
 

@@ -12,37 +12,33 @@ numbers as it stands: JAX's cotangent of h is λ = ∂L/∂Re h - i ∂L/∂Im h
 a holomorphic step is transposed by its derivative a and not by the conjugate of it.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
-from jax import numpy as jnp
+import jax.numpy as jnp
 from jaxtyping import Inexact
 
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive
+from jaxrnn.cells.parts import Drive, Vector
 from jaxrnn.types import Array, Seen
 
 State = Inexact[Array, "*lead H"]
-Decay = Inexact[Array, " H"]
 
 
-class Affine(NamedTuple):
+class Affine(namedtuple("Affine", "a b")):
     """The map h ↦ a ⊙ h + b of a step, or its cotangents; a is None where w has it."""
 
-    a: State | None
-    b: State
 
-
-def advance(w: Decay | None, h_tm1: State, z: Drive) -> tuple[State, tuple[()]]:
+def advance(w: Vector | None, h_tm1: State, z: Drive) -> tuple[State, tuple[()]]:
     """One step of (A1)."""
     return _times_a(h_tm1, w, z) + parts.scaled(z.gates.b, z.keep), ()
 
 
-def adjoint(w: Decay | None, seen: Seen, d_h: State) -> tuple[State, State]:
+def adjoint(w: Vector | None, seen: Seen, d_h: State) -> tuple[State, State]:
     """One step of (A2); δ_t is λ_t."""
     return _times_a(d_h, w, seen.z), d_h
 
 
-def gather(w: Decay | None, seen: Seen, deltas: State) -> tuple[Decay | None, Drive]:
+def gather(w: Vector | None, seen: Seen, deltas: State) -> tuple[Vector | None, Drive]:
     """All of (A3)."""
     d_a, d_b = deltas * seen.carry_tm1, parts.scaled(deltas, seen.z.keep)
     if w is None:
@@ -50,7 +46,7 @@ def gather(w: Decay | None, seen: Seen, deltas: State) -> tuple[Decay | None, Dr
     return parts.summed(d_a), Drive(Affine(None, d_b))
 
 
-def _times_a(h: State, w: Decay | None, z: Drive) -> State:
+def _times_a(h: State, w: Vector | None, z: Drive) -> State:
     return h * (z.gates.a if w is None else jnp.broadcast_to(w, h.shape))
 
 

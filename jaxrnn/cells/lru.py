@@ -4,14 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float
 
 from jaxrnn import check
-from jaxrnn.cells import linear, parts
-from jaxrnn.cells.linear import Affine
-from jaxrnn.cells.parts import Drive
+from jaxrnn.cells import parts
+from jaxrnn.cells.linear import Affine, adjoint, advance, gather
 from jaxrnn.types import Array, Cell, Params, once
 
 Modes = Complex[Array, "*lead H"]
@@ -104,9 +102,9 @@ def lru(
 
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Modes:
         zero = parts.zeros(hidden_size, batch_shape, parts.at_least_float32(dtype))
-        return lax.complex(zero, zero)
+        return jax.lax.complex(zero, zero)
 
-    def project(params: Params, us: Array) -> Drive:
+    def project(params: Params, us: Array) -> parts.Drive:
         check.params_fit("lru", params, shapes)
         for name in ("b_re", "b_im"):
             check.features("xs", "lru", us, size=params[name].shape[0])
@@ -115,21 +113,19 @@ def lru(
         us, gamma = us.astype(p["b_re"].dtype), jnp.exp(p["gamma_log"])
         # γ goes into B, so that the gradient of γ needs no (T, *batch, H) array of its own.
         z_re, z_im = (us @ parts.scaled(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
-        return Drive(Affine(None, lax.complex(z_re, z_im)))
+        return parts.Drive(Affine(None, jax.lax.complex(z_re, z_im)))
 
     def prepare(params: Params) -> Complex[Array, " H"]:
         p = _wide(params)
         radius, phase = jnp.exp(-jnp.exp(p["nu_log"])), jnp.exp(p["theta_log"])
-        return lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
+        return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(params: Params, xs: Modes) -> Float[Array, "*lead O"]:
         p = _wide(params)
         ys = jnp.real(xs) @ p["c_re"] - jnp.imag(xs) @ p["c_im"]  # (R3)
         return ys.astype(params["c_re"].dtype)
 
-    return Cell(
-        init, carry, project, linear.advance, output, linear.adjoint, linear.gather, prepare
-    )
+    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
 
 
 def _wide(params: Params) -> Params:

@@ -1,32 +1,27 @@
 """The long short-term memory of Hochreiter and Schmidhuber (1997), with forget gate."""
 
+from collections import namedtuple
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.nn import sigmoid
+from jax.nn import sigmoid, tanh
 from jax.typing import DTypeLike
-from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Drive, Form, Kernel
-from jaxrnn.types import Array, Carry, Cell, Params, Seen, State, once
+from jaxrnn.types import Carry, Cell, Params, Seen, State, once
 
 
 class LSTMCarry(NamedTuple):
     """The hidden state h and the memory c, each `(*batch, H)`; h `(*batch, P)` if projected."""
 
-    h: Float[Array, "*batch P"]
-    c: Float[Array, "*batch H"]
+    h: State
+    c: State
 
 
-class LSTMGates(NamedTuple):
+class LSTMGates(namedtuple("LSTMGates", "i f g o")):
     """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
-
-    i: Float[Array, "*lead H"]
-    f: Float[Array, "*lead H"]
-    g: Float[Array, "*lead H"]
-    o: Float[Array, "*lead H"]
 
 
 @once
@@ -63,20 +58,19 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
-    form = LSTMForm("lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0))
-    project = form.driven(LSTMGates)  # (L1)
-    return form.cell(project, _advance, _adjoint, _gather, parts.recurrent_kernel)
+    form = LSTMForm("lstm", hidden_size, biases(forget_bias))
+    return form.cell(form.driven, advance, adjoint, gather, parts.recurrent_kernel)  # (L1)
 
 
-def _advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+def advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
     a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
     c, i, f, g = remembered(a, carry_tm1.c, z)
     o = sigmoid(z.gates.o + a.o)  # (L2)
-    return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
+    return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
 
-def _adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-    f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
+def adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
+    f, o, m = seen.saved.f, seen.saved.o, tanh(seen.carry.c)
     d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
     delta_o = d_carry.h * m * o * (1 - o)  # (L6)
     delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)
@@ -84,23 +78,24 @@ def _adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTM
     return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
 
 
-def _gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
+def gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
     d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
     return d_w, Drive(deltas)  # (L8)
+
+
+def biases(forget_bias: float) -> LSTMGates:
+    """What each gate's part of `b` starts at."""
+    return LSTMGates._make((0.0, check.number("forget_bias", forget_bias), 0.0, 0.0))
 
 
 class LSTMForm(Form):
     """The form of a cell with the gates i, f, g, o and a memory beside its state."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check.number("forget_bias", LSTMGates._make(self.biases).f)
-
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """The zero state; c sums up over all time, and is float32 at least."""
-        sizes = self.state_size or self.hidden_size, self.hidden_size
-        dtypes = dtype, parts.at_least_float32(dtype)
-        return LSTMCarry(*map(parts.zeros, sizes, (batch_shape,) * 2, dtypes))
+        h = parts.zeros(self.state_size or self.hidden_size, batch_shape, dtype)
+        c = parts.zeros(self.hidden_size, batch_shape, parts.at_least_float32(dtype))
+        return LSTMCarry(h, c)
 
     def output(self, params: Params, carries: Carry) -> State:
         """What is seen of the carry: the state, y = h."""
@@ -110,7 +105,7 @@ class LSTMForm(Form):
 def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:
     """c_t, i, f, g of (L2) and (L3), where `a` is what the recurrence gives each gate."""
     x = z.gates
-    i, f, g = sigmoid(x.i + a.i), sigmoid(x.f + a.f), jnp.tanh(x.g + a.g)  # (L2)
+    i, f, g = sigmoid(x.i + a.i), sigmoid(x.f + a.f), tanh(x.g + a.g)  # (L2)
     return f * c_tm1 + i * parts.scaled(g, z.keep), i, f, g  # (L3)
 
 

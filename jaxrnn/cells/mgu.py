@@ -1,28 +1,17 @@
 """The minimal gated unit of Zhou et al. (2016)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax.numpy as jnp
-from jax.nn import sigmoid
-from jaxtyping import Float
+from jax.nn import sigmoid, tanh
 
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
+from jaxrnn.cells.gru import BeforeWeights
+from jaxrnn.cells.parts import Drive, Form
+from jaxrnn.types import Cell, Params, Seen, State, once
 
 
-class MGUGates(NamedTuple):
+class MGUGates(namedtuple("MGUGates", "f n")):
     """One array `(*batch, H)` a gate f, n: pre-activations, values or cotangents."""
-
-    f: Float[Array, "*lead H"]
-    n: Float[Array, "*lead H"]
-
-
-class Weights(NamedTuple):
-    """What the loop uses: one kernel of h, one of f ⊙ h."""
-
-    f: Kernel
-    n: Kernel
 
 
 @once
@@ -57,32 +46,31 @@ def mgu(hidden_size: int) -> Cell:
     Source: G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, "Minimal gated unit for recurrent neural
     networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
     """
-    form = Form("mgu", hidden_size, biases=(0.0,) * 2)
-    project = form.driven(MGUGates)  # (M1)
-    return form.cell(project, _advance, _adjoint, _gather, _prepare)
+    form = Form("mgu", hidden_size, MGUGates._make((0.0,) * 2))
+    return form.cell(form.driven, _advance, _adjoint, _gather, _prepare)  # (M1)
 
 
-def _prepare(params: Params) -> Weights:
-    return Weights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
+def _prepare(params: Params) -> BeforeWeights:
+    return BeforeWeights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
 
 
-def _advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
-    f = sigmoid(x.gates.f + parts.product(h_tm1, w.f))  # (M2)
-    n = jnp.tanh(x.gates.n + parts.product(f * h_tm1, w.n))
+def _advance(w: BeforeWeights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
+    f = sigmoid(x.gates.f + parts.product(h_tm1, w.gates))  # (M2)
+    n = tanh(x.gates.n + parts.product(f * h_tm1, w.n))
     return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
 
 
-def _adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
+def _adjoint(w: BeforeWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
     h_tm1, x, _, (f, n) = seen
     delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
     u = parts.product_adjoint(delta_n, w.n)  # (M4)
     delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
-    d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.f)  # (M6)
+    d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.gates)  # (M6)
     return d_h_tm1, MGUGates(delta_f, delta_n)
 
 
-def _gather(w: Weights, seen: Seen, deltas: MGUGates) -> tuple[Weights, Drive]:
+def _gather(w: BeforeWeights, seen: Seen, deltas: MGUGates) -> tuple[BeforeWeights, Drive]:
     h_tm1, f = seen.carry_tm1, seen.saved.f
-    d_f = parts.product_gathered(h_tm1, deltas.f, w.f)
+    d_f = parts.product_gathered(h_tm1, deltas.f, w.gates)
     d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
-    return Weights(d_f, d_n), Drive(deltas)  # (M7)
+    return BeforeWeights(d_f, d_n), Drive(deltas)  # (M7)

@@ -3,7 +3,6 @@
 from jax.nn import sigmoid
 
 from jaxrnn.cells import linear
-from jaxrnn.cells.linear import Affine
 from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Params, once
 
@@ -42,6 +41,6 @@ def min_gru(hidden_size: int) -> Cell:
 
     def project(params: Params, xs: Array) -> Drive:
         x_z, n = form.project(params, xs)  # (N1)
-        return Drive(Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (N2)
+        return Drive(linear.Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (N2)
 
     return form.cell(project, *linear.STEP)

@@ -3,7 +3,6 @@
 from jax.nn import log_sigmoid, sigmoid
 
 from jaxrnn.cells import linear
-from jaxrnn.cells.linear import Affine
 from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Params, once
 
@@ -45,6 +44,6 @@ def min_lstm(hidden_size: int) -> Cell:
     def project(params: Params, xs: Array) -> Drive:
         x_f, x_i, n = form.project(params, xs)  # (S1)
         odds = log_sigmoid(x_f) - log_sigmoid(x_i)
-        return Drive(Affine(sigmoid(odds), sigmoid(-odds) * n))  # (S3)
+        return Drive(linear.Affine(sigmoid(odds), sigmoid(-odds) * n))  # (S3)
 
     return form.cell(project, *linear.STEP)

@@ -9,9 +9,8 @@ over the last axis, and backward, with g = ∂L/∂â,
 So â and 1/σ, one number a row, are all that is remembered. A row of equal numbers has â = 0.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
@@ -20,11 +19,12 @@ from jaxrnn.cells import parts
 from jaxrnn.types import Array
 
 
-class Normed(NamedTuple):
-    """â of (N1), and 1/σ in float32 at least."""
+class Normed(namedtuple("Normed", "values rate")):
+    """â of (N1), `(*lead, F)`, and 1/σ, `(*lead, 1)`, in float32 at least."""
 
-    values: Float[Array, "*lead F"]
-    rate: Float[Array, "*lead 1"]
+
+class NormedSaved(namedtuple("NormedSaved", "gates p")):
+    """The gates' values, and the normalised recurrent product."""
 
 
 def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
@@ -35,7 +35,7 @@ def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
     return Normed((centred * rate).astype(a.dtype), rate)
 
 
-def normed_adjoint(d_values: Float[Array, "*lead F"], seen: Normed) -> Float[jax.Array, "*lead F"]:
+def normed_adjoint(d_values: Float[Array, "*lead F"], seen: Normed) -> Float[Array, "*lead F"]:
     """∂L/∂a of (N2), given g = ∂L/∂â."""
     g, values = (jnp.asarray(x, seen.rate.dtype) for x in (d_values, seen.values))
     along = jnp.mean(g * values, axis=-1, keepdims=True)

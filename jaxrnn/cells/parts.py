@@ -12,17 +12,19 @@ Noise has two places in a cell, each None until `jaxrnn.transforms` puts somethi
 """
 
 import dataclasses
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
 from jaxrnn import check, tree
 from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
+
+Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
 
 
 class Kernel(NamedTuple):
@@ -50,6 +52,10 @@ class Drive(NamedTuple):
 
     gates: Any
     keep: Float[Array, "*lead H"] | None = None
+
+
+class Deltas(namedtuple("Deltas", "gates behind")):
+    """The cotangents of the gates' pre-activations, and of what a variant puts behind memory."""
 
 
 def kernel(w: Float[Array, "H GH"]) -> Kernel:
@@ -96,14 +102,15 @@ class Form:
     Fields:
         name: of the cell, for what is said of arguments that do not fit.
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        biases: the number that each gate's part of `b` starts at; there are G of them.
+        biases: the number that each gate's part of `b` starts at; there are G of them, as the
+            NamedTuple of the gates where `driven` makes one of them.
         more: the other parameters by name, of each its shape and how it starts.
         state_size: S, the features of h; H unless given; 0 if there is no `w_h`.
     """
 
     name: str
     hidden_size: int
-    biases: tuple[float, ...]
+    biases: Any
     more: Mapping[str, Start] = dataclasses.field(default_factory=dict)
     state_size: int | None = None
 
@@ -179,35 +186,9 @@ class Form:
         kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
         return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
-    def driven(self, gates: Any) -> Callable[[Params, Array], Drive]:
+    def driven(self, params: Params, xs: Array) -> Drive:
         """`project` of a cell with a candidate, whose gates are the fields of a NamedTuple."""
-        return lambda params, xs: Drive(gates(*self.project(params, xs)))
-
-
-class Activated(NamedTuple):
-    """The pre-activation, or None where the slope can be told from the value."""
-
-    a: Float[Array, "*lead H"] | None
-
-
-# λ ⊙ f'(a) of the activations whose slope can be told from h = f(a); of relu it is 0 at the kink,
-# as JAX has it.
-SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
-    jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
-    jax.nn.relu: lambda h, d_h: jnp.where(h > 0, d_h, 0),
-}
-
-
-def activated(f: Callable[[Array], Array], a: State) -> tuple[State, Activated]:
-    """Take h = f(a), and with it what its slope is told from, if that is not h."""
-    return f(a), Activated(None if f in SLOPES_OF_VALUES else a)
-
-
-def activated_adjoint(f: Callable[[Array], Array], seen: Seen, d_h: State) -> State:
-    """δ = λ ⊙ f'(a)."""
-    if seen.saved.a is None:
-        return SLOPES_OF_VALUES[f](seen.carry, d_h)
-    return jax.vjp(f, seen.saved.a)[1](d_h)[0]
+        return Drive(self.biases._make(self.project(params, xs)))
 
 
 def prepared(weights: Any) -> Callable[[Params], Any]:
@@ -227,14 +208,13 @@ def recurrent_kernel(params: Params) -> Kernel:
 
 def at_least_float32(dtype: DTypeLike) -> Any:
     """`dtype`, or float32 where it is narrower: a QR decomposition and complex numbers need it."""
-    dtype = check.floating("dtype", dtype)
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    return max(check.floating("dtype", dtype), jnp.dtype("float32"), key=lambda d: d.itemsize)
 
 
 def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:
     """`(..., G·H)` to G arrays `(..., H)`; transposed, one concatenation and not pads and adds."""
     size = x.shape[-1] // gates
-    return lax.split(x, (size,) * gates, axis=x.ndim - 1)
+    return jax.lax.split(x, (size,) * gates, axis=x.ndim - 1)
 
 
 def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
@@ -242,7 +222,7 @@ def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
     return jnp.concatenate(gates, axis=-1)
 
 
-def plus_bias(x: Float[Array, "*lead H"], b: Float[Array, " H"]) -> Float[jax.Array, "*lead H"]:
+def plus_bias(x: Float[Array, "*lead H"], b: Vector) -> Float[jax.Array, "*lead H"]:
     """Add a bias over any leading axes, said aloud: to some, rank promotion is an error."""
     return jnp.add(x, jnp.broadcast_to(b, x.shape).astype(x.dtype))
 

@@ -1,25 +1,17 @@
 """The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import jax.numpy as jnp
-from jax.nn import sigmoid
-from jax.nn.initializers import zeros
-from jaxtyping import Float
+from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Seen, once
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
+from jaxrnn.cells.parts import Drive
+from jaxrnn.types import Cell, Seen, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, and what each gate sees of the memory."""
-
-    w_h: Kernel
-    p_i: Float[Array, " H"]
-    p_f: Float[Array, " H"]
-    p_o: Float[Array, " H"]
+class Weights(namedtuple("Weights", "w_h p_i p_f p_o")):
+    """What the loop uses: the recurrent Kernel, and what each gate sees of the memory, `(H)`."""
 
 
 @once
@@ -58,10 +50,9 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     whole gradient and not theirs, which is truncated; A. Graves, "Generating sequences with
     recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
-    more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), zeros))
-    form = LSTMForm("peephole_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more)
-    project = form.driven(LSTMGates)  # (P1)
-    return form.cell(project, _advance, _adjoint, _gather, parts.prepared(Weights))
+    more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), initializers.zeros))
+    form = LSTMForm("peephole_lstm", hidden_size, biases(forget_bias), more)
+    return form.cell(form.driven, _advance, _adjoint, _gather, parts.prepared(Weights))  # (P1)
 
 
 def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
@@ -70,11 +61,11 @@ def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LST
     a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
     c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
     o = sigmoid(z.gates.o + a.o + parts.scaled(c, w.p_o))
-    return LSTMCarry(o * jnp.tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
+    return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
 
 def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-    f, o, m = seen.saved.f, seen.saved.o, jnp.tanh(seen.carry.c)
+    f, o, m = seen.saved.f, seen.saved.o, tanh(seen.carry.c)
     delta_o = d_carry.h * m * o * (1 - o)
     d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
     delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)

@@ -1,32 +1,18 @@
 """The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
-import jax.numpy as jnp
-from jax.nn import sigmoid
-from jax.nn.initializers import lecun_normal
-from jaxtyping import Float
+from jax.nn import initializers, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
-from jaxrnn.cells.parts import Drive, Kernel
-from jaxrnn.types import Array, Cell, Params, Seen, once
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, adjoint, advance, biases, gather
+from jaxrnn.cells.parts import Deltas, Drive
+from jaxrnn.types import Cell, Params, Seen, once
 
 
-class Weights(NamedTuple):
-    """What the loop uses: the recurrent kernel, the projection, and its transpose, made once."""
-
-    h: Kernel
-    w_p: Float[Array, "H P"]
-    w_p_t: Any
-
-
-class ProjectedDeltas(NamedTuple):
-    """The cotangents of the gates' pre-activations, and λ, that of the projection."""
-
-    gates: LSTMGates
-    h: Float[Array, "*lead P"]
+class Weights(namedtuple("Weights", "h w_p w_p_t")):
+    """The recurrent Kernel, the projection `(H, P)` and its transpose, None in a gradient."""
 
 
 @once
@@ -67,10 +53,9 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     its second, non-recurrent projection.
     """
     size = check.integer("projection_size", projection_size, least=1)
-    more = {"w_p": ((hidden_size, size), lecun_normal())}
-    form = LSTMForm("projected_lstm", hidden_size, (0.0, forget_bias, 0.0, 0.0), more, size)
-    project = form.driven(LSTMGates)  # (J1)
-    return form.cell(project, _advance, _adjoint, _gather, _prepare)
+    more = {"w_p": ((hidden_size, size), initializers.lecun_normal())}
+    form = LSTMForm("projected_lstm", hidden_size, biases(forget_bias), more, size)
+    return form.cell(form.driven, _advance, _adjoint, _gather, _prepare)  # (J1)
 
 
 def _prepare(params: Params) -> Weights:
@@ -78,21 +63,17 @@ def _prepare(params: Params) -> Weights:
 
 
 def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.h), 4))
-    c, i, f, g = remembered(a, carry_tm1.c, z)  # (J3)
-    o = sigmoid(z.gates.o + a.o)  # (J2)
-    return LSTMCarry(parts.dot(o * jnp.tanh(c), w.w_p), c), LSTMGates(i, f, g, o)  # (J4)
+    (s, c), gates = advance(w.h, carry_tm1, z)  # (J2), (J3)
+    return LSTMCarry(parts.dot(s, w.w_p), c), gates  # (J4)
 
 
-def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, ProjectedDeltas]:
-    o, m, d_s = seen.saved.o, jnp.tanh(seen.carry.c), parts.dot(d_carry.h, w.w_p_t)
-    d_c = d_carry.c + d_s * o * (1 - m * m)  # (J5)
-    delta = remembered_adjoint(seen, seen.saved, d_c, d_s * m * o * (1 - o))  # (J6)
-    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.h)
-    return LSTMCarry(d_h_tm1, d_c * seen.saved.f), ProjectedDeltas(delta, d_carry.h)  # (J7)
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
+    d_s = parts.dot(d_carry.h, w.w_p_t)  # (J5)
+    d_carry_tm1, delta = adjoint(w.h, seen, LSTMCarry(d_s, d_carry.c))  # (J5), (J6), (J7)
+    return d_carry_tm1, Deltas(delta, d_carry.h)
 
 
-def _gather(w: Weights, seen: Seen, deltas: ProjectedDeltas) -> tuple[Weights, Drive]:
-    d_w_h = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas.gates), w.h)
-    d_w_p = parts.summed_product(seen.saved.o * jnp.tanh(seen.carry.c), deltas.h, w.w_p)
-    return Weights(d_w_h, d_w_p, None), Drive(deltas.gates)  # (J8)
+def _gather(w: Weights, seen: Seen, deltas: Deltas) -> tuple[Weights, Drive]:
+    d_w_h, d_z = gather(w.h, seen, deltas.gates)
+    d_w_p = parts.summed_product(seen.saved.o * tanh(seen.carry.c), deltas.behind, w.w_p)
+    return Weights(d_w_h, d_w_p, None), d_z  # (J8)
