@@ -40,9 +40,7 @@ def convert(options: Options) -> None:
 
 def _read(source: Path, library: str) -> tuple[Any, Any]:
     if source.suffix == MODEL:
-        import onnx as models
-
-        return onnx.read(models.load(source))[:2]
+        return onnx.load(source)[:2]
     if library == "jaxrnn":
         return safetensors.load(source)
     return LIBRARIES[library].read(safetensors.opened(source)[1])

@@ -20,8 +20,8 @@ except ModuleNotFoundError as missing:
     extra = "the extra of the command line (pip install 'jaxrnn[app]')"
     sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
-COMMANDS = {"sample": text.sample, "inspect": inspect.inspect, "story": inspect.story}
-COMMANDS |= {"convert": convert.convert}
+RUNS: list[Any] = [text.sample, inspect.inspect, inspect.story, convert.convert]
+COMMANDS = {run.__name__: run for run in RUNS}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -218,9 +218,9 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
 
 def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
     """Those that have a cell; ValueError if there is none."""
-    factory, options = recipe_of(cell)
+    factory, bound = recipe_of(cell)
     of_factory = [x for x in layouts if x.cell.__name__ == factory]
-    found = [x for x in of_factory if x.options.items() <= options.items()]
+    found = [x for x in of_factory if x.options.items() <= bound.arguments.items()]
     check.that(found, "cell", spelt(cell), f"a cell such as {_names(layouts)}")
     return found
 

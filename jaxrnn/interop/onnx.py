@@ -3,6 +3,7 @@
 The package `onnx` is imported where a model is read or written, and not before.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,6 +39,17 @@ class Node(NamedTuple):
     cell: Any
     params: Params
     how: dict[str, Any]
+
+
+def load(path: Path | str, name: str | None = None) -> Node:
+    """What `read` makes of a file; OSError, or ValueError if it is no model."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return read(onnx.load(path), name)
+    except DecodeError as error:
+        raise ValueError(f"path: got {str(path)!r} ({error}), expected a model of ONNX") from None
 
 
 def read(model: Any, name: str | None = None) -> Node:
@@ -182,6 +194,6 @@ def _operator(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if (operator := layouts[0].name.removeprefix("onnx.")) == "GRU":
         attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        functions = (recipe_of(cell)[1]["activation"] for cell, _ in layer)
+        functions = (recipe_of(cell)[1].arguments["activation"] for cell, _ in layer)
         attributes["activations"] = [spelt(function).capitalize() for function in functions]
     return operator, attributes, {r: np.stack([x[r] for x in written]) for r in written[0]}

@@ -1,14 +1,16 @@
 """How a cell was made, as text that can be read again: `gru(128, reset_after=True)`."""
 
 import ast
+from inspect import BoundArguments
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.types import FACTORIES, RECIPES, Params
+from jaxrnn.types import FACTORIES, RECIPES, Cell, Layer, Network, Params
 
+MADE = Cell | Layer | Network
 FUNCTIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
@@ -19,12 +21,11 @@ FUNCTIONS = {
 }
 
 
-def recipe_of(cell: Any) -> tuple[str, dict[str, Any]]:
-    """The factory's name and its arguments by name; ValueError if no factory of ours made it."""
+def recipe_of(cell: Any) -> tuple[str, BoundArguments]:
+    """The factory's name and its arguments; ValueError if no factory of ours made it."""
     made = cell in RECIPES
     check.that(made, "cell", check.describe(cell), "one that a factory of jaxrnn made")
-    factory, bound = RECIPES[cell]
-    return factory, bound.arguments
+    return RECIPES[cell]
 
 
 def spelt(value: Any) -> str:
@@ -32,8 +33,8 @@ def spelt(value: Any) -> str:
 
     There is none for functions that are not in `FUNCTIONS`.
     """
-    if value in RECIPES:
-        factory, bound = RECIPES[value]
+    if isinstance(value, MADE):
+        factory, bound = recipe_of(value)
         named = (f"{name}={spelt(x)}" for name, x in bound.kwargs.items())
         return f"{factory}({', '.join([*map(spelt, bound.args), *named])})"
     if callable(value):
@@ -56,22 +57,17 @@ def made_of(text: str) -> Any:
         return ast.literal_eval(node)
 
     try:
-        return value(ast.parse(text, mode="eval").body)
+        made = value(ast.parse(text, mode="eval").body)
+        return check.of_type("it", made, isinstance(made, MADE), "a cell")
     except (SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"cell: got {text!r} ({error}), expected such as 'gru(128)'") from None
 
 
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
-    form = [jax.tree.structure(params), *map(jnp.shape, jax.tree.leaves(params))]
-
-    def form_for(size: int) -> list[Any]:
-        made = jax.eval_shape(lambda key: cell.init(key, size), jax.random.key(0))
-        return [jax.tree.structure(made), *map(jnp.shape, jax.tree.leaves(made))]
-
-    for size in dict.fromkeys(shape[0] for shape in form[1:] if shape):
-        if form_for(size) == form:
+    shapes = jax.tree.map(jnp.shape, params)
+    for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
+        made = jax.eval_shape(lambda key, size=size: cell.init(key, size), jax.random.key(0))
+        if jax.tree.map(jnp.shape, made) == shapes:
             return size
-    raise ValueError(
-        f"params: got {jax.tree.map(jnp.shape, params)}, expected those of {spelt(cell)}"
-    )
+    raise ValueError(f"params: got the shapes {shapes}, expected those of {spelt(cell)}")

@@ -42,8 +42,9 @@ def load(path: Path | str) -> tuple[Any, Params]:
     said, arrays = opened(path)
     version = said.get("jaxrnn")
     check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", repr(VERSION))
-    cell, size = made_of(said["cell"]), int(said["input_size"])
-    form = jax.eval_shape(lambda key: cell.init(key, size), jax.random.key(0))
+    cell, size = made_of(said.get("cell", "")), said.get("input_size", "")
+    check.that(size.isdecimal() and int(size), "input_size", repr(size), "a number above 0")
+    form = jax.eval_shape(lambda key: cell.init(key, int(size)), jax.random.key(0))
     kept = {name: arrays.get(name, x).dtype for name, x in tree.named(form).items()}
     dtypes = jax.tree.unflatten(jax.tree.structure(form), kept.values())
     form = jax.tree.map(lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype), form, dtypes)

@@ -83,10 +83,19 @@ def test_damaged_parameters_are_refused(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        ({"cell": PARAMS["cell"]}, r"arrays \['cell.b', .*\] where options.json means"),
-        ({**PARAMS, "more": np.ones(1)}, "'more'"),
-        ({**PARAMS, "readout": {"w_o": np.ones((1, 5), np.float16)}}, r"'w_o'.*float16\[1,4\]"),
-        ({**PARAMS, "readout": {"w_o": jnp.ones((1, 4))}}, r"'w_o'.*expected float32\[1,4\]"),
+        (
+            {"cell": PARAMS["cell"]},
+            r"readout.w_o: got float16\[1,4\], expected none for options.json",
+        ),
+        ({**PARAMS, "more": np.ones(1)}, r"more: got none, expected float64\[1\]"),
+        (
+            {**PARAMS, "readout": {"w_o": np.ones((1, 5), np.float16)}},
+            r"readout.w_o: .*float16\[1,4\]",
+        ),
+        (
+            {**PARAMS, "readout": {"w_o": jnp.ones((1, 4))}},
+            r"readout.w_o: .*expected float32\[1,4\]",
+        ),
     ],
 )
 def test_parameters_of_another_form_are_refused(tmp_path, like, message):
