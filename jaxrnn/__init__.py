@@ -48,6 +48,9 @@ from jaxrnn.diagnostics.verdict import verdict as verdict
 from jaxrnn.train import Trainer as Trainer, TrainState as TrainState, trainer as trainer
 from jaxrnn.train import windowed as windowed
 
+# Other libraries
+from jaxrnn import interop as interop
+
 # Devices and memory
 from jaxrnn.sharding import data_parallel as data_parallel
 from jaxrnn.memory import MemoryPlan as MemoryPlan, MemoryRow as MemoryRow

@@ -17,7 +17,7 @@ FLOORS = {
     **dict.fromkeys(("types", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
     **dict.fromkeys(("sequence", "networks", "losses", "certify", "certify_all"), 2),
-    **dict.fromkeys(("train", "memory", "diagnostics", "sharding"), 3),
+    **dict.fromkeys(("train", "memory", "diagnostics", "sharding", "interop"), 3),
     **dict.fromkeys(("app", "__main__"), 4),
 }
 OPTAX_FROM = FLOORS["train"]

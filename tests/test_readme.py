@@ -30,7 +30,8 @@ def as_a_newcomer():
 
 
 @pytest.mark.usefixtures("as_a_newcomer", "own_messages")
-def test_every_block_of_code_runs(capsys):
+def test_every_block_of_code_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code = [block for block in blocks("python") if not block.startswith("# from ")]
     assert len(code) >= 5
     namespace = {}

@@ -65,12 +65,14 @@ class Layout:
 
     def spread(self, params: Params, once: bool = False) -> dict[str, jax.Array]:
         """S of (I3): their tensors, of what ours are; or S₁ of (I2), that says nothing twice."""
-        blocks, tensors = self._blocks(params), {}
+        gates = functools.cache(lambda name: parts.split_gates(params[name], len(self.gates)))
+        said, tensors = [], {}
 
         def block(key: str) -> Array:
-            said = blocks[key]
-            blocks[key] = jnp.zeros_like(said) if once else said
-            return said
+            name, _, gate = key.partition(".")
+            x = gates(name)[self.gates.index(gate[-1])] if gate else params[name]
+            said.append(key)
+            return jnp.zeros_like(x) if once and key in said[:-1] else -x if "-" in gate else x
 
         for name, text in self.rows:
             lines = [jnp.concatenate([*map(block, keys)], -1) for keys in _keys(text)]
@@ -81,15 +83,6 @@ class Layout:
             elif not once:
                 tensors[name] += tensor
         return tensors
-
-    def _blocks(self, params: Params) -> dict[str, Array]:
-        """Ours, whole and gate by gate, such as `w_x.r`, and turned in sign, `w_x.-r`."""
-        blocks = dict(params)
-        for name in ("w_x", "w_h", "b") if self.gates else ():
-            by_gate = parts.split_gates(params[name], len(self.gates))
-            for gate, block in zip(self.gates, by_gate, strict=True):
-                blocks |= {f"{name}.{gate}": block, f"{name}.-{gate}": -block}
-        return blocks
 
     def shifted(self, params: Params, sign: int) -> Params:
         """θ + o, or with the other sign θ - o."""
