@@ -434,8 +434,98 @@ INTEGERS = "loops/test_bptt.py::test_integers_in_the_carry_may_pass_through_an_o
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
 JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
+TABLES, LAYOUT, ENDS = (f"interop/{n}" for n in ("layouts.toml", "layout.py", "layers.py"))
+EXCHANGED = {n: f"interop/test_{n}.py::test" for n in ("torch", "flax", "haiku", "keras", "onnx")}
+OF_TORCH = f"{EXCHANGED['torch']}_values_and_gradients_are_those_of_pytorch"
+OF_ONNX = f"{EXCHANGED['onnx']}_a_node_gives_the_numbers_of_onnxruntime"
+FILES = "interop/test_safetensors.py::test"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
+    fault("z and r of b_hh swapped", TABLES, "b.rz b_n", "b.zr b_n", f"{OF_TORCH}[GRU]"),
+    fault(
+        "z not turned",
+        TABLES,
+        "{}.w_i = w_x.-zrn",
+        "{}.w_i = w_x.zrn",
+        f"{EXCHANGED['haiku']}_values_and_gradients_are_those_of_haiku[GRU]",
+    ),
+    fault(
+        "no 1 at the forget gate",
+        TABLES,
+        "offsets = [0.0, 1.0",
+        "offsets = [0.0, 0.0",
+        f"{EXCHANGED['haiku']}_values_and_gradients_are_those_of_haiku[LSTM]",
+    ),
+    fault(
+        "second bias of Keras in another order",
+        TABLES,
+        "b.zrn / b.zr b_n",
+        "b.zrn / b.rz b_n",
+        f"{EXCHANGED['keras']}_values_and_gradients_are_those_of_keras[GRU]",
+    ),
+    fault(
+        "peepholes in another order",
+        TABLES,
+        "p_i p_o p_f",
+        "p_i p_f p_o",
+        f"{OF_ONNX}[all inputs-LSTM peepholes]",
+    ),
+    fault(
+        "a shared gate read once",
+        LAYOUT,
+        "tensors[name] += tensor",
+        "pass",
+        f"{EXCHANGED['flax']}_values_and_gradients_are_those_of_flax[linen.MGUCell]",
+    ),
+    fault(
+        "both biases written",
+        LAYOUT,
+        "if once and key in said[:-1]",
+        "if False",
+        f"{EXCHANGED['torch']}_there_and_back_gives_the_same_bits[GRU]",
+    ),
+    fault(
+        "what cannot be held is written",
+        LAYOUT,
+        "equal_nan=True)",
+        "equal_nan=True) or True",
+        f"{EXCHANGED['flax']}_a_bias_that_flax_lacks_has_to_be_zero",
+    ),
+    fault(
+        "offset added twice",
+        LAYOUT,
+        "layout.shifted(params, -1)",
+        "layout.shifted(params, 1)",
+        f"{EXCHANGED['haiku']}_there_and_back_gives_the_same_bits[LSTM]",
+    ),
+    fault(
+        "directions swapped",
+        ENDS,
+        "BothWays(*params)",
+        "BothWays(*params[::-1])",
+        f"{OF_TORCH}[GRU both ways]",
+    ),
+    fault(
+        "dropout left out",
+        ENDS,
+        "if parts and rate:",
+        "if False:",
+        f"{EXCHANGED['torch']}_dropout_stands_between_the_layers",
+    ),
+    fault(
+        "states not turned",
+        "interop/onnx.py",
+        'if said.get("layout") else 0',
+        "if False else 0",
+        f"{EXCHANGED['onnx']}_batch_major_states_are_turned",
+    ),
+    fault(
+        "float64 rounded",
+        LAYOUT,
+        "canonicalize_dtype(dtype) == dtype",
+        "canonicalize_dtype(dtype) is not None",
+        f"{FILES}_float64_is_never_rounded_in_silence",
+    ),
     fault("no tail", TRUNCATION, "change / (1 - change / before)", "change", GEOMETRIC),
     fault(
         "k for k / 2",

@@ -19,7 +19,12 @@ def drawn(examples):
     sizes = st.tuples(*(st.integers(1, most) for most in (6, 3, 5, 5)), st.integers(0, 999))
 
     def decorated(test):
-        settings = hypothesis.settings(max_examples=examples, deadline=None, derandomize=True)
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            phases=[hypothesis.Phase.generate],  # to shrink a case, each step of it is compiled
+        )
         return settings(hypothesis.given(sizes=sizes)(test))
 
     return decorated
