@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxrnn import check
 from jaxrnn.app.options import Options, Parser, UserError
 from jaxrnn.interop import equinox, flax, haiku, onnx, recipe, safetensors, torch
 
@@ -40,7 +41,9 @@ def convert(options: Options) -> None:
 
 def _read(source: Path, library: str) -> tuple[Any, Any]:
     if source.suffix == MODEL:
-        return onnx.load(source)[:2]
+        node = onnx.load(source)
+        check.that(not node.how, "SOURCE", f"{[*node.how]} fixed in the model", "params alone")
+        return node.cell, node.params
     if library == "jaxrnn":
         return safetensors.load(source)
     return LIBRARIES[library].read(safetensors.opened(source)[1])

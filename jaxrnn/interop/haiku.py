@@ -1,5 +1,6 @@
 """Haiku: `hk.VanillaRNN`, `hk.GRU`, `hk.LSTM`."""
 
+import re
 from typing import Any
 
 from jaxrnn.interop import layout
@@ -50,5 +51,6 @@ def _within(params: PyTree, name: str | None) -> PyTree:
 
 
 def _layouts(params: PyTree, name: str | None) -> list[layout.Layout]:
-    first = next(iter(params or {"core": None}))  # "lstm/linear" of a core "lstm"
-    return layout.layouts("haiku", first.removesuffix("/linear") if name is None else name)
+    # Of a core "lstm" a module is "lstm/linear", and an array by its path "lstm/linear.w".
+    first = re.split(r"/linear|\.", next(iter(params or {"core": None})))[0]
+    return layout.layouts("haiku", first if name is None else name)

@@ -69,9 +69,10 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
     nonlinearities = [like.nonlinearity] if hasattr(like, "nonlinearity") else NONLINEARITIES
     directions = {} if like is None else _directions(_state(like))
     layers = layers_of(cell, params)
+    single = "" in directions and len(layers) == len(layers[0]) == 1
     written: dict[str, Any] = {}
     for index, layer in enumerate(layers):
-        endings = [""] if "" in directions else _endings(index, len(layer))
+        endings = [""] if single else _endings(index, len(layer))
         for (of_cell, of_params), ending in zip(layer, endings, strict=True):
             template = None if like is None else directions.pop(ending, {})
             written |= layout.write(_layouts(ending, nonlinearities), of_cell, of_params, template)

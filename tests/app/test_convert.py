@@ -20,15 +20,21 @@ def saved(tmp_path):
     return tmp_path, params
 
 
-@pytest.mark.parametrize("library", ["torch", "flax", "equinox"])
+@pytest.mark.parametrize("library", ["torch", "flax", "equinox", "haiku"])
 def test_a_file_goes_to_a_library_and_comes_back(saved, library, capsys):
     folder, params = saved
+    cell = jaxrnn.gru(4)
+    if library == "haiku":  # which has the other GRU
+        cell = jaxrnn.gru(4, reset_after=False)
+        params = {name: x for name, x in params.items() if name != "b_n"}
+        interop.save(folder / "ours.safetensors", cell, params)
     ours, theirs, back = (str(folder / f"{name}.safetensors") for name in ("ours", library, "back"))
     assert main(["convert", ours, theirs, "--to", library]) == 0
     assert main(["convert", theirs, back, "--of", library]) == 0
-    assert "gru(4, reset_after=True), 100 parameters, saved in" in capsys.readouterr().out
-    cell, loaded = interop.load(back)
-    assert cell is jaxrnn.gru(4)
+    count = sum(x.size for x in params.values())
+    assert f"gru(4, reset_after={library != 'haiku'}), {count} param" in capsys.readouterr().out
+    assert interop.load(back)[0] is cell
+    loaded = interop.load(back)[1]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
@@ -59,7 +65,7 @@ def test_a_file_becomes_a_model_of_onnx_and_comes_back(saved):
         (["ours.safetensors", "x", "--to", "mxnet"], r"--to: invalid choice: 'mxnet'"),
         (["ours.safetensors", "none/x"], r"No such file or directory: 'none/x'"),
         (["text.safetensors", "x"], r"path: got 'text.safetensors'.*expected safetensors"),
-        (["text.onnx", "x"], r"text.onnx"),
+        (["text.onnx", "x"], r"path: got 'text.onnx'.*expected a model of ONNX"),
     ],
 )
 def test_what_goes_wrong_is_one_line(saved, arguments, message, capsys, monkeypatch):
@@ -71,3 +77,12 @@ def test_what_goes_wrong_is_one_line(saved, arguments, message, capsys, monkeypa
     assert line.startswith("jaxrnn: error: ")
     assert re.search(message, line), line
     assert not (saved[0] / "x").exists()
+
+
+def test_what_a_model_fixes_beside_its_params_is_not_lost_in_silence(saved, capsys):
+    onnx = pytest.importorskip("onnx", reason="ONNX is a peer, not a dependency")
+    folder, params = saved
+    model = jaxrnn.interop.onnx.write(jaxrnn.gru(4), params, reverse=True)
+    onnx.save(model, folder / "m.onnx")
+    assert main(["convert", str(folder / "m.onnx"), str(folder / "x")]) == 2
+    assert "SOURCE: got ['reverse'] fixed in the model" in capsys.readouterr().err

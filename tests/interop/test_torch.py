@@ -204,6 +204,7 @@ def test_a_tensor_that_does_not_fit_is_named(tensors, message):
         ),
         (jaxrnn.gru(4), torch.nn.GRU(3, 5), r"like\['bias_hh_l0'\]: got float32\[15\], expected "),
         (jaxrnn.gru(4), torch.nn.GRU(3, 4).double(), r"like\['bias_hh_l0'\]: got float64\[12\], "),
+        (jaxrnn.bidirectional(jaxrnn.gru(4)), torch.nn.GRUCell(3, 4), r"weight_ih_l0: got none"),
         (jaxrnn.gru(4), torch.nn.GRU(3, 4, 2), r"like: got \['_l1'\] too, expected 1 layers"),
         (jaxrnn.lstm(4), torch.nn.LSTM(3, 4, bias=False), r"params\['b'\]: got float32\[16\], exp"),
     ],
