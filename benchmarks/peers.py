@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks.problems import Problem, Program
@@ -48,8 +47,7 @@ def _flax(posed: Problem) -> Peer:
     params, _, xs = posed.args
     makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
     cell = makes[posed.cell_name](xs.shape[-1], posed.shape.H, rngs=nnx.Rngs(0))
-    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = params["w_x"], params["w_h"]
-    (cell.dense_h if posed.cell_name == "lstm" else cell.dense_i).bias[...] = params["b"]
+    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, params, nnx.state(cell)))
     form, state, rest = nnx.split(nnx.RNN(cell, time_major=True, return_carry=True), nnx.Param, ...)
 
     def run(state: Any, carry: Any, xs: Any) -> Any:
@@ -80,10 +78,8 @@ def _equinox(posed: Problem) -> Peer | None:
         return None
     params, _, xs = posed.args
     make = {"gru": equinox.nn.GRUCell, "lstm": equinox.nn.LSTMCell}[posed.cell_name]
-    cell = make(xs.shape[-1], posed.shape.H, key=jax.random.key(0))
-    ours = {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias": params["b"]}
-    ours |= {"bias_n": params["b_n"]} if posed.cell_name == "gru" else {}
-    cell = equinox.tree_at(lambda c: [getattr(c, name) for name in ours], cell, [*ours.values()])
+    like = make(xs.shape[-1], posed.shape.H, key=jax.random.key(0))
+    cell = jaxrnn.interop.equinox.write(posed.cell, params, like)
     arrays, static = equinox.partition(cell, equinox.is_array)
 
     def step(arrays: Any, carry: Any, x: Any) -> Any:
@@ -102,7 +98,6 @@ def _haiku(posed: Problem) -> Peer | None:
 
     if posed.cell_name != "lstm":
         return None
-    params = posed.args[0]
 
     def core() -> Any:
         return haiku.LSTM(posed.shape.H, name="lstm")
@@ -115,17 +110,11 @@ def _haiku(posed: Problem) -> Peer | None:
         y, last = core()(x, haiku.LSTMState(*carry))
         return jaxrnn.LSTMCarry(*last), y
 
-    def reordered(kernel: Any) -> Any:
-        i, f, g, o = jnp.split(kernel, 4, axis=-1)
-        return jnp.concatenate([i, g, f, o], axis=-1)
-
-    h = posed.shape.H
-    bias = params["b"] - jnp.concatenate([jnp.zeros(h), jnp.ones(h), jnp.zeros(2 * h)])
-    kernel = jnp.concatenate([params["w_x"], params["w_h"]])
-    ours = {"lstm/linear": {"w": reordered(kernel), "b": reordered(bias)}}
     whole, single = (haiku.without_apply_rng(haiku.transform(f)) for f in (unroll, once))
+    _, carry, xs = posed.args
+    like = whole.init(jax.random.key(0), xs, carry)
     return Peer(
-        ours,
+        jaxrnn.interop.haiku.write(posed.cell, posed.args[0], like),
         lambda p, carry, xs: whole.apply(p, xs, carry),
         lambda p, carry, x: single.apply(p, x, carry),
     )
@@ -158,13 +147,7 @@ def torch(posed: Problem, work: str) -> Program | None:
 
     make = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[posed.cell_name]
     module = make(posed.shape.I, posed.shape.H, device=device)
-    with torch.no_grad():
-        module.weight_ih_l0.copy_(tensor(params["w_x"].T))
-        module.weight_hh_l0.copy_(tensor(params["w_h"].T))
-        module.bias_ih_l0.copy_(tensor(params["b"]))
-        module.bias_hh_l0.zero_()
-        if posed.cell_name == "gru":
-            module.bias_hh_l0[-posed.shape.H :] = tensor(params["b_n"])
+    module.load_state_dict(jaxrnn.interop.torch.write(posed.cell, params, module))
     first = [tensor(c[None]) for c in jax.tree.leaves(carry)]
     inputs, targets = tensor(xs if work != "streamed" else xs[:1]), tensor(posed.targets, False)
     wanted = [*module.parameters(), *first, inputs]
