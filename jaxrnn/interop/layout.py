@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.cells import elman, parts
-from jaxrnn.interop.recipe import FUNCTIONS, input_size_of, recipe_of, spelt
+from jaxrnn.interop.recipe import FUNCTIONS, form_of, input_size_of, recipe_of, spelt
 from jaxrnn.types import FACTORIES, Array, Cell, Params, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
@@ -101,8 +101,7 @@ class Layout:
         input_size = max(1, height - lines_below * hidden_size)
         sizes = {option: len(tensors[name]) for option, name in self.sizes.items()}
         cell = self.cell(hidden_size, **self.options, **sizes)
-        init = functools.partial(cell.init, input_size=input_size, dtype=tensors[name].dtype)
-        return cell, jax.eval_shape(init, jax.random.key(0))
+        return cell, form_of(cell, input_size, tensors[name].dtype)
 
     def misfits(self, tensors: Tensors) -> list[Misfit]:
         """Where tensors are not those of the table."""

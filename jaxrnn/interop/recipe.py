@@ -63,11 +63,15 @@ def made_of(text: str) -> Any:
         raise ValueError(f"cell: got {text!r} ({error}), expected such as 'gru(128)'") from None
 
 
+def form_of(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
+    """The parameters that `cell.init` makes, by their shapes."""
+    return jax.eval_shape(lambda key: cell.init(key, input_size, dtype), jax.random.key(0))
+
+
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
     shapes = jax.tree.map(jnp.shape, params)
     for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
-        made = jax.eval_shape(lambda key, size=size: cell.init(key, size), jax.random.key(0))
-        if jax.tree.map(jnp.shape, made) == shapes:
+        if jax.tree.map(jnp.shape, form_of(cell, size)) == shapes:
             return size
     raise ValueError(f"params: got the shapes {shapes}, expected those of {spelt(cell)}")

@@ -9,7 +9,7 @@ import safetensors.flax
 
 from jaxrnn import check, tree
 from jaxrnn.interop.layout import Tensors, misfits, tensors_of
-from jaxrnn.interop.recipe import input_size_of, made_of, spelt
+from jaxrnn.interop.recipe import form_of, input_size_of, made_of, spelt
 from jaxrnn.types import Params, PyTree
 
 VERSION = "1"  # of what a file says of itself: this, the cell, its input size
@@ -44,7 +44,7 @@ def load(path: Path | str) -> tuple[Any, Params]:
     check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", repr(VERSION))
     cell, size = made_of(said.get("cell", "")), said.get("input_size", "")
     check.that(size.isdecimal() and int(size), "input_size", repr(size), "a number above 0")
-    form = jax.eval_shape(lambda key: cell.init(key, int(size)), jax.random.key(0))
+    form = form_of(cell, int(size))
     kept = {name: arrays.get(name, x).dtype for name, x in tree.named(form).items()}
     dtypes = jax.tree.unflatten(jax.tree.structure(form), kept.values())
     form = jax.tree.map(lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype), form, dtypes)
