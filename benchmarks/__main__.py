@@ -26,6 +26,7 @@ from benchmarks import (  # noqa: E402
     marks,
     memory,
     peers,
+    soak,
     speed,
     steps,
     tpu,
@@ -79,6 +80,7 @@ QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "tpu": {"tpu": functools.partial(_of_module, tpu)},
 }
 ALL = {name: part for parts in QUESTIONS.values() for name, part in parts.items()}
+QUESTIONS["soak"] = {"soak": functools.partial(_of_module, soak)}  # half an hour by itself
 
 
 def machine() -> dict[str, Any]:

@@ -76,7 +76,7 @@ def measure(steps: int) -> dict[str, Any]:
     trainer = jaxrnn.windowed(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
     state = trainer.init(params(), jax.random.key(0), carry=SCORED.carry(()))
     program = compiled(trainer.update, state, xs)
-    before = _resident("VmRSS", reset=True)
+    before = resident("VmRSS", reset=True)
     begun = time.perf_counter()
     _, metrics = jax.block_until_ready(program.run())
     seconds = time.perf_counter() - begun
@@ -86,7 +86,7 @@ def measure(steps: int) -> dict[str, Any]:
         "T": steps,
         "seconds": round(seconds, 2),
         "bits": [round(float(np.mean(part)), 3) for part in (bits[:fifth], bits[-fifth:])],
-        "resident_bytes": _resident("VmHWM") - before,
+        "resident_bytes": resident("VmHWM") - before,
         "bytes": {"windowed": program.temporary_bytes, **_whole(state.params, xs)},
     }
 
@@ -101,7 +101,7 @@ def _whole(params: Params, xs: Any) -> dict[str, int | None]:
     return {name: under(loop) for name, loop in LOOPS.items()}
 
 
-def _resident(field: str, reset: bool = False) -> int:
+def resident(field: str, reset: bool = False) -> int:
     """Bytes of the process that are in memory (VmRSS), or were at most since a reset (VmHWM)."""
     if not STATUS.exists():
         return 0

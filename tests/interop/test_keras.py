@@ -86,7 +86,7 @@ def held(layer, carry, xs, mask=None):
 
 
 @kinds
-@drawn(examples=2)
+@drawn(examples=2, least=2)
 def test_values_and_gradients_are_those_of_keras(kind, sizes):
     t, b, i, h, seed = sizes
     with at_ease():

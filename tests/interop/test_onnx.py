@@ -100,7 +100,7 @@ def ours(model, xs):
 
 @pytest.mark.parametrize("case", NODES)
 @pytest.mark.parametrize("bare", [False, True], ids=["all inputs", "no optional input"])
-@drawn(examples=2)
+@drawn(examples=2, least=2)
 def test_a_node_gives_the_numbers_of_onnxruntime(case, bare, sizes):
     options = NODES[case] | ({"bias": False, "lengths": False, "states": False} if bare else {})
     model, xs = node_model(sizes, **options)
@@ -152,7 +152,7 @@ def test_from_onnx_and_back_is_the_same_function(case):
 
 
 @networks
-@drawn(examples=1)
+@drawn(examples=1, least=2)
 def test_a_written_model_gives_our_numbers_in_onnxruntime(name, sizes):
     t, b, i, _, seed = sizes
     network = NETWORKS[name]
