@@ -11,7 +11,6 @@ from jaxrnn.cells import CELLS, gru, lstm
 from jaxrnn.certify import Certificate, certify, drawn
 from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import Masked, Restarted, Restarting
-from jaxrnn.transforms.noise import noised
 
 # Of `certify`: the names, the arguments and the options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
@@ -59,11 +58,11 @@ def _around(hidden_size: int) -> Iterator[Job]:
     start = jax.tree.map(jax.numpy.cos, carry)
     noisy: Any = transforms.variational(cell, inputs=0.3, state=0.3)
     noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
-    noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
+    noised = transforms.noise.noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
     for name, loop in LOOPS:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
-    yield ("lstm, noise", "bptt"), (noisy, noised_params, carry, noised_xs), {}
+    yield ("lstm, noise", "bptt"), (noisy, noised[0], carry, noised[1]), {}
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
     # `unroll` has the contract of a loop.
     by_layer = {"loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry)}

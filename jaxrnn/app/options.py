@@ -58,7 +58,7 @@ def kind(convert: type, fits: Callable[..., Any], expected: str) -> Callable[[st
     """The kind of option that `convert` reads from a text and that fits."""
 
     def value(text: str) -> Any:
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # such as K2 below K1
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # no number, or K2 below K1
             if fits(value := convert(text)):
                 return value
         raise UserError(f"got {text!r}, expected {expected}")

@@ -10,7 +10,7 @@ import csv
 import functools
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from jaxrnn.app.options import Options, UserError, at_fault
 from jaxrnn.interop import safetensors
 from jaxrnn.types import Params
 
-History = Sequence[Mapping[str, int | float]]
+History = Sequence[dict[str, int | float]]
 
 FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
 PARAMS, OPTIONS, HISTORY, CURVE = FILES
@@ -44,9 +44,8 @@ def save(folder: Path, params: Params, options: Options, history: History, curve
         text = json.dumps(vars(options), indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         with (unfinished / HISTORY).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(history[0]) if history else (), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+            names = history[0] if history else ()
+            csv.writer(file, lineterminator="\n").writerows([names, *map(dict.values, history)])
         curve.savefig(unfinished / CURVE, dpi=150)
         for file_name in FILES:
             (unfinished / file_name).replace(folder / file_name)
