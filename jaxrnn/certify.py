@@ -75,7 +75,8 @@ class Certificate(NamedTuple):
 
     def worst(self) -> "Certificate":
         """Of each step, loop and judge only the array nearest to, or farthest past, its limit."""
-        kept = {row[:4]: row for row in sorted(self.rows, key=Row.excess)}
+        # The last of each remains: the worst, and of those that are as bad the first.
+        kept = {row[:4]: row for row in sorted(self.rows[::-1], key=Row.excess)}
         return Certificate(tuple(row for row in self.rows if kept[row[:4]] is row))
 
     def __str__(self) -> str:
