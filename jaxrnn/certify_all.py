@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import layers, networks, sequence, transforms
@@ -12,8 +11,6 @@ from jaxrnn.cells import CELLS, gru, lstm
 from jaxrnn.certify import Certificate, certify, drawn
 from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import Masked, Restarted, Restarting
-from jaxrnn.transforms.noise import noised
-from jaxrnn.types import Carry, Params, PyTree, Step
 
 # Of `certify`: the names, the arguments and the options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
@@ -46,7 +43,7 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
             if loop is bptt or cell_name in SOME_CELLS:
                 yield (cell_name, name), (cell,), {"loop": loop}
         if cell_name in NARROW_CELLS:
-            yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow": jnp.bfloat16}
+            yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow": jax.numpy.bfloat16}
         # A method is a function that shows no parts.
         plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
         yield (f"{cell_name}, plain", "bptt"), (plain, *args), {}
@@ -56,20 +53,17 @@ def _around(hidden_size: int) -> Iterator[Job]:
     rng = np.random.default_rng(0)
     cell = lstm(hidden_size)
     params, carry, xs = drawn(cell, rng)
-    mask, reset = (jnp.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
+    mask, reset = (jax.numpy.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
     marked = transforms.restarted(transforms.masked(cell), learned=True)
-    start = jax.tree.map(jnp.cos, carry)
+    start = jax.tree.map(jax.numpy.cos, carry)
     noisy: Any = transforms.variational(cell, inputs=0.3, state=0.3)
     noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
-    noised_params, noised_xs = noised(noisy.noise, jax.random.key(0), params, carry, xs)
+    noised = transforms.noise.noised(noisy.noise, jax.random.key(0), params, carry, xs)
     marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
     for name, loop in LOOPS:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
-    yield ("lstm, noise", "bptt"), (noisy, noised_params, carry, noised_xs), {}
+    yield ("lstm, noise", "bptt"), (noisy, noised[0], carry, noised[1]), {}
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
-    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), {"loop": _layer_by_layer}
-
-
-def _layer_by_layer(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-    """`unroll` has the contract of a loop."""
-    return sequence.unroll(step, params, xs, carry)
+    # `unroll` has the contract of a loop.
+    by_layer = {"loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry)}
+    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), by_layer

@@ -67,11 +67,10 @@ def mean_over_time(
     losses = loss(outputs, targets).astype(outputs.dtype)
     # Neither the sum nor the count of a long sequence fits into 16 bits.
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
-    if mask is None:
-        return (jnp.sum(losses, dtype=wide) / max(1, losses.size)).astype(losses.dtype)
-    mask = jnp.broadcast_to(tree.widened(mask, losses), losses.shape)
-    count = jnp.maximum(1, jnp.sum(mask)).astype(wide)
-    return (jnp.sum(jnp.where(mask, losses, 0), dtype=wide) / count).astype(losses.dtype)
+    counts = None if mask is None else jnp.broadcast_to(tree.widened(mask, losses), losses.shape)
+    count = jnp.asarray(losses.size if counts is None else jnp.sum(counts), wide)
+    total = jnp.sum(losses, dtype=wide, where=counts)
+    return (total / jnp.maximum(1, count)).astype(losses.dtype)
 
 
 class Scored(NamedTuple):

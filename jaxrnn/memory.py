@@ -1,6 +1,5 @@
 """How much memory a gradient takes under each loop, by the compiler, before anything runs."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,7 +91,7 @@ def memory_plan(
         def pull(params: Any, *more: Any) -> Any:
             return jax.vjp(lambda params: loss(params, *more, loop=loop), params)[1]
 
-        programs = pull, jax.value_and_grad(functools.partial(loss, loop=loop))
+        programs = pull, jax.value_and_grad(lambda *args: loss(*args, loop=loop))
         analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
         kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn import check
-from jaxrnn.app.options import UserError
+from jaxrnn.app.options import UserError, at_fault
 
 HELD_OUT = 20  # one part in so many, the last, is never trained on
 XZ_REACH = 2**23  # bytes; xz's usual dictionary, so that text farther back cannot help it
@@ -51,13 +51,9 @@ def read(path: Path | str | None) -> str:
     """
     if path is None:
         return "\n".join(topics.topics.values())
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError as error:
-        got = error.strerror
-    except UnicodeDecodeError as error:
-        got = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-    raise UserError(f"--text: got {str(path)!r} ({got}), expected a readable file of UTF-8 text")
+    with at_fault("--text", path, "a readable file of UTF-8 text"):
+        text = Path(path).read_text("utf-8")
+    return text
 
 
 def split(text: str, batch_size: int, segment_length: int) -> Corpus:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,15 +13,13 @@ try:
     from tqdm import tqdm
 
     from jaxrnn.app import convert, inspect, text
-    from jaxrnn.app.options import Parser, UserError
+    from jaxrnn.app.options import Options, Parser, UserError
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
         raise
     extra = "the extra of the command line (pip install 'jaxrnn[app]')"
     sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
-RUNS: list[Any] = [text.sample, inspect.inspect, inspect.story, convert.convert]
-COMMANDS = {run.__name__: run for run in RUNS}
 DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -33,17 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
-        if options.command == "certify":
-            certificate = jaxrnn.certify_all(progress=lambda jobs: tqdm(jobs, unit="loop"))
-            print(certificate.worst())
-            return DONE if certificate.ok else OUT_OF_LIMITS
-        if options.command == "train":
-            with contextlib.suppress(RuntimeError):  # JAX has started, with the devices it has
-                jax.config.update("jax_num_cpu_devices", options.devices)
-            inspect.TASKS[options.task].train(options)
-        else:
-            COMMANDS[options.command](options)
-        return DONE
+        return COMMANDS[options.command](options) or DONE
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         message = str(error)
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in message:
@@ -53,6 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"jaxrnn: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
+
+
+def train(options: Options) -> None:
+    """Train on all devices that are asked for."""
+    with contextlib.suppress(RuntimeError):  # JAX has started, with the devices it has
+        jax.config.update("jax_num_cpu_devices", options.devices)
+    inspect.TASKS[options.task].train(options)
+
+
+def certify(options: Options) -> int:
+    """Print the certificates, the worst comparison of each, and answer by the exit code."""
+    certificate = jaxrnn.certify_all(progress=lambda jobs: tqdm(jobs, unit="loop"))
+    print(certificate.worst())
+    return DONE if certificate.ok else OUT_OF_LIMITS
+
+
+COMMANDS: dict[str, Callable[[Options], Any]] = {"train": train, "certify": certify}
+COMMANDS |= {"inspect": inspect.inspect, "story": inspect.story}
+COMMANDS |= {"sample": text.sample, "convert": convert.convert}
 
 
 def parser() -> Parser:

@@ -3,7 +3,8 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
@@ -11,6 +12,10 @@ from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
 Options = argparse.Namespace  # those of one run of a command
 MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
+LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
+    "truncated": truncated,
+    "checkpointed": lambda levels, loop: checkpointed(levels=levels, loop=loop),
+}
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CELL_NAMES = ", ".join(MAKERS)
 # K, the steps of a segment, and, if another number follows, of a window; or the levels.
@@ -37,11 +42,23 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def kind(convert: type, fits: Callable[..., bool], expected: str) -> Callable[[str], Any]:
+@contextlib.contextmanager
+def at_fault(name: str, path: Path | str, expected: str) -> Iterator[None]:
+    """Say of any failure within, if a file can be the cause, that this argument's is."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, UnicodeDecodeError):
+            said = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise UserError(f"{name}: got {str(path)!r} ({said}), expected {expected}") from None
+
+
+def kind(convert: type, fits: Callable[..., Any], expected: str) -> Callable[[str], Any]:
     """The kind of option that `convert` reads from a text and that fits."""
 
     def value(text: str) -> Any:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # no number, or K2 below K1
             if fits(value := convert(text)):
                 return value
         raise UserError(f"got {text!r}, expected {expected}")
@@ -59,12 +76,6 @@ some_text = kind(str, bool, "at least one character")
 cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
 
 
-def loop_name(name: str) -> str:
-    """The kind of option that names a loop."""
-    loop_named(name)
-    return name
-
-
 def cell_named(name: str, hidden_size: int) -> Cell:
     """The cell of that name in `CELLS`; UserError if there is none."""
     return MAKERS[cell_name(name)](hidden_size)
@@ -75,14 +86,15 @@ def loop_named(name: str) -> Loop:
 
     UserError if there is none.
     """
+    return _loop(loop_name(name))
+
+
+def _loop(name: str) -> Loop:
     if name in PLAIN_LOOPS:
         return PLAIN_LOOPS[name]
     family, *rest = name.split(":")
     inner = rest.pop() if rest and rest[-1] in PLAIN_LOOPS else "bptt"
-    with contextlib.suppress(ValueError, TypeError):  # such as K2 below K1
-        numbers = [int(text) for text in rest]
-        if family == "truncated":
-            return truncated(*numbers, loop=PLAIN_LOOPS[inner])
-        if family == "checkpointed" and numbers:
-            return checkpointed(levels=int(*rest), loop=PLAIN_LOOPS[inner])
-    raise UserError(f"got {name!r}, expected one of {LOOP_NAMES} with K at least 1")
+    return LOOP_MAKERS[family](*map(int, rest), loop=PLAIN_LOOPS[inner])
+
+
+loop_name = kind(str, _loop, f"one of {LOOP_NAMES} with K at least 1")

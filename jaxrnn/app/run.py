@@ -6,37 +6,34 @@ history.csv         the metrics over the steps
 curve.png           a picture of them
 """
 
-import contextlib
 import csv
+import functools
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from jaxrnn import check
-from jaxrnn.app.options import Options, UserError
+from jaxrnn.app.options import Options, UserError, at_fault
 from jaxrnn.interop import safetensors
 from jaxrnn.types import Params
 
-History = Sequence[Mapping[str, int | float]]
+History = Sequence[dict[str, int | float]]
 
 FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
 PARAMS, OPTIONS, HISTORY, CURVE = FILES
 
-# What reading a file that is missing, damaged or of something else can raise.
-FAULTS = OSError, ValueError, TypeError, AttributeError, UserError
+# Says of any failure within that it is the fault of this file: missing, damaged or another.
+reading = functools.partial(at_fault, "FOLDER", expected="a file of `jaxrnn train`")
 
 
 def prepare(folder: Path) -> None:
     """Make the folder; UserError if nothing can be written there."""
-    try:
+    with at_fault("--out", folder, "a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        got = f"{str(folder)!r} ({error.strerror})"
-        raise UserError(f"--out: got {got}, expected a folder that can be written") from None
 
 
 def save(folder: Path, params: Params, options: Options, history: History, curve: Figure) -> None:
@@ -47,9 +44,8 @@ def save(folder: Path, params: Params, options: Options, history: History, curve
         text = json.dumps(vars(options), indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         with (unfinished / HISTORY).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(history[0]) if history else (), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+            names = history[0] if history else ()
+            csv.writer(file, lineterminator="\n").writerows([names, *map(dict.values, history)])
         curve.savefig(unfinished / CURVE, dpi=150)
         for file_name in FILES:
             (unfinished / file_name).replace(folder / file_name)
@@ -70,13 +66,3 @@ def load_params(folder: Path, like: Params) -> Params:
     with reading(folder / PARAMS):
         _, arrays = safetensors.opened(folder / PARAMS)
         return safetensors.filled(like, arrays, OPTIONS)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Say of any failure within that it is the fault of this file."""
-    try:
-        yield
-    except FAULTS as error:
-        got = f"{str(path)!r} ({error.strerror if isinstance(error, OSError) else error})"
-        raise UserError(f"FOLDER: got {got}, expected a file of `jaxrnn train`") from None

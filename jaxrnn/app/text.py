@@ -4,7 +4,6 @@ The model is embedding -> cell -> readout, many-to-many.
 """
 
 import itertools
-import math
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,15 +88,14 @@ def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training
 
 def sample(chosen: options.Options) -> None:
     """Print a prompt and how a trained model continues it."""
-    folder = chosen.folder
-    trained = run.load_options(folder, "text")
-    with run.reading(folder / run.OPTIONS):
+    trained = run.load_options(chosen.folder, "text")
+    with run.reading(chosen.folder / run.OPTIONS):
         model, vocabulary = _model(trained), trained.vocabulary
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
     key = jax.random.key(chosen.seed)
     like = jax.eval_shape(lambda key: CharacterParams(*model.init(key, len(vocabulary))), key)
-    params = run.load_params(folder, like=like)
+    params = run.load_params(chosen.folder, like=like)
     tokens = corpus.encode("--prompt", chosen.prompt, vocabulary)
     drawn = generate(model, params, tokens, chosen.temperature, key)
     print(chosen.prompt, end="")
@@ -128,9 +126,8 @@ def segment_loss(
     """
     carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
     carry, logits = jaxrnn.unroll(model, params, segment.inputs[..., None], carry, loop=loop)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    nats = jaxrnn.mean_over_time(cross_entropy, logits, segment.targets)
-    return nats, (carry, {"bits_per_character": nats / math.log(2)})
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, segment.targets).mean()
+    return nats, (carry, {"bits_per_character": nats / np.log(2)})
 
 
 def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> float:
@@ -143,7 +140,7 @@ def bits_per_character(model: Network, params: Params, tokens: np.ndarray) -> fl
         segment = corpus.Segment(inputs[at], targets[at], np.bool_(start == 0))
         mean, (carry, _) = loss(model, params, carry, segment)
         nats += float(mean) * len(targets[at])
-    return nats / len(targets) / math.log(2)
+    return nats / len(targets) / np.log(2)
 
 
 def generate(

@@ -4,7 +4,6 @@ A run leaves a picture too: its metric over the steps, beside rivals who learned
 """
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +110,7 @@ def train(task: Task, chosen: options.Options) -> Params:
     start = time.perf_counter()
     try:
         with tqdm(total=chosen.steps * task.items, unit=task.unit, unit_scale=True) as bar:
-            for count, batch in enumerate(itertools.islice(task.batches, chosen.steps)):
+            for count, batch in zip(range(chosen.steps), task.batches, strict=False):
                 if count % chosen.inspect_every == 0:
                     args = state.params, state.carry, batch, state.key
                     norms += flow(*jax.device_put(args, devices[0])).norms[:1]
@@ -129,8 +128,7 @@ def train(task: Task, chosen: options.Options) -> Params:
     title = f"Learning {chosen.task}: {chosen.cell} of {chosen.hidden_size}, {chosen.loop}"
     picture = curve(task.measure, [row[task.measure] for row in history], title, task.levels)
     if norms:
-        rows = f"updates / {chosen.inspect_every}"
-        pictures.draw_flow(picture.add_subplot(1, 2, 2), norms, rows=rows)
+        pictures.draw_flow(picture.add_subplot(1, 2, 2), norms, f"updates / {chosen.inspect_every}")
     run.save(chosen.out, state.params, chosen, history, picture)
     where = f"after {state.step} of {chosen.steps} steps, saved in {chosen.out}"
     if interrupted:
