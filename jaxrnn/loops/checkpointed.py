@@ -210,8 +210,7 @@ def _forward(step, loop, plan, params, carry, xs):
 def _backward(step, loop, plan, residuals, cotangents):
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
-    rows = schedule.binomial(plan.segments, plan.states)
-    rows = schedule.Schedule(*(column[plan.segments - 1 :] for column in rows))
+    rows = tree.between(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
     def turned(carry, d_carry, xs, d_ys):
         """(2), for any stretch of the sequence."""
