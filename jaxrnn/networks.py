@@ -218,9 +218,7 @@ def _part(name: str, value: Any) -> Part:
 
 def _one_step(part: Any, params: Params, carry: Carry, x: PyTree, index: Any = None) -> Stepped:
     """What `through` runs where there is but one step."""
-    if isinstance(part, Layer):
-        return (), part.apply(params, x)
-    return part(params, carry, x)
+    return ((), part.apply(params, x)) if isinstance(part, Layer) else part(params, carry, x)
 
 
 def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) -> int:

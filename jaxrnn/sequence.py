@@ -223,9 +223,10 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     check.function("loop", run.loop)
     check.boolean("reverse", run.reverse)
     check.number("fill", run.fill)
-    steps, batch = check.length(xs), None
-    one = run.mask is None or run.lengths is None
-    check.that(one, "lengths", "both mask and lengths", "one of them")
+    steps, batch, mask, marks = check.length(xs), None, run.mask, "mask"
+    if run.lengths is not None:
+        check.that(mask is None, "lengths", "both mask and lengths", "one of them")
+        mask, marks = mask_of_lengths(run.lengths, steps), "lengths"
     both = run.reset is not None or run.reset_carry is None
     check.that(both, "reset_carry", "a carry and no reset", "both")
     if run.key is not None:
@@ -250,15 +251,10 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
             expected = "a carry, since a plain Step has no zero state"
             check.that(given is not None, name, None, expected)
         check.same_tree("reset_carry", needed, carry, ", as the carry")
-    for name, marks in (("mask", run.mask), ("reset", run.reset)):
-        if marks is not None:
-            check.marks(name, marks, steps)
-            check.rows(name, marks.shape[1:], batch, carry)
-    mask = run.mask
-    if run.lengths is not None:
-        check.integers("lengths", run.lengths)
-        check.rows("lengths", run.lengths.shape, batch, carry)
-        mask = mask_of_lengths(run.lengths, steps)
+    for name, given in ((marks, mask), ("reset", run.reset)):
+        if given is not None:
+            check.marks(name, given, steps)
+            check.rows(name, given.shape[1:], batch, carry)
     if mask is not None and batch is None:
         check.inputs_lead(xs, mask.shape)
     if carry is None:

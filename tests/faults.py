@@ -829,7 +829,7 @@ AROUND = (
     fault(
         "control of the hand alone",
         CONTROLLED,
-        "return _watched(control, carry_t, z.probe), saved",
+        "return _watched(control, carry_t, z.value.probe), saved",
         "return carry_t, saved",
         f"{JUDGED}[clip-gru-scan]",
     ),
@@ -850,7 +850,7 @@ AROUND = (
     fault(
         "cut ignored by hand",
         CONTROLLED,
-        "linked(seen.z.keep, d_carry_tm1, nothing), (delta",
+        "linked(seen.z.noise, d_carry_tm1, nothing), (delta",
         "d_carry_tm1, (delta",
         f"{CONTROL}_h_detach_cuts_the_link_of_h_alone",
     ),

@@ -98,8 +98,7 @@ def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     if step.by_hand:
         carry, carries = _recurrence(step, w, carry, zs)
     else:
-        advance = step.advance
-        carry, carries = _derived(lambda *args: (advance(*args)[0],) * 2, w, carry, zs)
+        carry, carries = _derived(lambda *args: (step.advance(*args)[0],) * 2, w, carry, zs)
     return carry, step.output(params, carries)
 
 

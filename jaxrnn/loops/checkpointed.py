@@ -97,13 +97,11 @@ def checkpointed(
     inner: Any = check.function("loop", loop)
     cuts = f"{getattr(inner, '__name__', inner)}, which cuts the gradient"
     check.that(reach_of(inner) is None, "loop", cuts, "an exact one")
-    return _checkpointed(levels or 1, states, check.size("budget", budget), segment, inner)
+    return _checkpointed(inner, check.size("budget", budget), levels or 1, states, segment)
 
 
 @functools.cache
-def _checkpointed(
-    levels: int, states: int | None, budget: int | None, segment: int | None, loop: Loop
-) -> Loop:
+def _checkpointed(loop: Loop, budget: int | None, *wanted: Any) -> Loop:
     def replaying(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         carry = tree.to_arrays(carry)
         check.step_fits(step, params, carry, xs)
@@ -114,7 +112,7 @@ def _checkpointed(
         if not isinstance(step, Cell):
             step, params = derived.closed(step, params, carry, xs)
         if budget is None:
-            plan = _planned(steps, levels, states, segment)
+            plan = _planned(steps, *wanted)
         else:
             plan = _within(budget, steps, *_costs(loop, step, params, carry, xs))
         with check.reverse_mode("checkpointed"):
@@ -210,8 +208,7 @@ def _forward(step, loop, plan, params, carry, xs):
 def _backward(step, loop, plan, residuals, cotangents):
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
-    rows = schedule.binomial(plan.segments, plan.states)
-    rows = schedule.Schedule(*(column[plan.segments - 1 :] for column in rows))
+    rows = tree.between(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
     def turned(carry, d_carry, xs, d_ys):
         """(2), for any stretch of the sequence."""

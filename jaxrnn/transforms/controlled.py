@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jaxrnn import check, tree
 from jaxrnn.cells.parts import at_least_float32
 from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, Step
+from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, Step
 
 Control = Callable[[Carry], tuple[Carry, PyTree]]  # λ -> (what goes on, what is read)
 
@@ -39,14 +39,6 @@ class Crossed(NamedTuple):
 
     xs: PyTree
     factor: Any
-
-
-class _Drive(NamedTuple):
-    """What drives the cell inside, the probe, and where the link to the step before holds."""
-
-    z: PyTree
-    probe: PyTree
-    keep: Carry | None = None
 
 
 def controlled(
@@ -247,27 +239,28 @@ def _watched_cell(cell: Any, control: Control, cut: Any = None, probes: bool = F
         rates = jax.tree.map(lambda p: 1 - p, of_arrays("cut", cut, carry))
         return None, drawn(key, rates, lambda _: shape, carry)
 
-    def project(params: Params, xs: PyTree, _: None = None, keep: Carry | None = None) -> _Drive:
+    def project(params: Params, xs: PyTree, _: None = None, keep: Carry | None = None) -> Noised:
+        """What drives the cell inside, the probe, and where the link to the step before holds."""
         xs, probe = xs if probes else (xs, None)
-        return _Drive(cell.project(params, xs), probe, keep)
+        return Noised(Probed(cell.project(params, xs), probe), keep)
 
     def linked(keep: Carry | None, carry: Carry, cut_off: Carry) -> Carry:
         return carry if keep is None else jax.tree.map(tree.where, keep, carry, cut_off)  # (A3)
 
-    def advance(w: PyTree, carry_tm1: Carry, z: _Drive) -> tuple[Carry, PyTree]:
-        carry_tm1 = linked(z.keep, carry_tm1, jax.lax.stop_gradient(carry_tm1))
-        carry_t, saved = cell.advance(w, carry_tm1, z.z)
-        return _watched(control, carry_t, z.probe), saved
+    def advance(w: PyTree, carry_tm1: Carry, z: Noised) -> tuple[Carry, PyTree]:
+        carry_tm1 = linked(z.noise, carry_tm1, jax.lax.stop_gradient(carry_tm1))
+        carry_t, saved = cell.advance(w, carry_tm1, z.value.xs)
+        return _watched(control, carry_t, z.value.probe), saved
 
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         d_carry, read = control(d_carry)
-        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.z), d_carry)
+        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.value.xs), d_carry)
         nothing = jax.tree.map(jnp.zeros_like, d_carry_tm1)
-        return linked(seen.z.keep, d_carry_tm1, nothing), (delta, read)
+        return linked(seen.z.noise, d_carry_tm1, nothing), (delta, read)
 
-    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, _Drive]:
-        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.z), deltas[0])
-        return d_w, _Drive(d_zs, deltas[1])
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Noised]:
+        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.value.xs), deltas[0])
+        return d_w, Noised(Probed(d_zs, deltas[1]), None)
 
     if cut:
         return with_noise(cell, draw, project=project).changed(adjoint, gather, advance=advance)

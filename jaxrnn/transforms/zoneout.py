@@ -8,14 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, once
-
-
-class ZoneoutDrive(NamedTuple):
-    """What drives the cell inside, and which units hold; None without noise."""
-
-    z: PyTree
-    hold: Carry | None
+from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, once
 
 
 class ZoneoutSaved(NamedTuple):
@@ -61,8 +54,9 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
         steps, rates = check.length(xs), of_arrays("rate", rate, carry)
         return None, drawn(key, rates, lambda c: (steps, *c.shape), carry)
 
-    def project(params: Params, xs: PyTree, _: None, hold: Any) -> ZoneoutDrive:
-        return ZoneoutDrive(cell.project(params, xs), hold)
+    def project(params: Params, xs: PyTree, _: None, hold: Carry | None) -> Noised:
+        """What drives the cell inside, and which units hold."""
+        return Noised(cell.project(params, xs), hold)
 
     def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
@@ -71,22 +65,22 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
             return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates, held, new)
         return jax.tree.map(jnp.where, hold, held, new)
 
-    def advance(w: PyTree, carry_tm1: Carry, z: ZoneoutDrive) -> tuple[Carry, ZoneoutSaved]:
-        new, saved = cell.advance(w, carry_tm1, z.z)
-        return mixed(z.hold, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
+    def advance(w: PyTree, carry_tm1: Carry, z: Noised) -> tuple[Carry, ZoneoutSaved]:
+        new, saved = cell.advance(w, carry_tm1, z.value)
+        return mixed(z.noise, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
 
     def inner_seen(seen: Seen) -> Seen:
         """What the cell inside saw, which made c'."""
-        return Seen(seen.carry_tm1, seen.z.z, seen.saved.carry, seen.saved.saved)
+        return Seen(seen.carry_tm1, seen.z.value, seen.saved.carry, seen.saved.saved)
 
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
-        hold, nothing = seen.z.hold, jax.tree.map(jnp.zeros_like, d_carry)
+        hold, nothing = seen.z.noise, jax.tree.map(jnp.zeros_like, d_carry)
         d_new, d_held = mixed(hold, nothing, d_carry), mixed(hold, d_carry, nothing)
         d_carry_tm1, delta = inner.adjoint(w, inner_seen(seen), d_new)
         return jax.tree.map(jnp.add, d_carry_tm1, d_held), delta  # (Z3)
 
-    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, ZoneoutDrive]:
+    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Noised]:
         d_w, d_zs = inner.gather(w, inner_seen(seen), deltas)
-        return d_w, ZoneoutDrive(d_zs, None)
+        return d_w, Noised(d_zs, None)
 
     return with_noise(cell, draw, project=project).changed(adjoint, gather, advance=advance)
