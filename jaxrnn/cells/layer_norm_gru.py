@@ -8,8 +8,6 @@ from jax import lax, nn
 from jaxrnn import check
 from jaxrnn.cells import norm, parts
 from jaxrnn.cells.gru import GRUAfterSaved, GRUGates, after, after_adjoint, product_deltas
-from jaxrnn.cells.norm import NormedSaved
-from jaxrnn.cells.parts import Drive, Form
 from jaxrnn.types import Array, Cell, Seen, State, once
 
 
@@ -77,13 +75,12 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         return Normed2(*(norm.normed(a, epsilon) for a in both))
 
     more = {"b_n": ((hidden_size,), nn.initializers.zeros)}
-    biases = GRUGates._make((0.0,) * 3)
-    form = Form("layer_norm_gru", hidden_size, biases, more, norm=normed2)
+    form = parts.Form("layer_norm_gru", hidden_size, GRUGates(0.0, 0.0, 0.0), more, norm=normed2)
 
-    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, NormedSaved]:
+    def advance(w: Weights, h_tm1: State, x: parts.Drive) -> tuple[State, norm.NormedSaved]:
         p = normed2(parts.product(h_tm1, w.w_h))
         h, (r, z, n, _) = after(h_tm1, parts.scaled(p.values, w.gain_h), w.b_n, x)
-        return h, NormedSaved(GRUGates(r, z, n), p)  # (Q2), (Q3), (Q4)
+        return h, norm.NormedSaved(GRUGates(r, z, n), p)  # (Q2), (Q3), (Q4)
 
     def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
         (r, z, n), p = seen.saved
@@ -92,9 +89,9 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         d_p = norm.product_adjoint(w, p, product_deltas(delta, r))
         return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
-    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
+    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, parts.Drive]:
         (r, _, _), p = seen.saved
         d_p = norm.product_gathered(w, seen.carry_tm1, p, product_deltas(deltas, r))
-        return Weights(*d_p, parts.summed(deltas.n * r)), Drive(deltas)  # (Q8)
+        return Weights(*d_p, parts.summed(deltas.n * r)), parts.Drive(deltas)  # (Q8)
 
     return form.cell(form.driven, advance, adjoint, gather, parts.prepared(Weights))  # (Q1)

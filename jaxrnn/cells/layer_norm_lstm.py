@@ -1,5 +1,6 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
+import functools
 from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
@@ -7,8 +8,7 @@ from jax.nn.initializers import ones, zeros
 
 from jaxrnn import check
 from jaxrnn.cells import norm, parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
-from jaxrnn.cells.norm import Normed, NormedSaved
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Deltas, Drive
 from jaxrnn.types import Cell, Seen, State, once
 
@@ -58,24 +58,21 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
     biases of its two norms in (20) and its b are one b here.
     """
-    epsilon = check.positive("epsilon", epsilon)
-
-    def normed(a: State) -> Normed:
-        return norm.normed(a, epsilon)
-
+    normed = functools.partial(norm.normed, epsilon=check.positive("epsilon", epsilon))
     more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
-    form = LSTMForm("layer_norm_lstm", hidden_size, biases(forget_bias), more, norm=normed)
+    biases = LSTMGates.biases(forget_bias)
+    form = LSTMForm("layer_norm_lstm", hidden_size, biases, more, norm=normed)
 
     def squashed(w: Weights, c_hat: State) -> State:
         return tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
 
-    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, NormedSaved]:
+    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, norm.NormedSaved]:
         p = normed(parts.product(carry_tm1.h, w.w_h))
         a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + a.o)
         h = o * squashed(w, normed(c).values)  # (Y6)
-        return LSTMCarry(h, c), NormedSaved(LSTMGates(i, f, g, o), p)
+        return LSTMCarry(h, c), norm.NormedSaved(LSTMGates(i, f, g, o), p)
 
     def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
         gates, p = seen.saved

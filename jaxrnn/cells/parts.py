@@ -26,6 +26,7 @@ from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
 Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
 Joined = Float[Array, "*lead GH"]  # all gates side by side
+Matrix = Float[Array, "I H"]
 
 
 class Kernel(namedtuple("Kernel", "w w_t keep", defaults=(None,))):
@@ -72,7 +73,7 @@ def product_gathered(hs: State, deltas: Joined, k: Kernel) -> Kernel:
     return Kernel(summed_product(scaled(hs, k.keep), deltas, k.w), None)
 
 
-def dot(x: Float[Array, "*lead I"], w: Float[Array, "I H"]) -> Float[jax.Array, "*lead H"]:
+def dot(x: Float[Array, "*lead I"], w: Matrix) -> Float[jax.Array, "*lead H"]:
     """Take x W, factors in the dtype of W, sums and result in that of x."""
     return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
 
@@ -174,15 +175,11 @@ class Form:
         steps = wide_advance, self.output, wide_adjoint, wide_gather
         return Cell(self.init, self.carry, project, *steps, prepare)
 
-    def fitting(self, params: Params, xs: Array) -> jax.Array:
-        """Take xs in the dtype of the params, once both are known to fit."""
+    def project(self, params: Params, xs: Array) -> list[jax.Array]:
+        """Take x W_x + b over any leading axes, one array a gate, once both are known to fit."""
         check.params_fit(self.name, params, self.shapes)
         check.features("xs", self.name, xs, size=params["w_x"].shape[0])
-        return jnp.asarray(xs, params["w_x"].dtype)
-
-    def project(self, params: Params, xs: Array) -> list[jax.Array]:
-        """Take x W_x + b over any leading axes, one array a gate."""
-        xs, gates = self.fitting(params, xs), len(self.biases)
+        xs, gates = jnp.asarray(xs, params["w_x"].dtype), len(self.biases)
         if self.norm or xs.size < len(params["w_x"]) ** 2:
             # Fewer rows than inputs, streamed: products are less to take apart than kernels.
             p = xs @ params["w_x"]
@@ -239,9 +236,7 @@ def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
-def summed_product(
-    inputs: Float[Array, "*lead I"], deltas: State, w: Float[Array, "I H"]
-) -> Float[jax.Array, "I H"]:
+def summed_product(inputs: Float[Array, "*lead I"], deltas: State, w: Matrix) -> Matrix:
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
     inputs, wide = inputs.astype(w.dtype), deltas.dtype
