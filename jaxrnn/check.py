@@ -215,10 +215,9 @@ def integers(name: str, x: Any) -> None:
     kind(fits, name, x, "an array of integers")
 
 
-def instance(name: str, value: Any, wanted: type) -> Any:
-    """`value` if it is of that kind; otherwise our error."""
+def instance(name: str, value: Any, wanted: type) -> None:
+    """Raise unless `value` is of that kind."""
     kind(isinstance(value, wanted), name, value, f"a {wanted.__name__}")
-    return value
 
 
 def rate(name: str, value: Any) -> float:

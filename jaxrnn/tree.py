@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxrnn.check import at_one_step, is_inexact, same_tree
-
-PyTree = Any
+from jaxrnn.check import PyTree, at_one_step, is_inexact, same_tree
 
 
 def _is_none(leaf: Any) -> bool:

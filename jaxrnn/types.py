@@ -7,6 +7,7 @@ number of batch axes lie between: `(T, *batch, I)`.
 import dataclasses
 import functools
 import inspect
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -84,11 +85,7 @@ def reach_of(loop: Loop) -> Callable[[int], int] | None:
     return getattr(loop, "reach", None)
 
 
-def _as_they_are(params: Params) -> Params:
-    return params
-
-
-class Seen(NamedTuple):
+class Seen(namedtuple("Seen", "carry_tm1 z carry saved")):
     """What `advance` was given and what it made of it, at one step or, stacked, at all.
 
     Fields:
@@ -97,11 +94,6 @@ class Seen(NamedTuple):
         carry: c_t, the carry after the step.
         saved: what `advance` remembered.
     """
-
-    carry_tm1: Any
-    z: Any
-    carry: Any
-    saved: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +149,7 @@ class Cell:
     output: Callable[[Params, Carry], PyTree]
     adjoint: Callable[[PyTree, Seen, Carry], tuple[Carry, PyTree]] | None = None
     gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
-    prepare: Callable[[Params], PyTree] = _as_they_are
+    prepare: Callable[[Params], PyTree] = lambda params: params
     noise: Draw | None = None
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
@@ -229,13 +221,10 @@ class Network(Protocol):
         """Whether any part draws noise."""
 
 
-class Noised(NamedTuple):
+class Noised(namedtuple("Noised", "value noise")):
     """Parameters or inputs, and the noise that goes with them.
 
     Fields:
         value: what a function would be handed without noise.
         noise: what `Cell.noise` drew.
     """
-
-    value: PyTree
-    noise: PyTree

@@ -46,7 +46,7 @@ SHARDING, ON_DEVICES = "sharding.py", "test_sharding.py::test"
 OF_ANY_STEP = "loops/test_derived.py::test"
 SEGMENTS = "def _truncated(k1: int, k2: int, loop: Loop) -> Loop:\n"
 REACH = "(t // k1 + 1) * k1 - k2"
-JOINED = "(delta_r, delta_z, delta_n * r)"
+JOINED = "(delta.r, delta.z, delta.n * r)"
 BEFORE = "gru_reset_before"
 
 
@@ -76,20 +76,20 @@ BACKWARD = (
     fault(
         "λ z left out",
         GRU,
-        "d_h * z + parts.product_adjoint(delta, w.w_h)",
-        "parts.product_adjoint(delta, w.w_h)",
+        "d_h * seen.saved.z + parts.product_adjoint(d_p, w.w_h)",
+        "parts.product_adjoint(d_p, w.w_h)",
         "gru",
     ),
-    fault("δ_n without r", GRU, JOINED, "(delta_r, delta_z, delta_n)", "gru"),
-    fault("gates swapped", GRU, JOINED, "(delta_z, delta_r, delta_n * r)", "gru"),
+    fault("δ_n without r", GRU, JOINED, "(delta.r, delta.z, delta.n)", "gru"),
+    fault("gates swapped", GRU, JOINED, "(delta.z, delta.r, delta.n * r)", "gru"),
     fault(
         "h_t for h_{t-1}",
         GRU,
-        "gathered(seen.carry_tm1, delta",
-        "gathered(seen.carry, delta",
+        "gathered(seen.carry_tm1, d_ps",
+        "gathered(seen.carry, d_ps",
         "gru",
     ),
-    fault("∂b_n without r", GRU, "parts.summed(d_q)", "parts.summed(deltas.n)", "gru"),
+    fault("∂b_n without r", GRU, "(deltas.n * seen.saved.r)", "(deltas.n)", "gru"),
     fault("kernel turned", PARTS, "return Kernel(w, w.T)", "return Kernel(w, w.T[:, ::-1])", "gru"),
     fault("u r left out", GRU, "d_h * z + u * r +", "d_h * z +", BEFORE),
     fault("sign of δ_r", GRU, "u * h_tm1 * r * (1 - r)", "u * h_tm1 * r * (r - 1)", BEFORE),
@@ -139,12 +139,12 @@ BACKWARD = (
         "mean g left out", NORM, "g - jnp.mean(g, axis=-1, keepdims=True)", "g", "layer_norm_lstm"
     ),
     fault("â's part left out", NORM, " - values * along", "", "layer_norm_gru"),
-    fault("1/σ left out", NORM, "along) * seen.rate", "along)", "layer_norm_lstm"),
+    fault("1/σ left out", NORM, "along) * self.rate", "along)", "layer_norm_lstm"),
     fault(
         "gain_c left out",
         LN_LSTM,
-        "parts.scaled(d_k, w.gain_c), c_hat",
-        "d_k, c_hat",
+        "c_hat.adjoint(parts.scaled(d_k, w.gain_c))",
+        "c_hat.adjoint(d_k)",
         "layer_norm_lstm",
     ),
     fault(
@@ -154,19 +154,21 @@ BACKWARD = (
         "c_hat = gates.o, normed(seen.carry_tm1.c",
         "layer_norm_lstm",
     ),
-    fault("gain_h left out", LN_LSTM, "parts.scaled(delta, w.gain_h)", "delta", "layer_norm_lstm"),
+    fault(
+        "gain_h left out", NORM, "parts.scaled(d_gained, w.gain_h)", "d_gained", "layer_norm_lstm"
+    ),
     fault(
         "∂gain_c of c",
         LN_LSTM,
-        "normed(seen.carry.c, epsilon).values",
+        "normed(seen.carry.c).values",
         "seen.carry.c",
         "layer_norm_lstm",
     ),
     fault("slope of the last tanh", LN_LSTM, " * o * (1 - m * m)", " * o", "layer_norm_lstm"),
-    fault("sign of δ_r", LN_GRU, "q * r * (1 - r)", "q * r * (r - 1)", "layer_norm_gru"),
-    fault("δ_n without r", LN_GRU, "delta.n * r)", "delta.n)", "layer_norm_gru"),
+    fault("sign of δ_r", GRU, "q * r * (1 - r)", "q * r * (r - 1)", "layer_norm_gru"),
+    fault("δ_n without r", GRU, "delta.n * r)", "delta.n)", "layer_norm_gru"),
     fault(
-        "gain_h left out", LN_GRU, "parts.scaled(d_gained, w.gain_h)", "d_gained", "layer_norm_gru"
+        "gain_h left out", NORM, "parts.scaled(d_gained, w.gain_h)", "d_gained", "layer_norm_gru"
     ),
     fault("λ z left out", LN_GRU, "d_h * z + parts", "parts", "layer_norm_gru"),
     fault("∂b_n without r", LN_GRU, "(deltas.n * r)", "(deltas.n)", "layer_norm_gru"),
@@ -347,7 +349,7 @@ FORWARD = (
     fault("phase not exponentiated", LRU, 'jnp.exp(p["theta_log"])', 'p["theta_log"]', "lru"),
     fault("kernel transposed", ELMAN, "z_t + product(h_tm1, w)", "z_t + h_tm1 @ w.w_t", "elman"),
     fault("input bias left out", PARTS, "plus_bias(xs @ w, b)", "xs @ w", "elman"),
-    fault("recurrent bias left out", GRU, "parts.plus_bias(q, w.b_n)", "q", "gru"),
+    fault("recurrent bias left out", GRU, "parts.plus_bias(q, b_n)", "q", "gru"),
     fault("reset before for after", GRU, "_AFTER if reset_after", "_BEFORE if reset_after", "gru"),
     fault(
         "gates swapped",
@@ -404,9 +406,9 @@ FORWARD = (
     ),
     fault(
         "b_n outside of r",
-        LN_GRU,
+        GRU,
         "n + r * q)",
-        "n + r * (q - w.b_n[None]) + w.b_n[None])",
+        "n + r * (q - b_n[None]) + b_n[None])",
         "layer_norm_gru",
     ),
     fault("forget gate left out", LSTM, "f * c_tm1 + i", "c_tm1 + i", "lstm"),

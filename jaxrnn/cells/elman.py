@@ -1,7 +1,8 @@
 """The simple recurrent network of Elman (1990)."""
 
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,8 @@ SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
 }
 
 
-class Activated(NamedTuple):
-    """The pre-activation, or None where the slope can be told from the value."""
-
-    a: State | None
+class Activated(namedtuple("Activated", "a")):
+    """The pre-activation, `(*lead, H)`, or None where the slope can be told from the value."""
 
 
 @once

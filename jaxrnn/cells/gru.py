@@ -6,7 +6,7 @@ from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form
+from jaxrnn.cells.parts import Drive, Form, Joined, Vector
 from jaxrnn.types import Cell, Params, Seen, State, once
 
 
@@ -74,26 +74,19 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
 
 
 def _advance_after(w: AfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
-    a_r, a_z, q = parts.split_gates(parts.product(h_tm1, w.w_h), 3)
-    r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, w.b_n)  # (G2)
-    n = tanh(x.gates.n + r * q)  # (G3)
-    return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
+    return after(h_tm1, parts.product(h_tm1, w.w_h), w.b_n, x)
 
 
 def _adjoint_after(w: AfterWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
-    h_tm1, x, _, (r, z, n, q) = seen
-    delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
-    delta_r = delta_n * q * r * (1 - r)  # (G6)
-    delta = parts.join_gates(delta_r, delta_z, delta_n * r)
-    d_h_tm1 = d_h * z + parts.product_adjoint(delta, w.w_h)  # (G7)
-    return d_h_tm1, GRUGates(delta_r, delta_z, delta_n)
+    delta = after_adjoint(seen, seen.saved, d_h)
+    d_p = product_deltas(delta, seen.saved.r)
+    return d_h * seen.saved.z + parts.product_adjoint(d_p, w.w_h), delta  # (G7)
 
 
 def _gather_after(w: AfterWeights, seen: Seen, deltas: GRUGates) -> tuple[AfterWeights, Drive]:
-    d_q = deltas.n * seen.saved.r
-    delta = parts.join_gates(deltas.r, deltas.z, d_q)
-    d_w_h = parts.product_gathered(seen.carry_tm1, delta, w.w_h)
-    return AfterWeights(d_w_h, parts.summed(d_q)), Drive(deltas)  # (G8)
+    d_ps = product_deltas(deltas, seen.saved.r)
+    d_w_h = parts.product_gathered(seen.carry_tm1, d_ps, w.w_h)
+    return AfterWeights(d_w_h, parts.summed(deltas.n * seen.saved.r)), Drive(deltas)  # (G8)
 
 
 def _prepare_before(params: Params) -> BeforeWeights:
@@ -122,6 +115,26 @@ def _gather_before(w: BeforeWeights, seen: Seen, deltas: GRUGates) -> tuple[Befo
     d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.gates)
     d_n = parts.product_gathered(r * h_tm1, deltas.n, w.n)
     return BeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
+
+
+def after(h_tm1: State, p: Joined, b_n: Vector, x: Drive) -> tuple[State, GRUAfterSaved]:
+    """One step with reset after the product, p = h_{t-1} W_h."""
+    a_r, a_z, q = parts.split_gates(p, 3)
+    r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, b_n)  # (G2)
+    n = tanh(x.gates.n + r * q)  # (G3)
+    return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
+
+
+def after_adjoint(seen: Seen, gates: GRUAfterSaved, d_h: State) -> GRUGates:
+    """δ of (G5) and (G6)."""
+    r, z, n, q = gates
+    delta_z, delta_n = mixed_adjoint(seen.carry_tm1, z, n, seen.z, d_h)
+    return GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (G6)
+
+
+def product_deltas(delta: GRUGates, r: State) -> Joined:
+    """[δ_r δ_z δ_n⊙r], what is sent back to the product that reset comes after."""
+    return parts.join_gates(delta.r, delta.z, delta.n * r)
 
 
 def mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:

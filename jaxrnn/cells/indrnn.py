@@ -6,7 +6,6 @@ import jax
 
 from jaxrnn.cells import parts
 from jaxrnn.cells.elman import recurrence
-from jaxrnn.cells.parts import Form, Vector
 from jaxrnn.types import Array, Cell, State, once
 
 
@@ -46,9 +45,9 @@ def indrnn(hidden_size: int, *, activation: Callable[[Array], Array] = jax.nn.re
     (IndRNN): building a longer and deeper RNN", CVPR 2018; arXiv:1803.04831.
     """
     more = {"u": ((hidden_size,), jax.random.uniform)}
-    form = Form("indrnn", hidden_size, biases=(0.0,), more=more, state_size=0)
+    form = parts.Form("indrnn", hidden_size, biases=(0.0,), more=more, state_size=0)
 
-    def gathered(hs_tm1: State, deltas: State, u: Vector) -> Vector:
+    def gathered(hs_tm1: State, deltas: State, u: parts.Vector) -> parts.Vector:
         return parts.summed(hs_tm1 * deltas)  # (I6)
 
     products = parts.scaled, parts.scaled, gathered  # (I2), (I5)

@@ -6,19 +6,24 @@ import jax.numpy as jnp
 from jax import lax, nn
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.gru import GRUGates, mixed, mixed_adjoint
-from jaxrnn.cells.norm import NormedSaved, normed, normed_adjoint
-from jaxrnn.cells.parts import Drive, Form
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
+from jaxrnn.cells import norm, parts
+from jaxrnn.cells.gru import GRUAfterSaved, GRUGates, after, after_adjoint, product_deltas
+from jaxrnn.types import Array, Cell, Seen, State, once
 
 
 class Normed2(namedtuple("Normed2", "rz n")):
     """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
 
+    @property
     def values(self) -> State:
         """p̂ of all three gates, `(*lead, 3H)`."""
         return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
+
+    def adjoint(self, d_values: State) -> State:
+        """Both norms' adjoints side by side."""
+        sizes = [p.values.shape[-1] for p in self]
+        d_rz, d_n = lax.split(d_values, sizes, axis=d_values.ndim - 1)
+        return jnp.concatenate([self.rz.adjoint(d_rz), self.n.adjoint(d_n)], axis=-1)
 
 
 class Weights(namedtuple("Weights", "w_h gain_h b_n")):
@@ -63,55 +68,30 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    epsilon, sizes = check.positive("epsilon", epsilon), (2 * hidden_size, hidden_size)
-    gains = dict.fromkeys(("gain_x", "gain_h"), ((3 * hidden_size,), nn.initializers.ones))
-    more = {**gains, "b_n": ((hidden_size,), nn.initializers.zeros)}
-    form = Form("layer_norm_gru", hidden_size, GRUGates._make((0.0,) * 3), more)
+    epsilon = check.positive("epsilon", epsilon)
 
     def normed2(p: Array) -> Normed2:
-        return Normed2(*(normed(a, epsilon) for a in lax.split(p, sizes, axis=p.ndim - 1)))
+        both = lax.split(p, (2 * hidden_size, hidden_size), axis=p.ndim - 1)
+        return Normed2(*(norm.normed(a, epsilon) for a in both))
 
-    def project(params: Params, xs: Array) -> Drive:
-        xs = form.fitting(params, xs)
-        x = parts.scaled(normed2(xs @ params["w_x"]).values(), params["gain_x"])
-        return Drive(GRUGates(*parts.split_gates(parts.plus_bias(x, params["b"]), 3)))  # (Q1)
+    more = {"b_n": ((hidden_size,), nn.initializers.zeros)}
+    form = parts.Form("layer_norm_gru", hidden_size, GRUGates(0.0, 0.0, 0.0), more, norm=normed2)
 
-    def recurrent(w: Weights, p: Normed2) -> GRUGates:
-        """p_r, p_z and q."""
-        a_r, a_z, q = parts.split_gates(parts.scaled(p.values(), w.gain_h), 3)
-        return GRUGates(a_r, a_z, parts.plus_bias(q, w.b_n))
-
-    def advance(w: Weights, h_tm1: State, x: Drive) -> tuple[State, NormedSaved]:
+    def advance(w: Weights, h_tm1: State, x: parts.Drive) -> tuple[State, norm.NormedSaved]:
         p = normed2(parts.product(h_tm1, w.w_h))
-        a_r, a_z, q = recurrent(w, p)
-        r, z = nn.sigmoid(x.gates.r + a_r), nn.sigmoid(x.gates.z + a_z)  # (Q2)
-        n = jnp.tanh(x.gates.n + r * q)  # (Q3)
-        return mixed(h_tm1, z, n, x), NormedSaved(GRUGates(r, z, n), p)  # (Q4)
+        h, (r, z, n, _) = after(h_tm1, parts.scaled(p.values, w.gain_h), w.b_n, x)
+        return h, norm.NormedSaved(GRUGates(r, z, n), p)  # (Q2), (Q3), (Q4)
 
     def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
-        h_tm1, x, _, ((r, z, n), p) = seen
-        q = recurrent(w, p).n
-        delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)  # (Q5)
-        delta = GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (Q6)
-        d_p = d_product(w, p, d_recurrent(r, delta))
+        (r, z, n), p = seen.saved
+        q = parts.plus_bias(parts.split_gates(parts.scaled(p.values, w.gain_h), 3)[2], w.b_n)
+        delta = after_adjoint(seen, GRUAfterSaved(r, z, n, q), d_h)  # (Q5), (Q6)
+        d_p = norm.product_adjoint(w, p, product_deltas(delta, r))
         return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
 
-    def d_recurrent(r: State, delta: GRUGates) -> Array:
-        return parts.join_gates(delta.r, delta.z, delta.n * r)  # (Q6)
+    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, parts.Drive]:
+        (r, _, _), p = seen.saved
+        d_p = norm.product_gathered(w, seen.carry_tm1, p, product_deltas(deltas, r))
+        return Weights(*d_p, parts.summed(deltas.n * r)), parts.Drive(deltas)  # (Q8)
 
-    def d_product(w: Weights, p: Normed2, d_gained: State) -> State:
-        d_values = lax.split(parts.scaled(d_gained, w.gain_h), sizes, axis=d_gained.ndim - 1)
-        return jnp.concatenate([*map(normed_adjoint, d_values, p)], axis=-1)  # (Q7)
-
-    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, Drive]:
-        h_tm1, _, _, ((r, _, _), p) = seen
-        d_gained = d_recurrent(r, deltas)
-        d_w = Weights(
-            w_h=parts.product_gathered(h_tm1, d_product(w, p, d_gained), w.w_h),
-            gain_h=parts.summed(d_gained * p.values()),
-            b_n=parts.summed(deltas.n * r),
-        )
-        return d_w, Drive(deltas)  # (Q8)
-
-    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))
+    return form.cell(form.driven, advance, adjoint, gather, parts.prepared(Weights))  # (Q1)

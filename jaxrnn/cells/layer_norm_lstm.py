@@ -1,16 +1,16 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
+import functools
 from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
 from jax.nn.initializers import ones, zeros
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
-from jaxrnn.cells.norm import Normed, NormedSaved, normed, normed_adjoint
+from jaxrnn.cells import norm, parts
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Deltas, Drive
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
+from jaxrnn.types import Cell, Seen, State, once
 
 
 class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
@@ -58,50 +58,37 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
     biases of its two norms in (20) and its b are one b here.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    epsilon = check.positive("epsilon", epsilon)
-    gains = dict.fromkeys(("gain_x", "gain_h"), ((4 * hidden_size,), ones))
-    more = {**gains, "gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
-    form = LSTMForm("layer_norm_lstm", hidden_size, biases(forget_bias), more)
-
-    def project(params: Params, xs: Array) -> Drive:
-        xs = form.fitting(params, xs)
-        p = parts.scaled(normed(xs @ params["w_x"], epsilon).values, params["gain_x"])
-        return Drive(LSTMGates(*parts.split_gates(parts.plus_bias(p, params["b"]), 4)))  # (Y1)
+    normed = functools.partial(norm.normed, epsilon=check.positive("epsilon", epsilon))
+    more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
+    biases = LSTMGates.biases(forget_bias)
+    form = LSTMForm("layer_norm_lstm", hidden_size, biases, more, norm=normed)
 
     def squashed(w: Weights, c_hat: State) -> State:
         return tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
 
-    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, NormedSaved]:
-        p = normed(parts.product(carry_tm1.h, w.w_h), epsilon)
+    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, norm.NormedSaved]:
+        p = normed(parts.product(carry_tm1.h, w.w_h))
         a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + a.o)
-        h = o * squashed(w, normed(c, epsilon).values)  # (Y6)
-        return LSTMCarry(h, c), NormedSaved(LSTMGates(i, f, g, o), p)
+        h = o * squashed(w, normed(c).values)  # (Y6)
+        return LSTMCarry(h, c), norm.NormedSaved(LSTMGates(i, f, g, o), p)
 
     def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
         gates, p = seen.saved
-        o, c_hat = gates.o, normed(seen.carry.c, epsilon)
+        o, c_hat = gates.o, normed(seen.carry.c)
         m = squashed(w, c_hat.values)
         d_k = d_carry.h * o * (1 - m * m)
-        d_c = d_carry.c + normed_adjoint(parts.scaled(d_k, w.gain_c), c_hat)  # (Y7)
+        d_c = d_carry.c + c_hat.adjoint(parts.scaled(d_k, w.gain_c))  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
         delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
-        d_h_tm1 = parts.product_adjoint(d_product(w, p, parts.join_gates(*delta)), w.w_h)
+        d_h_tm1 = parts.product_adjoint(norm.product_adjoint(w, p, parts.join_gates(*delta)), w.w_h)
         return LSTMCarry(d_h_tm1, d_c * gates.f), Deltas(delta, d_k)  # (Y10)
-
-    def d_product(w: Weights, p: Normed, delta: State) -> State:
-        return normed_adjoint(parts.scaled(delta, w.gain_h), p)  # (Y9)
 
     def gather(w: Weights, seen: Seen, deltas: Deltas) -> tuple[Weights, Drive]:
         p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
-        d_w = Weights(
-            w_h=parts.product_gathered(seen.carry_tm1.h, d_product(w, p, joined), w.w_h),
-            gain_h=parts.summed(joined * p.values),
-            gain_c=parts.summed(deltas.behind * normed(seen.carry.c, epsilon).values),
-            b_c=parts.summed(deltas.behind),
-        )
-        return d_w, Drive(deltas.gates)  # (Y11)
+        d_p = norm.product_gathered(w, seen.carry_tm1.h, p, joined)
+        d_gain_c = parts.summed(deltas.behind * normed(seen.carry.c).values)
+        return Weights(*d_p, d_gain_c, parts.summed(deltas.behind)), Drive(deltas.gates)  # (Y11)
 
-    return form.cell(project, advance, adjoint, gather, parts.prepared(Weights))
+    return form.cell(form.driven, advance, adjoint, gather, parts.prepared(Weights))  # (Y1)

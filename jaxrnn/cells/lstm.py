@@ -23,6 +23,11 @@ class LSTMCarry(NamedTuple):
 class LSTMGates(namedtuple("LSTMGates", "i f g o")):
     """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
 
+    @classmethod
+    def biases(cls, forget_bias: float) -> "LSTMGates":
+        """What each gate's part of `b` starts at."""
+        return cls(0.0, check.number("forget_bias", forget_bias), 0.0, 0.0)
+
 
 @once
 def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
@@ -58,7 +63,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
-    form = LSTMForm("lstm", hidden_size, biases(forget_bias))
+    form = LSTMForm("lstm", hidden_size, LSTMGates.biases(forget_bias))
     return form.cell(form.driven, advance, adjoint, gather, parts.recurrent_kernel)  # (L1)
 
 
@@ -81,11 +86,6 @@ def adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMG
 def gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
     d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
     return d_w, Drive(deltas)  # (L8)
-
-
-def biases(forget_bias: float) -> LSTMGates:
-    """What each gate's part of `b` starts at."""
-    return LSTMGates._make((0.0, check.number("forget_bias", forget_bias), 0.0, 0.0))
 
 
 class LSTMForm(Form):

@@ -14,7 +14,7 @@ Noise has two places in a cell, each None until `jaxrnn.transforms` puts somethi
 import dataclasses
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from jaxrnn import check, tree
 from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
 Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
+Joined = Float[Array, "*lead GH"]  # all gates side by side
+Matrix = Float[Array, "I H"]
 
 
-class Kernel(NamedTuple):
+class Kernel(namedtuple("Kernel", "w w_t keep", defaults=(None,))):
     """A recurrent kernel as the loop uses it, p = (k ⊙ h) W.
 
     Fields:
@@ -37,21 +39,14 @@ class Kernel(NamedTuple):
         keep: k `(*batch, H)`, what noise leaves of h for all time; None for all.
     """
 
-    w: Float[Array, "H GH"]
-    w_t: Any
-    keep: Float[Array, "*batch H"] | None = None
 
-
-class Drive(NamedTuple):
+class Drive(namedtuple("Drive", "gates keep", defaults=(None,))):
     """What drives a cell with a candidate at a step.
 
     Fields:
-        gates: the input's share of each gate.
+        gates: the input's share of each gate, `(*lead, H)`.
         keep: `(*lead, H)`, what noise leaves of the candidate; None for all.
     """
-
-    gates: Any
-    keep: Float[Array, "*lead H"] | None = None
 
 
 class Deltas(namedtuple("Deltas", "gates behind")):
@@ -63,22 +58,22 @@ def kernel(w: Float[Array, "H GH"]) -> Kernel:
     return Kernel(w, w.T)
 
 
-def product(hs: Float[Array, "*lead H"], k: Kernel) -> Float[Array, "*lead GH"]:
+def product(hs: Float[Array, "*lead H"], k: Kernel) -> Joined:
     """P = (k ⊙ h) W."""
     return dot(scaled(hs, k.keep), k.w)
 
 
-def product_adjoint(deltas: Float[Array, "*lead GH"], k: Kernel) -> Float[Array, "*lead H"]:
+def product_adjoint(deltas: Joined, k: Kernel) -> Float[Array, "*lead H"]:
     """∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
     return scaled(dot(deltas, k.w_t), k.keep)
 
 
-def product_gathered(hs: State, deltas: Float[Array, "*lead GH"], k: Kernel) -> Kernel:
+def product_gathered(hs: State, deltas: Joined, k: Kernel) -> Kernel:
     """∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, one matrix product; noise has no gradient."""
     return Kernel(summed_product(scaled(hs, k.keep), deltas, k.w), None)
 
 
-def dot(x: Float[Array, "*lead I"], w: Float[Array, "I H"]) -> Float[jax.Array, "*lead H"]:
+def dot(x: Float[Array, "*lead I"], w: Matrix) -> Float[jax.Array, "*lead H"]:
     """Take x W, factors in the dtype of W, sums and result in that of x."""
     return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
 
@@ -106,6 +101,8 @@ class Form:
             NamedTuple of the gates where `driven` makes one of them.
         more: the other parameters by name, of each its shape and how it starts.
         state_size: S, the features of h; H unless given; 0 if there is no `w_h`.
+        norm: what normalises x W_x before its gain and bias, as `norm.normed` does, if the products
+            with both kernels have gains, `gain_x (G·H)` and `gain_h (G·H)`, which start at 1.
     """
 
     name: str
@@ -113,9 +110,16 @@ class Form:
     biases: Any
     more: Mapping[str, Start] = dataclasses.field(default_factory=dict)
     state_size: int | None = None
+    norm: Any = None
 
     def __post_init__(self) -> None:
         check.integer("hidden_size", self.hidden_size, least=1)
+
+    @property
+    def beside(self) -> dict[str, Start]:
+        """The parameters beside `w_x`, `w_h` and `b`."""
+        gain = (len(self.biases) * self.hidden_size,), jax.nn.initializers.ones
+        return {**dict.fromkeys(("gain_x", "gain_h") if self.norm else (), gain), **self.more}
 
     @property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -123,7 +127,7 @@ class Form:
         width = len(self.biases) * self.hidden_size
         size = self.hidden_size if self.state_size is None else self.state_size
         w_h = {"w_h": (size, width)} if size else {}
-        more = {name: shape for name, (shape, _) in self.more.items()}
+        more = {name: shape for name, (shape, _) in self.beside.items()}
         return {"w_x": (None, width), **w_h, "b": (width,), **more}
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
@@ -131,7 +135,7 @@ class Form:
         check.integer("input_size", input_size, least=1)
         wide, shapes, gates = at_least_float32(dtype), self.shapes, len(self.biases)
         lecun, orthogonal = jax.nn.initializers.lecun_normal(), jax.nn.initializers.orthogonal()
-        key_x, *keys = jax.random.split(key, 1 + gates + len(self.more))
+        key_x, *keys = jax.random.split(key, 1 + gates + len(self.beside))
         params = {
             "w_x": lecun(key_x, (input_size, gates * self.hidden_size), wide),
             "b": join_gates(*(jnp.full(self.hidden_size, bias, wide) for bias in self.biases)),
@@ -139,7 +143,7 @@ class Form:
         if "w_h" in shapes:
             of_gate = shapes["w_h"][0], self.hidden_size
             params["w_h"] = join_gates(*(orthogonal(k, of_gate, wide) for k in keys[:gates]))
-        for key_more, (name, (shape, start)) in zip(keys[gates:], self.more.items(), strict=True):
+        for key_more, (name, (shape, start)) in zip(keys[gates:], self.beside.items(), strict=True):
             params[name] = start(key_more, shape, wide)
         return {name: p.astype(dtype) for name, p in params.items()}
 
@@ -171,18 +175,16 @@ class Form:
         steps = wide_advance, self.output, wide_adjoint, wide_gather
         return Cell(self.init, self.carry, project, *steps, prepare)
 
-    def fitting(self, params: Params, xs: Array) -> jax.Array:
-        """Take xs in the dtype of the params, once both are known to fit."""
+    def project(self, params: Params, xs: Array) -> list[jax.Array]:
+        """Take x W_x + b over any leading axes, one array a gate, once both are known to fit."""
         check.params_fit(self.name, params, self.shapes)
         check.features("xs", self.name, xs, size=params["w_x"].shape[0])
-        return jnp.asarray(xs, params["w_x"].dtype)
-
-    def project(self, params: Params, xs: Array) -> list[jax.Array]:
-        """Take x W_x + b over any leading axes, one array a gate."""
-        xs, gates = self.fitting(params, xs), len(self.biases)
-        if xs.size < len(params["w_x"]) ** 2:
+        xs, gates = jnp.asarray(xs, params["w_x"].dtype), len(self.biases)
+        if self.norm or xs.size < len(params["w_x"]) ** 2:
             # Fewer rows than inputs, streamed: products are less to take apart than kernels.
-            return list(split_gates(plus_bias(xs @ params["w_x"], params["b"]), gates))
+            p = xs @ params["w_x"]
+            p = scaled(self.norm(p).values, params["gain_x"]) if self.norm else p
+            return list(split_gates(plus_bias(p, params["b"]), gates))
         kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
         return [plus_bias(xs @ w, b) for w, b in zip(kernels, biases, strict=True)]
 
@@ -192,13 +194,9 @@ class Form:
 
 
 def prepared(weights: Any) -> Callable[[Params], Any]:
-    """`prepare` of a cell whose loop uses the parameters that a NamedTuple has as its fields."""
-
-    def prepare(params: Params) -> Any:
-        named = {name: params[name] for name in weights._fields}
-        return weights(**{**named, "w_h": kernel(params["w_h"])})
-
-    return prepare
+    """`prepare` of a cell whose loop uses what a NamedTuple has as its fields, `w_h` the first."""
+    more = weights._fields[1:]
+    return lambda params: weights(kernel(params["w_h"]), *(params[name] for name in more))
 
 
 def recurrent_kernel(params: Params) -> Kernel:
@@ -211,7 +209,7 @@ def at_least_float32(dtype: DTypeLike) -> Any:
     return max(check.floating("dtype", dtype), jnp.dtype("float32"), key=lambda d: d.itemsize)
 
 
-def split_gates(x: Float[Array, "*lead GH"], gates: int) -> Sequence[jax.Array]:
+def split_gates(x: Joined, gates: int) -> Sequence[jax.Array]:
     """`(..., G·H)` to G arrays `(..., H)`; transposed, one concatenation and not pads and adds."""
     size = x.shape[-1] // gates
     return jax.lax.split(x, (size,) * gates, axis=x.ndim - 1)
@@ -238,9 +236,7 @@ def summed(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
-def summed_product(
-    inputs: Float[Array, "*lead I"], deltas: State, w: Float[Array, "I H"]
-) -> Float[jax.Array, "I H"]:
+def summed_product(inputs: Float[Array, "*lead I"], deltas: State, w: Matrix) -> Matrix:
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
     inputs, wide = inputs.astype(w.dtype), deltas.dtype

@@ -5,8 +5,7 @@ from collections import namedtuple
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, biases, remembered, remembered_adjoint
-from jaxrnn.cells.parts import Drive
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, gather, remembered, remembered_adjoint
 from jaxrnn.types import Cell, Seen, once
 
 
@@ -51,11 +50,11 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
     more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), initializers.zeros))
-    form = LSTMForm("peephole_lstm", hidden_size, biases(forget_bias), more)
+    form = LSTMForm("peephole_lstm", hidden_size, LSTMGates.biases(forget_bias), more)
     return form.cell(form.driven, _advance, _adjoint, _gather, parts.prepared(Weights))  # (P1)
 
 
-def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: parts.Drive) -> tuple[LSTMCarry, LSTMGates]:
     a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.w_h), 4))
     seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
     a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
@@ -74,11 +73,7 @@ def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LST
     return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
 
 
-def _gather(w: Weights, seen: Seen, deltas: LSTMGates) -> tuple[Weights, Drive]:
-    d_w = Weights(
-        w_h=parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w.w_h),
-        p_i=parts.summed(deltas.i * seen.carry_tm1.c),
-        p_f=parts.summed(deltas.f * seen.carry_tm1.c),
-        p_o=parts.summed(deltas.o * seen.carry.c),
-    )
-    return d_w, Drive(deltas)  # (P8)
+def _gather(w: Weights, seen: Seen, deltas: LSTMGates) -> tuple[Weights, parts.Drive]:
+    d_w_h, d_z = gather(w.w_h, seen, deltas)
+    d_ps = deltas.i * seen.carry_tm1.c, deltas.f * seen.carry_tm1.c, deltas.o * seen.carry.c
+    return Weights(d_w_h, *map(parts.summed, d_ps)), d_z  # (P8)

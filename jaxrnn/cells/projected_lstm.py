@@ -6,8 +6,7 @@ from jax.nn import initializers, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, adjoint, advance, biases, gather
-from jaxrnn.cells.parts import Deltas, Drive
+from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, adjoint, advance, gather
 from jaxrnn.types import Cell, Params, Seen, once
 
 
@@ -54,7 +53,7 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     """
     size = check.integer("projection_size", projection_size, least=1)
     more = {"w_p": ((hidden_size, size), initializers.lecun_normal())}
-    form = LSTMForm("projected_lstm", hidden_size, biases(forget_bias), more, size)
+    form = LSTMForm("projected_lstm", hidden_size, LSTMGates.biases(forget_bias), more, size)
     return form.cell(form.driven, _advance, _adjoint, _gather, _prepare)  # (J1)
 
 
@@ -62,18 +61,18 @@ def _prepare(params: Params) -> Weights:
     return Weights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
 
 
-def _advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
+def _advance(w: Weights, carry_tm1: LSTMCarry, z: parts.Drive) -> tuple[LSTMCarry, LSTMGates]:
     (s, c), gates = advance(w.h, carry_tm1, z)  # (J2), (J3)
     return LSTMCarry(parts.dot(s, w.w_p), c), gates  # (J4)
 
 
-def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
+def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, parts.Deltas]:
     d_s = parts.dot(d_carry.h, w.w_p_t)  # (J5)
     d_carry_tm1, delta = adjoint(w.h, seen, LSTMCarry(d_s, d_carry.c))  # (J5), (J6), (J7)
-    return d_carry_tm1, Deltas(delta, d_carry.h)
+    return d_carry_tm1, parts.Deltas(delta, d_carry.h)
 
 
-def _gather(w: Weights, seen: Seen, deltas: Deltas) -> tuple[Weights, Drive]:
+def _gather(w: Weights, seen: Seen, deltas: parts.Deltas) -> tuple[Weights, parts.Drive]:
     d_w_h, d_z = gather(w.h, seen, deltas.gates)
     d_w_p = parts.summed_product(seen.saved.o * tanh(seen.carry.c), deltas.behind, w.w_p)
     return Weights(d_w_h, d_w_p, None), d_z  # (J8)

@@ -64,8 +64,8 @@ def truncation_bias(
 
     Time: that of a gradient, and of compiling it, for each length, and for the exact one.
     """
-    steps = _steps(loss, params, args)
-    ks = _doubling(steps) if ks is None else ks
+    _, doubling = _lengths(loss, params, args)
+    ks = doubling if ks is None else ks
     exact = _gradient(loss, params, args, loop)
 
     def row(k: int) -> TruncationBias:
@@ -114,8 +114,8 @@ def adaptive(
     bound has a constant that must be known.
     """
     check.positive("tolerance", tolerance)
-    steps = _steps(loss, params, args)
-    loops = {k: truncated(k, 2 * k, loop=loop) for k in _doubling(steps)}
+    steps, ks = _lengths(loss, params, args)
+    loops = {k: truncated(k, 2 * k, loop=loop) for k in ks}
     found: list[np.ndarray] = []
     for k in loops:
         found.append(_gradient(loss, params, args, loops[k]))
@@ -134,16 +134,11 @@ def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> floa
     return error / size if size > 0 else np.inf
 
 
-def _doubling(steps: int) -> list[int]:
-    """All powers of two below T."""
-    return [2**i for i in range((steps - 1).bit_length())]
-
-
-def _steps(loss: Loss, params: Params, args: tuple[Any, ...]) -> int:
-    """T, the longest sequence that the loss runs its loop over."""
+def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, list[int]]:
+    """T, the longest sequence that the loss runs its loop over, and all powers of two below it."""
     lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
-    return max(lengths)
+    return max(lengths), [2**i for i in range((max(lengths) - 1).bit_length())]
 
 
 def _gradient(loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from reference import distance, often
 
 import jaxrnn
-from jaxrnn.cells.norm import normed, normed_adjoint
+from jaxrnn.cells.norm import normed
 
 EPSILON = 1e-5
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -26,7 +26,7 @@ def test_the_adjoint_is_the_transposed_jacobian(lead):
     rng = np.random.default_rng(0)
     a, g = (jnp.asarray(rng.standard_normal((*lead, 7))) for _ in "ag")
     wanted = jax.vjp(lambda a: normed(a, EPSILON).values, a)[1](g)[0]
-    assert distance(normed_adjoint(g, normed(a, EPSILON)), wanted) < 1e-14
+    assert distance(normed(a, EPSILON).adjoint(g), wanted) < 1e-14
 
 
 def test_statistics_of_half_precision_are_taken_in_float32():
@@ -35,7 +35,7 @@ def test_statistics_of_half_precision_are_taken_in_float32():
     assert (seen.values.dtype, seen.rate.dtype) == (jnp.float16, jnp.float32)
     wanted = normed(a.astype(float), EPSILON).values
     np.testing.assert_allclose(seen.values.astype(float), wanted, atol=1e-3)
-    assert normed_adjoint(a, seen).dtype == jnp.float16
+    assert seen.adjoint(a).dtype == jnp.float16
 
 
 @pytest.mark.optimized  # float16 has room for these slopes where XLA keeps excess precision
