@@ -7,7 +7,6 @@ number of batch axes lie between: `(T, *batch, I)`.
 import dataclasses
 import functools
 import inspect
-from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -85,7 +84,7 @@ def reach_of(loop: Loop) -> Callable[[int], int] | None:
     return getattr(loop, "reach", None)
 
 
-class Seen(namedtuple("Seen", "carry_tm1 z carry saved")):
+class Seen(NamedTuple):
     """What `advance` was given and what it made of it, at one step or, stacked, at all.
 
     Fields:
@@ -94,6 +93,11 @@ class Seen(namedtuple("Seen", "carry_tm1 z carry saved")):
         carry: c_t, the carry after the step.
         saved: what `advance` remembered.
     """
+
+    carry_tm1: Any
+    z: Any
+    carry: Any
+    saved: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,10 +225,13 @@ class Network(Protocol):
         """Whether any part draws noise."""
 
 
-class Noised(namedtuple("Noised", "value noise")):
+class Noised(NamedTuple):
     """Parameters or inputs, and the noise that goes with them.
 
     Fields:
         value: what a function would be handed without noise.
         noise: what `Cell.noise` drew.
     """
+
+    value: PyTree
+    noise: PyTree
