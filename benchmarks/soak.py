@@ -66,29 +66,30 @@ def measure(minutes: float) -> dict[str, Any]:
     update = jax.jit(trainer.update, donate_argnums=0)
     params = MODEL.init(jax.random.key(0), 1)
     state = trainer.init(params, jax.random.key(1), carry=MODEL.carry((B,)))
-    losses: list[float] = []
 
-    def train() -> None:
+    def train() -> float:
         nonlocal state
         state, metrics = update(state, batch(draws))
-        losses.append(float(metrics["loss"]))
+        return float(metrics["loss"])
 
     for _ in range(WARM):
         train()
     warm, programs, begun = resident("VmRSS"), len(compiled), time.perf_counter()
-    bytes_over_time = []
-    for sample in range(1, SAMPLES + 1):
-        while time.perf_counter() - begun < 60 * minutes * sample / SAMPLES:
-            train()
-        bytes_over_time.append(resident("VmRSS"))
-    tenth = len(losses) // 10
+    # Made before, so that what is noted takes no memory of its own as it grows.
+    updates, losses, sizes = np.zeros(SAMPLES, int), np.zeros(SAMPLES), np.zeros(SAMPLES, int)
+    for sample in range(SAMPLES):
+        while time.perf_counter() - begun < 60 * minutes * (sample + 1) / SAMPLES:
+            losses[sample] += train()
+            updates[sample] += 1
+        sizes[sample] = resident("VmRSS")
+    tenth, losses = SAMPLES // 10, losses / np.maximum(1, updates)
     return {
         "minutes": minutes,
-        "updates": len(losses),
+        "updates": int(np.sum(updates)),
         "compiled": [programs, len(compiled) - programs],
         "loss": [round(float(np.mean(part)), 4) for part in (losses[:tenth], losses[-tenth:])],
         "warm_bytes": warm,
-        "bytes_over_time": bytes_over_time,
+        "bytes_over_time": sizes.tolist(),
     }
 
 
