@@ -180,7 +180,7 @@ class Form:
     def project(self, params: Params, xs: Array) -> list[jax.Array]:
         """Take x W_x + b over any leading axes, one array a gate."""
         xs, gates = self.fitting(params, xs), len(self.biases)
-        if xs.size < len(params["w_x"]) ** 2:
+        if tree.surely_less(xs.size, len(params["w_x"]) ** 2):
             # Fewer rows than inputs, streamed: products are less to take apart than kernels.
             return list(split_gates(plus_bias(xs @ params["w_x"], params["b"]), gates))
         kernels, biases = split_gates(params["w_x"], gates), split_gates(params["b"], gates)
