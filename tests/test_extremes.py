@@ -116,7 +116,7 @@ def extremes_equal_those_of_scan(cell_name, loop, dtype):
     "case",
     often(
         [(cell, dtype) for cell in EQUAL_TO_SCAN for dtype in DTYPES],
-        [(cell, jnp.float32) for cell in FEW] + [("lstm", dtype) for dtype in DTYPES],
+        [(cell, jnp.float32) for cell in FEW] + [("elman", dtype) for dtype in DTYPES],
     ),
     ids=lambda case: f"{case[0]}-{case[1].__name__}",
 )
