@@ -115,9 +115,14 @@ def float_dtype(params: PyTree) -> Any:
     return min(floats, key=lambda dtype: dtype.itemsize, default=jnp.dtype("float32"))
 
 
-@functools.lru_cache(maxsize=1024)
 def zero_carry(make: Any, batch: tuple[int, ...], dtype: Any) -> PyTree:
     """The shapes and dtypes of a cell's zero state."""
+    # A counter beside the state is of another dtype where x64 is enabled.
+    return _zero_carry(make, batch, dtype, jnp.result_type(int))
+
+
+@functools.lru_cache(maxsize=1024)
+def _zero_carry(make: Any, batch: tuple[int, ...], dtype: Any, integers: Any) -> PyTree:
     return jax.eval_shape(lambda: make(batch, dtype))
 
 

@@ -124,6 +124,14 @@ def named(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
+def surely_less(a: Any, b: Any) -> bool:
+    """Whether a < b, sizes; not where one has a symbol in it that `jax.export` has left open."""
+    try:
+        return bool(a < b)
+    except jax.errors.InconclusiveDimensionOperation:
+        return False
+
+
 def between(xs: PyTree, begin: int, end: int | None) -> PyTree:
     """The steps from `begin` to before `end`."""
     return jax.tree.map(lambda x: x[begin:end], xs)

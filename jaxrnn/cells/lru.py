@@ -90,7 +90,8 @@ def lru(
         ring, phase = jax.random.uniform(keys[0], (2, hidden_size), wide, eps, 1 - eps)
         lost = 1 - r_max**2 + ring * (r_max**2 - r_min**2)  # 1 - |a|²
         params = {
-            "nu_log": jnp.log(-jnp.log1p(-lost) / 2),
+            # |a|² = r_max² (1 - …), whose logarithm is there for the smallest r_max too.
+            "nu_log": jnp.log(-math.log(r_max) - jnp.log1p(-ring * (1 - (r_min / r_max) ** 2)) / 2),
             "theta_log": jnp.log(max_phase * phase),
             "gamma_log": jnp.log(lost) / 2,
             "b_re": normal(keys[1], input_size, hidden_size, 0.5 / input_size),
@@ -117,7 +118,9 @@ def lru(
 
     def prepare(params: Params) -> Complex[Array, " H"]:
         p = _wide(params)
-        radius, phase = jnp.exp(-jnp.exp(p["nu_log"])), jnp.exp(p["theta_log"])
+        # Beyond 10 the radius is 0 anyway, and farther out its slope would be 0 · ∞.
+        nu, phase = jnp.exp(jnp.minimum(p["nu_log"], 10)), jnp.exp(p["theta_log"])
+        radius = jnp.exp(-nu)
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(params: Params, xs: Modes) -> Float[Array, "*lead O"]:

@@ -180,7 +180,7 @@ class Form:
         check.params_fit(self.name, params, self.shapes)
         check.features("xs", self.name, xs, size=params["w_x"].shape[0])
         xs, gates = jnp.asarray(xs, params["w_x"].dtype), len(self.biases)
-        if self.norm or xs.size < len(params["w_x"]) ** 2:
+        if self.norm or tree.surely_less(xs.size, len(params["w_x"]) ** 2):
             # Fewer rows than inputs, streamed: products are less to take apart than kernels.
             p = xs @ params["w_x"]
             p = scaled(self.norm(p).values, params["gain_x"]) if self.norm else p

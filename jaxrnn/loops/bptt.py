@@ -77,7 +77,7 @@ _compiled = jax.jit(_chunked, static_argnums=0)
 
 def _chunk_steps(steps: int, projected: int) -> int:
     """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
-    if projected <= WHOLE_BYTES:
+    if not tree.surely_less(WHOLE_BYTES, projected):
         return steps
     wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // projected)
     near = [n for n in range(wanted // 4, 4 * wanted + 1) if steps % n == 0]

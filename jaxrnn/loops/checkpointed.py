@@ -193,7 +193,8 @@ def _run(step, loop, plan, params, carry, xs):
 
     at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)
     (last, *kept), ys = lax.scan(forward, (carry, slots, carry), at_all)
-    ys = jax.tree.map(lambda y: jnp.reshape(y, (-1, *y.shape[2:])), ys)
+    steps = plan.segments * plan.length
+    ys = jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
     if plan.head:
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head_ys, ys)
     return (last, ys), kept

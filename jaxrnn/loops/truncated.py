@@ -77,10 +77,11 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
             last, more = run(start, tree.between(xs_s, k1, k2))
             return (start, last), tree.between(_joined(*ys, *more), before, k2)
 
-        at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
-        (start, last), ys = jax.lax.scan(window, (start, last), at_all)
-        ys = jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys)
-        parts = [*start_ys, *head_ys, ys]
+        parts = [*start_ys, *head_ys]
+        if segments:  # under jax.disable_jit a scan cannot be of none
+            at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
+            (start, last), ys = jax.lax.scan(window, (start, last), at_all)
+            parts.append(jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys))
         if rest:
             xs_s = tree.between(xs, head - before + segments * k1, None)
             last, (ys,) = run(_cut(start, True), xs_s)

@@ -307,7 +307,7 @@ def _crossed_cell(cell: Any) -> Cell:
 
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
         d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.xs), d_carry)
-        return jax.tree.map(lambda d: d * seen.z.factor.astype(d.dtype), d_carry_tm1), delta  # (X2)
+        return jax.tree.map(lambda d: _times(d, seen.z.factor), d_carry_tm1), delta  # (X2)
 
     def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Crossed]:
         d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
@@ -315,6 +315,11 @@ def _crossed_cell(cell: Any) -> Cell:
 
     advance = functools.partial(_sloped, cell.advance)
     return cell.changed(adjoint, gather, project=project, advance=advance)
+
+
+def _times(d: jax.Array, factor: jax.Array) -> jax.Array:
+    """Take ξ d; where ξ is 0 nothing crosses, not 0 · ∞ either."""
+    return jnp.where(factor == 0, 0, d) * factor.astype(d.dtype)
 
 
 @jax.custom_jvp
@@ -327,6 +332,6 @@ def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
     carry, factor = primals
 
     def scaled(c: Any, dc: Any) -> Any:
-        return dc * factor.astype(dc.dtype) if check.is_inexact(c) else dc
+        return _times(dc, factor) if check.is_inexact(c) else dc
 
     return carry, jax.tree.map(scaled, carry, tangents[0])
