@@ -789,7 +789,7 @@ AROUND = (
     fault(
         "factor ignored by hand",
         CONTROLLED,
-        "lambda d: d * seen.z.factor.astype(d.dtype)",
+        "lambda d: _times(d, seen.z.factor)",
         "lambda d: d",
         "loops/test_randomized.py::test_one_draw_is_a_product_of_factors[cell]",
     ),
