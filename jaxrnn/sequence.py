@@ -223,10 +223,9 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     check.function("loop", run.loop)
     check.boolean("reverse", run.reverse)
     check.number("fill", run.fill)
-    steps, batch, mask, marks = check.length(xs), None, run.mask, "mask"
-    if run.lengths is not None:
-        check.that(mask is None, "lengths", "both mask and lengths", "one of them")
-        mask, marks = mask_of_lengths(run.lengths, steps), "lengths"
+    steps, batch, mask = check.length(xs), None, run.mask
+    one = mask is None or run.lengths is None
+    check.that(one, "lengths", "both mask and lengths", "one of them")
     both = run.reset is not None or run.reset_carry is None
     check.that(both, "reset_carry", "a carry and no reset", "both")
     if run.key is not None:
@@ -251,10 +250,14 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
             expected = "a carry, since a plain Step has no zero state"
             check.that(given is not None, name, None, expected)
         check.same_tree("reset_carry", needed, carry, ", as the carry")
-    for name, given in ((marks, mask), ("reset", run.reset)):
-        if given is not None:
-            check.marks(name, given, steps)
-            check.rows(name, given.shape[1:], batch, carry)
+    for name, marks in (("mask", mask), ("reset", run.reset)):
+        if marks is not None:
+            check.marks(name, marks, steps)
+            check.rows(name, marks.shape[1:], batch, carry)
+    if run.lengths is not None:
+        check.integers("lengths", run.lengths)
+        check.rows("lengths", run.lengths.shape, batch, carry)
+        mask = mask_of_lengths(run.lengths, steps)
     if mask is not None and batch is None:
         check.inputs_lead(xs, mask.shape)
     if carry is None:
