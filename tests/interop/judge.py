@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
+from reference import distance
 
 import jaxrnn
-from tests.reference import distance
 
 EXACT, SINGLE = 1e-12, 1e-6  # in float64; in float32, where a library knows no other
 

@@ -1,10 +1,10 @@
 import jax
 import numpy as np
 import pytest
+from judge import agrees, at_ease, bits, drawn, like
 
 import jaxrnn
 from jaxrnn.interop import equinox as interop
-from tests.interop.judge import agrees, at_ease, bits, drawn, like
 
 equinox = pytest.importorskip("equinox", reason="Equinox is a peer, not a dependency")
 

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import agrees, at_ease, bits, drawn, like
 
 import jaxrnn
 from jaxrnn.interop import flax as interop
-from tests.interop.judge import agrees, at_ease, bits, drawn, like
 
 flax = pytest.importorskip("flax", reason="Flax is a peer, not a dependency")
 

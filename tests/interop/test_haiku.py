@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import agrees, at_ease, bits, drawn, like
 
 import jaxrnn
 from jaxrnn.interop import haiku as interop
-from tests.interop.judge import agrees, at_ease, bits, drawn, like
 
 haiku = pytest.importorskip("haiku", reason="Haiku is a peer, not a dependency")
 

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import SINGLE, at_ease, bits, drawn, gradients, like, same
 
 import jaxrnn
 from jaxrnn.interop import keras as interop
-from tests.interop.judge import SINGLE, at_ease, bits, drawn, gradients, like, same
 
 os.environ["KERAS_BACKEND"] = "jax"
 keras = pytest.importorskip("keras", reason="Keras is a peer, not a dependency")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import bits, like
 
 import jaxrnn
 from jaxrnn.interop import layout
-from tests.interop.judge import bits, like
 
 LIBRARIES = ["torch", "flax", "haiku", "equinox", "keras", "onnx"]
 LAYOUTS = [x for library in LIBRARIES for x in layout.layouts(library, "lstm")]

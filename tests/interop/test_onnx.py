@@ -1,11 +1,11 @@
 import jax
 import numpy as np
 import pytest
+from judge import EXACT, SINGLE, bits, drawn, like
+from reference import distance
 
 import jaxrnn
 from jaxrnn.interop import onnx as interop
-from tests.interop.judge import EXACT, SINGLE, bits, drawn, like
-from tests.reference import distance
 
 onnx = pytest.importorskip("onnx", reason="ONNX is a peer, not a dependency")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is what models are judged by")

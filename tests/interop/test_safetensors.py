@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import bits
 
 import jaxrnn
 from jaxrnn.interop import recipe
 from jaxrnn.interop import safetensors as interop
-from tests.interop.judge import bits
 
 CELLS = {name: make(4) for name, make in jaxrnn.CELLS}
 NETWORKS = {

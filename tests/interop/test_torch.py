@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from judge import EXACT, bits, drawn, gradients, like, same
 
 import jaxrnn
 from jaxrnn.interop import torch as interop
-from tests.interop.judge import EXACT, bits, drawn, gradients, like, same
 
 torch = pytest.importorskip("torch", reason="PyTorch is a peer, not a dependency")
 
