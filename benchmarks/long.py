@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks.problems import compiled
+from benchmarks.problems import compiled, resident
 
 ASKED = (
     "Training on T steps of text: growth of the process while it ran; bytes beside arguments and "
@@ -28,7 +28,6 @@ ASKED = (
 CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.readout(256)
 SCORED = jaxrnn.scored(CELL, READOUT, optax.softmax_cross_entropy_with_integer_labels)
 K1, K2 = 50, 100
-STATUS = Path("/proc/self/status")
 LOOPS = {"checkpointed()": jaxrnn.checkpointed(), "bptt": jaxrnn.bptt}
 
 Params = dict[str, Any]
@@ -99,16 +98,6 @@ def _whole(params: Params, xs: Any) -> dict[str, int | None]:
         return compiled(jax.grad(loss), params, xs).temporary_bytes
 
     return {name: under(loop) for name, loop in LOOPS.items()}
-
-
-def resident(field: str, reset: bool = False) -> int:
-    """Bytes of the process that are in memory (VmRSS), or were at most since a reset (VmHWM)."""
-    if not STATUS.exists():
-        return 0
-    if reset:
-        STATUS.with_name("clear_refs").write_text("5")
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
 
 
 def summary(measured: list[dict[str, Any]]) -> dict[str, float]:

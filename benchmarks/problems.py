@@ -1,6 +1,7 @@
 """What is measured: cells, shapes, and what is done with them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks import plain
+
+STATUS = Path("/proc/self/status")
 
 
 class Shape(NamedTuple):
@@ -111,3 +114,13 @@ def streamed(posed: Problem, run: Callable[..., Any]) -> Program:
     """One step alone, as a sequence of length 1."""
     params, carry, xs = posed.args
     return compiled(run, params, carry, xs[:1])
+
+
+def resident(field: str, reset: bool = False) -> int:
+    """Bytes of the process that are in memory (VmRSS), or were at most since a reset (VmHWM)."""
+    if not STATUS.exists():
+        return 0
+    if reset:
+        STATUS.with_name("clear_refs").write_text("5")
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])

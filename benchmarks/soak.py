@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks.long import resident
+from benchmarks.problems import resident
 
 ASKED = (
     "Training with random lengths and resets: memory of the process when warm, and later; programs "

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped, once
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped
 
 Part = Cell | Layer | Network
 
@@ -22,7 +22,6 @@ class BothWays(NamedTuple):
     backward: PyTree
 
 
-@once
 def stacked(*parts: Part) -> Network:
     """Parts run one after another, each on the outputs of the one before.
 
@@ -44,7 +43,6 @@ def stacked(*parts: Part) -> Network:
     return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
 
 
-@once
 def bidirectional(
     forward: Part, backward: Part | None = None, *, merge: Callable[[Any, Any], Any] | None = None
 ) -> Network:
@@ -76,7 +74,6 @@ def bidirectional(
     return Bidirectional((forward, backward), merge)
 
 
-@once
 def residual(part: Part) -> Network:
     """A part with a shortcut around it.
 

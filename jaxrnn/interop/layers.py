@@ -27,7 +27,7 @@ def layers_of(network: Any, params: Params) -> list[Layer]:
     match network:
         case Stack(parts=parts):
             pairs = zip(parts, params, strict=True)
-            kept = [pair for pair in pairs if RECIPES.get(pair[0], " ")[0] != "dropout"]
+            kept = [pair for pair in pairs if RECIPES.get(pair[0], ("", None))[0] != "dropout"]
             return [layer for pair in kept for layer in layers_of(*pair)]
         case Bidirectional(parts=parts, merge=merge) if merge is concatenated:
             return [list(zip(parts, params, strict=True))]

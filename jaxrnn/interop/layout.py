@@ -30,8 +30,8 @@ import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.cells import elman, parts
-from jaxrnn.interop.recipe import FUNCTIONS, form_of, input_size_of, recipe_of, spelt
-from jaxrnn.types import FACTORIES, Array, Cell, Params, PyTree
+from jaxrnn.interop.recipe import ACTIVATIONS, form_of, input_size_of, spelt
+from jaxrnn.types import FACTORIES, RECIPES, Array, Cell, Params, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
 Misfit = tuple[str, str, str]  # a tensor's name, what came, what was expected
@@ -124,7 +124,7 @@ def layouts(library: str, name: str = "") -> list[Layout]:
         said["name"], said["cell"] = f"{library}.{said['name']}", FACTORIES[said["cell"]]
         said["rows"] = [row.split(" = ") for row in said["rows"]]
         options = said.get("options", {}).items()
-        said["options"] = {option: FUNCTIONS.get(value, value) for option, value in options}
+        said["options"] = {option: ACTIVATIONS.get(value, value) for option, value in options}
         found.append(Layout(**shared, **said))
     return found
 
@@ -174,9 +174,9 @@ def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) 
 
 def activated(layouts: Sequence[Layout], attribute: str, function: str) -> list[Layout]:
     """Layouts of an Elman cell with the activation that an attribute names."""
-    known = function in FUNCTIONS
-    check.that(known, attribute, repr(function), f"one of {[*FUNCTIONS]} for {layouts[0].name}")
-    options = {"activation": FUNCTIONS[function]}
+    known = function in ACTIVATIONS
+    check.that(known, attribute, repr(function), f"one of {[*ACTIVATIONS]} for {layouts[0].name}")
+    options = {"activation": ACTIVATIONS[function]}
     return [dataclasses.replace(layout, options=options) for layout in layouts]
 
 
@@ -210,9 +210,9 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
 
 def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
     """Those that have a cell; ValueError if there is none."""
-    factory, bound = recipe_of(cell)
-    of_factory = [x for x in layouts if x.cell.__name__ == factory]
-    found = [x for x in of_factory if x.options.items() <= bound.arguments.items()]
+    made: Any = RECIPES.get(cell, ("", None))  # a network has none
+    of_factory = [x for x in layouts if x.cell.__name__ == made[0]]
+    found = [x for x in of_factory if x.options.items() <= made[1].arguments.items()]
     check.that(found, "cell", spelt(cell), f"a cell such as {_names(layouts)}")
     return found
 

@@ -15,7 +15,7 @@ from jaxrnn.interop import layout
 from jaxrnn.interop.layers import Layer, joined, layers_of
 from jaxrnn.interop.recipe import input_size_of, recipe_of, spelt
 from jaxrnn.networks import BothWays
-from jaxrnn.types import Params
+from jaxrnn.types import RECIPES, Params
 
 OPSET, IR_VERSION = 14, 8  # the first whose operators have all these attributes, and its time's
 INPUTS = {"RNN": ["X", "W", "R", "B", "sequence_lens", "initial_h"]}
@@ -150,7 +150,7 @@ def write(
         return made[0]
 
     for index, layer in enumerate(layers):
-        if recipe_of(layer[0][0])[0] == "readout":
+        if RECIPES.get(layer[0][0], ("", None))[0] == "readout":
             ((_, of_readout),) = layer
             constants |= {f"{name}_{index}": x for name, x in of_readout.items()}
             xs = add("MatMul", [xs, f"w_o_{index}"], [f"product_{index}"])

@@ -8,16 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
+from jaxrnn.networks import (
+    Bidirectional,
+    Residual,
+    Stack,
+    bidirectional,
+    concatenated,
+    residual,
+    stacked,
+)
 from jaxrnn.types import FACTORIES, RECIPES, Cell, Layer, Network, Params
 
 MADE = Cell | Layer | Network
-FUNCTIONS = {
+NETWORKS = {"stacked": stacked, "bidirectional": bidirectional, "residual": residual}
+MERGES = {"concatenated": concatenated, "add": jnp.add}
+ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
     "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
-    "add": jnp.add,
 }
 
 
@@ -31,29 +41,42 @@ def recipe_of(cell: Any) -> tuple[str, BoundArguments]:
 def spelt(value: Any) -> str:
     """The expression that makes a cell or a network; ValueError if there is none.
 
-    There is none for functions that are not in `FUNCTIONS`.
+    There is none for functions that are not in `ACTIVATIONS` or `MERGES`.
     """
-    if isinstance(value, MADE):
-        factory, bound = recipe_of(value)
-        named = (f"{name}={spelt(x)}" for name, x in bound.kwargs.items())
-        return f"{factory}({', '.join([*map(spelt, bound.args), *named])})"
-    if callable(value):
-        names = [name for name, function in FUNCTIONS.items() if function is value]
-        check.that(names, "cell", f"{value!r} in it", f"one of {', '.join(FUNCTIONS)}")
-        return names[0]
-    return repr(value)
+    named: dict[str, Any] = {}
+    match value:
+        case Stack(parts=args):
+            factory = "stacked"
+        case Bidirectional(parts=args, merge=merge):
+            factory, named = "bidirectional", {"merge": merge}
+        case Residual(parts=args):
+            factory = "residual"
+        case Cell() | Layer():
+            factory, bound = recipe_of(value)
+            args, named = bound.args, bound.kwargs
+        case _ if callable(value):
+            known = {**ACTIVATIONS, **MERGES}
+            names = [name for name, function in known.items() if function is value]
+            check.that(names, "cell", f"{value!r} in it", f"one of {', '.join(known)}")
+            return names[0]
+        case _:
+            return repr(value)
+    words = [*map(spelt, args), *(f"{name}={spelt(x)}" for name, x in named.items())]
+    return f"{factory}({', '.join(words)})"
 
 
 def made_of(text: str) -> Any:
     """The inverse of `spelt`: calls of our factories and nothing else; ValueError otherwise."""
+    factories: dict[str, Any] = {**FACTORIES, **NETWORKS}
+    functions = {**ACTIVATIONS, **MERGES}
 
     def value(node: ast.expr) -> Any:
         match node:
-            case ast.Call(func=ast.Name(id=name)) if name in FACTORIES:
+            case ast.Call(func=ast.Name(id=name)) if name in factories:
                 named = {str(keyword.arg): value(keyword.value) for keyword in node.keywords}
-                return FACTORIES[name](*map(value, node.args), **named)
-            case ast.Name(id=name) if name in FUNCTIONS:
-                return FUNCTIONS[name]
+                return factories[name](*map(value, node.args), **named)
+            case ast.Name(id=name) if name in functions:
+                return functions[name]
         return ast.literal_eval(node)
 
     try:

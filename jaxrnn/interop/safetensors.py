@@ -45,9 +45,10 @@ def load(path: Path | str) -> tuple[Any, Params]:
     cell, size = made_of(said.get("cell", "")), said.get("input_size", "")
     check.that(size.isdecimal() and int(size), "input_size", repr(size), "a number above 0")
     form = form_of(cell, int(size))
-    kept = {name: arrays.get(name, x).dtype for name, x in tree.named(form).items()}
-    dtypes = jax.tree.unflatten(jax.tree.structure(form), kept.values())
-    form = jax.tree.map(lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype), form, dtypes)
+    # Each part keeps the dtype that it was saved in.
+    named = tree.named(form).items()
+    kept = [jax.ShapeDtypeStruct(x.shape, arrays.get(name, x).dtype) for name, x in named]
+    form = jax.tree.unflatten(jax.tree.structure(form), kept)
     return cell, filled(form, arrays, said["cell"])
 
 

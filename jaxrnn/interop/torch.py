@@ -8,7 +8,7 @@ from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.layers import joined, layers_of
 from jaxrnn.interop.layout import Layout
-from jaxrnn.interop.recipe import FUNCTIONS
+from jaxrnn.interop.recipe import ACTIVATIONS
 from jaxrnn.types import Params
 
 NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)?)?)")
@@ -102,5 +102,5 @@ def _endings(index: int, ways: int) -> list[str]:
 
 def _layouts(ending: str, nonlinearities: Collection[str]) -> list[Layout]:
     """Those of one direction of one layer; of `nn.RNN` the ones of these nonlinearities."""
-    known = [None, *(FUNCTIONS[name] for name in nonlinearities)]
+    known = [None, *(ACTIVATIONS[name] for name in nonlinearities)]
     return [x for x in layout.layouts("torch", ending) if x.options.get("activation") in known]

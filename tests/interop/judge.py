@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
-from reference import distance
+from reference import distance, noise
 
 import jaxrnn
 
@@ -42,10 +42,8 @@ def at_ease():
 
 def like(tree, seed, dtype=None):
     """Random numbers of the form of a tree, biases included."""
-    draws = np.random.default_rng(seed)
-    leaves, form = jax.tree.flatten(tree)
-    drawn = [draws.normal(size=jnp.shape(x)).astype(dtype or x.dtype) / 2 for x in leaves]
-    return jax.tree.unflatten(form, drawn)
+    numbers = noise(np.random.default_rng(seed), tree)
+    return jax.tree.map(lambda x, n: np.asarray(n / 2, dtype or x.dtype), tree, numbers)
 
 
 def gradients(run, cotangents, *args):
