@@ -1,7 +1,8 @@
 """The whole surface at once: cell, loop, mask, reset, direction, dtype and batch axes, drawn.
 
 What `unroll` gives under a loop, values and gradient, is what it gives under `scan`, whose windows
-are those of the loop where that truncates. A case that fails is printed, and pasted into
+are those of the loop where that truncates; what masks and resets mean is the same for both sides,
+and judged in test_sequence_laws. A case that fails is printed, and pasted into
 `holds(...)` runs alone. A few cases are drawn each time; a thousand, and those that fail shrunk, by
 `pytest -m thorough tests/test_surface.py`.
 """
