@@ -64,8 +64,11 @@ def truncation_bias(
 
     Time: that of a gradient, and of compiling it, for each length, and for the exact one.
     """
+    check.function("make", make, takes=1)
     steps = _steps(loss, params, args)
-    ks = _doubling(steps) if ks is None else ks
+    several = ks is None or (isinstance(ks, Sequence) and not isinstance(ks, str))
+    check.of_type("ks", ks, several, "a sequence of ints")
+    ks = _doubling(steps) if ks is None else [check.integer("ks", k, least=1) for k in ks]
     exact = _gradient(loss, params, args, loop)
 
     def row(k: int) -> TruncationBias:
@@ -141,6 +144,8 @@ def _doubling(steps: int) -> list[int]:
 
 def _steps(loss: Loss, params: Params, args: tuple[Any, ...]) -> int:
     """T, the longest sequence that the loss runs its loop over."""
+    check.concrete("params", params)
+    check.concrete("args", args)
     lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
     return max(lengths)

@@ -188,6 +188,7 @@ def tensors_of(source: PyTree) -> Tensors:
     """
 
     def array(name: str, leaf: Any) -> jax.Array:
+        name = name or "source"
         dtype = check.floating(name, str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch."))
         known = jax.dtypes.canonicalize_dtype(dtype) == dtype
         check.that(known, name, leaf, "float32 at most, or jax_enable_x64 switched on", TypeError)

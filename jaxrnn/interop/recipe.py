@@ -23,7 +23,7 @@ FUNCTIONS = {
 
 def recipe_of(cell: Any) -> tuple[str, BoundArguments]:
     """The factory's name and its arguments; ValueError if no factory of ours made it."""
-    made = cell in RECIPES
+    made = isinstance(cell, MADE) and cell in RECIPES
     check.that(made, "cell", check.describe(cell), "one that a factory of jaxrnn made")
     return RECIPES[cell]
 
@@ -59,12 +59,15 @@ def made_of(text: str) -> Any:
     try:
         made = value(ast.parse(text, mode="eval").body)
         return check.of_type("it", made, isinstance(made, MADE), "a cell")
-    except (SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"cell: got {text!r} ({error}), expected such as 'gru(128)'") from None
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        got = f"{text[:80]!r} ({str(error)[:160]})"
+        raise ValueError(f"cell: got {got}, expected such as 'gru(128)'") from None
 
 
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
+    recipe_of(cell)
+    check.arrays("params", params)
     shapes = jax.tree.map(jnp.shape, params)
     for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
         made = jax.eval_shape(lambda key, size=size: cell.init(key, size), jax.random.key(0))
