@@ -26,7 +26,7 @@ FILES = "params.safetensors", "options.json", "history.csv", "curve.png"
 PARAMS, OPTIONS, HISTORY, CURVE = FILES
 
 # What reading a file that is missing, damaged or of something else can raise.
-FAULTS = OSError, ValueError, TypeError, AttributeError, UserError
+FAULTS = OSError, ValueError, TypeError, AttributeError, UserError, ArithmeticError, RecursionError
 
 
 def prepare(folder: Path) -> None:
