@@ -138,15 +138,21 @@ def certify(
     Raises:
         TypeError, ValueError: if arguments do not fit the step.
     """
-    check.function("step", step)
-    check.function("loop", loop)
+    check.function("step", step, takes=3)
+    check.function("loop", loop, takes=4)
     narrow = check.floating("narrow", narrow)
+    check.that(jnp.dtype(narrow).itemsize < 8, "narrow", narrow, "a dtype narrower than float64")
+    if names is not None:
+        pair = isinstance(names, (tuple, list)) and [*map(type, names)] == [str, str]
+        check.of_type("names", names, pair, "two texts")
     check.integer("draws", draws, least=8)
     check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
     fits = all(given) or (isinstance(step, Cell) and not any(given))
     expected = "all or none" if isinstance(step, Cell) else "all for a plain Step"
     check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
+    for name, value in (("params", params), ("carry", carry), ("xs", xs)):
+        check.arrays(name, value)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):
@@ -174,7 +180,7 @@ def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
 def _path(step: Step, loop: Loop, args: Arguments) -> str:
     """Which backward pass runs, read off the program: does the loop bring one of its own?"""
     inside = str(jax.make_jaxpr(step)(*args[:2], check.at_one_step(args[2])))
-    outside = str(jax.make_jaxpr(lambda *args: loop(step, *args))(*args))
+    outside = str(jax.make_jaxpr(lambda *args: check.looped("loop", loop(step, *args)))(*args))
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
     # A network's cells are found in the program, by the name of what is compiled for them.
@@ -252,9 +258,9 @@ def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
     Those carries are constants here, so autodiff and differences alike see the cut gradient.
     """
     reach = reach_of(loop)
-    if reach is None:
-        return scan
     params, carry, xs = args
+    if reach is None or check.length(xs) == 0:
+        return scan
     _, starts = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
     begins = [reach(t) for t in range(check.length(xs))]
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn import layers, networks, sequence, transforms
+from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
 from jaxrnn.certify import Certificate, certify, drawn
 from jaxrnn.loops import LOOPS, bptt
@@ -31,6 +31,8 @@ def certify_all(
         progress: wraps the iteration, for instance `tqdm.tqdm`.
         hidden_size: H of every cell.
     """
+    check.function("progress", progress, takes=1)
+    check.integer("hidden_size", hidden_size, least=1)
     jobs = [*_of_cells(hidden_size), *_around(hidden_size)]
     found = (certify(*args, names=names, **options) for names, args, options in progress(jobs))
     return Certificate(tuple(row for certificate in found for row in certificate.rows))

@@ -5,6 +5,8 @@ Every message has one form: the argument's name, what came, what was expected.
 
 import contextlib
 import functools
+import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +19,7 @@ PyTree = Any
 
 def describe(leaf: Any) -> str:
     """`float32[3,4]` for an array or its struct; for anything else its type."""
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     return f"a tuple of {len(leaf)}" if isinstance(leaf, tuple) else type(leaf).__name__
 
@@ -46,11 +48,11 @@ def of_type(name: str, value: Any, fits: bool, expected: str) -> Any:
     return value
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """`value` if it is an int of at least `least`; otherwise our error."""
+def integer(name: str, value: Any, least: int | None = None) -> int:
+    """`value` if it is an int, of at least `least` if said; otherwise our error."""
     fits = isinstance(value, int) and not isinstance(value, bool)
     of_type(name, value, fits, "a Python int")
-    return that(value >= least, name, value, f"an int of at least {least}")
+    return that(least is None or value >= least, name, value, f"an int of at least {least}")
 
 
 def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
@@ -67,18 +69,18 @@ def same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -> None:
         that(leaf.dtype == wanted.dtype, place, leaf, expected, TypeError)
 
 
-def length(xs: PyTree) -> int:
+def length(xs: PyTree, name: str = "xs") -> int:
     """T, the size of the leading axis that all leaves of `xs` share."""
     leaves = jax.tree.leaves_with_path(xs)
     if not leaves:
         expected = "at least one with a time axis (jnp.arange(T) if the step needs no input)"
-        that(leaves, "xs", f"{xs!r}, which has no arrays", expected)
+        that(leaves, name, f"{xs!r}, which has no arrays", expected)
     sizes = {}
     for path, leaf in leaves:
-        place = "xs" + jax.tree_util.keystr(path)
+        place = name + jax.tree_util.keystr(path)
         that(jnp.ndim(leaf), place, describe(leaf), "a leading time axis")
         sizes[place] = jnp.shape(leaf)[0]
-    that(len({*sizes.values()}) == 1, "xs", f"leading (time) axes of sizes {sizes}", "one size T")
+    that(len({*sizes.values()}) == 1, name, f"leading (time) axes of sizes {sizes}", "one size T")
     return next(iter(sizes.values()))
 
 
@@ -92,11 +94,20 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
 
     A Cell checks its own params, xs and carry as it is traced here.
     """
-    function("step", step)
+    function("step", step, takes=3)
+    for name, tree in (("params", params), ("carry", carry)):
+        arrays(name, tree)
     length(xs)
-    result = jax.eval_shape(step, params, carry, at_one_step(xs))
-    kind(isinstance(result, tuple) and len(result) == 2, "step", result, "(carry, y)")
+    arrays("xs", xs)
+    result = looped("step", jax.eval_shape(step, params, carry, at_one_step(xs)))
     same_tree("carry", carry, result[0], ", as the step returned it")
+
+
+def leads(name: str, marks: Any, x: PyTree) -> None:
+    """Raise unless bools have the first axes of what they mark."""
+    booleans(name, marks)
+    shape = batch_shape(x)
+    that(shape[: marks.ndim] == marks.shape, name, marks, f"the axes {list(shape)}, those of xs")
 
 
 def batch_shape(x: PyTree) -> tuple[int, ...]:
@@ -209,9 +220,60 @@ def boolean(name: str, value: Any) -> bool:
     return of_type(name, value, isinstance(value, bool), "a bool")
 
 
-def function(name: str, value: Any) -> Any:
-    """`value` if it can be called; otherwise our error."""
-    return of_type(name, value, callable(value), "a function")
+def function(name: str, value: Any, takes: int | None = None, **named: Any) -> Any:
+    """`value` if it can be called, with so many arguments and these named ones if said; or error.
+
+    A factory that was not called, `loop=truncated`, is such a function too.
+    """
+    of_type(name, value, callable(value), "a function")
+    if takes is not None:
+        expected = ", and by name ".join([f"a function of {takes} arguments", *named])
+        with contextlib.suppress(ValueError):  # a function that does not tell
+            signature = inspect.signature(value)
+            try:
+                signature.bind(*[None] * takes, **named)
+            except TypeError as error:
+                got = f"{getattr(value, '__name__', value)} ({error})"
+                raise TypeError(f"{name}: got {got}, expected {expected}") from None
+    return value
+
+
+def looped(name: str, result: Any) -> Any:
+    """What a loop or a step returned, if it is a pair; otherwise our error."""
+    pair = "(carry, ys)" if name == "loop" else "(carry, y)"
+    kind(isinstance(result, tuple) and len(result) == 2, name, result, pair)
+    return result
+
+
+def arrays(name: str, tree: PyTree) -> None:
+    """Raise unless all leaves are arrays, traced ones too, or numbers."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        fits = not isinstance(leaf, jax.ShapeDtypeStruct)
+        with contextlib.suppress(TypeError):
+            jax.typeof(leaf)
+            if fits:
+                continue
+        got = f"{type(leaf).__name__} {getattr(leaf, 'dtype', '')}".rstrip()
+        that(False, name + jax.tree_util.keystr(path), got, "an array", TypeError)
+
+
+def concrete(name: str, tree: PyTree) -> None:
+    """Raise if any leaf is traced: what is not for use under jit has to see numbers."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        traced, place = isinstance(leaf, jax.core.Tracer), name + jax.tree_util.keystr(path)
+        expected = "numbers that are known (this is not for use under jit)"
+        that(not traced, place, f"a traced {describe(leaf)}", expected, TypeError)
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a float if it is a finite number; otherwise our error."""
+    return float(that(math.isfinite(number(name, value)), name, value, "a finite number"))
+
+
+def scalar(name: str, form: Any) -> None:
+    """Raise unless the form of a loss's value is that of one real floating number."""
+    that(getattr(form, "shape", None) == (), name, describe(form), "a scalar")
+    floating(name, form.dtype)
 
 
 def integers(name: str, x: Any) -> None:
@@ -220,9 +282,10 @@ def integers(name: str, x: Any) -> None:
     kind(fits, name, x, "an array of integers")
 
 
-def instance(name: str, value: Any, wanted: type) -> None:
-    """Raise unless `value` is of that kind."""
+def instance(name: str, value: Any, wanted: type) -> Any:
+    """`value` if it is of that kind; otherwise our error."""
     kind(isinstance(value, wanted), name, value, f"a {wanted.__name__}")
+    return value
 
 
 def rate(name: str, value: Any) -> float:

@@ -31,6 +31,7 @@ def readout(output_size: int) -> Layer:
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         shape = (check.integer("input_size", input_size, least=1), output_size)
         dtype = check.floating("dtype", dtype)
+        check.key("key", key)
         w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
         return {"w_o": w_o, "b_o": jnp.zeros(output_size, dtype)}
 
@@ -62,7 +63,9 @@ def embedding(output_size: int) -> Layer:
 
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         shape = (check.integer("input_size", input_size, least=1), output_size)
-        return {"w_e": jax.random.normal(key, shape, check.floating("dtype", dtype))}
+        dtype = check.floating("dtype", dtype)
+        check.key("key", key)
+        return {"w_e": jax.random.normal(key, shape, dtype)}
 
     def apply(params: Params, tokens: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
         check.params_fit("embedding", params, {"w_e": (None, output_size)})

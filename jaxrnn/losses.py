@@ -46,7 +46,10 @@ def mean_over_time(
 
     Gradient: exact. Time and memory: those of the loss.
     """
-    check.function("loss", loss)
+    check.function("loss", loss, takes=2)
+    for name, x in (("outputs", outputs), ("targets", targets)):
+        check.kind(hasattr(x, "dtype"), name, x, "an array")
+        check.arrays(name, x)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.floating("outputs", outputs.dtype)
     shapes = outputs.shape, outputs.shape[:-1]
@@ -110,18 +113,26 @@ def scored(
 
     Gradient: exact. Time and memory: the cell's; readout and loss where outputs are made.
     """
-    check.function("cell", cell)
+    check.function("cell", cell, takes=3)
     check.instance("readout", readout, Layer)
-    check.function("loss", loss)
+    check.function("loss", loss, takes=2)
+    check.instance("target", target, jax.ShapeDtypeStruct)
     if isinstance(cell, Cell):
         check.that(cell.noise is None, "cell", "one that draws noise", "one without")
         return _scored_cell(cell, readout, loss, target)
 
     def scored_step(params: Params, carry: Carry, x: Scored) -> tuple[Carry, PyTree]:
+        _scored_fit(params, x)
         carry, y = cell(params[0], carry, x.xs)
         return carry, loss(readout.apply(params[1], y), x.targets)  # (1)
 
     return scored_step
+
+
+def _scored_fit(params: Params, xs: Any) -> None:
+    check.instance("xs", xs, Scored)
+    pair = isinstance(params, (tuple, list)) and len(params) == 2
+    check.kind(pair, "params", params, "a tuple of 2, the cell's and the readout's")
 
 
 @once
@@ -132,6 +143,9 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
         return cell.carry(batch_shape, dtype), zero
 
     def project(params: Params, xs: Scored) -> Scored:
+        _scored_fit(params, xs)
+        like = jax.ShapeDtypeStruct((*check.batch_shape(xs.xs), *target.shape), target.dtype)
+        check.same_tree("xs.targets", xs.targets, like)
         return Scored(cell.project(params[0], xs.xs), xs.targets)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Scored) -> tuple[Carry, PyTree]:

@@ -1,5 +1,6 @@
 """How much memory a gradient takes under each loop, by the compiler, before anything runs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,14 +85,27 @@ def memory_plan(
 
     Time: that of compiling each program twice.
     """
-    check.function("loss", loss)
+    check.that(args, "args", "none", "the arguments of the loss, params first")
+    check.function("loss", loss, len(args), loop=None)
+    for path, x in jax.tree.leaves_with_path(args):
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            check.arrays("args" + jax.tree_util.keystr(path), x)
     most = check.size("budget", budget)
+
+    pairs = isinstance(loops, (tuple, list)) and all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in loops
+    )
+    check.of_type("loops", loops, pairs, "pairs of a name and a loop")
+    check.that(loops, "loops", "none", "at least one pair of a name and a loop")
+    for name, loop in loops:
+        check.function(f"loops[{name!r}]", loop, takes=4)
 
     def row(name: str, loop: Loop) -> MemoryRow:
         def pull(params: Any, *more: Any) -> Any:
             return jax.vjp(lambda params: loss(params, *more, loop=loop), params)[1]
 
-        programs = pull, jax.value_and_grad(lambda *args: loss(*args, loop=loop))
+        check.scalar("loss", jax.eval_shape(functools.partial(loss, loop=loop), *args))
+        programs = pull, jax.value_and_grad(functools.partial(loss, loop=loop))
         analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
         kept, whole = analyses
         return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)

@@ -70,7 +70,7 @@ def bidirectional(
     """
     forward = _part("forward", forward)
     backward = forward if backward is None else _part("backward", backward)
-    merge = concatenated if merge is None else check.function("merge", merge)
+    merge = concatenated if merge is None else check.function("merge", merge, takes=2)
     return Bidirectional((forward, backward), merge)
 
 
@@ -126,6 +126,8 @@ class Stack(Joined):
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
         params, size = [], check.integer("input_size", input_size, least=1)
+        check.floating("dtype", dtype)
+        check.key("key", key)
         for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
             params.append(part.init(key_part, size, dtype))
             size = _output_size(part, params[-1], size, dtype)
@@ -133,6 +135,7 @@ class Stack(Joined):
 
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The output of the last part that has a carry, through the Layers behind it."""
+        _one_each(self.parts, params=params, carry=carry)
         for i, part in reversed(list(enumerate(self.parts))):
             if not isinstance(part, Layer):
                 behind, y = slice(i + 1, None), part.output(params[i], carry[i])
@@ -161,6 +164,8 @@ class Bidirectional(Joined):
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> BothWays:
         """Both parts' parameters, drawn apart."""
+        check.integer("input_size", input_size, least=1)
+        check.key("key", key)
         keyed = zip(self.parts, jax.random.split(key), strict=True)
         return BothWays(*(part.init(key_part, input_size, dtype) for part, key_part in keyed))
 
@@ -170,6 +175,7 @@ class Bidirectional(Joined):
 
     def output(self, params: BothWays, carry: BothWays) -> PyTree:
         """What each direction ended with, merged."""
+        _one_each(self.parts, params=params, carry=carry)
         parts: Any = self.parts
         return self.merge(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
 

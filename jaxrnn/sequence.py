@@ -106,6 +106,9 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
+    known = [field.name for field in dataclasses.fields(_Recording)]
+    unknown = sorted(options.keys() - {*known})
+    check.that(not unknown, "options", ", ".join(unknown), f"some of {', '.join(known)}", TypeError)
     return _checked(_Recording(**options), cell, params, xs, carry)
 
 
@@ -122,6 +125,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     """
     check.integer("steps", steps, least=0)
     check.integers("lengths", lengths)
+    check.arrays("lengths", lengths)
     if not isinstance(lengths, jax.core.Tracer):
         outside = sorted({int(n) for n in jax.device_get(lengths).ravel() if not 0 <= n <= steps})
         check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
@@ -182,7 +186,7 @@ class _Run:
         return result, tree.flipped(ys) if self.reverse else ys
 
     def _looped(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        return self.loop(step, params, carry, xs)
+        return check.looped("loop", self.loop(step, params, carry, xs))
 
 
 class _Recording(_Run):
@@ -195,9 +199,10 @@ class _Recording(_Run):
                 carry, y = step(params, carry, x)
                 return carry, (carry, y)
 
-            _, (carries, ys) = self.loop(recording, params, carry, xs)
+            _, (carries, ys) = check.looped("loop", self.loop(recording, params, carry, xs))
             return self._kept(History(carries, ())), ys
-        _, carries = self.loop(dataclasses.replace(step, output=_as_they_are), params, carry, xs)
+        shown = dataclasses.replace(step, output=_as_they_are)
+        _, carries = check.looped("loop", self.loop(shown, params, carry, xs))
         # What was saved is a function of the carries: all steps at once, outside the loop.
         advance = jax.vmap(step.advance, in_axes=(None, 0, 0))
         carries_tm1, zs = tree.shifted(carry, carries), step.project(params, xs)
@@ -219,11 +224,16 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     """What the run makes of the cell, once all is known to fit: lengths made its mask, padding
     filled, and the first carry there.
     """
-    check.function("cell", cell)
-    check.function("loop", run.loop)
+    check.function("cell", cell, takes=3)
+    check.function("loop", run.loop, takes=4)
     check.boolean("reverse", run.reverse)
-    check.number("fill", run.fill)
+    check.finite("fill", run.fill)
+    given = {"params": params, "carry": carry, "reset_carry": run.reset_carry}
+    given |= {"mask": run.mask, "lengths": run.lengths, "reset": run.reset}
+    for name, value in given.items():
+        check.arrays(name, value)
     steps, batch, mask = check.length(xs), None, run.mask
+    check.arrays("xs", xs)
     one = mask is None or run.lengths is None
     check.that(one, "lengths", "both mask and lengths", "one of them")
     both = run.reset is not None or run.reset_carry is None

@@ -54,7 +54,19 @@ def data_parallel(
     the shared arguments' gradients over all devices. Memory: one part's, on each.
     """
     check.function("function", function)
+    if weight is not None:
+        check.function("weight", weight)
+    several = isinstance(in_axes, (tuple, list))
+    check.of_type("in_axes", in_axes, several, "a tuple, one axis or None for each argument")
+    for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
+        for axis in jax.tree.leaves(axes):
+            check.integer(name, axis, least=0)
+    several = devices is None or isinstance(devices, Sequence)
+    check.of_type("devices", devices, several, "a sequence of jax.Device")
     devices = jax.devices() if devices is None else list(devices)
+    known = devices and all(isinstance(device, jax.Device) for device in devices)
+    check.that(known, "devices", devices, "at least one jax.Device and nothing else")
+    check.that(len({*devices}) == len(devices), "devices", devices, "each once")
     mesh = jax.sharding.Mesh(devices, (AXIS,))
 
     def part(*args: PyTree) -> PyTree:
@@ -70,15 +82,18 @@ def data_parallel(
 
     def split(*args: PyTree) -> PyTree:
         if len(args) != len(in_axes):
-            raise ValueError(f"in_axes: got {len(in_axes)} axes for {len(args)} arguments")
+            got, expected = f"{len(in_axes)} axes for {len(args)} arguments", "one for each"
+            check.that(False, "in_axes", got, expected)
         if len(devices) == 1:
             return function(*args)
-        _over(even, in_axes, args)
+        _over(even, tuple(in_axes), args)
         specs = {"in_specs": _over(_spec, in_axes), "out_specs": _over(_spec, out_axes)}
         return jax.shard_map(part, mesh=mesh, **specs, check_vma=False)(*args)
 
     def even(axis: Any, x: PyTree) -> None:
         for shape in () if axis is None else map(jnp.shape, jax.tree.leaves(x)):
+            got = f"axis {axis} of an argument of shape {shape}"
+            check.that(axis < len(shape), "in_axes", got, "one that it has")
             got = f"{shape[axis]} rows on axis {axis} of an argument of shape {shape}"
             expected = f"a multiple of {len(devices)}, the number of devices"
             check.that(shape[axis] % len(devices) == 0, "in_axes", got, expected)

@@ -76,11 +76,19 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
     check.function("loss", loss)
     is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
     check.of_type("optimizer", optimizer, is_optimizer, "an optax optimizer")
+    check.function("loss", loss, takes=4)
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
+        for name, value in (("params", params), ("carry", carry)):
+            check.arrays(name, value)
+        for path, x in jax.tree.leaves_with_path(params):
+            place = "params" + jax.tree_util.keystr(path)
+            check.kind(check.is_inexact(x), place, x, "floating point, since it is to be trained")
+        check.key("key", key)
         return TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), key)
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        check.instance("state", state, TrainState)
         key, key_s = jax.random.split(state.key)
 
         def objective(params: Params) -> tuple[jax.Array, Any]:
@@ -130,7 +138,7 @@ def windowed(
 
     Source: R. Williams, J. Peng (1990), as in `jaxrnn.truncated`.
     """
-    check.function("loss", loss)
+    check.function("loss", loss, takes=4)
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
     check.that(k2 % k1 == 0, "k2", k2, f"a multiple of k1 = {k1}")
@@ -142,19 +150,21 @@ def windowed(
 
         def through(carry: Carry, at_s: PyTree) -> tuple[Carry, Carry]:
             s, segment = at_s
-            _, (new, _) = loss(params, carry, segment, jax.random.fold_in(key, s))
+            key_s = jax.random.fold_in(key, s)
+            _, (new, _) = _checked(loss(params, carry, segment, key_s), carry)
             new = tree.where(s >= 0, new, carry)  # nothing is before step 0
             return new, new
 
         carry, carries = jax.lax.scan(through, start, (numbers, before))  # (1)
-        value, (end, metrics) = loss(params, carry, segment, key)  # (2)
+        value, (end, metrics) = _checked(loss(params, carry, segment, key), carry)  # (2)
         first = jax.tree.map(lambda c: c[0], carries) if warm else end
         return value, ((jax.lax.stop_gradient(first), end), metrics)
 
     of_windows = trainer(window_loss, optimizer)
 
     def update(state: TrainState, sequence: PyTree) -> tuple[TrainState, Metrics]:
-        segments, rest = divmod(check.length(sequence), k1)
+        check.instance("state", state, TrainState)
+        segments, rest = divmod(check.length(sequence, "batch"), k1)
         whole = tree.between(sequence, 0, segments * k1)
         whole = jax.tree.map(lambda x: jnp.reshape(x, (segments, k1, *x.shape[1:])), whole)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from jaxrnn import check
 from jaxrnn.check import PyTree, at_one_step, is_inexact, same_tree
 
 
@@ -87,6 +88,11 @@ def shifted(first: PyTree, rest: PyTree) -> PyTree:
 
     Gradient: exact. Memory: one copy.
     """
+    for name, tree in (("first", first), ("rest", rest)):
+        check.arrays(name, tree)
+    if jax.tree.leaves(rest):
+        check.length(rest, "rest")
+    first, rest = to_arrays(first), to_arrays(rest)
     same_tree("first", first, at_one_step(rest), ", as one step of the rest")
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
@@ -145,8 +151,14 @@ def flipped(xs: PyTree) -> PyTree:
 def time_first(xs: PyTree, axis: int = 1) -> PyTree:
     """Batch-major data made time-major: moves `axis` of every leaf to the front.
 
-    The gradient is exact. Time and memory: at most one copy.
+    The gradient is exact. Time and memory: at most one copy. TypeError or ValueError for what is no
+    axis of all leaves.
     """
+    check.integer("axis", axis)
+    check.arrays("xs", xs)
+    for path, x in jax.tree.leaves_with_path(xs):
+        fits, place = -jnp.ndim(x) <= axis < jnp.ndim(x), "xs" + jax.tree_util.keystr(path)
+        check.that(fits, place, check.describe(x), f"one with an axis {axis}")
     return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
 
 

@@ -48,9 +48,9 @@ def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
 
     @functools.wraps(make)
     def made(*args: Args.args, **kwargs: Args.kwargs) -> Made:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
         try:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
             hash((bound.args, *bound.kwargs.values()))
         except TypeError:
             return make(*args, **kwargs)  # which says what is wrong with it
@@ -162,6 +162,8 @@ class Cell:
         x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
         ValueError where they do not fit. The gradient is JAX's own, exact.
         """
+        for name, tree in (("params", params), ("carry", carry), ("xs", x)):
+            check.arrays(name, tree)
         jax.eval_shape(self.project, params, x)  # raises unless they fit, before anything is run
         check.carry_fits(self, params, carry, check.batch_shape(x))
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 import jaxrnn
@@ -32,7 +33,16 @@ def add_options(parser: options.Parser) -> None:
 def add_out(parser: options.Parser, default: str) -> None:
     """The option of where a picture goes."""
     what = "of a picture: png, svg, pdf"
-    parser.add_argument("--out", type=Path, default=Path(default), metavar="FILE", help=what)
+    parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=what)
+
+
+def picture(text: str) -> Path:
+    """The kind of option that names a picture of a format that there is."""
+    known, path = sorted(FigureCanvasBase.get_supported_filetypes()), Path(text)
+    expected = f"a name that ends in one of {', '.join(known)}"
+    if path.suffix.lower()[1:] not in known:
+        raise options.UserError(f"got {text!r}, expected {expected}")
+    return path
 
 
 def inspect(chosen: run.Options) -> None:
@@ -107,8 +117,9 @@ def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     trained = run.load_options(folder, *TASKS)
     with run.reading(folder / run.OPTIONS):
         task = TASKS[trained.task].task(trained)
-    key, batch = jax.random.key(trained.seed), next(task.batches)
-    params = run.load_params(folder, like=jax.eval_shape(task.init, key))
+        key, batch = jax.random.key(trained.seed), next(task.batches)
+        like = jax.eval_shape(task.init, key)
+    params = run.load_params(folder, like=like)
     return lambda params, loop: task.loss(params, task.carry, batch, key, loop)[0], params
 
 

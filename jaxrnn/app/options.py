@@ -42,12 +42,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
+# What reading a file that is missing, damaged or of something else can raise.
+FAULTS = OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+
+
 @contextlib.contextmanager
 def at_fault(name: str, path: Path | str, expected: str) -> Iterator[None]:
     """Say of any failure within, if a file can be the cause, that this argument's is."""
     try:
         yield
-    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+    except (*FAULTS, UserError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         if isinstance(error, UnicodeDecodeError):
             said = f"byte 0x{error.object[error.start]:02x} at {error.start}"

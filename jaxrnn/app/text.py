@@ -93,8 +93,8 @@ def sample(chosen: options.Options) -> None:
         model, vocabulary = _model(trained), trained.vocabulary
         if list(vocabulary) != sorted(set(vocabulary)):
             raise ValueError("vocabulary: got it out of order, expected increasing code points")
-    key = jax.random.key(chosen.seed)
-    like = jax.eval_shape(lambda key: CharacterParams(*model.init(key, len(vocabulary))), key)
+        key = jax.random.key(chosen.seed)
+        like = jax.eval_shape(lambda key: CharacterParams(*model.init(key, len(vocabulary))), key)
     params = run.load_params(chosen.folder, like=like)
     tokens = corpus.encode("--prompt", chosen.prompt, vocabulary)
     drawn = generate(model, params, tokens, chosen.temperature, key)

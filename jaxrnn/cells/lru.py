@@ -80,6 +80,7 @@ def lru(
 
     def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         check.integer("input_size", input_size, least=1)
+        check.key("key", key)
         wide, keys = parts.at_least_float32(dtype), jax.random.split(key, 5)
 
         def normal(key, rows, columns, variance):
@@ -124,6 +125,7 @@ def lru(
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(params: Params, xs: Modes) -> Float[Array, "*lead O"]:
+        check.params_fit("lru", params, shapes)
         p = _wide(params)
         ys = jnp.real(xs) @ p["c_re"] - jnp.imag(xs) @ p["c_im"]  # (R3)
         return ys.astype(params["c_re"].dtype)

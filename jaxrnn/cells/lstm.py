@@ -26,7 +26,7 @@ class LSTMGates(namedtuple("LSTMGates", "i f g o")):
     @classmethod
     def biases(cls, forget_bias: float) -> "LSTMGates":
         """What each gate's part of `b` starts at."""
-        return cls(0.0, check.number("forget_bias", forget_bias), 0.0, 0.0)
+        return cls(0.0, check.finite("forget_bias", forget_bias), 0.0, 0.0)
 
 
 @once
@@ -99,7 +99,7 @@ class LSTMForm(Form):
 
     def output(self, params: Params, carries: Carry) -> State:
         """What is seen of the carry: the state, y = h."""
-        return carries.h
+        return check.instance("carry", carries, LSTMCarry).h
 
 
 def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:

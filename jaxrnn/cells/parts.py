@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
@@ -134,6 +135,7 @@ class Form:
         """The parameters as they start."""
         check.integer("input_size", input_size, least=1)
         wide, shapes, gates = at_least_float32(dtype), self.shapes, len(self.biases)
+        check.key("key", key)
         lecun, orthogonal = jax.nn.initializers.lecun_normal(), jax.nn.initializers.orthogonal()
         key_x, *keys = jax.random.split(key, 1 + gates + len(self.beside))
         params = {
@@ -228,6 +230,9 @@ def plus_bias(x: Float[Array, "*lead H"], b: Vector) -> Float[jax.Array, "*lead 
 def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
     """Zeros `(*batch_shape, size)`."""
     check.of_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
+    for n in batch_shape:
+        fits = jax.export.is_symbolic_dim(n) or (isinstance(n, (int, np.integer)) and n >= 0)
+        check.that(fits, "batch_shape", batch_shape, "sizes that are ints of at least 0")
     return jnp.zeros((*batch_shape, size), check.floating("dtype", dtype))
 
 

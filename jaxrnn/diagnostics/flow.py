@@ -118,6 +118,12 @@ def saturation(
     Gradient: zero.
     """
     check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
+    steps = check.length(states, "states")
+    if mask is not None:
+        check.marks("mask", mask, steps)
+        for path, x in jax.tree.leaves_with_path(states):
+            place, expected = "states" + jax.tree_util.keystr(path), f"the axes of {mask.shape}"
+            check.that(x.shape[: mask.ndim] == mask.shape, place, x, f"{expected}, the mask's")
 
     def of_gate(x: jax.Array) -> jax.Array:
         counts = jnp.broadcast_to(True if mask is None else tree.widened(mask, x), x.shape)
@@ -150,13 +156,15 @@ def with_zeros(loss: Loss, params: Params, args: Any, loop: Loop, beside: Any) -
 
 def of_each_call(what: Any, loss: Loss, params: Params, args: Any, loop: Loop) -> list[Any]:
     """`what(step, params, carry, xs)` of each call a loss makes of its loop; nothing is run."""
-    check.function("loss", loss)
-    check.function("loop", loop)
+    check.function("loop", loop, takes=4)
+    check.function("loss", loss, 1 + len(args), loop=loop)
+    check.arrays("params", params)
     found: list[Any] = []
 
     def noting(*call: Any) -> Any:
         found.append(what(*call))
         return loop(*call)
 
-    jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    form = jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    check.scalar("loss", form)
     return found

@@ -91,7 +91,11 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
             yield _first("backward", i, {"d_carries": d_carries}, batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
-    check.function("loss", loss)
+    check.function("loss", loss, 1 + len(args), loop=loop)
+    check.function("loop", loop, takes=4)
+    check.arrays("params", params)
+    check.concrete("params", params)
+    check.concrete("args", args)
     return next(filter(None, places()), None)
 
 

@@ -84,8 +84,10 @@ def spectrum(
     Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
     randomness", SIAM Review 53 (2011).
     """
+    check.arrays("carry", carry)
     carry = tree.to_arrays(carry)
     check.step_fits(step, params, carry, xs)
+    check.that(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         carry_tm1, x = at_t
@@ -135,6 +137,7 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
     networks", ICML 2013.
     """
     check.positive("threshold", threshold)
+    check.instance("found", found, Spectrum)
     values, spectral = found.products, found.products[..., 0]
     share = found.size / values.shape[-1]
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5

@@ -64,8 +64,11 @@ def truncation_bias(
 
     Time: that of a gradient, and of compiling it, for each length, and for the exact one.
     """
+    check.function("make", make, takes=1)
+    several = ks is None or (isinstance(ks, Sequence) and not isinstance(ks, str))
+    check.of_type("ks", ks, several, "a sequence of ints")
     _, doubling = _lengths(loss, params, args)
-    ks = doubling if ks is None else ks
+    ks = doubling if ks is None else [check.integer("ks", k, least=1) for k in ks]
     exact = _gradient(loss, params, args, loop)
 
     def row(k: int) -> TruncationBias:
@@ -136,6 +139,8 @@ def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> floa
 
 def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, list[int]]:
     """T, the longest sequence that the loss runs its loop over, and all powers of two below it."""
+    check.concrete("params", params)
+    check.concrete("args", args)
     lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
     return max(lengths), [2**i for i in range((max(lengths) - 1).bit_length())]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrnn import check
 from jaxrnn.diagnostics.spectrum import Reach, Spectrum
 from jaxrnn.types import Array
 
@@ -64,6 +65,14 @@ def verdict(
     R. Williams, J. Peng 1990; X. Glorot, Y. Bengio, AISTATS 2010; J. Ba, J. Kiros, G. Hinton,
     arXiv:1607.06450.
     """
+    check.instance("reach", reach, Reach)
+    if spectrum is not None:
+        check.instance("spectrum", spectrum, Spectrum)
+    if gates is not None:
+        check.kind(isinstance(gates, Mapping), "gates", gates, "a dict, such as saturation gives")
+    for name, value in (("reach", reach), ("spectrum", spectrum), ("gates", gates)):
+        check.arrays(name, value)
+        check.concrete(name, value)
     steps = len(reach.spectral) - 1
     rate, horizon, end = map(np.median, (reach.rate, reach.horizon, reach.spectral[-1]))
     largest = -np.inf if spectrum is None else float(np.median(spectrum.exponents[..., 0]))

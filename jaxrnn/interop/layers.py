@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxrnn import check
 from jaxrnn.layers import dropout
 from jaxrnn.networks import Bidirectional, BothWays, Stack, bidirectional, concatenated, stacked
 from jaxrnn.types import RECIPES, Params
@@ -26,9 +27,15 @@ def layers_of(network: Any, params: Params) -> list[Layer]:
     """The inverse of `joined`; what is neither stacked nor both ways is one layer."""
     match network:
         case Stack(parts=parts):
-            pairs = zip(parts, params, strict=True)
+            pairs = zip(parts, _one_each(parts, params), strict=True)
             kept = [pair for pair in pairs if RECIPES.get(pair[0], ("", None))[0] != "dropout"]
             return [layer for pair in kept for layer in layers_of(*pair)]
         case Bidirectional(parts=parts, merge=merge) if merge is concatenated:
-            return [list(zip(parts, params, strict=True))]
+            return [list(zip(parts, _one_each(parts, params), strict=True))]
     return [[(network, params)]]
+
+
+def _one_each(parts: Any, params: Params) -> Params:
+    fits = isinstance(params, (tuple, list)) and len(params) == len(parts)
+    check.kind(fits, "params", params, f"a tuple of {len(parts)}, one a part")
+    return params

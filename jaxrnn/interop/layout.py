@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.cells import elman, parts
-from jaxrnn.interop.recipe import ACTIVATIONS, form_of, input_size_of, spelt
+from jaxrnn.interop.recipe import ACTIVATIONS, MADE, form_of, input_size_of, spelt
 from jaxrnn.types import FACTORIES, RECIPES, Array, Cell, Params, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
@@ -187,6 +187,7 @@ def tensors_of(source: PyTree) -> Tensors:
     """
 
     def array(name: str, leaf: Any) -> jax.Array:
+        name = name or "source"
         dtype = check.floating(name, str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch."))
         known = jax.dtypes.canonicalize_dtype(dtype) == dtype
         check.that(known, name, leaf, "float32 at most, or jax_enable_x64 switched on", TypeError)
@@ -210,10 +211,12 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
 
 def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
     """Those that have a cell; ValueError if there is none."""
+    expected = f"a cell such as {_names(layouts)}"
+    check.that(isinstance(cell, MADE), "cell", check.describe(cell), expected)
     made: Any = RECIPES.get(cell, ("", None))  # a network has none
     of_factory = [x for x in layouts if x.cell.__name__ == made[0]]
     found = [x for x in of_factory if x.options.items() <= made[1].arguments.items()]
-    check.that(found, "cell", spelt(cell), f"a cell such as {_names(layouts)}")
+    check.that(found, "cell", spelt(cell), expected)
     return found
 
 

@@ -46,6 +46,7 @@ def load(path: Path | str, name: str | None = None) -> Node:
     import onnx
     from google.protobuf.message import DecodeError
 
+    check.of_type("path", path, isinstance(path, (str, Path)), "a path")
     try:
         return read(onnx.load(path), name)
     except DecodeError as error:
@@ -69,6 +70,7 @@ def read(model: Any, name: str | None = None) -> Node:
     """
     from onnx import helper, numpy_helper
 
+    check.kind(hasattr(model, "graph"), "model", model, "an onnx.ModelProto")
     nodes = [n for n in model.graph.node if n.op_type in INPUTS and name in (None, n.name)]
     got = f"{name!r}, which {[node.name for node in nodes]} have"
     check.that(len(nodes) == 1, "name", got, "that of one RNN, GRU or LSTM")
@@ -137,9 +139,16 @@ def write(
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(check.float_dtype(params)))
+    size = input_size_of(cell, params)
+    for name, value in (("reverse", reverse), ("lengths", lengths), ("carry", carry)):
+        check.boolean(name, value)
+    of_params = check.float_dtype(params)
+    known = of_params in (np.float16, np.float32, np.float64)
+    check.that(known, "params", f"the dtype {of_params}", "one that ONNX's operators have")
+
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(of_params))
     constants: dict[str, Any] = {"joined": [0, 0, -1]}
-    inputs: dict[str, list[Any]] = {"xs": ["T", "B", input_size_of(cell, params)]}
+    inputs: dict[str, list[Any]] = {"xs": ["T", "B", size]}
     outputs: dict[str, list[Any]] = {"ys": ["T", "B", None]}
     nodes, xs = [], "xs"
     layers = layers_of(cell, params)

@@ -82,8 +82,9 @@ def made_of(text: str) -> Any:
     try:
         made = value(ast.parse(text, mode="eval").body)
         return check.of_type("it", made, isinstance(made, MADE), "a cell")
-    except (SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"cell: got {text!r} ({error}), expected such as 'gru(128)'") from None
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        got = f"{text[:80]!r} ({str(error)[:160]})"
+        raise ValueError(f"cell: got {got}, expected such as 'gru(128)'") from None
 
 
 def form_of(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
@@ -93,6 +94,8 @@ def form_of(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
 
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
+    check.that(isinstance(cell, MADE), "cell", check.describe(cell), "one of jaxrnn")
+    check.arrays("params", params)
     shapes = jax.tree.map(jnp.shape, params)
     for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
         if jax.tree.map(jnp.shape, form_of(cell, size)) == shapes:

@@ -1,5 +1,6 @@
 """Files of our own: parameters by readable names, and how their cell is made; no pickle."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
         ValueError: if no expression makes the cell, or params are not such as it has.
         OSError: if the file cannot be written.
     """
+    a_path(path)
+    check.arrays("params", params)
+    check.concrete("params", params)
+    for name, x in tree.named(params).items():
+        check.floating(name, jax.numpy.result_type(x))
     said = {"jaxrnn": VERSION, "cell": spelt(cell), "input_size": str(input_size_of(cell, params))}
     Path(path).write_bytes(packed(params, said))
 
@@ -43,13 +49,24 @@ def load(path: Path | str) -> tuple[Any, Params]:
     version = said.get("jaxrnn")
     check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", repr(VERSION))
     cell, size = made_of(said.get("cell", "")), said.get("input_size", "")
-    check.that(size.isdecimal() and int(size), "input_size", repr(size), "a number above 0")
-    form = form_of(cell, int(size))
+    fits = size.isascii() and size.isdecimal() and 0 < len(size) < 10 and int(size)
+    check.that(fits, "input_size", repr(size[:80]), "a number above 0")
+    try:
+        form = form_of(cell, int(size))
+    except OverflowError:
+        raise ValueError(
+            f"cell: got {said['cell']!r}, expected sizes that arrays can have"
+        ) from None
     # Each part keeps the dtype that it was saved in.
     named = tree.named(form).items()
     kept = [jax.ShapeDtypeStruct(x.shape, arrays.get(name, x).dtype) for name, x in named]
     form = jax.tree.unflatten(jax.tree.structure(form), kept)
     return cell, filled(form, arrays, said["cell"])
+
+
+def a_path(path: Any) -> None:
+    """Raise unless it names a file."""
+    check.of_type("path", path, isinstance(path, (str, os.PathLike)), "a path")
 
 
 def packed(params: PyTree, said: dict[str, str] | None = None) -> bytes:
@@ -59,11 +76,12 @@ def packed(params: PyTree, said: dict[str, str] | None = None) -> bytes:
 
 def opened(path: Path | str) -> tuple[dict[str, str], Tensors]:
     """What any file of safetensors says of itself, and its arrays by name."""
+    a_path(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = file.keys()
             return file.metadata() or {}, tensors_of({x: file.get_tensor(x) for x in names})
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, AttributeError) as error:  # or a dtype NumPy has not
         raise ValueError(f"path: got {str(path)!r} ({error}), expected safetensors") from None
 
 

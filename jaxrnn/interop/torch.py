@@ -1,7 +1,7 @@
 """PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, deep and both ways, and `nn.RNNCell` and its like."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxrnn import check
@@ -38,7 +38,8 @@ def read(source: Any, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any
     nonlinearity = getattr(source, "nonlinearity", nonlinearity)
     known = nonlinearity in NONLINEARITIES
     check.that(known, "nonlinearity", repr(nonlinearity), f"one of {', '.join(NONLINEARITIES)}")
-    state = _state(source).items()
+    check.of_type("prefix", prefix, isinstance(prefix, str), "a text")
+    state = [(str(name), x) for name, x in _state("source", source).items()]
     directions = _directions({k[len(prefix) :]: x for k, x in state if k.startswith(prefix)})
     depth = 1 + max(int((re.findall(r"\d+", ending) or [0])[0]) for ending in directions)
     both = any(ending.endswith("_reverse") for ending in directions)
@@ -67,7 +68,7 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
         ValueError, TypeError: if PyTorch has no such cell, or `like` is of another kind or size.
     """
     nonlinearities = [like.nonlinearity] if hasattr(like, "nonlinearity") else NONLINEARITIES
-    directions = {} if like is None else _directions(_state(like))
+    directions = {} if like is None else _directions(_state("like", like))
     layers = layers_of(cell, params)
     single = "" in directions and len(layers) == len(layers[0]) == 1
     written: dict[str, Any] = {}
@@ -80,8 +81,10 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
     return written
 
 
-def _state(source: Any) -> Any:
-    return source.state_dict() if hasattr(source, "state_dict") else source
+def _state(name: str, source: Any) -> Any:
+    state = source.state_dict() if hasattr(source, "state_dict") else source
+    check.kind(isinstance(state, Mapping), name, state, "a module, or tensors by name")
+    return state
 
 
 def _directions(state: Any) -> dict[str, dict[str, Any]]:

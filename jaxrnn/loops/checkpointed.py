@@ -94,7 +94,7 @@ def checkpointed(
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    inner: Any = check.function("loop", loop)
+    inner: Any = check.function("loop", loop, takes=4)
     cuts = f"{getattr(inner, '__name__', inner)}, which cuts the gradient"
     check.that(reach_of(inner) is None, "loop", cuts, "an exact one")
     return _checkpointed(inner, check.size("budget", budget), levels or 1, states, segment)

@@ -44,7 +44,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
     check.key("key", key)
     keep = check.number("keep", keep)
     check.that(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
-    check.function("loop", loop)
+    check.function("loop", loop, takes=4)
 
     def cut_at_random(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         check.step_fits(step, params, carry, xs)

@@ -47,7 +47,7 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
     check.that(k2 >= k1, "k2", k2, f"an int of at least k1 = {k1}")
-    return _truncated(k1, k2, check.function("loop", loop))
+    return _truncated(k1, k2, check.function("loop", loop, takes=4))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
 from jaxrnn import check, tree
 from jaxrnn.cells.parts import at_least_float32
-from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
+from jaxrnn.transforms.noise import drawn, of_arrays, rates, with_noise
 from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, Step
 
 Control = Callable[[Carry], tuple[Carry, PyTree]]  # λ -> (what goes on, what is read)
@@ -88,10 +88,15 @@ def controlled(
     optimization", ICLR 2019; for f as `clipped`.
     """
     check.function("step", step)
-    control = _control(check.function("factor", factor), check.boolean("elementwise", elementwise))
-    jax.tree.map(functools.partial(check.rate, "cut"), cut)
+    control = _control(
+        check.function("factor", factor, takes=1), check.boolean("elementwise", elementwise)
+    )
+    rates("cut", cut)
     if isinstance(step, Cell):
-        return _watched_cell(step, control, cut if any(jax.tree.leaves(cut)) else None)
+        # A dict of rates has no hash, and makes a cell of its own each time.
+        known = any(isinstance(cut, kind) for kind in (int, float, tuple))
+        make = _watched_cell if known else _watched_cell.__wrapped__
+        return make(step, control, cut if any(jax.tree.leaves(cut)) else None)
     if any(jax.tree.leaves(cut)):
         raise TypeError(f"cut: got {cut} for a plain Step, expected 0, since only Cells draw noise")
     return _watched_step(step, control)
@@ -201,7 +206,11 @@ def _control(factor: Callable[[jax.Array], Any], elementwise: bool) -> Control:
 
         def times(d: jax.Array) -> jax.Array:
             size = abs(d) if norm is None else tree.widened(norm, d)
-            return d * jnp.asarray(factor(_positive(size)), d.dtype)  # (A1), (A2)
+            f, expected = factor(_positive(size)), f"the shape of the sizes {check.describe(size)}"
+            check.arrays("factor", f)
+            fits = f is not None and jnp.shape(f) in ((), jnp.shape(size))
+            check.that(fits, "factor", check.describe(f), expected)
+            return d * jnp.asarray(f, d.dtype)  # (A1), (A2)
 
         return jax.tree.map(times, d_carry), None
 
@@ -229,6 +238,7 @@ _identity.defvjp(lambda _, carry, probe: (carry, None), lambda control, _, d: co
 def _watched(control: Control, carry: Carry, probe: PyTree) -> Carry:
     """The carry, whose cotangent goes through the control on its way back."""
     inexact, others = tree.split_inexact(carry)
+    check.same_tree("xs.probe", probe, jax.eval_shape(control, inexact)[1])
     return tree.merge(_identity(control, inexact, probe), others)
 
 
@@ -241,7 +251,7 @@ def _watched_cell(cell: Any, control: Control, cut: Any = None, probes: bool = F
 
     def project(params: Params, xs: PyTree, _: None = None, keep: Carry | None = None) -> Noised:
         """What drives the cell inside, the probe, and where the link to the step before holds."""
-        xs, probe = xs if probes else (xs, None)
+        xs, probe = check.instance("xs", xs, Probed) if probes else (xs, None)
         return Noised(Probed(cell.project(params, xs), probe), keep)
 
     def linked(keep: Carry | None, carry: Carry, cut_off: Carry) -> Carry:
@@ -272,7 +282,7 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
     step = getattr(step, "__wrapped__", step)  # what a jax.jit around all of it would hide
 
     def watched(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
-        x, probe = x if probes else (x, None)
+        x, probe = check.instance("xs", x, Probed) if probes else (x, None)
         traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
         inputs, jaxpr = jax.tree.leaves((params, carry, x)), traced.jaxpr
         form: Any = jax.tree.structure(shapes)
@@ -297,12 +307,18 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
 
 def _sloped(inside: Step, params: PyTree, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
     """A plain step, or a cell's `advance`, whose carry has the slope ξ."""
+    check.instance("xs", x, Crossed)
+    check.arrays("xs.factor", x.factor)
+    fits = x.factor is not None and jnp.shape(x.factor) == ()
+    expected = "one number for all rows of a step"
+    check.that(fits, "xs.factor", check.describe(x.factor), expected)
     return inside(params, _with_slope(carry, x.factor), x.xs)
 
 
 @functools.cache
 def _crossed_cell(cell: Any) -> Cell:
     def project(params: Params, xs: Crossed) -> Crossed:
+        check.instance("xs", xs, Crossed)
         return Crossed(cell.project(params, xs.xs), xs.factor)
 
     def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:

@@ -38,9 +38,11 @@ def fed_back(step: Step, feedback: Callable[[PyTree, PyTree], PyTree]) -> Step:
     Gradient: what the loop makes of it, through x as well, unless x is drawn from integers.
     """
     check.function("step", step)
-    check.function("feedback", feedback)
+    check.function("feedback", feedback, takes=2)
 
     def self_feeding(params: Params, carry: Carry, s: PyTree) -> tuple[tuple[Carry, PyTree], Fed]:
+        pair = isinstance(carry, tuple) and len(carry) == 2
+        check.kind(pair, "carry", carry, "(carry, x), with the first input")
         inner, x = carry
         inner, y = step(params, inner, x)
         x = feedback(y, s)

@@ -73,13 +73,16 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
     Gradient: exact. Time and memory: the step's, and a selection for each array of the carry.
     """
     check.function("step", step)
-    fill = check.number("fill", fill)
+    fill = check.finite("fill", fill)
     taken = functools.partial(_taken, step, fill)
     return _masked_cell(step, fill) if isinstance(step, Cell) else taken
 
 
 def _taken(step: Step, fill: float, params: Params, carry: Carry, x: Masked) -> Stepped:
     """A plain step, taken where the mask is True."""
+    check.instance("xs", x, Masked)
+    check.booleans("xs.mask", x.mask)
+    check.rows("xs.mask", x.mask.shape, None, carry)
     new, y = step(params, carry, tree.filled(x.mask, x.xs, fill))
     return tree.where(x.mask, new, carry), y  # (M1)
 
@@ -87,6 +90,8 @@ def _taken(step: Step, fill: float, params: Params, carry: Carry, x: Masked) -> 
 @functools.cache
 def _masked_cell(cell: Any, fill: float) -> Cell:
     def project(params: Params, xs: Masked) -> Masked:
+        check.instance("xs", xs, Masked)
+        check.leads("xs.mask", xs.mask, xs.xs)
         return Masked(cell.project(params, tree.filled(xs.mask, xs.xs, fill)), xs.mask)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Masked) -> tuple[Carry, PyTree]:
@@ -137,12 +142,20 @@ def restarted(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
 
 def _begun(inside: Step, params: Restarting, carry: Carry, x: Restarted) -> tuple[Carry, PyTree]:
     """A plain step, or a cell's `advance`, from where it begins."""
+    check.instance("params", params, Restarting)
+    check.instance("xs", x, Restarted)
+    check.booleans("xs.reset", x.reset)
+    check.same_tree("params.carry", params.carry, carry, ", as the carry")
+    check.rows("xs.reset", x.reset.shape, None, carry)
     return inside(params.params, tree.where(x.reset, params.carry, carry), x.xs)  # (R1)
 
 
 @functools.cache
 def _restarted_cell(cell: Any, learned: bool) -> Cell:
     def project(params: Restarting, xs: Restarted) -> Restarted:
+        check.instance("params", params, Restarting)
+        check.instance("xs", xs, Restarted)
+        check.leads("xs.reset", xs.reset, xs.xs)
         return Restarted(cell.project(params.params, xs.xs), xs.reset)
 
     def prepare(params: Restarting) -> Restarting:

@@ -60,6 +60,14 @@ def factors(keep: Any, rate: float, dtype: Any) -> Any:
     return None if keep is None else jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
 
 
+def rates(name: str, value: Any) -> None:
+    """Raise unless it is a rate, or a tree of some."""
+    leaves = jax.tree.leaves(value)
+    check.that(leaves, name, value, "a rate in [0, 1), or one for each array of the carry")
+    for leaf in leaves:
+        check.rate(name, leaf)
+
+
 def of_arrays(name: str, rate: float | Carry, carry: Carry) -> Carry:
     """A rate for each array of the carry, of one number or of as many as there are arrays."""
     if not isinstance(rate, (int, float)):

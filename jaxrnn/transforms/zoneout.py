@@ -1,13 +1,12 @@
 """Zoneout: units that keep their last value."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.transforms.noise import drawn, of_arrays, with_noise
+from jaxrnn.transforms.noise import drawn, of_arrays, rates, with_noise
 from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, once
 
 
@@ -47,12 +46,12 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     activations", ICLR 2017.
     """
     check.instance("cell", cell, Cell)
-    jax.tree.map(functools.partial(check.rate, "rate"), rate)
+    rates("rate", rate)
     inner: Any = cell  # has an adjoint and a gather where they are called
 
     def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        steps, rates = check.length(xs), of_arrays("rate", rate, carry)
-        return None, drawn(key, rates, lambda c: (steps, *c.shape), carry)
+        steps, each = check.length(xs), of_arrays("rate", rate, carry)
+        return None, drawn(key, each, lambda c: (steps, *c.shape), carry)
 
     def project(params: Params, xs: PyTree, _: None, hold: Carry | None) -> Noised:
         """What drives the cell inside, and which units hold."""
@@ -61,8 +60,8 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
         if hold is None:
-            rates = of_arrays("rate", rate, new)
-            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates, held, new)
+            each = of_arrays("rate", rate, new)
+            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, each, held, new)
         return jax.tree.map(jnp.where, hold, held, new)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Noised) -> tuple[Carry, ZoneoutSaved]:

@@ -1,0 +1,396 @@
+"""Calls that are wrong, by the public name they belong to, and what each is answered.
+
+Each row is a public name, the message, and the call; `...` in a message stands for anything. What
+`tests/test_check.py` asserts of a cell's params, carry and inputs is not said again.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_check import (
+    ELMAN,
+    GRU,
+    GRU_PARAMS,
+    LSTM,
+    XS,
+    B,
+    H,
+    I,
+    T,
+    array,
+    weights,
+)
+
+import jaxrnn
+import jaxrnn.interop.safetensors
+from jaxrnn import interop
+
+CARRY, TOKENS = array(B, H), array(T, B, dtype=np.int32)
+MASK = array(T, B, dtype=bool)
+KEY, KEYS = array(2, dtype=np.uint32), array(3, 2, dtype=np.uint32)
+STRUCT = jax.ShapeDtypeStruct((B,), np.int64)
+STATE = jaxrnn.TrainState(GRU_PARAMS, (optax.EmptyState(),) * 2, CARRY, array(dtype=np.int32), KEY)
+OPTIMIZER = optax.sgd(0.1)
+CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
+REACH = jaxrnn.diagnostics.spectrum.Reach(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
+HISTORY = jaxrnn.History(array(T, B, H), ())
+
+
+def loss(params, xs, loop=jaxrnn.bptt):
+    return jnp.sum(jaxrnn.unroll(GRU, params, xs, loop=loop)[1])
+
+
+def vector(params, xs, loop):
+    return jaxrnn.unroll(GRU, params, xs, loop=loop)[1]
+
+
+def training_loss(params, carry, batch, key):
+    return jnp.sum(batch), (carry, {})
+
+
+def run(cell=GRU, params=GRU_PARAMS, xs=XS, carry=None, **more):
+    return lambda: jaxrnn.unroll(cell, params, xs, carry, **more)
+
+
+def of_cells():
+    key, number = (
+        "TypeError: key: got {}, expected a key",
+        "expected sizes that are ints of at least",
+    )
+    for name in CELLS:
+        cell = getattr(jaxrnn, name)(H)
+        for got, value in (("NoneType", None), ("int", 3), ("uint32[3,2]", KEYS), ("str", "x")):
+            yield name, key.format(got), lambda c=cell, v=value: c.init(v, I)
+        for sizes in ((-1,), (2.5,), ("a",)):
+            message = f"ValueError: batch_shape: got {sizes}, {number}"
+            yield name, message, lambda c=cell, v=sizes: c.carry(v)
+    nan = "ValueError: forget_bias: got nan, expected a finite number"
+    for name in ("lstm", "peephole_lstm", "layer_norm_lstm"):
+        yield name, nan, lambda m=name: getattr(jaxrnn, m)(H, forget_bias=np.nan)
+    yield "projected_lstm", nan, lambda: jaxrnn.projected_lstm(H, 2, forget_bias=np.nan)
+    yield "gru", "TypeError: gru() got an unexpected keyword", lambda: jaxrnn.gru(4, size=3)
+    traced = "TypeError: hidden_size: got ...Tracer, expected a Python int"
+    yield "gru", traced, lambda: jax.eval_shape(lambda n: jaxrnn.gru(n).init, STRUCT)
+    yield (
+        "lstm",
+        "TypeError: carry: got a tuple of 2, expected a LSTMCarry",
+        lambda: LSTM.output(None, (CARRY, CARRY)),
+    )
+    yield "lru", "TypeError: params: got ['b', ", lambda: jaxrnn.lru(H).output(GRU_PARAMS, CARRY)
+    for name in ("readout", "embedding"):
+        make = getattr(jaxrnn, name)
+        yield name, key.format("NoneType"), lambda m=make: m(2).init(None, 3)
+    yield "dropout", "TypeError: rate: got None of type", lambda: jaxrnn.dropout(None)
+    net, both = jaxrnn.stacked(GRU, LSTM), jaxrnn.bidirectional(GRU)
+    yield "stacked", key.format("NoneType"), lambda: net.init(None, I)
+    yield "bidirectional", key.format("int"), lambda: both.init(3, I)
+    yield "residual", key.format("int"), lambda: jaxrnn.residual(GRU).init(3, I)
+    one_each = "TypeError: params: got {}, expected a tuple of 2, one a part"
+    yield "stacked", one_each.format("dict"), lambda: net.output(GRU_PARAMS, CARRY)
+    yield "stacked", one_each.format("a tuple of 1"), lambda: net.output((GRU_PARAMS,), CARRY)
+    yield "bidirectional", one_each.format("dict"), lambda: both.output(GRU_PARAMS, CARRY)
+    yield (
+        "bidirectional",
+        "TypeError: merge: got <lambda> (too many",
+        lambda: jaxrnn.bidirectional(GRU, merge=lambda ys: ys),
+    )
+
+
+def of_sequences():
+    factory = "TypeError: loop: got {} (too many positional arguments), expected a function of 4"
+    for name in ("truncated", "checkpointed", "randomized"):
+        yield "unroll", factory.format(name), run(loop=getattr(jaxrnn, name))
+    yield "unroll", "TypeError: cell: got gru (too many pos", run(jaxrnn.gru, carry=CARRY)
+    pair = "TypeError: loop: got NoneType, expected (carry, ys)"
+    yield "unroll", pair, run(carry=CARRY, loop=lambda *_: None)
+    yield "history", pair, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, CARRY, loop=lambda *_: None)
+    unknown = "TypeError: options: got masks, expected some of loop, mask, "
+    yield "history", unknown, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, masks=MASK)
+    for message, options in {
+        "params['b']: got str, ": {"params": {**GRU_PARAMS, "b": "x"}},
+        "params['b']: got ShapeDtypeStruct float64,": {
+            "params": {**GRU_PARAMS, "b": jax.ShapeDtypeStruct((12,), np.float64)}
+        },
+        "xs: got ndarray object, ": {"xs": np.array([[1, None]])},
+        "xs: got ndarray <U1, ": {"xs": np.array([["a"]])},
+        "xs: got ShapeDtypeStruct float64,": {"xs": jax.ShapeDtypeStruct((T, I), np.float64)},
+        "carry: got str,": {"carry": "zero"},
+        "reset_carry: got str,": {"reset": MASK, "reset_carry": "zero"},
+        "lengths: got ShapeDtypeStruct": {"lengths": STRUCT},
+        "mask: got ShapeDtypeStruct": {"mask": jax.ShapeDtypeStruct((T, B), bool)},
+    }.items():
+        yield "unroll", f"TypeError: {message}...expected an array", run(**options)
+    yield "unroll", "ValueError: fill: got nan, expected a fin", run(mask=MASK, fill=np.nan)
+    lengths = "TypeError: lengths: got ShapeDtypeStruct"
+    yield "mask_of_lengths", lengths, lambda: jaxrnn.mask_of_lengths(STRUCT, 3)
+    axis = "ValueError: xs: got float64[3], expected one with an axis {}"
+    for value in (1, 7, -9):
+        call = lambda v=value: jaxrnn.time_first(array(3), v)  # noqa: E731
+        yield "time_first", axis.format(value), call
+    for value in ("1", True, (0, 1)):
+        call = lambda v=value: jaxrnn.time_first(XS, v)  # noqa: E731
+        yield "time_first", "TypeError: axis: got ...expected a Python int", call
+    yield "time_first", "TypeError: xs: got str, expected", lambda: jaxrnn.time_first("abc")
+    lead = "ValueError: rest: got float64[], expected a leading time axis"
+    yield "shifted", lead, lambda: jaxrnn.shifted(array(), array())
+    yield (
+        "shifted",
+        "ValueError: rest: got leading (time) axes of sizes",
+        lambda: jaxrnn.shifted((array(), array()), (array(4), array(3))),
+    )
+    yield "shifted", "TypeError: first: got str, expected an array", lambda: jaxrnn.shifted("a", XS)
+    step = lambda p, c: (c, c)  # noqa: E731
+    for name in ("scan", "bptt"):
+        yield (
+            name,
+            "TypeError: step: got <lambda> (too many",
+            (lambda loop=name: getattr(jaxrnn, loop)(step, None, CARRY, XS)),
+        )
+    yield "scan", "TypeError: carry: got str", lambda: jaxrnn.scan(GRU, None, "abc", XS)
+    for name, made in (("truncated", (2,)), ("randomized", (KEY, 0.5)), ("checkpointed", ())):
+        make, wrong = getattr(jaxrnn, name), "TypeError: loop: got <lambda> (too many"
+        yield name, wrong, lambda m=make, a=made: m(*a, loop=lambda *, only: None)
+
+
+def of_transforms():
+    masked, restarted = jaxrnn.masked(GRU), jaxrnn.restarted(GRU)
+    plain = lambda p, c, x: (c, x)  # noqa: E731
+    begun = jaxrnn.Restarting(GRU_PARAMS, CARRY)
+    for name in ("masked", "restarted", "crossed", "probed"):
+        params = begun if name == "restarted" else GRU_PARAMS
+        wanted = f"TypeError: xs: got ..., expected a {name.capitalize()}"
+        make = getattr(jaxrnn, name)
+        yield name, wanted, run(make(GRU), params)
+        yield name, wanted, run(make(plain), params, carry=CARRY)
+    for message, mask in {
+        "TypeError: xs.mask: got float64[5,3], expected an array of bool": array(T, B),
+        "TypeError: xs.mask: got NoneType, expected an array of bool": None,
+        "ValueError: xs.mask: got bool[5,4], expected the axes [5, 3]": array(T, 4, dtype=bool),
+    }.items():
+        yield "masked", message, run(masked, xs=jaxrnn.Masked(XS, mask))
+    other = jaxrnn.Masked(XS, array(T, 7, dtype=bool))
+    rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
+    yield "masked", rows, run(jaxrnn.masked(plain), None, other, CARRY)
+    yield "masked", "ValueError: fill: got inf", lambda: jaxrnn.masked(GRU, fill=np.inf)
+    anew = jaxrnn.Restarted(XS, MASK)
+    yield "restarted", "TypeError: params: got dict, expected a Res", run(restarted, xs=anew)
+    for message, start in {
+        "TypeError: params.carry: got the tree PyTreeDef(None)": None,
+        "ValueError: params.carry: got float64[1,4], expected float64[3,4]": array(1, H),
+    }.items():
+        call = run(restarted, jaxrnn.Restarting(GRU_PARAMS, start), anew, CARRY)
+        yield "restarted", message, call
+    no_bool = jaxrnn.Restarted(XS, array(T, B))
+    yield "restarted", "TypeError: xs.reset: got float64[5,3]", run(restarted, begun, no_bool)
+    factor = jaxrnn.Crossed(XS, array(T, B))
+    yield (
+        "crossed",
+        "ValueError: xs.factor: got float64[3], expected one number",
+        run(jaxrnn.crossed(GRU), xs=factor, carry=CARRY),
+    )
+    probe = jaxrnn.Probed(XS, array(T, B + 2))
+    yield (
+        "probed",
+        "ValueError: xs.probe: got float64[5], expected float64[3]",
+        run(jaxrnn.probed(GRU), xs=probe, carry=CARRY),
+    )
+    yield (
+        "probed",
+        "TypeError: xs.probe: got the tree PyTreeDef(None)",
+        run(jaxrnn.probed(GRU), xs=jaxrnn.Probed(XS, None), carry=CARRY),
+    )
+    for message, factor in {
+        "ValueError: factor: got float64[7], expected the shape of the si": lambda s: jnp.ones(7),
+        "ValueError: factor: got NoneType, expected": lambda s: None,
+    }.items():
+        yield "controlled", message, run(jaxrnn.controlled(GRU, factor), carry=CARRY)
+    yield (
+        "controlled",
+        "TypeError: factor: got <lambda> (too many",
+        lambda: jaxrnn.controlled(GRU, lambda: 1),
+    )
+    rate = "ValueError: {}: got None, expected a rate in [0, 1)"
+    yield "controlled", rate.format("cut"), lambda: jaxrnn.controlled(GRU, cut=None)
+    yield "zoneout", rate.format("rate"), lambda: jaxrnn.zoneout(GRU, None)
+    form = "TypeError: cut: got the tree PyTreeDef({'a': *}), expected"
+    yield "controlled", form, run(jaxrnn.controlled(GRU, cut={"a": 0.1}), key=KEY)
+    yield "clipped", "ValueError: limit: got nan", lambda: jaxrnn.clipped(GRU, np.nan)
+    yield "variational", "TypeError: variational() takes 1", lambda: jaxrnn.variational(GRU, 0.1)
+    yield (
+        "candidate_dropout",
+        "TypeError: rate: got '1'",
+        lambda: jaxrnn.candidate_dropout(GRU, "1"),
+    )
+    fed = jaxrnn.fed_back(GRU, lambda y, s: y)
+    yield (
+        "fed_back",
+        "TypeError: carry: got float64[3,4], expected (carry, x)",
+        run(fed, xs=array(T), carry=CARRY),
+    )
+    yield (
+        "fed_back",
+        "TypeError: feedback: got <lambda> (too",
+        lambda: jaxrnn.fed_back(GRU, lambda y: y),
+    )
+
+
+def of_losses_and_training():
+    readout, entropy = jaxrnn.readout(7), optax.softmax_cross_entropy_with_integer_labels
+    scored, params = jaxrnn.scored(GRU, readout, entropy), (GRU_PARAMS, weights(1))
+    for target in (3, np.int32, None):
+        wanted = "TypeError: target: got ..., expected a ShapeDtypeStruct"
+        yield "scored", wanted, lambda t=target: jaxrnn.scored(ELMAN, readout, entropy, t)
+    yield "scored", "TypeError: xs: got float64[...], expected a Scored", run(scored, params)
+    for message, targets in {
+        "TypeError: xs.targets: got float64[5,3], expected int32[5,3]": array(T, B),
+        "ValueError: xs.targets: got int32[5,4], expected int32[5,3]": array(T, 4, dtype=np.int32),
+        "TypeError: xs.targets: got the tree PyTreeDef(None)": None,
+    }.items():
+        yield "scored", message, run(scored, params, jaxrnn.Scored(XS, targets))
+    two = "TypeError: params: got {}, expected a tuple of 2, the cell's and the readout's"
+    for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
+        yield "scored", two.format(got), run(scored, wrong, jaxrnn.Scored(XS, TOKENS))
+    for message, outputs, targets in (
+        ("outputs: got NoneType,", None, XS),
+        ("outputs: got a tuple of 2,", (CARRY, XS), XS),
+        ("targets: got str,", XS, "abc"),
+        ("targets: got ndarray object,", XS, np.full((T, B), None)),
+    ):
+        call = lambda o=outputs, t=targets: jaxrnn.mean_over_time(optax.l2_loss, o, t)  # noqa: E731
+        yield "mean_over_time", f"TypeError: {message} expected an array", call
+    init = jaxrnn.trainer(training_loss, OPTIMIZER).init
+    yield "trainer", "TypeError: key: got int", lambda: init(GRU_PARAMS, 3)
+    yield (
+        "trainer",
+        "TypeError: params['n']: got int64[]",
+        lambda: init({"n": array(dtype=int)}, KEY),
+    )
+    yield "trainer", "TypeError: params: got str", lambda: init("x", KEY)
+    yield "trainer", "TypeError: loss: got ...(too many", lambda: jaxrnn.trainer(len, OPTIMIZER)
+    windowed = jaxrnn.windowed(training_loss, OPTIMIZER, 2, 4)
+    for name, update in (
+        ("trainer", jaxrnn.trainer(training_loss, OPTIMIZER).update),
+        ("windowed", windowed.update),
+    ):
+        for got, state in (("NoneType", None), ("dict", {}), ("float64[5,3,2]", XS)):
+            wanted = f"TypeError: state: got {got}, expected a TrainState"
+            yield name, wanted, lambda u=update, s=state: u(s, XS)
+    yield "windowed", "ValueError: batch: got None, which has", lambda: windowed.update(STATE, None)
+
+
+def of_diagnostics():
+    traced = lambda name, *args: lambda: jax.eval_shape(getattr(jaxrnn, name), *args)  # noqa: E731
+    for name in ("flow", "contributions", "truncation_bias", "adaptive", "locate_nonfinite"):
+        function = getattr(jaxrnn, name)
+        for message, wrong, params, args in (
+            (
+                "TypeError: loss: got <lambda> (got an unexpected",
+                lambda p, x: 0.0,
+                GRU_PARAMS,
+                [XS],
+            ),
+            ("TypeError: loss: got loss (missing", loss, GRU_PARAMS, []),
+            ("TypeError: params['b']: got str", loss, {**GRU_PARAMS, "b": "x"}, [XS]),
+            ("ValueError: loss: got float64[5,3,4], expected a sca", vector, GRU_PARAMS, [XS]),
+        ):
+            yield name, message, lambda f=function, w=wrong, p=params, a=args: f(w, p, *a)
+    for name in ("truncation_bias", "adaptive", "locate_nonfinite"):
+        function, wanted = getattr(jaxrnn, name), "TypeError: params...: got a traced float64["
+        call = lambda f=function: jax.eval_shape(lambda p: f(loss, p, XS), GRU_PARAMS)  # noqa: E731
+        yield name, wanted, call
+    for message, options in {
+        "ValueError: ks: got 0, expected an int": {"ks": [0]},
+        "TypeError: ks: got 3 of type int": {"ks": 3},
+        "TypeError: ks: got '12' of type str": {"ks": "12"},
+        "TypeError: make: got 3 of type int": {"make": 3},
+    }.items():
+        call = lambda o=options: jaxrnn.truncation_bias(loss, GRU_PARAMS, XS, **o)  # noqa: E731
+        yield "truncation_bias", message, call
+    for message, states, mask in (
+        ("ValueError: states: got None, which has no arrays", None, None),
+        ("TypeError: mask: got list, expected an array of bool", HISTORY, [True]),
+        ("ValueError: states.carries: got float64[5,3,4], ", HISTORY, array(T, 4, dtype=bool)),
+    ):
+        yield "saturation", message, lambda s=states, m=mask: jaxrnn.saturation(s, m)
+    some = "ValueError: carry: got int64[3], expected some floats"
+    yield (
+        "spectrum",
+        some,
+        lambda: jaxrnn.spectrum(lambda p, c, x: (c, x), None, array(B, dtype=int), XS),
+    )
+    yield "reach", "TypeError: found: got NoneType, expected a Spec", lambda: jaxrnn.reach(None)
+    for message, args in {
+        "TypeError: reach: got NoneType, expected a Reach": (None,),
+        "TypeError: spectrum: got a tuple of 4, expected a Spectrum": (REACH, REACH),
+        "TypeError: gates: got list, expected a dict": (REACH, None, [1]),
+    }.items():
+        yield "verdict", message, lambda a=args: jaxrnn.verdict(*a)
+    yield "verdict", "TypeError: reach...: got a traced float64", traced("verdict", REACH)
+    for message, args, options in (
+        ("ValueError: args: got none", (), {}),
+        ("TypeError: args[0]: got str", ("x", XS), {}),
+        ("TypeError: loops: got 3 of type int", (GRU_PARAMS, XS), {"loops": 3}),
+        ("ValueError: loops: got none", (GRU_PARAMS, XS), {"loops": ()}),
+        ("TypeError: loops['b']: got 'bptt'", (GRU_PARAMS, XS), {"loops": (("b", "bptt"),)}),
+    ):
+        call = lambda a=args, o=options: jaxrnn.memory_plan(loss, *a, **o)  # noqa: E731
+        yield "memory_plan", message, call
+    for message, options in {
+        "TypeError: in_axes: got 0 of type int": {"in_axes": 0},
+        "ValueError: in_axes: got -1, expected an int of at least 0": {"in_axes": (None, -1)},
+        "TypeError: in_axes: got 'x' of type str": {"in_axes": (None, "x")},
+        "ValueError: in_axes: got 1 axes for 2 arguments": {"in_axes": (0,)},
+        "ValueError: devices: got []": {"in_axes": (None, 0), "devices": []},
+        "ValueError: devices: got ['cpu']": {"in_axes": (None, 0), "devices": ["cpu"]},
+        "TypeError: devices: got 2 of type int": {"in_axes": (None, 0), "devices": 2},
+        "TypeError: weight: got 3 of type int": {"in_axes": (None, 0), "weight": 3},
+    }.items():
+        call = lambda o=options: jaxrnn.data_parallel(lambda p, x: 0.0, **o)(1.0, XS)  # noqa: E731
+        yield "data_parallel", message, call
+    for message, options in {
+        "TypeError: names: got 3 of type int": {"names": 3},
+        "ValueError: narrow: got float64": {"narrow": np.float64},
+    }.items():
+        yield "certify", message, lambda o=options: jaxrnn.certify(GRU, **o)
+    yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
+    yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(3)
+    zero = "ValueError: hidden_size: got 0"
+    yield "certify_all", zero, lambda: jaxrnn.certify_all(hidden_size=0)
+
+
+def of_interop():
+    yield "interop", "TypeError: source: got NoneType", lambda: interop.torch.read(None)
+    yield "interop", "ValueError: 1: got float64[5,3,2]", lambda: interop.torch.read({1: XS})
+    yield "interop", "TypeError: prefix: got 3", lambda: interop.torch.read({}, prefix=3)
+    yield "interop", "TypeError: params: got int, exp", lambda: interop.haiku.read(3)
+    yield "interop", "TypeError: name: got 3 of type", lambda: interop.haiku.read({}, 3)
+    for module in (interop.flax, interop.equinox):
+        yield "interop", "TypeError: source: got <class 'int'>", lambda m=module: m.read(3)
+    yield "interop", "ValueError: module: got NoneType", lambda: interop.keras.read(None)
+    for cell in (None, 3, [GRU], jaxrnn.gru):
+        wanted = "ValueError: cell: got ..., expected a cell such as "
+        for module in (interop.torch, interop.flax, interop.haiku, interop.equinox):
+            call = lambda m=module, c=cell: m.write(c, GRU_PARAMS)  # noqa: E731
+            yield "interop", wanted, call
+    part, net = "TypeError: params: got {}, expected a tuple of 2", jaxrnn.stacked(GRU, GRU)
+    for got, params in (("NoneType", None), ("dict", GRU_PARAMS)):
+        call = lambda p=params: interop.torch.write(net, p)  # noqa: E731
+        yield "interop", part.format(got), call
+    files = interop.safetensors
+    yield "interop", "TypeError: path: got None", lambda: files.load(None)
+    yield "interop", "TypeError: path: got 3", lambda: files.save(3, GRU, GRU_PARAMS)
+    whole = {name: array(*x.shape, dtype=int) for name, x in GRU_PARAMS.items()}
+    yield "interop", "TypeError: b: got int64", lambda: files.save("x", GRU, whole)
+    bad = {**GRU_PARAMS, "b": "x"}
+    yield "interop", "TypeError: params['b']: got str", lambda: files.save("x", GRU, bad)
+    yield (
+        "interop",
+        "TypeError: path: got None",
+        lambda: pytest.importorskip("onnx") and interop.onnx.load(None),
+    )
+
+
+ROWS = (of_cells, of_sequences, of_transforms, of_losses_and_training, of_diagnostics, of_interop)
+TABLE = [row for rows in ROWS for row in rows()]
