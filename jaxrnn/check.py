@@ -238,6 +238,13 @@ def function(name: str, value: Any, takes: int | None = None, **named: Any) -> A
     return value
 
 
+def elementwise(name: str, value: Any) -> Any:
+    """`value` if it is a function that keeps the form of its argument; otherwise our error."""
+    x = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    same_tree(name, jax.eval_shape(function(name, value, takes=1), x), x, ", as its argument")
+    return value
+
+
 def looped(name: str, result: Any) -> Any:
     """What a loop or a step returned, if it is a pair; otherwise our error."""
     pair = "(carry, ys)" if name == "loop" else "(carry, y)"
@@ -247,7 +254,11 @@ def looped(name: str, result: Any) -> Any:
 
 def arrays(name: str, tree: PyTree) -> None:
     """Raise unless all leaves are arrays, traced ones too, or numbers."""
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    try:
+        leaves = jax.tree.leaves_with_path(tree)
+    except ValueError as error:  # keys that have no order
+        raise TypeError(f"{name}: got {describe(tree)} ({error}), expected an order") from None
+    for path, leaf in leaves:
         fits = not isinstance(leaf, jax.ShapeDtypeStruct)
         with contextlib.suppress(TypeError):
             jax.typeof(leaf)

@@ -177,14 +177,21 @@ class Bidirectional(Joined):
         """What each direction ended with, merged."""
         _one_each(self.parts, params=params, carry=carry)
         parts: Any = self.parts
-        return self.merge(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
+        return self._merged(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Both directions (S2)."""
         _one_each(self.parts, params=params, carry=carry)
         forward, ys = run(self.parts[0], params[0], carry[0], xs, 0)
         backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
-        return BothWays(forward, backward), self.merge(ys, ys_back)
+        return BothWays(forward, backward), self._merged(ys, ys_back)
+
+    def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
+        ys, lead = self.merge(forward, backward), check.batch_shape(forward)
+        fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
+        expected = f"arrays with the axes {list(lead)} in front, as both directions have"
+        check.that(fits and all(fits), "merge", check.describe(ys), expected)
+        return ys
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """Refuse: no step knows what comes after it."""

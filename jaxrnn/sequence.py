@@ -228,10 +228,10 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     check.function("loop", run.loop, takes=4)
     check.boolean("reverse", run.reverse)
     check.finite("fill", run.fill)
-    given = {"params": params, "carry": carry, "reset_carry": run.reset_carry}
-    given |= {"mask": run.mask, "lengths": run.lengths, "reset": run.reset}
-    for name, value in given.items():
-        check.arrays(name, value)
+    for name in ("reset_carry", "mask", "lengths", "reset"):
+        check.arrays(name, getattr(run, name))
+    check.arrays("params", params)
+    check.arrays("carry", carry)
     steps, batch, mask = check.length(xs), None, run.mask
     check.arrays("xs", xs)
     one = mask is None or run.lengths is None
@@ -272,7 +272,8 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         check.inputs_lead(xs, mask.shape)
     if carry is None:
         carry = cell.carry(batch, check.float_dtype(params))
-    mask, reset, reset_carry, carry = tree.to_arrays((mask, run.reset, run.reset_carry, carry))
+    given = mask, run.reset, run.reset_carry, carry
+    mask, reset, reset_carry, carry = tree.to_arrays("given", given)
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)
     run = dataclasses.replace(run, mask=mask, reset=reset, reset_carry=reset_carry)
     result, ys = run(cell, params, carry, xs)

@@ -73,10 +73,9 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
 
     Gradient: what the loss's loop makes of it within the segment, none across.
     """
-    check.function("loss", loss)
+    check.function("loss", loss, takes=4)
     is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
     check.of_type("optimizer", optimizer, is_optimizer, "an optax optimizer")
-    check.function("loss", loss, takes=4)
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
         for name, value in (("params", params), ("carry", carry)):
@@ -89,6 +88,8 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         check.instance("state", state, TrainState)
+        like = jax.eval_shape(optimizer.init, state.params)
+        check.same_form("state.opt_state", state.opt_state, like, ", that of this optimizer")
         key, key_s = jax.random.split(state.key)
 
         def objective(params: Params) -> tuple[jax.Array, Any]:
@@ -194,6 +195,7 @@ def _checked(result: Any, carry: Carry) -> Any:
     check.floating("loss", value.dtype)
     got = f"metrics of {type(metrics).__name__}"
     check.that(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)
+    check.arrays("metrics", metrics)
     taken = sorted(metrics.keys() & OWN_METRICS)
     check.that(not taken, "loss", f"metrics named {taken}", "other names than the trainer's")
     check.same_tree("carry", new_carry, carry)

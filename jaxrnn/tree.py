@@ -88,11 +88,9 @@ def shifted(first: PyTree, rest: PyTree) -> PyTree:
 
     Gradient: exact. Memory: one copy.
     """
-    for name, tree in (("first", first), ("rest", rest)):
-        check.arrays(name, tree)
+    first, rest = to_arrays("first", first), to_arrays("rest", rest)
     if jax.tree.leaves(rest):
         check.length(rest, "rest")
-    first, rest = to_arrays(first), to_arrays(rest)
     same_tree("first", first, at_one_step(rest), ", as one step of the rest")
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
@@ -162,8 +160,9 @@ def time_first(xs: PyTree, axis: int = 1) -> PyTree:
     return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
 
 
-def to_arrays(tree: PyTree) -> PyTree:
-    """Python and NumPy numbers as JAX arrays; arrays unchanged."""
+def to_arrays(name: str, tree: PyTree) -> PyTree:
+    """Python and NumPy numbers as JAX arrays; arrays unchanged; for anything else our error."""
+    check.arrays(name, tree)
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
 

@@ -54,6 +54,11 @@ def run(cell=GRU, params=GRU_PARAMS, xs=XS, carry=None, **more):
     return lambda: jaxrnn.unroll(cell, params, xs, carry, **more)
 
 
+def under_jit(loop):
+    """Traced, since some loops draw or slice before they call another."""
+    return jax.eval_shape(lambda xs: loop(GRU, GRU_PARAMS, CARRY, xs), XS)
+
+
 def of_cells():
     key, number = (
         "TypeError: key: got {}, expected a key",
@@ -82,6 +87,16 @@ def of_cells():
     for name in ("readout", "embedding"):
         make = getattr(jaxrnn, name)
         yield name, key.format("NoneType"), lambda m=make: m(2).init(None, 3)
+    for message, function in {
+        "TypeError: activation: got the tree PyTreeDef(None), expected": lambda x: None,
+        "ValueError: activation: got float32[], expected float32[2,3], as its": jnp.sum,
+        "TypeError: activation: got bool[2,3], expected float32[2,3], as its": jnp.isnan,
+        "TypeError: activation: got <lambda> (missing": lambda x, y: x,
+    }.items():
+        yield "elman", message, lambda f=function: jaxrnn.elman(H, activation=f)
+    for name in ("layer_norm_gru", "layer_norm_lstm"):
+        make, infinite = getattr(jaxrnn, name), "ValueError: epsilon: got inf, expected a finite"
+        yield name, infinite, lambda m=make: m(H, epsilon=np.inf)
     yield "dropout", "TypeError: rate: got None of type", lambda: jaxrnn.dropout(None)
     net, both = jaxrnn.stacked(GRU, LSTM), jaxrnn.bidirectional(GRU)
     yield "stacked", key.format("NoneType"), lambda: net.init(None, I)
@@ -91,6 +106,14 @@ def of_cells():
     yield "stacked", one_each.format("dict"), lambda: net.output(GRU_PARAMS, CARRY)
     yield "stacked", one_each.format("a tuple of 1"), lambda: net.output((GRU_PARAMS,), CARRY)
     yield "bidirectional", one_each.format("dict"), lambda: both.output(GRU_PARAMS, CARRY)
+    for got, merge in (
+        ("NoneType", lambda a, b: None),
+        ("str", lambda a, b: "x"),
+        ("float64[10,3,4]", lambda a, b: jnp.concatenate([a, b])),
+    ):
+        message = f"ValueError: merge: got {got}, expected arrays with the axes [5, 3] in front"
+        cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
+        yield "bidirectional", message, run(cell, jaxrnn.BothWays(*params))
     yield (
         "bidirectional",
         "TypeError: merge: got <lambda> (too many",
@@ -148,10 +171,16 @@ def of_sequences():
             "TypeError: step: got <lambda> (too many",
             (lambda loop=name: getattr(jaxrnn, loop)(step, None, CARRY, XS)),
         )
-    yield "scan", "TypeError: carry: got str", lambda: jaxrnn.scan(GRU, None, "abc", XS)
+    unordered = "TypeError: params: got dict (Comparator raised ...), expected an order"
+    yield "unroll", unordered, run(params={**GRU_PARAMS, 1: CARRY})
+    for loop in (jaxrnn.scan, jaxrnn.bptt, jaxrnn.checkpointed(), jaxrnn.truncated(2)):
+        call = lambda loop=loop: loop(GRU, GRU_PARAMS, "abc", XS)  # noqa: E731
+        yield "scan", "TypeError: carry: got str", call
     for name, made in (("truncated", (2,)), ("randomized", (KEY, 0.5)), ("checkpointed", ())):
         make, wrong = getattr(jaxrnn, name), "TypeError: loop: got <lambda> (too many"
         yield name, wrong, lambda m=make, a=made: m(*a, loop=lambda *, only: None)
+        pair = "TypeError: loop: got NoneType, expected (carry, ys)"
+        yield name, pair, lambda m=make, a=made: under_jit(m(*a, loop=lambda *_: None))
 
 
 def of_transforms():
@@ -268,6 +297,12 @@ def of_losses_and_training():
         lambda: init({"n": array(dtype=int)}, KEY),
     )
     yield "trainer", "TypeError: params: got str", lambda: init("x", KEY)
+    for message, optimizer, metrics in (
+        ("TypeError: state.opt_state: got the tree PyTreeDef((", optax.adam(0.1), {}),
+        ("TypeError: metrics['a']: got str, expected an array", OPTIMIZER, {"a": "b"}),
+    ):
+        update = jaxrnn.trainer(lambda *_, m=metrics: (jnp.sum(XS), (CARRY, m)), optimizer).update
+        yield "trainer", message, lambda u=update: jax.eval_shape(u, STATE, XS)
     yield "trainer", "TypeError: loss: got ...(too many", lambda: jaxrnn.trainer(len, OPTIMIZER)
     windowed = jaxrnn.windowed(training_loss, OPTIMIZER, 2, 4)
     for name, update in (

@@ -64,7 +64,7 @@ def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) 
 
 def recurrence(form: Form, f: Any, prepare: Any, product: Any, adjoint: Any, gathered: Any) -> Cell:
     """The cell of (E1) to (E6) for any product of h_{t-1} and w, given with its two adjoints."""
-    slope = SLOPES_OF_VALUES.get(check.function("activation", f))
+    slope = SLOPES_OF_VALUES.get(check.elementwise("activation", f))
 
     def project(params: Params, xs: Array) -> State:
         return form.project(params, xs)[0]  # (E1)

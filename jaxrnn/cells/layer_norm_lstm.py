@@ -58,7 +58,9 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
     biases of its two norms in (20) and its b are one b here.
     """
-    normed = functools.partial(norm.normed, epsilon=check.positive("epsilon", epsilon))
+    normed = functools.partial(
+        norm.normed, epsilon=check.positive("epsilon", check.finite("epsilon", epsilon))
+    )
     more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
     biases = LSTMGates.biases(forget_bias)
     form = LSTMForm("layer_norm_lstm", hidden_size, biases, more, norm=normed)

@@ -84,8 +84,7 @@ def spectrum(
     Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
     randomness", SIAM Review 53 (2011).
     """
-    check.arrays("carry", carry)
-    carry = tree.to_arrays(carry)
+    carry = tree.to_arrays("carry", carry)
     check.step_fits(step, params, carry, xs)
     check.that(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
 

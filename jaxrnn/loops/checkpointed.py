@@ -103,11 +103,11 @@ def checkpointed(
 @functools.cache
 def _checkpointed(loop: Loop, budget: int | None, *wanted: Any) -> Loop:
     def replaying(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        carry = tree.to_arrays(carry)
+        carry = tree.to_arrays("carry", carry)
         check.step_fits(step, params, carry, xs)
         steps = check.length(xs)
         if steps == 0:
-            return loop(step, params, carry, xs)
+            return check.looped("loop", loop(step, params, carry, xs))
         replayed: Any = _compiled_replayed if isinstance(step, Cell) else _replayed
         if not isinstance(step, Cell):
             step, params = derived.closed(step, params, carry, xs)
@@ -179,7 +179,8 @@ def _replayed(step, loop, plan, params, carry, xs):
 def _run(step, loop, plan, params, carry, xs):
     """The outputs; and what is kept: the slots, and the state at the last segment's beginning."""
     if plan.head:
-        carry, head_ys = loop(step, params, carry, _steps(xs, 0, plan.head))
+        head = _steps(xs, 0, plan.head)
+        carry, head_ys = check.looped("loop", loop(step, params, carry, head))
     stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
     # One slot more than there are states, for a state that is not to be kept.
     slots = jax.tree.map(lambda c: jnp.zeros((plan.states + 1, *c.shape), c.dtype), carry)
@@ -188,7 +189,7 @@ def _run(step, loop, plan, params, carry, xs):
         (carry, slots, _), (k, slot) = state, at_k
         slots = _stored(slots, carry, slot)
         segment = _steps(xs, plan.head + k * plan.length, plan.length)
-        last, ys = loop(step, params, carry, segment)
+        last, ys = check.looped("loop", loop(step, params, carry, segment))
         return (last, slots, carry), ys
 
     at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)

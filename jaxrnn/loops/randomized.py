@@ -50,7 +50,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
         check.step_fits(step, params, carry, xs)
         kept = jax.random.bernoulli(key, keep, (check.length(xs),))
         factor = jnp.where(kept, 1 / keep, 0.0).at[:1].set(1.0)  # (1)
-        return loop(crossed(step), params, carry, Crossed(xs, factor))
+        return check.looped("loop", loop(crossed(step), params, carry, Crossed(xs, factor)))
 
     cut_at_random.__name__ = f"randomized({keep})"
     return cut_at_random

@@ -59,12 +59,12 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
         check.step_fits(step, params, carry, xs)
         segments, rest = divmod(check.length(xs) - head, k1)
         if segments < 0 or (segments == 0 and not before):
-            return loop(step, params, carry, xs)
+            return check.looped("loop", loop(step, params, carry, xs))
 
         def run(carry: Carry, xs: PyTree) -> tuple[Carry, list[PyTree]]:
             if check.length(xs) == 0:
                 return carry, []
-            carry, ys = loop(step, params, carry, xs)
+            carry, ys = check.looped("loop", loop(step, params, carry, xs))
             return carry, [ys]
 
         start, start_ys = run(carry, tree.between(xs, 0, head - before))
