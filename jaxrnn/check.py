@@ -85,8 +85,15 @@ def length(xs: PyTree, name: str = "xs") -> int:
 
 
 def at_one_step(xs: PyTree) -> PyTree:
-    """The shapes and dtypes of `xs` without its time axis."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
+    """The shapes and dtypes of `xs` without its time axis, and over which devices they lie."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        form, over = jax.typeof(x), jax.typeof(x).sharding
+        lies = {"sharding": over.update(spec=over.spec[1:])}
+        lies["manual_axis_type"] = form.manual_axis_type
+        return jax.ShapeDtypeStruct(form.shape[1:], form.dtype, **lies)
+
+    return jax.tree.map(one, xs)
 
 
 def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:

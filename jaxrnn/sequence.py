@@ -174,7 +174,7 @@ class _Run:
         if reset is not None:
             start = self.reset_carry
             if start is None:
-                start = step.carry(reset.shape[1:], check.float_dtype(params))
+                start = _zero(step, params, xs, reset.shape[1:])
             # Only what was given can have a gradient.
             step = restarted(step, learned=self.reset_carry is not None)
             if self.reverse:
@@ -216,6 +216,14 @@ class _Recording(_Run):
         return states._replace(saved=tree.zero_unless(self.mask, states.saved))
 
 
+def _zero(cell: Any, params: Params, xs: PyTree, batch: tuple[int, ...]) -> Carry:
+    """The zero state, laid over the devices of an explicit mesh as the inputs' rows are."""
+    carry = cell.carry(batch, check.float_dtype(params))
+    of_xs = jax.typeof(jax.tree.leaves(xs)[0]).sharding
+    of_rows = of_xs.update(spec=of_xs.spec[1 : 1 + len(batch)])
+    return jax.sharding.reshard(carry, of_rows) if any(of_rows.spec) else carry
+
+
 def _as_they_are(params: Params, carries: Carry) -> Carry:
     return carries
 
@@ -232,7 +240,8 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         check.arrays(name, getattr(run, name))
     check.arrays("params", params)
     check.arrays("carry", carry)
-    steps, batch, mask = check.length(xs), None, run.mask
+    steps, mask = check.length(xs), run.mask
+    batch: Any = None
     check.arrays("xs", xs)
     one = mask is None or run.lengths is None
     check.that(one, "lengths", "both mask and lengths", "one of them")
@@ -253,7 +262,11 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         if isinstance(cell, Network) or cell.noise is not None:
             # What only the parts can tell, before anything is computed.
             abstract = _Run(scan, key=run.key, reverse=run.reverse)
-            jax.eval_shape(lambda *args: abstract(cell, *args), params, like, xs)
+
+            def result(params: Params, xs: PyTree) -> tuple[Carry, PyTree]:
+                return abstract(cell, params, _zero(cell, params, xs, batch), xs)
+
+            jax.eval_shape(result, params, xs)
     else:
         needed = carry if run.reset is None else run.reset_carry
         for name, given in (("carry", carry), ("reset_carry", needed)):
@@ -271,7 +284,7 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     if mask is not None and batch is None:
         check.inputs_lead(xs, mask.shape)
     if carry is None:
-        carry = cell.carry(batch, check.float_dtype(params))
+        carry = _zero(cell, params, xs, batch)
     given = mask, run.reset, run.reset_carry, carry
     mask, reset, reset_carry, carry = tree.to_arrays("given", given)
     xs = xs if mask is None else tree.filled(mask, xs, run.fill)

@@ -73,9 +73,9 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
 
     Gradient: what the loss's loop makes of it within the segment, none across.
     """
-    check.function("loss", loss, takes=4)
     is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
     check.of_type("optimizer", optimizer, is_optimizer, "an optax optimizer")
+    check.function("loss", loss, takes=4)
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
         for name, value in (("params", params), ("carry", carry)):

@@ -130,10 +130,7 @@ def named(tree: PyTree) -> dict[str, Any]:
 
 def surely_less(a: Any, b: Any) -> bool:
     """Whether a < b, sizes; not where one has a symbol in it that `jax.export` has left open."""
-    try:
-        return bool(a < b)
-    except jax.errors.InconclusiveDimensionOperation:
-        return False
+    return not any(map(jax.export.is_symbolic_dim, (a, b))) and bool(a < b)
 
 
 def between(xs: PyTree, begin: int, end: int | None) -> PyTree:
@@ -165,6 +162,25 @@ def to_arrays(name: str, tree: PyTree) -> PyTree:
     check.arrays(name, tree)
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
+
+
+def fitted(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """Params and carry as a loop takes them, once all is known to fit; otherwise our error.
+
+    They are arrays that vary over devices, within a `shard_map`, wherever any of them or xs does:
+    the gradient of what did not is then JAX's own, the sum over these devices.
+    """
+    carry = to_arrays("carry", carry)
+    check.step_fits(step, params, carry, xs)
+    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves((params, carry, xs))]
+    axes = frozenset().union(*(t.varying for t in types))
+    return jax.tree.map(lambda x: varying(x, axes), (params, carry))
+
+
+def varying(x: Any, axes: frozenset[str]) -> Any:
+    """`x` as an array that varies over these axes of the devices of a `shard_map`."""
+    more = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, more, to="varying") if more else x
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:

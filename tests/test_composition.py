@@ -5,6 +5,7 @@ masks under them (tests/test_sequence_laws.py); a donated train state is in test
 This file, run as a script, has eight devices.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -239,6 +240,10 @@ def test_optax_takes_the_params_of_a_network(name):
     assert losses[-1] < 0.8 * losses[0]
 
 
+# One of each kind: by JAX, by hand, that cuts, and that runs anew.
+ALIKE = ("scan", "bptt", "truncated:2:5", "checkpointed:3")
+
+
 @pytest.fixture(scope="module")
 def over_devices():
     run = subprocess.run(
@@ -247,41 +252,82 @@ def over_devices():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("way", ["rows", "features", "shard_map"])
+@pytest.mark.parametrize("way", ["rows", "features", "explicit", "no mesh said", "shard_map"])
 def test_over_eight_devices_the_gradient_is_the_same(over_devices, way):
     errors = over_devices[way]
-    assert len(errors) == 2
+    assert errors.keys() >= ({"bptt"} if way == "features" else {*ALIKE})
     assert max(errors.values()) < EXACT
 
 
+def over_rows(loop, inner, params, xs, mask):
+    """The loss of a network and of a plain step, of rows some of which are padded or begin anew."""
+    net, own = params
+
+    def plain(w, h, x):
+        return jnp.tanh(x @ w["x"] + h @ w["h"]), h
+
+    reset = jnp.roll(mask, 1, axis=0)
+    _, ys = jaxrnn.unroll(inner, net, xs, loop=loop, mask=mask, reset=reset)
+    start = jnp.zeros_like(xs[0]) @ own["x"]
+    _, hs = loop(plain, own, start, ys)
+    return jnp.sum(hs**2)
+
+
 def main():
-    """The error of the gradient split by rows, by hidden features, and by hand."""
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    """The error of the gradient over eight devices in the ways that JAX has for it."""
+    types = jax.sharding.AxisType
+    automatic = jax.make_mesh((8,), ("d",), axis_types=(types.Auto,))
+    explicit = jax.make_mesh((8,), ("d",), axis_types=(types.Explicit,))
     rows, shared = jax.P(None, "d"), jax.P()
     errors = {}
-    for loop in (jaxrnn.bptt, jaxrnn.truncated(2, 4)):
-        cell = jaxrnn.gru(8)
-        params, (_, _, xs) = cell.init(jax.random.key(0), I, jnp.float64), problem("gru")
-        wanted = compiled(cell, loop, params, xs)
-        put = functools.partial(
-            jax.tree.map, lambda x, p: jax.device_put(x, jax.NamedSharding(mesh, p))
+
+    def put(mesh, tree, spec):
+        return jax.tree.map(lambda x: jax.device_put(x, jax.NamedSharding(mesh, spec)), tree)
+
+    def compare(way, name, got, wanted):
+        errors.setdefault(way, {})[name] = distance(jax.device_get(got), wanted)
+
+    cell, (_, _, xs) = CELLS["gru"](8), problem("gru")
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    for name in ("bptt", "truncated:2:5"):  # each device has some of the features
+        widths = {key: jax.P(*(None,) * (p.ndim - 1), "d") for key, p in params.items()}
+        split = {key: put(automatic, p, widths[key]) for key, p in params.items()}
+        got = compiled(cell, LOOPS[name], split, put(automatic, xs, shared))
+        compare("features", name, got, compiled(cell, LOOPS[name], params, xs))
+
+    draws = np.random.default_rng(0)
+    mask = jnp.asarray(draws.random((T, B)) < 0.7)
+    inner = jaxrnn.stacked(jaxrnn.bidirectional(CELLS["gru"](I)), CELLS["lstm"](I))
+    net = inner.init(jax.random.key(0), I, jnp.float64)
+    params = net, {name: jnp.asarray(draws.standard_normal((I, I))) for name in ("x", "h")}
+    for name in ALIKE:
+        loop = LOOPS[name]
+        gradients = jax.jit(jax.grad(functools.partial(over_rows, loop, inner), argnums=(0, 1)))
+        wanted = jax.device_get(gradients(params, xs, mask))
+        for way, mesh in (("rows", automatic), ("no mesh said", explicit), ("explicit", explicit)):
+            args = put(mesh, params, shared), put(mesh, xs, rows), put(mesh, mask, rows)
+            with jax.set_mesh(mesh) if way == "explicit" else contextlib.nullcontext():
+                compare(way, name, gradients(*args), wanted)
+
+        def part(*args, loop=loop):
+            return lax.psum(over_rows(loop, inner, *args), "d")
+
+        by_hand = jax.shard_map(
+            part, mesh=automatic, in_specs=(shared, rows, rows), out_specs=shared
         )
-        by_feature = {name: jax.P(*(None,) * (p.ndim - 1), "d") for name, p in params.items()}
-        by_rows = {name: shared for name in params}
+        got = jax.jit(jax.grad(by_hand, argnums=(0, 1)))(params, xs, mask)
+        compare("shard_map", name, got, wanted)
 
-        def part(params, xs, loop=loop, cell=cell):
-            # JAX's check of what varies over devices knows no hand-written backward pass.
-            return lax.psum(loss(cell, loop, params, xs), "d")
+    noisy = jaxrnn.zoneout(CELLS["gru"](I), 0.3)
 
-        split = {"mesh": mesh, "in_specs": (shared, rows), "out_specs": shared}
-        by_hand = jax.shard_map(part, **split, check_vma=False)
-        got = {
-            "rows": compiled(cell, loop, put(params, by_rows), put(xs, rows)),
-            "features": compiled(cell, loop, put(params, by_feature), put(xs, shared)),
-            "shard_map": jax.jit(jax.grad(by_hand, argnums=(0, 1)))(params, xs),
-        }
-        for way, grads in got.items():
-            errors.setdefault(way, {})[loop.__name__] = distance(grads, wanted)
+    def with_noise(params, xs):
+        return jnp.sum(jaxrnn.unroll(noisy, params[0][0].forward, xs, key=jax.random.key(0))[1])
+
+    gradients = jax.jit(jax.grad(with_noise, argnums=(0, 1)))
+    wanted = jax.device_get(gradients(params, xs))
+    with jax.set_mesh(explicit):
+        got = gradients(put(explicit, params, shared), put(explicit, xs, rows))
+    compare("explicit", "zoneout", got, wanted)
     print(json.dumps(errors))
 
 

@@ -94,7 +94,7 @@ def test_to_arrays_converts_numbers_and_leaves_arrays_alone():
         "int": 1,
         "scalar": np.int8(1),
     }
-    made = tree.to_arrays(given)
+    made = tree.to_arrays("given", given)
     assert made["numpy"] is given["numpy"]
     assert made["jax"] is given["jax"]
     for name in ("float", "int", "scalar"):

@@ -68,7 +68,7 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
-    epsilon = check.positive("epsilon", check.finite("epsilon", epsilon))
+    epsilon = check.finite("epsilon", check.positive("epsilon", epsilon))
 
     def normed2(p: Array) -> Normed2:
         both = lax.split(p, (2 * hidden_size, hidden_size), axis=p.ndim - 1)

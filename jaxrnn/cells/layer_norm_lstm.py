@@ -59,7 +59,7 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     biases of its two norms in (20) and its b are one b here.
     """
     normed = functools.partial(
-        norm.normed, epsilon=check.positive("epsilon", check.finite("epsilon", epsilon))
+        norm.normed, epsilon=check.finite("epsilon", check.positive("epsilon", epsilon))
     )
     more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
     biases = LSTMGates.biases(forget_bias)

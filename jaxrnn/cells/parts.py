@@ -245,4 +245,5 @@ def summed_product(inputs: Float[Array, "*lead I"], deltas: State, w: Matrix) ->
     """Σ inputᵀ δ over time and batch, as one matrix product: the gradient of a kernel (4)."""
     lead = tuple(range(deltas.ndim - 1))
     inputs, wide = inputs.astype(w.dtype), deltas.dtype
-    return jnp.tensordot(inputs, deltas.astype(w.dtype), (lead, lead), preferred_element_type=wide)
+    more = {"preferred_element_type": wide, "out_sharding": jax.typeof(w).sharding}
+    return jnp.tensordot(inputs, deltas.astype(w.dtype), (lead, lead), **more)

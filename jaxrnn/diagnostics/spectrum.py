@@ -84,8 +84,7 @@ def spectrum(
     Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
     randomness", SIAM Review 53 (2011).
     """
-    carry = tree.to_arrays("carry", carry)
-    check.step_fits(step, params, carry, xs)
+    params, carry = tree.fitted(step, params, carry, xs)
     check.that(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:

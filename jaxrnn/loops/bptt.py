@@ -52,8 +52,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
 
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
-    carry = tree.to_arrays("carry", carry)
-    check.step_fits(step, params, carry, xs)
+    params, carry = tree.fitted(step, params, carry, xs)
     run = _compiled if isinstance(step, Cell) and step.by_hand else _chunked
     with check.reverse_mode("bptt"):
         return run(step, params, carry, xs)

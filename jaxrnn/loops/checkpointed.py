@@ -103,8 +103,7 @@ def checkpointed(
 @functools.cache
 def _checkpointed(loop: Loop, budget: int | None, *wanted: Any) -> Loop:
     def replaying(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        carry = tree.to_arrays("carry", carry)
-        check.step_fits(step, params, carry, xs)
+        params, carry = tree.fitted(step, params, carry, xs)
         steps = check.length(xs)
         if steps == 0:
             return check.looped("loop", loop(step, params, carry, xs))
@@ -183,7 +182,9 @@ def _run(step, loop, plan, params, carry, xs):
         carry, head_ys = check.looped("loop", loop(step, params, carry, head))
     stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
     # One slot more than there are states, for a state that is not to be kept.
-    slots = jax.tree.map(lambda c: jnp.zeros((plan.states + 1, *c.shape), c.dtype), carry)
+    slots = jax.tree.map(
+        lambda c: jnp.broadcast_to(jnp.zeros_like(c), (plan.states + 1, *c.shape)), carry
+    )
 
     def forward(state, at_k):
         (carry, slots, _), (k, slot) = state, at_k

@@ -173,7 +173,7 @@ class Recurrence:
 
             return self.played(w, seen_t.z, carry_tm1, self.known(seen_t), across)[0]
 
-        moves = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.cut]
+        moves = [_zeros(v) for v in self.cut]
         pull = tree.pullback(moved, seen_t.carry_tm1[0], moves)
         ((d_carry_tm1, deltas),) = pull(d_pair_t)
         return (d_carry_tm1, tree.zeros(seen_t.carry_tm1[1])), deltas  # (5)
@@ -223,7 +223,7 @@ def parted(step: Step, params: Params, carry: Carry, xs: PyTree) -> Parts:
     # The number of a step makes a sequence of them where nothing of the input is needed.
     steps = check.length(xs)
     zs = jax.vmap(projected, axis_size=steps)(*jax.tree.leaves(xs)), jnp.arange(steps)
-    extras = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in parts.extras]
+    extras = [_zeros(v) for v in parts.extras]
     return parts, w, (carry, extras), zs
 
 
@@ -248,6 +248,11 @@ def _leading_to(outs: list[Any], eqns: Any, stays: Any = lambda _: False) -> lis
             found.append(eqn)
             wanted.update(_reads([eqn]))
     return found[::-1]
+
+
+def _zeros(v: Any) -> jax.Array:
+    zero = jnp.zeros(v.aval.shape, v.aval.dtype, out_sharding=v.aval.sharding)
+    return tree.varying(zero, v.aval.manual_axis_type.varying)
 
 
 def _variables(atoms: Iterable[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.controlled import Crossed, crossed
 from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step
@@ -47,7 +47,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
     check.function("loop", loop, takes=4)
 
     def cut_at_random(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        check.step_fits(step, params, carry, xs)
+        params, carry = tree.fitted(step, params, carry, xs)
         kept = jax.random.bernoulli(key, keep, (check.length(xs),))
         factor = jnp.where(kept, 1 / keep, 0.0).at[:1].set(1.0)  # (1)
         return check.looped("loop", loop(crossed(step), params, carry, Crossed(xs, factor)))

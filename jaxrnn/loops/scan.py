@@ -4,11 +4,11 @@ import functools
 
 from jax import lax
 
-from jaxrnn import check
+from jaxrnn import tree
 from jaxrnn.types import Carry, Params, PyTree, Step
 
 
 def scan(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
     """Run a step over time by `lax.scan`, to be differentiated by JAX in any mode."""
-    check.step_fits(step, params, carry, xs)
+    params, carry = tree.fitted(step, params, carry, xs)
     return lax.scan(functools.partial(step, params), carry, xs)

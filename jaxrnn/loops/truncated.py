@@ -56,7 +56,7 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
     head = k2 // k1 * k1 if before else 0  # all outputs before this step reach step 0
 
     def windowed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        check.step_fits(step, params, carry, xs)
+        params, carry = tree.fitted(step, params, carry, xs)
         segments, rest = divmod(check.length(xs) - head, k1)
         if segments < 0 or (segments == 0 and not before):
             return check.looped("loop", loop(step, params, carry, xs))

@@ -79,7 +79,15 @@ def drawn(key: Key, rates: Carry, shapes: Callable[[jax.Array], tuple], carry: C
     """Bools, True with each array's rate, of the shapes that its array asks for."""
     form: Any = jax.tree.structure(carry)
     keys = form.unflatten(jax.random.split(key, form.num_leaves))
-    return jax.tree.map(lambda k, p, c: jax.random.bernoulli(k, p, shapes(c)), keys, rates, carry)
+
+    def one(key: Key, rate: float, c: jax.Array) -> jax.Array:
+        shape, of_c = shapes(c), jax.typeof(c).sharding  # over devices as the array itself is
+        lead = (None,) * (len(shape) - c.ndim)
+        return jax.random.bernoulli(
+            key, rate, shape, out_sharding=of_c.update(spec=jax.P(*lead, *of_c.spec))
+        )
+
+    return jax.tree.map(one, keys, rates, carry)
 
 
 def found(kind: Any, tree: PyTree) -> list[Any]:
