@@ -433,6 +433,9 @@ SUMS = "cells/test_lstm_variants.py::test_a_memory_sums_up_in_float32"
 WIDE = "cells/test_lstm_variants.py::test_narrow_params_may_have_a_start_that_is_learned_and_wide"
 NARROW = "cells/test_cells.py::test_a_narrow_step_computes_in_float32"
 INTEGERS = "loops/test_bptt.py::test_integers_in_the_carry_may_pass_through_an_outer_scan"
+EIGHT = "test_composition.py::test_over_eight_devices_the_gradient_is_the_same"
+REFUSED = "test_check.py::test_bad_input_raises_our_error_before_anything_compiles"
+UNASKED = "test_bad_input.py::test_bad_input_raises_our_error_before_anything_compiles"
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
 JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
@@ -556,6 +559,18 @@ AROUND = (
     fault(
         "float0 let in", TREE, ' or getattr(ct, "dtype", None) == jax.dtypes.float0', "", INTEGERS
     ),
+    fault("weights not laid", PARTS, "jax.typeof(w).sharding", "None", f"{EIGHT}[explicit]"),
+    fault("state not laid", SEQUENCE, "if any(of_rows.spec)", "if False", f"{EIGHT}[explicit]"),
+    fault("nothing varies", TREE, "tuple(axes - ", "tuple(axes & ", f"{EIGHT}[shard_map]"),
+    fault("noise not laid", "transforms/noise.py", "*of_c.spec", "", f"{EIGHT}[explicit]"),
+    fault(
+        "batches broadcast",
+        "check.py",
+        "that(leaf.shape == wanted.shape, place",
+        "that(True, place",
+        REFUSED,
+    ),
+    fault("loop not asked", "check.py", "if takes is not None:", "if False:", UNASKED),
     fault("dtype of the widest", "check.py", "return min(floats", "return max(floats", WIDE),
     fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
@@ -614,7 +629,7 @@ AROUND = (
     fault(
         "reset to the argument",
         SEQUENCE,
-        "start = step.carry(reset.shape[1:], check.float_dtype(params))",
+        "start = _zero(step, params, xs, reset.shape[1:])",
         "start = carry",
         f"{TURNED}[bptt-resets]",
     ),
