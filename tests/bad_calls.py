@@ -360,6 +360,7 @@ def of_diagnostics():
         "TypeError: reach: got NoneType, expected a Reach": (None,),
         "TypeError: spectrum: got a tuple of 4, expected a Spectrum": (REACH, REACH),
         "TypeError: gates: got list, expected a dict": (REACH, None, [1]),
+        "ValueError: reach: got that of no rows": (REACH._replace(rate=np.ones(0)),),
     }.items():
         yield "verdict", message, lambda a=args: jaxrnn.verdict(*a)
     yield "verdict", "TypeError: reach...: got a traced float64", traced("verdict", REACH)

@@ -143,7 +143,8 @@ def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, li
     check.concrete("args", args)
     lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
-    return max(lengths), [2**i for i in range((max(lengths) - 1).bit_length())]
+    steps = max(lengths)
+    return steps, [2**i for i in range(steps.bit_length()) if 2**i < steps]
 
 
 def _gradient(loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop) -> np.ndarray:

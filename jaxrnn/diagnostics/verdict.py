@@ -73,6 +73,7 @@ def verdict(
     for name, value in (("reach", reach), ("spectrum", spectrum), ("gates", gates)):
         check.arrays(name, value)
         check.concrete(name, value)
+    check.that(np.size(reach.rate), "reach", "that of no rows", "of one at least")
     steps = len(reach.spectral) - 1
     rate, horizon, end = map(np.median, (reach.rate, reach.horizon, reach.spectral[-1]))
     largest = -np.inf if spectrum is None else float(np.median(spectrum.exponents[..., 0]))
@@ -84,7 +85,7 @@ def verdict(
     if horizon < steps:  # (3)
         found["vanishing"] = f"it sees {horizon:g} of {steps} steps back, {rate:.3g} left each step"
     for name, shares in (gates or {}).items():
-        if (share := float(np.mean(np.sum(shares, axis=-1)))) > 0.5:  # (4)
+        if len(shares) and (share := float(np.mean(np.sum(shares, axis=-1)))) > 0.5:  # (4)
             found["saturated"] = f"{share:.0%} of {name} are near an end of its range"
     if not found:
         found["fine"] = f"it sees all {steps} steps back, {rate:.3g} left each step"
