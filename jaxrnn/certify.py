@@ -151,8 +151,7 @@ def certify(
     fits = all(given) or (isinstance(step, Cell) and not any(given))
     expected = "all or none" if isinstance(step, Cell) else "all for a plain Step"
     check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
-    for name, value in (("params", params), ("carry", carry), ("xs", xs)):
-        check.arrays(name, value)
+    check.arrays(params=params, carry=carry, xs=xs)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):

@@ -102,10 +102,9 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
     A Cell checks its own params, xs and carry as it is traced here.
     """
     function("step", step, takes=3)
-    for name, tree in (("params", params), ("carry", carry)):
-        arrays(name, tree)
+    arrays(params=params, carry=carry)
     length(xs)
-    arrays("xs", xs)
+    arrays(xs=xs)
     result = looped("step", jax.eval_shape(step, params, carry, at_one_step(xs)))
     same_tree("carry", carry, result[0], ", as the step returned it")
 
@@ -259,28 +258,41 @@ def looped(name: str, result: Any) -> Any:
     return result
 
 
-def arrays(name: str, tree: PyTree) -> None:
+def arrays(**trees: PyTree) -> None:
     """Raise unless all leaves are arrays, traced ones too, or numbers."""
-    try:
-        leaves = jax.tree.leaves_with_path(tree)
-    except ValueError as error:  # keys that have no order
-        raise TypeError(f"{name}: got {describe(tree)} ({error}), expected an order") from None
-    for path, leaf in leaves:
-        fits = not isinstance(leaf, jax.ShapeDtypeStruct)
+    for place, leaf in _leaves(trees):
         with contextlib.suppress(TypeError):
             jax.typeof(leaf)
-            if fits:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
                 continue
         got = f"{type(leaf).__name__} {getattr(leaf, 'dtype', '')}".rstrip()
-        that(False, name + jax.tree_util.keystr(path), got, "an array", TypeError)
+        that(False, place, got, "an array", TypeError)
 
 
-def concrete(name: str, tree: PyTree) -> None:
+def concrete(**trees: PyTree) -> None:
     """Raise if any leaf is traced: what is not for use under jit has to see numbers."""
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        traced, place = isinstance(leaf, jax.core.Tracer), name + jax.tree_util.keystr(path)
-        expected = "numbers that are known (this is not for use under jit)"
+    expected = "numbers that are known (this is not for use under jit)"
+    for place, leaf in _leaves(trees):
+        traced = isinstance(leaf, jax.core.Tracer)
         that(not traced, place, f"a traced {describe(leaf)}", expected, TypeError)
+
+
+def _leaves(trees: dict[str, PyTree]) -> Iterator[tuple[str, Any]]:
+    """Each leaf of each tree, and before it where it stands."""
+    for name, tree in trees.items():
+        try:
+            leaves = jax.tree.leaves_with_path(tree)
+        except ValueError as error:  # keys that have no order
+            raise TypeError(f"{name}: got {describe(tree)} ({error}), expected an order") from None
+        for path, leaf in leaves:
+            yield name + jax.tree_util.keystr(path), leaf
+
+
+def one_each(parts: Sequence[Any], **trees: PyTree) -> None:
+    """Raise unless the trees of a network are tuples, of one for each of its parts."""
+    for name, tree in trees.items():
+        fits = isinstance(tree, (tuple, list)) and len(tree) == len(parts)
+        kind(fits, name, tree, f"a tuple of {len(parts)}, one a part")
 
 
 def finite(name: str, value: Any) -> float:

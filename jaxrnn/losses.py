@@ -49,7 +49,7 @@ def mean_over_time(
     check.function("loss", loss, takes=2)
     for name, x in (("outputs", outputs), ("targets", targets)):
         check.kind(hasattr(x, "dtype"), name, x, "an array")
-        check.arrays(name, x)
+    check.arrays(outputs=outputs, targets=targets)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.floating("outputs", outputs.dtype)
     shapes = outputs.shape, outputs.shape[:-1]

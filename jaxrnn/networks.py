@@ -135,7 +135,7 @@ class Stack(Joined):
 
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The output of the last part that has a carry, through the Layers behind it."""
-        _one_each(self.parts, params=params, carry=carry)
+        check.one_each(self.parts, params=params, carry=carry)
         for i, part in reversed(list(enumerate(self.parts))):
             if not isinstance(part, Layer):
                 behind, y = slice(i + 1, None), part.output(params[i], carry[i])
@@ -144,7 +144,7 @@ class Stack(Joined):
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Part by part (S1)."""
-        _one_each(self.parts, params=params, carry=carry)
+        check.one_each(self.parts, params=params, carry=carry)
         carries = []
         for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
             try:
@@ -175,13 +175,13 @@ class Bidirectional(Joined):
 
     def output(self, params: BothWays, carry: BothWays) -> PyTree:
         """What each direction ended with, merged."""
-        _one_each(self.parts, params=params, carry=carry)
+        check.one_each(self.parts, params=params, carry=carry)
         parts: Any = self.parts
         return self._merged(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
 
     def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         """Both directions (S2)."""
-        _one_each(self.parts, params=params, carry=carry)
+        check.one_each(self.parts, params=params, carry=carry)
         forward, ys = run(self.parts[0], params[0], carry[0], xs, 0)
         backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
         return BothWays(forward, backward), self._merged(ys, ys_back)
@@ -235,9 +235,3 @@ def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) 
     """The features that come out of a part, told from shapes."""
     xs = jax.ShapeDtypeStruct((1, input_size), dtype)
     return jax.eval_shape(lambda p, xs: unroll(stacked(part), (p,), xs)[1], params, xs).shape[-1]
-
-
-def _one_each(parts: tuple[Part, ...], **trees: Any) -> None:
-    for name, tree in trees.items():
-        fits = isinstance(tree, (tuple, list)) and len(tree) == len(parts)
-        check.kind(fits, name, tree, f"a tuple of {len(parts)}, one a part")

@@ -125,7 +125,7 @@ def mask_of_lengths(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     """
     check.integer("steps", steps, least=0)
     check.integers("lengths", lengths)
-    check.arrays("lengths", lengths)
+    check.arrays(lengths=lengths)
     if not isinstance(lengths, jax.core.Tracer):
         outside = sorted({int(n) for n in jax.device_get(lengths).ravel() if not 0 <= n <= steps})
         check.that(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
@@ -236,13 +236,11 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
     check.function("loop", run.loop, takes=4)
     check.boolean("reverse", run.reverse)
     check.finite("fill", run.fill)
-    for name in ("reset_carry", "mask", "lengths", "reset"):
-        check.arrays(name, getattr(run, name))
-    check.arrays("params", params)
-    check.arrays("carry", carry)
+    marks = {"mask": run.mask, "lengths": run.lengths, "reset": run.reset}
+    check.arrays(params=params, carry=carry, reset_carry=run.reset_carry, **marks)
     steps, mask = check.length(xs), run.mask
     batch: Any = None
-    check.arrays("xs", xs)
+    check.arrays(xs=xs)
     one = mask is None or run.lengths is None
     check.that(one, "lengths", "both mask and lengths", "one of them")
     both = run.reset is not None or run.reset_carry is None

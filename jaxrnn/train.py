@@ -78,8 +78,7 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
     check.function("loss", loss, takes=4)
 
     def init(params: Params, key: jax.Array, carry: Carry = None) -> TrainState:
-        for name, value in (("params", params), ("carry", carry)):
-            check.arrays(name, value)
+        check.arrays(params=params, carry=carry)
         for path, x in jax.tree.leaves_with_path(params):
             place = "params" + jax.tree_util.keystr(path)
             check.kind(check.is_inexact(x), place, x, "floating point, since it is to be trained")
@@ -195,7 +194,7 @@ def _checked(result: Any, carry: Carry) -> Any:
     check.floating("loss", value.dtype)
     got = f"metrics of {type(metrics).__name__}"
     check.that(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)
-    check.arrays("metrics", metrics)
+    check.arrays(metrics=metrics)
     taken = sorted(metrics.keys() & OWN_METRICS)
     check.that(not taken, "loss", f"metrics named {taken}", "other names than the trainer's")
     check.same_tree("carry", new_carry, carry)

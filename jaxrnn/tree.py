@@ -150,7 +150,7 @@ def time_first(xs: PyTree, axis: int = 1) -> PyTree:
     axis of all leaves.
     """
     check.integer("axis", axis)
-    check.arrays("xs", xs)
+    check.arrays(xs=xs)
     for path, x in jax.tree.leaves_with_path(xs):
         fits, place = -jnp.ndim(x) <= axis < jnp.ndim(x), "xs" + jax.tree_util.keystr(path)
         check.that(fits, place, check.describe(x), f"one with an axis {axis}")
@@ -159,7 +159,7 @@ def time_first(xs: PyTree, axis: int = 1) -> PyTree:
 
 def to_arrays(name: str, tree: PyTree) -> PyTree:
     """Python and NumPy numbers as JAX arrays; arrays unchanged; for anything else our error."""
-    check.arrays(name, tree)
+    check.arrays(**{name: tree})
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
 

@@ -162,8 +162,7 @@ class Cell:
         x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
         ValueError where they do not fit. The gradient is JAX's own, exact.
         """
-        for name, tree in (("params", params), ("carry", carry), ("xs", x)):
-            check.arrays(name, tree)
+        check.arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises unless they fit, before anything is run
         check.carry_fits(self, params, carry, check.batch_shape(x))
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))

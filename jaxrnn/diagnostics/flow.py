@@ -158,7 +158,7 @@ def of_each_call(what: Any, loss: Loss, params: Params, args: Any, loop: Loop) -
     """`what(step, params, carry, xs)` of each call a loss makes of its loop; nothing is run."""
     check.function("loop", loop, takes=4)
     check.function("loss", loss, 1 + len(args), loop=loop)
-    check.arrays("params", params)
+    check.arrays(params=params)
     found: list[Any] = []
 
     def noting(*call: Any) -> Any:

@@ -93,9 +93,8 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
     check.function("loss", loss, 1 + len(args), loop=loop)
     check.function("loop", loop, takes=4)
-    check.arrays("params", params)
-    check.concrete("params", params)
-    check.concrete("args", args)
+    check.arrays(params=params)
+    check.concrete(params=params, args=args)
     return next(filter(None, places()), None)
 
 

@@ -139,8 +139,7 @@ def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> floa
 
 def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, list[int]]:
     """T, the longest sequence that the loss runs its loop over, and all powers of two below it."""
-    check.concrete("params", params)
-    check.concrete("args", args)
+    check.concrete(params=params, args=args)
     lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
     check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
     steps = max(lengths)

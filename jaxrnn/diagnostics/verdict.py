@@ -70,9 +70,8 @@ def verdict(
         check.instance("spectrum", spectrum, Spectrum)
     if gates is not None:
         check.kind(isinstance(gates, Mapping), "gates", gates, "a dict, such as saturation gives")
-    for name, value in (("reach", reach), ("spectrum", spectrum), ("gates", gates)):
-        check.arrays(name, value)
-        check.concrete(name, value)
+    check.arrays(reach=reach, spectrum=spectrum, gates=gates)
+    check.concrete(reach=reach, spectrum=spectrum, gates=gates)
     check.that(np.size(reach.rate), "reach", "that of no rows", "of one at least")
     steps = len(reach.spectral) - 1
     rate, horizon, end = map(np.median, (reach.rate, reach.horizon, reach.spectral[-1]))

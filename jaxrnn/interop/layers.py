@@ -27,15 +27,11 @@ def layers_of(network: Any, params: Params) -> list[Layer]:
     """The inverse of `joined`; what is neither stacked nor both ways is one layer."""
     match network:
         case Stack(parts=parts):
-            pairs = zip(parts, _one_each(parts, params), strict=True)
+            check.one_each(parts, params=params)
+            pairs = zip(parts, params, strict=True)
             kept = [pair for pair in pairs if RECIPES.get(pair[0], ("", None))[0] != "dropout"]
             return [layer for pair in kept for layer in layers_of(*pair)]
         case Bidirectional(parts=parts, merge=merge) if merge is concatenated:
-            return [list(zip(parts, _one_each(parts, params), strict=True))]
+            check.one_each(parts, params=params)
+            return [list(zip(parts, params, strict=True))]
     return [[(network, params)]]
-
-
-def _one_each(parts: Any, params: Params) -> Params:
-    fits = isinstance(params, (tuple, list)) and len(params) == len(parts)
-    check.kind(fits, "params", params, f"a tuple of {len(parts)}, one a part")
-    return params

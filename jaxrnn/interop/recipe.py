@@ -95,7 +95,7 @@ def form_of(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
     check.that(isinstance(cell, MADE), "cell", check.describe(cell), "one of jaxrnn")
-    check.arrays("params", params)
+    check.arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
     for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
         if jax.tree.map(jnp.shape, form_of(cell, size)) == shapes:

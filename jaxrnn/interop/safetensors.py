@@ -29,8 +29,8 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
         OSError: if the file cannot be written.
     """
     a_path(path)
-    check.arrays("params", params)
-    check.concrete("params", params)
+    check.arrays(params=params)
+    check.concrete(params=params)
     for name, x in tree.named(params).items():
         check.floating(name, jax.numpy.result_type(x))
     said = {"jaxrnn": VERSION, "cell": spelt(cell), "input_size": str(input_size_of(cell, params))}

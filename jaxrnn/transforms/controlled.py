@@ -207,7 +207,7 @@ def _control(factor: Callable[[jax.Array], Any], elementwise: bool) -> Control:
         def times(d: jax.Array) -> jax.Array:
             size = abs(d) if norm is None else tree.widened(norm, d)
             f, expected = factor(_positive(size)), f"the shape of the sizes {check.describe(size)}"
-            check.arrays("factor", f)
+            check.arrays(factor=f)
             fits = f is not None and jnp.shape(f) in ((), jnp.shape(size))
             check.that(fits, "factor", check.describe(f), expected)
             return d * jnp.asarray(f, d.dtype)  # (A1), (A2)
@@ -308,7 +308,7 @@ def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
 def _sloped(inside: Step, params: PyTree, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
     """A plain step, or a cell's `advance`, whose carry has the slope ξ."""
     check.instance("xs", x, Crossed)
-    check.arrays("xs.factor", x.factor)
+    check.arrays(**{"xs.factor": x.factor})
     fits = x.factor is not None and jnp.shape(x.factor) == ()
     expected = "one number for all rows of a step"
     check.that(fits, "xs.factor", check.describe(x.factor), expected)
