@@ -105,6 +105,7 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
     arrays(params=params, carry=carry)
     length(xs)
     arrays(xs=xs)
+    on_devices(params=params, carry=carry, xs=xs)
     result = looped("step", jax.eval_shape(step, params, carry, at_one_step(xs)))
     same_tree("carry", carry, result[0], ", as the step returned it")
 
@@ -275,6 +276,16 @@ def concrete(**trees: PyTree) -> None:
     for place, leaf in _leaves(trees):
         traced = isinstance(leaf, jax.core.Tracer)
         that(not traced, place, f"a traced {describe(leaf)}", expected, TypeError)
+
+
+def on_devices(**trees: PyTree) -> None:
+    """Raise if arrays that were put on devices lie on different ones; JAX moves all others."""
+    first: Any = None
+    for place, leaf in _leaves(trees):
+        if not isinstance(leaf, jax.core.Tracer) and getattr(leaf, "committed", False):
+            first = first or (place, leaf.devices())
+            got, expected = (sorted(map(str, d)) for d in (leaf.devices(), first[1]))
+            that(got == expected, place, f"one on {got}", f"{expected}, those of {first[0]}")
 
 
 def _leaves(trees: dict[str, PyTree]) -> Iterator[tuple[str, Any]]:

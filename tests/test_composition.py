@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -259,6 +260,13 @@ def test_over_eight_devices_the_gradient_is_the_same(over_devices, way):
     assert max(errors.values()) < EXACT
 
 
+def test_inputs_on_another_device_are_refused(over_devices):
+    message = r"xs: got one on \['\w+.1'\], expected \['\w+.0'\], those of params\['b'\]"
+    said = over_devices["elsewhere"]
+    assert said.keys() == {*ALIKE}
+    assert all(re.fullmatch(message, text) for text in said.values()), said
+
+
 def over_rows(loop, inner, params, xs, mask):
     """The loss of a network and of a plain step, of rows some of which are padded or begin anew."""
     net, own = params
@@ -328,7 +336,19 @@ def main():
     with jax.set_mesh(explicit):
         got = gradients(put(explicit, params, shared), put(explicit, xs, rows))
     compare("explicit", "zoneout", got, wanted)
+    errors["elsewhere"] = {name: elsewhere(LOOPS[name]) for name in ALIKE}
     print(json.dumps(errors))
+
+
+def elsewhere(loop):
+    """What is said of inputs on another device than the parameters."""
+    cell, params, xs = problem("gru")
+    first, second, *_ = jax.devices()
+    params, xs = jax.device_put(params, first), jax.device_put(xs, second)
+    try:
+        return str(jaxrnn.unroll(cell, params, xs, loop=loop))
+    except ValueError as error:
+        return str(error)
 
 
 if __name__ == "__main__":
