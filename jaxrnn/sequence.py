@@ -179,7 +179,7 @@ class _Run:
             step = restarted(step, learned=self.reset_carry is not None)
             if self.reverse:
                 # Cutting between t-1 and t: before step t-1 if that is the later one to be taken.
-                reset = jnp.roll(reset, -1, axis=0).at[-1:].set(False)
+                reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
             params, xs = Restarting(params, start), Restarted(xs, reset)
         xs = tree.flipped(xs) if self.reverse else xs
         result, ys = self._looped(step, params, carry, xs)

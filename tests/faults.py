@@ -615,15 +615,15 @@ AROUND = (
     fault(
         "reset not turned",
         SEQUENCE,
-        "jnp.roll(reset, -1, axis=0).at[-1:].set(False)",
+        "jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])",
         "reset",
         f"{TURNED}[bptt-masked-resets-reverse]",
     ),
     fault(
         "reset wraps around",
         SEQUENCE,
-        ".at[-1:].set(False)",
-        "",
+        "jnp.zeros_like(reset[:1])",
+        "reset[:1]",
         f"{TURNED}[bptt-masked-resets-reverse]",
     ),
     fault(
