@@ -56,9 +56,9 @@ def unroll(
         cell: a Cell, a Network, or a plain Step, for which `carry` has to be given.
         params: the cell's parameters; outputs and carries keep their dtype.
         xs: `(T, *batch, I)`, any number of batch axes and none; T = 0 gives the carry back. (Batch
-            first? `jaxrnn.time_first`.)
+            first? `jaxrnn.time_first`.) Rows may lie over devices.
         carry: the state before the first step, of exactly the batch and dtype of the sequence; the
-            cell's zero state unless given.
+            cell's zero state, over devices as the rows are, unless given.
         loop: the gradient algorithm; all give the same values.
         mask: m, True where a step counts, in any pattern. Whatever xs holds elsewhere, NaN too,
             reaches neither values nor gradients.
