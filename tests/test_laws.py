@@ -97,9 +97,12 @@ def judge_of(loop):
 
 @every_cell
 def test_forward_equals_the_equations_in_numpy(cell_name):
+    """Step by step, and with the inputs of all steps multiplied beforehand."""
     cell, args, v = problem(cell_name)
-    outputs, _, _ = run_and_differentiate(jaxrnn.scan, cell, args, v)
-    assert distance(outputs, run(cell_name, *args)) < VALUES
+    wanted = run(cell_name, *args)
+    for loop in (jaxrnn.scan, jaxrnn.bptt):
+        outputs, _, _ = run_and_differentiate(loop, cell, args, v)
+        assert distance(outputs, wanted) < VALUES
 
 
 @every_judged_pair
