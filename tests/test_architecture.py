@@ -8,6 +8,8 @@ import re
 import tokenize
 from pathlib import Path
 
+import faults
+
 import jaxrnn
 
 ROOT = Path(jaxrnn.__file__).parent
@@ -241,6 +243,12 @@ def test_code_lines_are_counted_without_docstrings_comments_and_blanks():
         return text
     '''
     assert code_lines(inspect.cleandoc(source)) == 3 + 4 + 1
+
+
+def test_every_planted_fault_has_its_place():
+    """So that none is lost where the code moves on; what catches each, `tests/faults.py` tells."""
+    for planted in (*faults.BACKWARD, *faults.FORWARD, *faults.AROUND):
+        assert faults.planted_in(ROOT, planted)
 
 
 def test_public_docstrings_begin_with_one_sentence():
