@@ -41,7 +41,7 @@ def double(k):
 def by_hand(loss, params, loop):
     """Error and angle by their definitions."""
     exact, found = (flat(jax.grad(loss)(params, 1.0, loop=some)) for some in (jaxrnn.scan, loop))
-    cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
+    cosine = min(1.0, found @ exact / np.linalg.norm(found) / np.linalg.norm(exact))
     return np.linalg.norm(found - exact) / np.linalg.norm(exact), np.degrees(np.arccos(cosine))
 
 

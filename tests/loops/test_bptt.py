@@ -312,7 +312,9 @@ def test_a_long_sequence_is_run_in_chunks(cell_name, plain, short_chunks):
         first = grad(params, carry, xs)
         return first, jax.grad(lambda xs: jnp.vdot(grad(params, carry, xs)[2], xs))(xs)
 
-    assert distance(gradients(jaxrnn.bptt), gradients(jaxrnn.scan)) < 1e-12
+    # Of second order a layer norm is so steep that `scan`, unrolled, is 3e-12 from itself.
+    pairs = zip(gradients(jaxrnn.bptt), gradients(jaxrnn.scan), (1e-13, 1e-11), strict=True)
+    assert all(distance(got, wanted) < bound for got, wanted, bound in pairs)
 
 
 @pytest.mark.parametrize(
