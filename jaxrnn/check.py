@@ -7,6 +7,7 @@ import contextlib
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -225,6 +226,11 @@ def reverse_mode(loop: str) -> Iterator[None]:
 def boolean(name: str, value: Any) -> bool:
     """`value` if it is a bool; otherwise our error."""
     return of_type(name, value, isinstance(value, bool), "a bool")
+
+
+def path(name: str, value: Any) -> None:
+    """Raise unless `value` names a file."""
+    of_type(name, value, isinstance(value, (str, os.PathLike)), "a path")
 
 
 def function(name: str, value: Any, takes: int | None = None, **named: Any) -> Any:

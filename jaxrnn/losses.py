@@ -122,17 +122,12 @@ def scored(
         return _scored_cell(cell, readout, loss, target)
 
     def scored_step(params: Params, carry: Carry, x: Scored) -> tuple[Carry, PyTree]:
-        _scored_fit(params, x)
+        check.instance("xs", x, Scored)
+        check.one_each((cell, readout), params=params)
         carry, y = cell(params[0], carry, x.xs)
         return carry, loss(readout.apply(params[1], y), x.targets)  # (1)
 
     return scored_step
-
-
-def _scored_fit(params: Params, xs: Any) -> None:
-    check.instance("xs", xs, Scored)
-    pair = isinstance(params, (tuple, list)) and len(params) == 2
-    check.kind(pair, "params", params, "a tuple of 2, the cell's and the readout's")
 
 
 @once
@@ -143,7 +138,8 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
         return cell.carry(batch_shape, dtype), zero
 
     def project(params: Params, xs: Scored) -> Scored:
-        _scored_fit(params, xs)
+        check.instance("xs", xs, Scored)
+        check.one_each((cell, readout), params=params)
         like = jax.ShapeDtypeStruct((*check.batch_shape(xs.xs), *target.shape), target.dtype)
         check.same_tree("xs.targets", xs.targets, like)
         return Scored(cell.project(params[0], xs.xs), xs.targets)

@@ -278,7 +278,7 @@ def of_losses_and_training():
         "TypeError: xs.targets: got the tree PyTreeDef(None)": None,
     }.items():
         yield "scored", message, run(scored, params, jaxrnn.Scored(XS, targets))
-    two = "TypeError: params: got {}, expected a tuple of 2, the cell's and the readout's"
+    two = "TypeError: params: got {}, expected a tuple of 2, one a part"
     for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
         yield "scored", two.format(got), run(scored, wrong, jaxrnn.Scored(XS, TOKENS))
     for message, outputs, targets in (

@@ -32,17 +32,10 @@ def add_options(parser: options.Parser) -> None:
 
 def add_out(parser: options.Parser, default: str) -> None:
     """The option of where a picture goes."""
-    what = "of a picture: png, svg, pdf"
-    parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=what)
-
-
-def picture(text: str) -> Path:
-    """The kind of option that names a picture of a format that there is."""
-    known, path = sorted(FigureCanvasBase.get_supported_filetypes()), Path(text)
+    what, known = "of a picture: png, svg, pdf", sorted(FigureCanvasBase.get_supported_filetypes())
     expected = f"a name that ends in one of {', '.join(known)}"
-    if path.suffix.lower()[1:] not in known:
-        raise options.UserError(f"got {text!r}, expected {expected}")
-    return path
+    picture = options.kind(Path, lambda path: path.suffix.lower()[1:] in known, expected)
+    parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=what)
 
 
 def inspect(chosen: run.Options) -> None:

@@ -5,7 +5,6 @@ from collections import namedtuple
 import jax.numpy as jnp
 from jax import lax, nn
 
-from jaxrnn import check
 from jaxrnn.cells import norm, parts
 from jaxrnn.cells.gru import GRUAfterSaved, GRUGates, after, after_adjoint, product_deltas
 from jaxrnn.types import Array, Cell, Seen, State, once
@@ -68,11 +67,11 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
-    epsilon = check.finite("epsilon", check.positive("epsilon", epsilon))
+    normed = norm.normaliser(epsilon)
 
     def normed2(p: Array) -> Normed2:
         both = lax.split(p, (2 * hidden_size, hidden_size), axis=p.ndim - 1)
-        return Normed2(*(norm.normed(a, epsilon) for a in both))
+        return Normed2(*map(normed, both))
 
     more = {"b_n": ((hidden_size,), nn.initializers.zeros)}
     form = parts.Form("layer_norm_gru", hidden_size, GRUGates(0.0, 0.0, 0.0), more, norm=normed2)

@@ -1,12 +1,10 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
-import functools
 from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
 from jax.nn.initializers import ones, zeros
 
-from jaxrnn import check
 from jaxrnn.cells import norm, parts
 from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
 from jaxrnn.cells.parts import Deltas, Drive
@@ -58,9 +56,7 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
     biases of its two norms in (20) and its b are one b here.
     """
-    normed = functools.partial(
-        norm.normed, epsilon=check.finite("epsilon", check.positive("epsilon", epsilon))
-    )
+    normed = norm.normaliser(epsilon)
     more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
     biases = LSTMGates.biases(forget_bias)
     form = LSTMForm("layer_norm_lstm", hidden_size, biases, more, norm=normed)

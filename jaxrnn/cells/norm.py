@@ -11,13 +11,16 @@ So â and 1/σ, one number a row, are all that is remembered. A row of equal num
 A cell normalises its product with W_h here, and that with W_x by its `Form`; each has a gain.
 """
 
+import functools
 from collections import namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from jaxrnn import check
 from jaxrnn.cells import parts
 from jaxrnn.cells.parts import Joined, Kernel, Vector
 from jaxrnn.types import Array, State
@@ -36,6 +39,12 @@ class Normed(namedtuple("Normed", "values rate")):
 
 class NormedSaved(namedtuple("NormedSaved", "gates p")):
     """The gates' values, and the normalised recurrent product."""
+
+
+def normaliser(epsilon: float) -> Callable[[Array], Normed]:
+    """`normed` with this ε, a finite number above 0; otherwise our error."""
+    epsilon = check.finite("epsilon", check.positive("epsilon", epsilon))
+    return functools.partial(normed, epsilon=epsilon)
 
 
 def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:

@@ -46,10 +46,6 @@ def write(cell: Any, params: Params, like: PyTree = None, name: str | None = Non
     return layout.write(_layouts(like, name), cell, params, _within(like, name))
 
 
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)
-
-
 def _within(params: PyTree, name: str | None) -> PyTree:
     if params is None or name is None:
         return params
@@ -58,8 +54,8 @@ def _within(params: PyTree, name: str | None) -> PyTree:
 
 def _layouts(params: PyTree, name: str | None) -> list[layout.Layout]:
     check.of_type("name", name, name is None or isinstance(name, str), "a text")
-    modules = params is None or (isinstance(params, Mapping) and all(map(_is_text, params)))
-    check.kind(modules, "params", params, "arrays by the names of Haiku's modules")
+    texts = isinstance(params, Mapping) and all(isinstance(module, str) for module in params)
+    check.kind(params is None or texts, "params", params, "arrays by the names of Haiku's modules")
     # Of a core "lstm" a module is "lstm/linear", and an array by its path "lstm/linear.w".
     first = re.split(r"/linear|\.", next(iter(params or {"core": None})))[0]
     return layout.layouts("haiku", first if name is None else name)

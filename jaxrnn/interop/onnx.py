@@ -46,7 +46,7 @@ def load(path: Path | str, name: str | None = None) -> Node:
     import onnx
     from google.protobuf.message import DecodeError
 
-    check.of_type("path", path, isinstance(path, (str, Path)), "a path")
+    check.path("path", path)
     try:
         return read(onnx.load(path), name)
     except DecodeError as error:

@@ -1,6 +1,5 @@
 """Files of our own: parameters by readable names, and how their cell is made; no pickle."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
         ValueError: if no expression makes the cell, or params are not such as it has.
         OSError: if the file cannot be written.
     """
-    a_path(path)
+    check.path("path", path)
     check.arrays(params=params)
     check.concrete(params=params)
     for name, x in tree.named(params).items():
@@ -64,11 +63,6 @@ def load(path: Path | str) -> tuple[Any, Params]:
     return cell, filled(form, arrays, said["cell"])
 
 
-def a_path(path: Any) -> None:
-    """Raise unless it names a file."""
-    check.of_type("path", path, isinstance(path, (str, os.PathLike)), "a path")
-
-
 def packed(params: PyTree, said: dict[str, str] | None = None) -> bytes:
     """A file of the arrays of a tree, and of what it says of itself."""
     return safetensors.flax.save(tree.named(params), said)
@@ -76,7 +70,7 @@ def packed(params: PyTree, said: dict[str, str] | None = None) -> bytes:
 
 def opened(path: Path | str) -> tuple[dict[str, str], Tensors]:
     """What any file of safetensors says of itself, and its arrays by name."""
-    a_path(path)
+    check.path("path", path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = file.keys()
