@@ -4,16 +4,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.loops import derived
+from jaxrnn.loops import chunks, derived
 from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step, Stepped
-
-# A sequence whose projections take more bytes than this is run chunk by chunk, since the first of
-# them would have left the cache before the loop gets to them. A chunk's take so many; and it has so
-# many steps at least, since each adds an array like the weights to (2).
-WHOLE_BYTES, CHUNK_BYTES, CHUNK_STEPS = 2**23, 2**21, 8
 
 
 def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
@@ -53,63 +47,44 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
     params, carry = tree.fitted(step, params, carry, xs)
-    run = _compiled if isinstance(step, Cell) and step.by_hand else _chunked
     with check.reverse_mode("bptt"):
-        return run(step, params, carry, xs)
+        if not isinstance(step, Cell):
+            return derived.run(step, params, carry, xs)
+        return (_compiled if step.by_hand else _chunked)(step, params, carry, xs)
 
 
-def _chunked(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+def _chunked(cell: Cell, params: Params, carry: Carry, xs: PyTree) -> Stepped:
     """Chunk after chunk, each by (1) and (2)."""
-    steps = check.length(xs)
-    zs = jax.eval_shape(functools.partial(_projected, step), params, carry, xs)
-    size = _chunk_steps(steps, sum(z.size * z.dtype.itemsize for z in jax.tree.leaves(zs)))
-    if size == steps:
-        return _chunk(step, params, carry, xs)
-    chunks = jax.tree.map(lambda x: jnp.reshape(x, (-1, size, *x.shape[1:])), xs)
-    carry, ys = jax.lax.scan(functools.partial(_chunk, step, params), carry, chunks)
-    return carry, jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
+
+    def run(carry: Carry, xs: PyTree) -> Stepped:
+        w, zs = cell.prepare(params), cell.project(params, xs)
+        if cell.by_hand:
+            carry, carries = _recurrence(cell, w, carry, zs)
+        else:
+            carry, carries = derived.run(_advance_alone(cell), w, carry, zs)
+        return carry, cell.output(params, carries)
+
+    size = chunks.bytes_of(jax.eval_shape(cell.project, params, xs))
+    return chunks.in_chunks(run, carry, xs, size)
 
 
 # A Cell is made once and never closes over traced values, so a call outside jit compiles once too.
 _compiled = jax.jit(_chunked, static_argnums=0)
 
 
-def _chunk_steps(steps: int, projected: int) -> int:
-    """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
-    if not tree.surely_less(WHOLE_BYTES, projected):
-        return steps
-    wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // projected)
-    near = [n for n in range(wanted // 4, 4 * wanted + 1) if steps % n == 0]
-    return min(near, key=lambda n: max(n / wanted, wanted / n), default=steps)
+def _advance_alone(cell: Cell) -> Step:
+    """The plain step of a Cell without a backward pass of its own, whose output is its carry."""
 
+    def step(w: PyTree, carry: Carry, z: PyTree) -> Stepped:
+        carry, _ = cell.advance(w, carry, z)
+        return carry, carry
 
-def _projected(step: Step, params: Params, carry: Carry, xs: PyTree) -> PyTree:
-    """What a chunk makes of its inputs before its loop begins."""
-    if isinstance(step, Cell):
-        return step.project(params, xs)
-    return derived.parted(step, params, carry, xs)[-1]
-
-
-def _chunk(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-    if not isinstance(step, Cell):
-        return _derived(step, params, carry, xs)
-    w, zs = step.prepare(params), step.project(params, xs)
-    if step.by_hand:
-        carry, carries = _recurrence(step, w, carry, zs)
-    else:
-        carry, carries = _derived(lambda *args: (step.advance(*args)[0],) * 2, w, carry, zs)
-    return carry, step.output(params, carries)
-
-
-def _derived(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-    parts, w, pair, zs = derived.parted(step, params, carry, xs)
-    (carry, _), pairs = _recurrence(parts, w, pair, zs)
-    return carry, parts.outputs(w, zs, pairs)
+    return step
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(cell: Any, w: PyTree, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
-    """c_T and c_1..c_T of (C2), for a Cell or a Recurrence; undifferentiated it keeps nothing."""
+    """c_T and c_1..c_T of (C2); undifferentiated it keeps nothing."""
 
     def forward(carry, z_t):
         carry, _ = cell.advance(w, carry, z_t)

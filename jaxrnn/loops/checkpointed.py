@@ -108,14 +108,16 @@ def _checkpointed(loop: Loop, budget: int | None, *wanted: Any) -> Loop:
         if steps == 0:
             return check.looped("loop", loop(step, params, carry, xs))
         replayed: Any = _compiled_replayed if isinstance(step, Cell) else _replayed
+        whole = None
         if not isinstance(step, Cell):
-            step, params = derived.closed(step, params, carry, xs)
+            step, params, carry, whole = derived.closed(step, params, carry, xs)
         if budget is None:
             plan = _planned(steps, *wanted)
         else:
             plan = _within(budget, steps, *_costs(loop, step, params, carry, xs))
         with check.reverse_mode("checkpointed"):
-            return replayed(step, loop, plan, params, carry, xs)
+            last, ys = replayed(step, loop, plan, params, carry, xs)
+        return (last if whole is None else whole(last)), ys
 
     replaying.__name__ = "checkpointed"
     return replaying

@@ -286,7 +286,7 @@ def test_a_gradient_without_jit_compiles_once(cell_name):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """As if the cache held no more than the projections of four steps."""
-    module = sys.modules["jaxrnn.loops.bptt"]
+    module = sys.modules["jaxrnn.loops.chunks"]
     for name, value in {"WHOLE_BYTES": 0, "CHUNK_BYTES": 1, "CHUNK_STEPS": 4}.items():
         monkeypatch.setattr(module, name, value)
     jax.clear_caches()

@@ -12,6 +12,8 @@ from jax import lax
 import jaxrnn
 from jaxrnn import check, tree
 from jaxrnn.loops import derived
+from jaxrnn.loops.derived import regions
+from jaxrnn.loops.derived.recurrence import Recurrence
 
 T, B, I, H = 7, 3, 4, 5
 
@@ -177,42 +179,240 @@ def test_gradient_of_a_gradient_equals_autodiff(name):
     chex.assert_trees_all_close(got, wanted, rtol=1e-11, atol=1e-13)
 
 
-def plan_of(name):
-    step, params, carry = STEPS[name]
-    x = check.at_one_step(XS)
-    jaxpr, own, form = derived._flat(step, params, carry, x)
-    return derived.Recurrence(jaxpr, len(own), form)
+def taken_apart(step, params, carry, xs):
+    traced = derived._traced(step, params, carry, xs)
+    parts = regions.classify(traced.jaxpr, len(traced.own), len(traced.carry))
+    return Recurrence(parts)
+
+
+def parts_of(name):
+    return taken_apart(*STEPS[name], XS).regions
 
 
 def made_by(eqns):
     return [eqn.primitive.name for eqn in eqns]
 
 
+def shapes(variables):
+    return sorted(v.aval.shape for v in variables)
+
+
 def test_products_with_inputs_run_ahead_and_readouts_run_late():
-    plan = plan_of("readout")
-    assert made_by(plan.ahead) == ["dot_general"]
-    assert made_by(plan.loop).count("dot_general") == 1
-    assert made_by(plan.late).count("dot_general") == 1
-    assert made_by(plan.late).count("exp") == 1
-    assert plan.extras == []  # the readout needs the carry alone
+    parts = parts_of("readout")
+    assert made_by(parts.ahead) == ["dot_general"]
+    assert made_by(parts.loop).count("dot_general") == 1
+    assert made_by(parts.late).count("dot_general") == 1
+    assert made_by(parts.late).count("exp") == 1
+    assert parts.handed_on == parts.carry_out  # the readout needs the carry alone
 
 
-def test_what_an_output_needs_beside_the_carry_is_handed_on():
-    plan = plan_of("not of the carry alone")
-    shapes = sorted(v.aval.shape for v in plan.extras)
-    assert shapes == [(B, H), (B, H)]  # the gate, and the state before
-    assert "sin" in made_by(plan.late)
+def test_the_least_is_handed_on_to_what_runs_late():
+    """One output is less than the gate and the state that it is made of."""
+    parts = parts_of("not of the carry alone")
+    assert parts.handed_on == parts.outputs
+    assert "sin" in made_by(parts.loop)
 
 
 def test_branches_and_searches_stay_in_order():
-    assert {"cond", "while"} <= set(made_by(plan_of("nested").loop))
+    assert {"cond", "while"} <= set(made_by(parts_of("nested").loop))
 
 
 def test_delta_is_taken_after_what_is_linear():
-    (delta,) = plan_of("dense").cut
+    (delta,) = taken_apart(*STEPS["dense"], XS).front.cut
     assert delta.aval.shape == (B, H)
-    (delta,) = plan_of("low rank").cut  # after both products, and the input's share
+    (delta,) = taken_apart(*STEPS["low rank"], XS).front.cut  # after both products and the input
     assert delta.aval.shape == (B, H)
+
+
+S = 6  # slots of a memory
+MEMORY = normal("memory", S, B, H)
+
+
+def attending(p, carry, x):
+    """A memory that rides in the carry unchanged."""
+    h, memory = carry
+    weights = jax.nn.softmax(jnp.einsum("bh,sbh->sb", h @ p["w"], memory), 0)
+    h = jnp.tanh(x @ p["u"] + jnp.einsum("sb,sbh->bh", weights, memory))
+    return (h, memory), h
+
+
+def attending_where(p, carry, x):
+    """The same behind a choice between the memory and itself, as a mask makes one."""
+    (h, memory), y = attending(p, carry, x)
+    return (h, jnp.where(jnp.sum(x) > 0, memory, carry[1])), y
+
+
+def attending_with_tanh(p, carry, x):
+    """Every slot goes through a tanh at every step, with parameters as large as the memory."""
+    h, memory = carry
+    energy = jnp.tanh(memory + h @ p["w"]) @ p["b"]
+    h = jnp.tanh(x @ p["u"] + jnp.einsum("sb,sbh->bh", jax.nn.softmax(energy, 0), memory))
+    return (h, memory), h
+
+
+def buffered(p, carry, x):
+    """A buffer written round and round, of which no value but the one that is read is needed."""
+    buffer, i = carry
+    late = lax.dynamic_index_in_dim(buffer, (i + 1) % S, keepdims=False)
+    h = jnp.tanh(late @ p["w"] + x @ p["u"])
+    return (lax.dynamic_update_index_in_dim(buffer, h, i % S, 0), i + 1), h
+
+
+def with_a_matrix(p, state, x):
+    """A state of outer products, read by a product of two states."""
+    k, v = x @ p["u"], jnp.sin(x @ p["u"])
+    state = jax.nn.sigmoid(k)[..., None] * state + k[..., None] * v[:, None]
+    return state, jnp.einsum("bi,bij->bj", k, state)
+
+
+def with_slots(p, carry, x):
+    """Erase and add."""
+    h, memory = carry
+    at = jax.nn.softmax(h @ p["w"], -1)
+    h = jnp.tanh(x @ p["u"] + jnp.einsum("bs,bsw->bw", at, memory))
+    memory = memory * (1 - at[..., None] * jax.nn.sigmoid(h)[:, None]) + at[..., None] * h[:, None]
+    return (h, memory), h
+
+
+def cached(p, carry, x):
+    """Attention over all keys so far."""
+    keys, i = carry
+    keys = lax.dynamic_update_index_in_dim(keys, x @ p["u"], i, 0)
+    weights = jax.nn.softmax(jnp.einsum("bh,tbh->tb", x @ p["u"], keys), 0)
+    return (keys, i + 1), jnp.einsum("tb,tbh->bh", weights, keys)
+
+
+def convolved(p, h, x):
+    kernel = lax.broadcast_in_dim(p["b"][:3], (3, 1, 1), (0,))
+    form = ("NHC", "HIO", "NHC")
+    product = lax.conv_general_dilated(h[..., None], kernel, (1,), "SAME", dimension_numbers=form)
+    h = jnp.tanh(product[..., 0] + x @ p["u"])
+    return h, h
+
+
+def looping(p, h, x):
+    """Parameters inside a nested loop, whose gradients have to be summed inside the outer one."""
+    h, _ = lax.scan(lambda h, _: (jnp.tanh(x @ p["u"] + h @ p["w"]), None), h, length=2)
+    return h, h
+
+
+def two_states(p, carry, x):
+    """States that change places: neither is handed on as it is."""
+    a, b = carry
+    return (b, jnp.tanh(a @ p["w"] + x @ p["u"])), a * b
+
+
+def own_rule(p, h, x):
+    h = doubled(jnp.tanh(h @ p["w"] + x @ p["u"]))
+    return h, h
+
+
+@jax.custom_vjp
+def doubled(x):
+    return jnp.sin(x)
+
+
+doubled.defvjp(lambda x: (jnp.sin(x), x), lambda x, d: (2 * d * x,))  # no derivative of a sine
+
+
+def scaled(p, h, x):
+    """A gain behind a function that is not linear, and an input times a state."""
+    h = jnp.tanh(h @ p["w"]) * p["b"] + h * (x @ p["u"])
+    return h, jnp.max(h, -1)
+
+
+ZERO = np.zeros((), int)
+CARRYING = {
+    "attending": (attending, DENSE, (H0, MEMORY)),
+    "attending where": (attending_where, DENSE, (H0, MEMORY)),
+    "attending with tanh": (attending_with_tanh, DENSE, (H0, MEMORY)),
+    "buffer": (buffered, DENSE, (MEMORY, ZERO)),
+    "matrix": (with_a_matrix, DENSE, normal("matrix", B, H, H)),
+    "slots": (with_slots, DENSE, (H0, normal("slots", B, H, H))),
+    "cache": (cached, DENSE, (normal("cache", T, B, H), ZERO)),
+    "convolution": (convolved, DENSE, H0),
+    "inner loop": (looping, DENSE, H0),
+    "two states": (two_states, DENSE, (H0, H0 + 1)),
+    "own rule": (own_rule, DENSE, H0),
+    "scaled": (scaled, DENSE, H0),
+}
+STEPS |= CARRYING
+
+
+@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("steps", [0, 1, T])
+def test_what_rides_in_the_carry_has_the_gradient_of_autodiff(name, steps):
+    got, wanted = (result(loop, name, XS[:steps]) for loop in (jaxrnn.bptt, jaxrnn.scan))
+    chex.assert_trees_all_close(got, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in CARRYING if name != "own rule"])
+def test_what_rides_in_the_carry_has_a_gradient_of_its_gradient(name):
+    step, params, carry = STEPS[name]
+    inexact, others = tree.split_inexact(carry)
+
+    def slope(loop, args):
+        def value(params, inexact, xs):
+            return weighted(loop(step, params, tree.merge(inexact, others), xs))
+
+        return weighted(jax.grad(lambda args: value(*args))(args))
+
+    got, wanted = (
+        jax.jit(jax.grad(functools.partial(slope, loop)))((params, inexact, XS))
+        for loop in (jaxrnn.bptt, jaxrnn.scan)
+    )
+    chex.assert_trees_all_close(got, wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_what_rides_in_the_carry_goes_through_segments(name):
+    got, wanted = (
+        result(loop, name)
+        for loop in (
+            jaxrnn.checkpointed(segment=3),
+            jaxrnn.checkpointed(segment=3, loop=jaxrnn.scan),
+        )
+    )
+    chex.assert_trees_all_close(got, wanted, rtol=1e-12, atol=1e-14)
+
+
+KEPT = {
+    # The slots' weights before and after their division, the context's tanh; never the memory.
+    "attending": [(S, B)],
+    "attending where": [(S, B)],
+    # The one tanh that is as large as the memory.
+    "attending with tanh": [(S, B), (S, B, H)],
+    # The value that is read, and where it was; h is handed on.
+    "buffer": [(), (B, H)],
+    # The state before, once; not what is added to it.
+    "matrix": [(B, H, H)],
+    "cache": [(), (1, B), (T, B), (T, B, H)],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_more_is_kept_than_the_backward_pass_needs(name):
+    kept = shapes(taken_apart(*STEPS[name], XS).linearized.kept)
+    sizes = [shape for shape in kept if len(shape) > 2 or shape == ()]
+    assert sizes == [shape for shape in KEPT[name] if len(shape) > 2 or shape == ()]
+
+
+def test_an_unchanged_array_of_the_carry_is_a_parameter():
+    parts = parts_of("attending where")
+    assert shapes(parts.carry_in) == [(B, H)]
+    assert (S, B, H) in shapes(parts.parameters)
+
+
+def test_a_large_parameter_has_its_gradient_summed_inside_the_loop():
+    front = taken_apart(*STEPS["attending with tanh"], XS).front
+    assert (S, B, H) in shapes(front.summed)
+    assert (S, B, H) not in shapes(front.gathered)
+    front = taken_apart(*STEPS["inner loop"], XS).front
+    assert shapes(front.summed) == [(H, H)]
+
+
+def test_an_outer_product_of_inputs_is_made_inside_the_loop():
+    assert (B, H, H) not in shapes(parts_of("matrix").stepwise)
 
 
 def test_a_product_runs_once_each_way():
@@ -249,9 +449,3 @@ def test_it_is_the_same_program_each_time():
         return jax.jit(grad).lower(params).as_text()
 
     assert text() == text()
-
-
-def test_what_is_known_is_not_made_again():
-    made, known = jnp.array(3.0), jnp.array(5.0)
-    value, slope = jax.jvp(lambda x: derived._known(x * x, known), (made,), (1.0,))
-    np.testing.assert_array_equal([value, slope], [5.0, 6.0])

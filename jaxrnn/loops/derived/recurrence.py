@@ -1,0 +1,248 @@
+"""The loop of a step: (3) forward, (5) backward, (6) afterwards."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import tree
+from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.derived.front import Front
+from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
+from jaxrnn.loops.derived.linearized import Linearized, handed_apart, linearize, where
+from jaxrnn.loops.derived.regions import Regions
+
+Values = list[Any]
+
+
+class Recurrence:
+    """A step taken apart, and one step of its loop in each direction.
+
+    Attributes:
+        regions: its equations.
+        matrices: the parameters that a product in the loop has on its right. The way back is faster
+            with their transposes beside them.
+        front: where gradients leave the loop.
+    """
+
+    def __init__(self, regions: Regions) -> None:
+        """Take the loop apart."""
+        self.regions = regions
+        right = (eqn.invars[1] for eqn in regions.loop if jaxprs.is_weight_product(eqn))
+        invariant = {*regions.invariant}
+        self.matrices = [v for v in jaxprs.unique(jaxprs.variables_of(right)) if v in invariant]
+        self.front = Front(regions)
+
+    @functools.cached_property
+    def linearized(self) -> Linearized:
+        """Its step, differentiated; only a gradient needs it."""
+        return linearize(self.regions, self.front, self.matrices)
+
+    @property
+    def bytes_beside(self) -> int:
+        """Bytes that a step takes in the largest of the parts that run for all steps at once.
+
+        It is 0 where there is a convolution, so that the sequence is run as a whole: inside a loop,
+        and the one over chunks is a loop too, XLA's CPU compiler takes up to 30 times as long for
+        the gradient of a convolution's kernel.
+        """
+        regions, front = self.regions, self.front
+        eqns = [*regions.ahead, *front.equations, *regions.late]
+        if any(eqn.primitive.name == "conv_general_dilated" for eqn in eqns):
+            return 0
+        made_ahead = [v for v in regions.stepwise if v not in regions.inputs]
+        deltas = [v for v in front.cut if v not in front.summed]
+        # The gradient of what runs late makes as much again.
+        made_late = [v for eqn in regions.late for v in eqn.outvars] * 2
+        # A step of a nested loop has a gradient of its own for each parameter, and more to keep.
+        nested = [eqn for eqn in regions.ahead if jaxprs.is_opaque(eqn)]
+        opaque = [*jaxprs.reads(nested), *jaxprs.makers(nested)] * 4
+        parts = made_ahead, deltas, regions.handed_on, made_late, opaque
+        return max(sum(map(jaxprs.size_in_bytes, part)) for part in parts)
+
+    def advance(self, invariant: Values, carry: Values, stepwise: Values) -> tuple[Values, Values]:
+        """c_t, and what is handed on (3)."""
+        regions = self.regions
+        given = invariant + stepwise + carry
+        variables = regions.invariant + regions.stepwise + regions.carry_in
+        env = jaxprs.run(regions.loop, dict(zip(variables, given, strict=True)))
+        return _values(env, regions.carry_out), _values(env, regions.handed_on)
+
+    def advance_and_keep(
+        self, invariant: Values, carry: Values, stepwise: Values
+    ) -> tuple[Values, tuple[Values, Values]]:
+        """c_t; what is handed on, and what is kept."""
+        step = self.linearized
+        variables = step.inputs.invariant + step.inputs.stepwise + step.inputs.carry_in
+        env = step.constants | dict(zip(variables, invariant + stepwise + carry, strict=True))
+        outs = [*step.outputs.carry_out, *step.outputs.handed_on, *step.kept]
+        env = jaxprs.run(jaxprs.leading_to(outs, step.forward, _has_effects), env)
+        handed_on, kept = _values(env, step.outputs.handed_on), _values(env, step.kept)
+        return _values(env, step.outputs.carry_out), (handed_on, kept)
+
+
+def _has_effects(eqn: Equation) -> bool:
+    return bool(eqn.effects)
+
+
+def _values(env: Environment, atoms: list[Any]) -> Values:
+    return [jaxprs.value_of(env, atom) for atom in atoms]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run(
+    recurrence: Recurrence, invariant: Values, transposed: Values, carry: Values, stepwise: Any
+) -> tuple[Values, Values]:
+    """c_T, and what is handed on of all steps.
+
+    `stepwise` are stacks over time, and beside them the numbers of the steps, of which there may be
+    nothing else.
+    """
+
+    def forward(carry: Values, at_t: Any) -> tuple[Values, Values]:
+        return recurrence.advance(invariant, carry, at_t[0])
+
+    return jax.lax.scan(forward, carry, stepwise)
+
+
+def _forward(
+    recurrence: Recurrence, invariant: Any, transposed: Any, carry: Any, stepwise: Any
+) -> Any:
+    args = jax.tree.map(lambda x: x.value, (invariant, transposed, carry, stepwise))
+    invariant, transposed, carry, stepwise = args
+
+    def forward(carry: Values, at_t: Any) -> Any:
+        return recurrence.advance_and_keep(invariant, carry, at_t[0])
+
+    last, (handed_on, kept) = jax.lax.scan(forward, carry, stepwise)
+    step = recurrence.linearized
+    read = _only(step.reads_handed_on, handed_on), _only(step.reads_stepwise, stepwise[0])
+    first = _only(step.from_next, carry)
+    return (last, handed_on), (invariant, transposed, first, kept, *read, stepwise[1])
+
+
+def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
+    invariant, transposed, first, kept, handed_on, stepwise, numbers = residuals
+    # An output that nobody used has no cotangent: it must not become an array of T zeros.
+    d_last, d_handed_on = tree.sparse_cotangents(cotangents)
+    regions, front, step = recurrence.regions, recurrence.front, recurrence.linearized
+    stacks = _stacks(step, first, kept, handed_on, stepwise)
+    shared = step.constants | dict(
+        zip(
+            step.inputs.invariant + step.inputs.transposed,
+            invariant + transposed,
+            strict=True,
+        )
+    )
+    has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
+    apart = handed_apart(regions)
+    d_apart = where(apart, d_handed_on)
+    place = {v: i for i, v in enumerate(regions.handed_on)}
+    # The gradient of what is handed on joins λ where it is part of c_t.
+    joining = [
+        d_handed_on[place[v]] if not jaxprs.is_literal(v) and v in place else None
+        for v in where(has_out, regions.carry_out)
+    ]
+    summed = [v in front.summed for v in front.cut]
+
+    def backward(state: Any, at_t: Any) -> Any:
+        d_carry, sums = state
+        _, at_t, joining_t, d_apart_t = at_t
+        d_carry = tree.add(d_carry, joining_t)
+        d_apart_t = [
+            jaxprs.zeros_like(v) if d is None else d
+            for v, d in zip(where(apart, regions.handed_on), d_apart_t, strict=True)
+        ]
+        env = shared | dict(zip(stacks, at_t, strict=True))
+        cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_handed_on
+        env |= dict(zip(cotangent_inputs, d_carry + d_apart_t, strict=True))
+        env = jaxprs.run([*step.again, *step.backward], env)
+        deltas = _values(env, step.outputs.deltas)
+        sums = tree.add(sums, where(summed, deltas))
+        stacked = [d for d, is_summed in zip(deltas, summed, strict=True) if not is_summed]
+        return (_values(env, step.outputs.d_carry_in), sums), stacked
+
+    zeros = [jaxprs.zeros_like(v) for v in where(has_out, regions.carry_out)]
+    state = tree.add(zeros, where(has_out, d_last)), [jaxprs.zeros_like(v) for v in front.summed]
+    over_time = numbers, list(stacks.values()), joining, d_apart
+    (d_carry, sums), deltas = jax.lax.scan(backward, state, over_time, reverse=True)
+    stacked = (v for v in front.cut if v not in front.summed)
+    delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(front.summed, sums, strict=True))
+    d_invariant, d_stepwise = _gathered(recurrence, invariant, shared, stacks, delta, numbers)
+    left = iter(d_carry)
+    d_carry = [next(left) if jaxprs.has_gradient(v) else None for v in regions.carry_in]
+    return d_invariant, [None] * len(transposed), d_carry, (d_stepwise, None)
+
+
+run.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _only(chosen: list[bool], values: Values) -> Values:
+    """The values that are chosen, None for the others."""
+    return [x if is_chosen else None for is_chosen, x in zip(chosen, values, strict=True)]
+
+
+def _stacks(
+    step: Linearized, first: Values, kept: Values, handed_on: Values, stepwise: Values
+) -> Environment:
+    """All that is kept of all steps, by its variable."""
+    stacks = dict(zip(step.kept, kept, strict=True))
+    stacks |= _there(step.outputs.handed_on, handed_on)
+    for v, out, c in zip(step.inputs.carry_in, step.outputs.carry_out, first, strict=True):
+        if c is not None:
+            stacks[v] = tree.shifted(c, stacks[out])
+    return stacks | _there(step.inputs.stepwise, stepwise)
+
+
+def _there(variables: list[Any], values: Values) -> Environment:
+    return {v: x for v, x in zip(variables, values, strict=True) if x is not None}
+
+
+def _gathered(
+    recurrence: Recurrence,
+    invariant: Values,
+    shared: Environment,
+    stacks: Environment,
+    delta: Environment,
+    numbers: jax.Array,
+) -> tuple[Values, Values]:
+    """The gradients of parameters and inputs (6)."""
+    regions, front, step = recurrence.regions, recurrence.front, recurrence.linearized
+    steps = len(numbers)
+
+    def constants_at(at_t: Values) -> Values:
+        env = jaxprs.run(step.again_for_gather, shared | dict(zip(stacks, at_t, strict=True)))
+        return _values(env, step.outputs.for_gather)
+
+    values = list(stacks.values())
+    known = jax.vmap(constants_at, axis_size=steps)(values) if front.needed_constants else []
+
+    def or_zeros(found: Environment, variables: list[Var]) -> Values:
+        """What the gather does not read has only to have the right form."""
+        return [found[v] if v in found else _zeros_over_time(v, steps) for v in variables]
+
+    constants = or_zeros(dict(zip(front.needed_constants, known, strict=True)), front.constants)
+    inputs = dict(zip(regions.stepwise, step.inputs.stepwise, strict=True))
+    stepwise = or_zeros(
+        {v: stacks[own] for v, own in inputs.items() if own in stacks}, regions.stepwise
+    )
+    deltas = [delta[v] for v in front.gathered]
+    d_invariant, d_stepwise = front.gather(steps, invariant, stepwise, constants, deltas)
+    # What left the loop before F has its gradient already.
+    d_invariant = [
+        delta[v] if v in front.summed else d
+        for v, d in zip(regions.invariant, d_invariant, strict=True)
+    ]
+    d_stepwise = [
+        delta[v] if v in front.direct else d
+        for v, d in zip(regions.stepwise, d_stepwise, strict=True)
+    ]
+    return d_invariant, d_stepwise
+
+
+def _zeros_over_time(v: Var, steps: int) -> jax.Array | None:
+    """A stack of zeros, or None if the variable has no gradient."""
+    if not jaxprs.has_gradient(v):
+        return None
+    return jnp.broadcast_to(jaxprs.zeros_like(v)[None], (steps, *v.aval.shape))

@@ -1,0 +1,199 @@
+"""When each equation of a step has to run: once, before the loop, inside it, or after it."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from jaxrnn.loops.derived import graph, jaxprs
+from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
+
+# What a value depends on, each on those before it too.
+INVARIANT, STEPWISE, CARRIED = range(3)
+
+# Batched over time, a branch becomes all branches, and a search is as long as the longest.
+NEVER_BATCHED = {"cond", "while"}
+
+
+class Regions(NamedTuple):
+    """The equations of a step by when they run, and the values that go from one part to the next.
+
+    Fields:
+        parameters: the invariant inputs: constants, parameters, and what the carry hands on as it
+            is.
+        carry_in: the inputs that are the rest of the carry, c_{t-1}.
+        inputs: the inputs that are x_t.
+        carry_out: what becomes of `carry_in`, c_t.
+        outputs: y_t.
+        depends: INVARIANT, STEPWISE or CARRIED, of each variable.
+        once: equations of parameters alone.
+        ahead: equations of inputs and parameters, which run for all steps at once.
+        loop: equations that run in order.
+        late: equations that only outputs need, which run for all steps at once.
+        invariant: values of `once`, or parameters, that other parts read.
+        stepwise: values of `ahead`, or inputs, that `loop` or `late` read.
+        handed_on: values of `loop`, or of `carry_in`, that `late` reads.
+    """
+
+    parameters: list[Var]
+    carry_in: list[Var]
+    inputs: list[Var]
+    carry_out: list[Atom]
+    outputs: list[Atom]
+    depends: dict[Any, int]
+    once: list[Equation]
+    ahead: list[Equation]
+    loop: list[Equation]
+    late: list[Equation]
+    invariant: list[Var]
+    stepwise: list[Var]
+    handed_on: list[Var]
+
+
+def unchanged(jaxpr: Any, constants: int, carries: int) -> list[bool]:
+    """Of each array of the carry, whether the step hands it on as it is.
+
+    The inputs of the jaxpr are so many constants, so many arrays of the carry, and x_t; its outputs
+    begin with the carry.
+    """
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    pairs = zip(variables[constants:][:carries], jaxpr.outvars, strict=False)
+    return [v is out for v, out in pairs]
+
+
+def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
+    """Decide when each equation runs; see `unchanged` for the arguments."""
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    carry_in, inputs = variables[constants:][:carries], variables[constants + carries :]
+    kept = unchanged(jaxpr, constants, carries)
+    parameters = variables[:constants] + [v for v, k in zip(carry_in, kept, strict=True) if k]
+    carry_out = [v for v, k in zip(jaxpr.outvars, kept, strict=False) if not k]
+    carry_in = [v for v, k in zip(carry_in, kept, strict=True) if not k]
+    outputs = jaxpr.outvars[carries:]
+
+    depends = _dependence(jaxpr.eqns, parameters, inputs, carry_in)
+    enlarging = _enlarging(jaxpr.eqns, depends)
+
+    def in_order(eqn: Equation) -> bool:
+        return depends[eqn] == CARRIED or eqn in enlarging
+
+    def must_run(eqn: Equation) -> bool:
+        """Whether an equation stays in order, also where nothing in the loop needs it."""
+        unmoved = jaxprs.is_keyed(eqn) or eqn.primitive.name in NEVER_BATCHED
+        return bool(eqn.effects) or (depends[eqn] == CARRIED and unmoved)
+
+    def run_in_order(outs: list[Atom]) -> list[Equation]:
+        return jaxprs.leading_to(outs, filter(in_order, jaxpr.eqns), must_run)
+
+    loop = run_in_order(carry_out)
+    handed_on = _handed_on(jaxpr.eqns, loop, carry_in, carry_out, outputs, depends)
+    loop = run_in_order([*carry_out, *handed_on])
+    late = [e for e in jaxpr.eqns if depends[e] == CARRIED and e not in {*loop}]
+    late = jaxprs.leading_to(outputs, late)
+    made = jaxprs.makers(loop)
+    late_reads = [*jaxprs.reads(late), *jaxprs.variables_of(outputs)]
+    loop_reads = [*jaxprs.reads(loop), *jaxprs.variables_of(carry_out)]
+    given = jaxprs.unique([v for v in loop_reads if v not in made] + late_reads)
+    invariant = [v for v in given if depends[v] == INVARIANT]
+    stepwise = [v for v in given if depends[v] == STEPWISE]
+
+    def all_that_depend(on: int) -> list[Equation]:
+        return [eqn for eqn in jaxpr.eqns if depends[eqn] == on]
+
+    ahead = jaxprs.leading_to(stepwise, all_that_depend(STEPWISE))
+    once = jaxprs.leading_to(invariant + jaxprs.reads(ahead), all_that_depend(INVARIANT))
+    return Regions(
+        parameters=parameters,
+        carry_in=carry_in,
+        inputs=inputs,
+        carry_out=carry_out,
+        outputs=outputs,
+        depends=depends,
+        once=once,
+        ahead=ahead,
+        loop=loop,
+        late=late,
+        invariant=invariant,
+        stepwise=stepwise,
+        handed_on=handed_on,
+    )
+
+
+def _dependence(
+    eqns: list[Equation], parameters: list[Var], inputs: list[Var], carry_in: list[Var]
+) -> dict[Any, int]:
+    """What each equation and each variable depends on."""
+    given = (parameters, inputs, carry_in)
+    depends: dict[Any, int] = {v: on for on, some in enumerate(given) for v in some}
+    for eqn in eqns:
+        on = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
+        stays = eqn.effects or (on == STEPWISE and eqn.primitive.name in NEVER_BATCHED)
+        depends |= dict.fromkeys([eqn, *eqn.outvars], CARRIED if stays else on)
+    return depends
+
+
+def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
+    """The equations that would only make inputs larger if they ran ahead of the loop.
+
+    A broadcast is one; so is a cheap equation that makes more than the values that it comes from,
+    by way of others like it, such as an outer product of inputs.
+    """
+    found: set[Any] = set()
+    origins: dict[Var, set[Var]] = {}
+    for eqn in eqns:
+        read = [v for v in jaxprs.reads([eqn]) if depends[v] == STEPWISE]
+        origin = set().union(*(origins.get(v, {v}) for v in read))
+        cheap = eqn.primitive.name in jaxprs.CHEAP or _is_outer_product(eqn)
+        larger = cheap and depends[eqn] == STEPWISE and _size(eqn.outvars) > _size(origin)
+        if larger or eqn.primitive.name == "broadcast_in_dim":
+            found.add(eqn)
+            origins |= dict.fromkeys(eqn.outvars, origin)
+    return found
+
+
+def _handed_on(
+    eqns: list[Equation],
+    loop: list[Equation],
+    carry_in: list[Var],
+    carry_out: list[Atom],
+    outputs: list[Atom],
+    depends: dict[Any, int],
+) -> list[Var]:
+    """The values of least size that separate the loop from the outputs.
+
+    They, and their gradients, stand in memory for all steps at once. What lies behind them runs
+    after the loop; so does, wherever it stands, a product with a parameter, which is one product
+    for all steps there.
+    """
+    costs: dict[Var, int | None] = {}
+    edges: list[tuple[Var, Var]] = []
+    ends = [v for v in jaxprs.variables_of(outputs) if depends[v] == CARRIED]
+    made = {*carry_in, *jaxprs.makers(loop)}
+    for eqn in jaxprs.leading_to(outputs, [e for e in eqns if depends[e] == CARRIED]):
+        if made.isdisjoint(eqn.outvars):
+            read = jaxprs.unique(jaxprs.reads([eqn]))
+            carried = [v for v in read if depends[v] == CARRIED]
+            edges += [(v, out) for v in carried for out in eqn.outvars]
+            if _is_contraction(eqn) and any(depends[v] == INVARIANT for v in read):
+                ends += carried
+    for v in jaxprs.unique([*ends, *(v for edge in edges for v in edge)]):
+        # What the backward pass is likely to keep anyway costs its gradient alone.
+        share = 2 if v in jaxprs.variables_of(carry_out) else 1
+        costs[v] = jaxprs.size_in_bytes(v) // share
+    begins = [v for v in costs if v in made]
+    # Backward, so that of cuts that cost the same it is the one nearest to the loop.
+    cut, _ = graph.smallest_cut(costs, [(b, a) for a, b in edges], ends, begins)
+    return cut
+
+
+def _is_contraction(eqn: Equation) -> bool:
+    return eqn.primitive.name in ("dot_general", "conv_general_dilated")
+
+
+def _is_outer_product(eqn: Equation) -> bool:
+    if eqn.primitive.name != "dot_general":
+        return False
+    (left, right), _ = eqn.params["dimension_numbers"]
+    return not left and not right
+
+
+def _size(variables: Iterable[Var]) -> int:
+    return sum(map(jaxprs.size_in_bytes, variables))
