@@ -1,6 +1,7 @@
 """Orthogonal starts made of matrix products alone."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +74,11 @@ def polar(g: Array) -> jax.Array:
     def moved(x: Array, gram: Array, s: Array | float) -> jax.Array:
         return product(x, s / 2 * (3 * identity - s * s * gram))  # (1)
 
-    def is_far(state: tuple[Array, ...]) -> jax.Array:
+    def is_far(state: Any) -> jax.Array:
         _, gram, _, k = state
         return (jnp.linalg.norm(gram - identity) > tolerance) & (k < MAX_STEPS)
 
-    def step(state: tuple[Array, ...]) -> tuple[jax.Array, ...]:
+    def step(state: Any) -> Any:
         x, gram, low, k = state
         s = jnp.sqrt(3 / (1 + low + low * low))
         x = moved(x, gram, s)

@@ -145,7 +145,7 @@ class Form:
             "b": join_gates(*(jnp.full(self.hidden_size, bias, wide) for bias in self.biases)),
         }
         if "w_h" in shapes:
-            of_gate = shapes["w_h"][0], self.hidden_size
+            of_gate: Any = shapes["w_h"][0], self.hidden_size
             of_gates = jax.vmap(lambda key_h: orthogonal(key_h, of_gate, wide))(keys_h)
             params["w_h"] = join_gates(*of_gates)
         for key_more, (name, (shape, start)) in zip(keys_beside, self.beside.items(), strict=True):

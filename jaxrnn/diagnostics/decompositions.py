@@ -5,6 +5,7 @@ ever on jaxlib 0.10.1 (see pyproject.toml), and `spectrum` of two layers is such
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def qr(a: Array) -> tuple[jax.Array, jax.Array]:
     Source: A. Householder, "Unitary triangularization of a nonsymmetric matrix", Journal of the ACM
     5 (1958).
     """
-    rows, sizes = jnp.arange(len(a)), _positive(_lengths(a.T))[None]
+    (n, size), sizes = a.shape, _positive(_lengths(a.T))[None]
+    rows = jnp.arange(n)
 
     def eliminated(a: Array, k: Array) -> tuple[jax.Array, jax.Array]:
         below = jnp.where(rows < k, 0, a[:, k])
@@ -47,12 +49,12 @@ def qr(a: Array) -> tuple[jax.Array, jax.Array]:
         return reflected(a, v), v
 
     def reflected(a: Array, v: Array) -> jax.Array:
-        return a - 2 * v[:, None] * _product(v, a)[None]
+        return jnp.subtract(a, 2 * v[:, None] * _product(v, a)[None])
 
-    r, vs = jax.lax.scan(eliminated, a / sizes, rows[: a.shape[1]])  # (1)
-    identity = jnp.eye(*a.shape, dtype=a.dtype)
+    r, vs = jax.lax.scan(eliminated, a / sizes, rows[:size])  # (1)
+    identity = jnp.eye(n, size, dtype=a.dtype)
     q, _ = jax.lax.scan(lambda q, v: (reflected(q, v), None), identity, vs, reverse=True)
-    return q, jnp.triu(r[: a.shape[1]]) * sizes
+    return q, jnp.triu(r[:size]) * sizes
 
 
 @jax.jit
@@ -86,7 +88,7 @@ def singular_values(a: Array) -> jax.Array:
     peak = _positive(jnp.max(jnp.abs(a)))
     rows = jnp.pad(a / peak, ((0, 2 * half - size), (0, 0)))  # with rows of zeros, at least four
 
-    def turned(_: Array, state: tuple[Array, ...]) -> tuple[jax.Array, ...]:
+    def turned(_: Array, state: Any) -> Any:
         a, b, furthest = state
         p, q, d = (jnp.sum(product, axis=1) for product in (a * a, b * b, a * b))
         cosine = jnp.abs(d) / _positive(jnp.sqrt(p) * jnp.sqrt(q))
@@ -100,12 +102,12 @@ def singular_values(a: Array) -> jax.Array:
         # The first row stays; the others move on by one place around it, to the next pairs.
         return jnp.concatenate([a[:1], b[:1], a[1:-1]]), jnp.concatenate([b[1:], a[-1:]]), furthest
 
-    def sweep(state: tuple[Array, ...]) -> tuple[jax.Array, ...]:
+    def sweep(state: Any) -> Any:
         a, b, _, count = state
         nothing = jnp.zeros((), a.dtype)
         return *jax.lax.fori_loop(0, 2 * half - 1, turned, (a, b, nothing)), count + 1
 
-    def is_far(state: tuple[Array, ...]) -> jax.Array:
+    def is_far(state: Any) -> jax.Array:
         *_, furthest, count = state
         return (furthest > eps * (size + 10)) & (count < MAX_SWEEPS)
 

@@ -59,8 +59,8 @@ def spectrum(
     Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is, and made
     orthonormal again after each step,
 
-        V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ       with D_t = ∂c_t/∂c_{t-1}, R_t triangular (QR)   (1)
-        M_T = I,   M_{t-1} = R_t M_t               so that Q ∂c_T/∂c_t = M_tᵀ V_t                 (2)
+        V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ  with D_t = ∂c_t/∂c_{t-1}, R_t triangular (QR)   (1)
+        M_T = I,   M_{t-1} = R_t M_t          so that Q ∂c_T/∂c_t = M_tᵀ V_t                  (2)
 
     so the singular values of V_t D_t are those of R_t, those of Q ∂c_T/∂c_t those of M_t, and the
     i-th exponent is the mean over time of log |(R_t)_ii|. With R = N the singular values are those
@@ -80,9 +80,9 @@ def spectrum(
     Returns:
         A `Spectrum`. Singular values of a product below ε times its largest are rounding.
 
-    Gradient: not meant. Time: R backward passes at once, a QR decomposition of `(N, R)` and singular
-    values of two `(R, R)` for each step and row, which `decompositions` makes of products alone:
-    there is no LAPACK in it. Memory: T carries, and R times one.
+    Gradient: not meant. Time: R backward passes at once, a QR decomposition of `(N, R)` and
+    singular values of two `(R, R)` a step and row, none of them by LAPACK (see `decompositions`).
+    Memory: T carries, and R times one.
 
     Source: G. Benettin et al., "Lyapunov characteristic exponents", Meccanica 15 (1980); R.
     Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
