@@ -35,14 +35,14 @@ def gap(x):
 def test_rows_or_columns_are_orthonormal_to_rounding(shape, dtype):
     x = orthogonal(jax.random.key(0), shape, jnp.dtype(dtype))
     assert (x.shape, x.dtype) == (shape, dtype)
-    assert gap(x) < 4
+    assert gap(x) < 6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(2048, 2048), (1024, 2048), (1000, 1000)], ids=str)
 @pytest.mark.thorough
 def test_large_matrices_are_orthonormal_to_rounding(shape, dtype):
-    assert gap(orthogonal(jax.random.key(0), shape, jnp.dtype(dtype))) < 4
+    assert gap(orthogonal(jax.random.key(0), shape, jnp.dtype(dtype))) < 6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -50,7 +50,7 @@ def test_large_matrices_are_orthonormal_to_rounding(shape, dtype):
 def test_a_thousand_starts_at_once_however_nearly_singular_their_draws(n, dtype):
     keys = jax.random.split(jax.random.key(1), 1000)
     x = jax.jit(jax.vmap(lambda key: orthogonal(key, (n, n), jnp.dtype(dtype))))(keys)
-    assert gap(x) < 4
+    assert gap(x) < 6
     if n > 1:
         draw = jax.vmap(lambda key: jax.random.normal(key, (n, n), jnp.dtype(dtype)))(keys)
         assert np.linalg.cond(np.asarray(draw)).max() > 500
@@ -79,7 +79,7 @@ def parts_of_a_matrix(m, n, condition, dtype, kind):
 def test_the_worst_conditioned_matrices_have_their_polar_factor(shape, dtype, condition, kind):
     u, values, v_t = parts_of_a_matrix(*shape, condition, dtype, kind)
     x = polar(jnp.asarray(1e5 * (u * values) @ v_t, jnp.dtype(dtype)))
-    assert gap(x) < 4
+    assert gap(x) < 6
     # Moving a matrix by ε moves its polar factor by 2 ε / (σ_n + σ_{n-1}), a tall one's by ε / σ_n.
     least = np.sort(values)[: 2 if shape[0] == shape[1] else 1].mean()
     np.testing.assert_allclose(x, u @ v_t, atol=100 * float(jnp.finfo(x.dtype).eps) / least)

@@ -34,6 +34,7 @@ SORTS = {
     ),
     "orthonormal": orthonormal,
     "identity": lambda rng, r, n: np.eye(r, n),
+    "near the identity": lambda rng, r, n: np.eye(r, n) + 1e-9 * rng.standard_normal((r, n)),
     "of half the rank": halved,
     "of rank 1": lambda rng, r, n: np.ones((r, n)),
     "zero": lambda rng, r, n: np.zeros((r, n)),

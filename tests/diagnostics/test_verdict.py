@@ -114,7 +114,7 @@ SENTENCES = {
         "exploding: a gradient grows 11 times in 1 step, 11 a step",
     ),
     "overflow": (
-        [np.append(falling(1e50, 6), [np.inf, np.nan])],
+        [np.append(falling(1e100, 2), [np.inf, *[np.nan] * 5])],
         "exploding: a gradient grows beyond the largest number in 8 steps",
     ),
     "growth on the way to something": (
