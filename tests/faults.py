@@ -438,6 +438,14 @@ REFUSED = "test_check.py::test_bad_input_raises_our_error_before_anything_compil
 UNASKED = "test_bad_input.py::test_bad_input_raises_our_error_before_anything_compiles"
 CHUNKED = "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks"
 JUDGED = f"{CONTROL}_every_control_equals_a_python_loop"
+ORTHOGONAL, ORTHONORMAL = "cells/orthogonal.py", "cells/test_orthogonal.py::test"
+DECOMPOSITIONS, DECOMPOSED = (
+    "diagnostics/decompositions.py",
+    "diagnostics/test_decompositions.py::test",
+)
+VERDICT = "diagnostics/verdict.py"
+FINDING = "diagnostics/test_verdict.py::test_a_finding_is_a_sentence_with_its_numbers"
+HANGS = "test_hangs.py::test"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 TABLES, LAYOUT, ENDS = (f"interop/{n}" for n in ("layouts.toml", "layout.py", "layers.py"))
 EXCHANGED = {n: f"interop/test_{n}.py::test" for n in ("torch", "flax", "haiku", "keras", "onnx")}
@@ -892,6 +900,104 @@ AROUND = (
         " & counts[..., None]",
         "",
         "diagnostics/test_flow.py::test_saturation_counts_what_the_mask_leaves",
+    ),
+    fault(
+        "a start by LAPACK",
+        ORTHOGONAL,
+        "x = polar(jax.random.normal(key, (max(shape), min(shape)), dtype))",
+        "x = jnp.linalg.qr(jax.random.normal(key, (max(shape), min(shape)), dtype))[0]",
+        f"{HANGS}_no_start_calls_lapack[lstm]",
+    ),
+    fault(
+        "QR by LAPACK",
+        SPECTRUM,
+        "qr = jnp.vectorize(decompositions.qr,",
+        "qr = jnp.vectorize(jnp.linalg.qr,",
+        f"{HANGS}_no_question_calls_lapack[spectrum]",
+    ),
+    fault(
+        "singular values by LAPACK",
+        SPECTRUM,
+        "singular_values = jnp.vectorize(decompositions.singular_values,",
+        "singular_values = jnp.vectorize(jnp.linalg.svdvals,",
+        f"{HANGS}_no_command_calls_lapack",
+    ),
+    fault(
+        "a start that stops too soon",
+        ORTHOGONAL,
+        "(jnp.linalg.norm(gram - identity) > tolerance)",
+        "(jnp.linalg.norm(gram - identity) > 0.1)",
+        f"{ORTHONORMAL}_rows_or_columns_are_orthonormal_to_rounding",
+    ),
+    fault(
+        "a start that gives up",
+        ORTHOGONAL,
+        "MAX_STEPS = 100",
+        "MAX_STEPS = 20",
+        f"{ORTHONORMAL}_the_worst_conditioned_matrices_have_their_polar_factor",
+    ),
+    fault(
+        "a start of uniform numbers",
+        ORTHOGONAL,
+        "jax.random.normal(key, (max(shape), min(shape)), dtype)",
+        "jax.random.uniform(key, (max(shape), min(shape)), dtype, -1, 1)",
+        f"{ORTHONORMAL}_moments_are_those_of_the_uniform_distribution",
+    ),
+    fault(
+        "one gate for all",
+        PARTS,
+        "jax.vmap(lambda key_h: orthogonal(key_h, of_gate, wide))(keys_h)",
+        "jax.vmap(lambda key_h: orthogonal(keys_h[0], of_gate, wide))(keys_h)",
+        "cells/test_cells.py::test_gates_start_apart",
+    ),
+    fault(
+        "reflected the other way",
+        DECOMPOSITIONS,
+        "jnp.where(below[k] < 0, -length, length)",
+        "jnp.where(below[k] < 0, length, -length)",
+        f"{DECOMPOSED}_qr_is_a_qr_decomposition_column_by_column",
+    ),
+    fault(
+        "columns not brought to one length",
+        DECOMPOSITIONS,
+        "sizes = a.shape, _positive(_lengths(a.T))[None]",
+        "sizes = a.shape, jnp.ones_like(a[:1])",
+        f"{DECOMPOSED}_qr_is_a_qr_decomposition_column_by_column",
+    ),
+    fault(
+        "rotations that stop too soon",
+        DECOMPOSITIONS,
+        "(furthest > eps * (size + 10))",
+        "(furthest > 0.1)",
+        f"{DECOMPOSED}_singular_values_are_those_of_lapack",
+    ),
+    fault(
+        "a pair that never meets",
+        DECOMPOSITIONS,
+        "2 * half - 1, turned",
+        "2 * half - 2, turned",
+        f"{DECOMPOSED}_singular_values_are_those_of_lapack",
+    ),
+    fault(
+        "vanishing one step short",
+        VERDICT,
+        "0 < steps >= 2 * row.horizon]",
+        "0 < steps > row.horizon]",
+        f"{FINDING}[of a good model]",
+    ),
+    fault(
+        "half of the sequence is enough",
+        VERDICT,
+        "0 < steps >= 2 * row.horizon]",
+        "0 < steps > 2 * row.horizon]",
+        f"{FINDING}[half]",
+    ),
+    fault(
+        "exploding and vanishing at once",
+        VERDICT,
+        "if row.end <= 10 and 0 < steps",
+        "if 0 < steps",
+        f"{FINDING}[overflow]",
     ),
     fault(
         "cotangent not conjugated",

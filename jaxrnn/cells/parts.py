@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact
 
 from jaxrnn import check, tree
+from jaxrnn.cells.orthogonal import orthogonal
 from jaxrnn.types import Array, Carry, Cell, Params, Seen, State
 
 Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
@@ -136,16 +137,18 @@ class Form:
         check.integer("input_size", input_size, least=1)
         wide, shapes, gates = at_least_float32(dtype), self.shapes, len(self.biases)
         check.key("key", key)
-        lecun, orthogonal = jax.nn.initializers.lecun_normal(), jax.nn.initializers.orthogonal()
-        key_x, *keys = jax.random.split(key, 1 + gates + len(self.beside))
+        lecun = jax.nn.initializers.lecun_normal()
+        keys = jax.random.split(key, 1 + gates + len(self.beside))
+        key_x, keys_h, keys_beside = keys[0], keys[1 : 1 + gates], keys[1 + gates :]
         params = {
             "w_x": lecun(key_x, (input_size, gates * self.hidden_size), wide),
             "b": join_gates(*(jnp.full(self.hidden_size, bias, wide) for bias in self.biases)),
         }
         if "w_h" in shapes:
-            of_gate = shapes["w_h"][0], self.hidden_size
-            params["w_h"] = join_gates(*(orthogonal(k, of_gate, wide) for k in keys[:gates]))
-        for key_more, (name, (shape, start)) in zip(keys[gates:], self.beside.items(), strict=True):
+            of_gate: Any = shapes["w_h"][0], self.hidden_size
+            of_gates = jax.vmap(lambda key_h: orthogonal(key_h, of_gate, wide))(keys_h)
+            params["w_h"] = join_gates(*of_gates)
+        for key_more, (name, (shape, start)) in zip(keys_beside, self.beside.items(), strict=True):
             params[name] = start(key_more, shape, wide)
         return {name: p.astype(dtype) for name, p in params.items()}
 
@@ -207,7 +210,7 @@ def recurrent_kernel(params: Params) -> Kernel:
 
 
 def at_least_float32(dtype: DTypeLike) -> Any:
-    """`dtype`, or float32 where it is narrower: a QR decomposition and complex numbers need it."""
+    """`dtype`, or float32 where it is narrower: orthogonal starts and complex numbers need it."""
     return max(check.floating("dtype", dtype), jnp.dtype("float32"), key=lambda d: d.itemsize)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
+from jaxrnn.cells.orthogonal import orthogonal
+from jaxrnn.diagnostics import decompositions
 from jaxrnn.transforms.controlled import packed
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
@@ -54,16 +56,18 @@ def spectrum(
 ) -> Spectrum:
     """Singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
 
-    Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is,
+    Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is, and made
+    orthonormal again after each step,
 
-        P_T = Q,   P_{t-1} = P_t D_t          with D_t = ∂c_t/∂c_{t-1}, so that P = Q ∂c_T/∂c_t  (1)
-        V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ  where R_t is upper triangular (QR)             (2)
+        V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ  with D_t = ∂c_t/∂c_{t-1}, R_t triangular (QR)   (1)
+        M_T = I,   M_{t-1} = R_t M_t          so that Q ∂c_T/∂c_t = M_tᵀ V_t                  (2)
 
-    and the singular values are those of Q D_t and P_t, the i-th exponent the mean over time of
-    log |(R_t)_ii|. With R = N the singular values are exact. With fewer they are lower bounds, and
-    (N/R) ‖P_t‖² is without bias for the square of the Frobenius norm; the exponents are the largest
-    ones. They belong to a product, which grows the same in both directions of time: below 0 states
-    forget and gradients vanish, above 0 both explode.
+    so the singular values of V_t D_t are those of R_t, those of Q ∂c_T/∂c_t those of M_t, and the
+    i-th exponent is the mean over time of log |(R_t)_ii|. With R = N the singular values are those
+    of the Jacobians, exactly. With fewer they are lower bounds, and (N/R) ‖M_t‖² is without bias
+    for the square of the Frobenius norm; the exponents are the largest ones. They belong to a
+    product, which grows the same in both directions of time: below 0 states forget and gradients
+    vanish, above 0 both explode.
 
     Args:
         step: a Cell or any Step, transformed ones too, whose rows do not see each other.
@@ -76,8 +80,9 @@ def spectrum(
     Returns:
         A `Spectrum`. Singular values of a product below ε times its largest are rounding.
 
-    Gradient: not meant. Time: 3R backward passes at once, and three decompositions of `(R, N)` for
-    each step and row. Memory: T carries, and 2R times one.
+    Gradient: not meant. Time: R backward passes at once, a QR decomposition of `(N, R)` and
+    singular values of two `(R, R)` a step and row, none of them by LAPACK (see `decompositions`).
+    Memory: T carries, and R times one.
 
     Source: G. Benettin et al., "Lyapunov characteristic exponents", Meccanica 15 (1980); R.
     Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
@@ -88,29 +93,32 @@ def spectrum(
     check.that(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
-        carry_tm1, x = at_t
+        (v, m), (carry_tm1, x) = state, at_t
         back = tree.pullback(lambda c: packed(step(params, c, x)[0]), carry_tm1)
 
         def sent_back(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
             return packed(jax.tree.map(jnp.conj, back(row)[0]))
 
-        pull = jax.vmap(sent_back, in_axes=-2, out_axes=-2)
-        product, (turned, r) = pull(state[0]), jnp.linalg.qr(pull(state[1]).mT)  # (1), (2)
+        v, r = qr(jax.vmap(sent_back, in_axes=-2, out_axes=-2)(v).mT)  # (1)
+        m = jnp.matmul(r, m, precision="highest")  # (2)
         logs = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
-        singular = jnp.linalg.svdvals(pull(q)), jnp.linalg.svdvals(product)
-        return (product, turned.mT), (logs, *singular)
+        return (v.mT, m), (logs, *singular_values(jnp.stack([r, m])))
 
+    qr = jnp.vectorize(decompositions.qr, signature="(n,r)->(n,r),(r,r)")
+    singular_values = jnp.vectorize(decompositions.singular_values, signature="(r,n)->(r)")
     form = jax.eval_shape(packed, carry)
     *batch, size = form.shape
     if probes is None or check.integer("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
         check.key("key", key)
-        q = jnp.linalg.qr(jax.random.normal(key, (size, probes), form.dtype))[0].T
-    q = jnp.broadcast_to(q, (*batch, *q.shape))
+        q = orthogonal(key, (probes, size), form.dtype)
+    identity = jnp.eye(len(q), dtype=q.dtype)
+    q, identity = (jnp.broadcast_to(x, (*batch, *x.shape)) for x in (q, identity))
     _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    _, (logs, steps, products) = jax.lax.scan(backward, (q, q), (carries_tm1, xs), reverse=True)
+    start = q, identity
+    _, (logs, steps, products) = jax.lax.scan(backward, start, (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
     return Spectrum(exponents, steps, products, size)

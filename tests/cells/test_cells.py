@@ -1,6 +1,7 @@
 """How cells start, how they are made, that they are steps."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,14 @@ def test_recurrent_kernels_start_orthogonal_gate_by_gate(cell_name, dtype):
         # The state that a kernel multiplies may have fewer features than a gate.
         gram = gate.T @ gate if len(gate) == 6 else gate @ gate.T
         np.testing.assert_allclose(gram, np.eye(len(gram)), atol=atol)
+
+
+@cells_with("w_h")
+def test_gates_start_apart(cell_name):
+    w_h = np.asarray(CELLS[cell_name](6).init(jax.random.key(0), 4, jnp.float64)["w_h"])
+    gates = np.split(w_h, w_h.shape[1] // 6, axis=1)
+    pairs = itertools.combinations(gates, 2)
+    assert all(np.abs(one - other).max() > 0.1 for one, other in pairs)
 
 
 @cells_with("w_x")

@@ -9,6 +9,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import reach, spectrum
+from jaxrnn.cells.orthogonal import orthogonal
 
 T, B, I, H = 6, 2, 2, 3
 
@@ -152,6 +153,23 @@ def test_few_probes_bound_and_estimate():
     assert (drawn.spectral <= exact.spectral[None] * (1 + 1e-12)).all()
     mean = jnp.sqrt(jnp.mean(drawn.frobenius**2, 0))
     np.testing.assert_allclose(mean, exact.frobenius, rtol=0.1)
+
+
+def test_few_probes_see_the_jacobians_through_their_directions():
+    """Singular values of Q ∂c_T/∂c_{T-k}, Q drawn by the key; of one step, at the end, of Q D_T."""
+    rng, key = np.random.default_rng(4), jax.random.key(3)
+    w, q = rng.standard_normal((7, 7)) / 2, orthogonal(key, (3, 7), jnp.float64)
+    xs = jnp.zeros((T, 7))
+    found = jax.jit(functools.partial(spectrum, linear, probes=3, key=key))(w, jnp.zeros(7), xs)
+    power = np.eye(7)
+    for k in range(T + 1):
+        wanted = np.linalg.svd(q @ power, compute_uv=False)
+        np.testing.assert_allclose(found.products[k], wanted, rtol=1e-10)
+        power = power @ w.T
+    wanted = np.linalg.svd(q @ w.T, compute_uv=False)
+    np.testing.assert_allclose(found.steps[-1], wanted, rtol=1e-10)
+    bounds = np.linalg.svd(w, compute_uv=False)[:3]
+    assert (np.asarray(found.steps) <= bounds * (1 + 1e-12)).all()
 
 
 def test_a_reset_ends_the_reach():
