@@ -168,7 +168,12 @@ def _costs(
         if regions.depends[v] == INVARIANT and v in regions.invariant:
             costs[v] = jaxprs.size_in_bytes(v) // 2
     for eqn in regions.loop:
-        if eqn.primitive.name == "dot_general":
+        if _is_matrix_product(eqn):
             matrices = [v for v in jaxprs.variables_of(eqn.invars) if v in regions.invariant]
             costs |= {v: None for v in matrices if v in costs}
     return costs
+
+
+def _is_matrix_product(eqn: Equation) -> bool:
+    """Whether it is a product that has no batch, as those with weights are."""
+    return eqn.primitive.name == "dot_general" and eqn.params["dimension_numbers"][1] == ((), ())

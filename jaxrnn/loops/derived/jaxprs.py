@@ -25,6 +25,7 @@ CHEAP = STRUCTURAL | {
     *("mul", "div", "max", "min", "sign", "abs", "square", "integer_pow", "clamp", "select_n"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "iota", "stop_gradient"),
     *("real", "imag", "complex", "conj", "dynamic_slice", "dynamic_update_slice", "pvary"),
+    *("rem", "floor", "ceil", "round", "is_finite", "shift_left", "shift_right_logical"),
 }
 
 

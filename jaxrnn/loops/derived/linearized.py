@@ -109,11 +109,12 @@ def linearize(regions: Regions, front: Front, matrices: list[Var]) -> Linearized
     read = {*outside([*for_way_back, *for_gather, *jaxprs.reads(again + again_for_gather)])}
     read -= jaxprs.makers(again).keys() | jaxprs.makers(again_for_gather).keys()
 
-    stacked = {*jaxprs.variables_of(outputs.handed_on)} | read
+    made = jaxprs.makers(forward)
+    stacked = {v for v in made if v in read or v in jaxprs.variables_of(outputs.handed_on)}
     pairs = zip(inputs.carry_in, outputs.carry_out, strict=True)
     from_next = [c in read and not jaxprs.is_literal(out) and out in stacked for c, out in pairs]
     later = where(from_next, outputs.carry_out)
-    candidates = jaxprs.unique([*inputs.carry_in, *(v for eqn in forward for v in eqn.outvars)])
+    candidates = [*inputs.carry_in, *made]
     taken = {*where(from_next, inputs.carry_in), *jaxprs.variables_of(outputs.handed_on)}
     return Linearized(
         inputs=inputs,
