@@ -140,7 +140,8 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
     def project(params: Params, xs: Scored) -> Scored:
         check.instance("xs", xs, Scored)
         check.one_each((cell, readout), params=params)
-        like = jax.ShapeDtypeStruct((*check.batch_shape(xs.xs), *target.shape), target.dtype)
+        batch = check.batch_shape(xs.xs, cell.num_feature_axes)
+        like = jax.ShapeDtypeStruct((*batch, *target.shape), target.dtype)
         check.same_tree("xs.targets", xs.targets, like)
         return Scored(cell.project(params[0], xs.xs), xs.targets)
 

@@ -144,6 +144,8 @@ class Cell:
             what is the same at all steps, and what has a leading time axis. `unroll(key=...)` then
             hands `Noised(params, shared)` and `Noised(xs, stepwise)` to `project`, `prepare` and
             `output`. None if the cell is deterministic.
+        num_feature_axes: how many axes of an input are features, 1 unless given; 0 for a cell whose
+            inputs are tokens, integers `(*batch)`.
     """
 
     init: Callable[..., Params]
@@ -155,16 +157,17 @@ class Cell:
     gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
     prepare: Callable[[Params], PyTree] = lambda params: params
     noise: Draw | None = None
+    num_feature_axes: int = 1
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
 
-        x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
-        ValueError where they do not fit. The gradient is JAX's own, exact.
+        x is `(*batch, I)`, a token `(*batch)`; carry as `cell.carry(batch_shape)` makes it. Raises
+        TypeError or ValueError where they do not fit. The gradient is JAX's own, exact.
         """
         check.arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises unless they fit, before anything is run
-        check.carry_fits(self, params, carry, check.batch_shape(x))
+        check.carry_fits(self, params, carry, check.batch_shape(x, self.num_feature_axes))
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
         return carry, self.output(params, carry)
 
@@ -179,18 +182,33 @@ class Cell:
         return dataclasses.replace(self, **parts, **more)
 
 
-class Layer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Layer:
     """A map without memory, as pure functions: `readout`, `embedding` and `dropout` are Layers.
 
+    It is a Step, too, whose carry is the empty tuple.
+
     Fields:
-        init: `(key, input_size, dtype=float32) -> params`.
+        init: `(key, input_size, dtype=float32) -> params`; of tokens, the input size is how many
+            different ones there are.
         apply: `(params, inputs) -> outputs`, over any leading axes.
-        noise: as in a Cell; its carry is the empty tuple.
+        noise: as in a Cell.
+        num_feature_axes: as in a Cell; `embedding` has 0.
     """
 
     init: Callable[..., Params]
     apply: Callable[[Params, Any], Any]
     noise: Draw | None = None
+    num_feature_axes: int = 1
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Carry:
+        """The empty tuple, since a Layer remembers nothing."""
+        return ()
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
+        """One step; `(params, (), x) -> ((), y)`."""
+        check.same_tree("carry", carry, ())
+        return (), self.apply(params, x)
 
 
 @runtime_checkable
@@ -224,6 +242,14 @@ class Network(Protocol):
     @property
     def noisy(self) -> bool:
         """Whether any part draws noise."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input are features; 0 if inputs are tokens, integers `(*batch)`."""
+        return 1
+
+
+Part = Cell | Layer | Network
 
 
 class Noised(NamedTuple):

@@ -17,9 +17,8 @@ from jaxrnn.networks import (
     residual,
     stacked,
 )
-from jaxrnn.types import FACTORIES, RECIPES, Cell, Layer, Network, Params
+from jaxrnn.types import FACTORIES, RECIPES, Cell, Layer, Params, Part
 
-MADE = Cell | Layer | Network
 NETWORKS = {"stacked": stacked, "bidirectional": bidirectional, "residual": residual}
 MERGES = {"concatenated": concatenated, "add": jnp.add}
 ACTIVATIONS = {
@@ -81,7 +80,7 @@ def made_of(text: str) -> Any:
 
     try:
         made = value(ast.parse(text, mode="eval").body)
-        return check.of_type("it", made, isinstance(made, MADE), "a cell")
+        return check.of_type("it", made, isinstance(made, Part), "a cell")
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         got = f"{text[:80]!r} ({str(error)[:160]})"
         raise ValueError(f"cell: got {got}, expected such as 'gru(128)'") from None
@@ -94,7 +93,7 @@ def form_of(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
 
 def input_size_of(cell: Any, params: Params) -> int:
     """The size that `cell.init` makes such parameters for; ValueError if there is none."""
-    check.that(isinstance(cell, MADE), "cell", check.describe(cell), "one of jaxrnn")
+    check.that(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
     check.arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
     for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:

@@ -58,9 +58,9 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
 
         λ_{t-1}, δ_t = m_t ? adjoint(λ_t) : (λ_t, 0)                                         (M2)
 
-    Where m_t is False, x_t is replaced by `fill` before the step sees it, so that NaN there reaches
-    neither value nor gradient, and y_t is whatever the step makes of the carry that was held (a
-    Cell: its output), which `unroll` replaces by zeros.
+    Where m_t is False, x_t is replaced by `fill`, an integer by 0, before the step sees it, so that
+    NaN there reaches neither value nor gradient, and y_t is whatever the step makes of the carry
+    that was held (a Cell: its output), which `unroll` replaces by zeros.
 
     Args:
         step: a Cell, whose backward pass stays the one by hand, or a plain Step, whose carry and
@@ -91,7 +91,7 @@ def _taken(step: Step, fill: float, params: Params, carry: Carry, x: Masked) -> 
 def _masked_cell(cell: Any, fill: float) -> Cell:
     def project(params: Params, xs: Masked) -> Masked:
         check.instance("xs", xs, Masked)
-        check.leads("xs.mask", xs.mask, xs.xs)
+        check.leads("xs.mask", xs.mask, xs.xs, cell.num_feature_axes)
         return Masked(cell.project(params, tree.filled(xs.mask, xs.xs, fill)), xs.mask)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Masked) -> tuple[Carry, PyTree]:
@@ -155,7 +155,7 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
     def project(params: Restarting, xs: Restarted) -> Restarted:
         check.instance("params", params, Restarting)
         check.instance("xs", xs, Restarted)
-        check.leads("xs.reset", xs.reset, xs.xs)
+        check.leads("xs.reset", xs.reset, xs.xs, cell.num_feature_axes)
         return Restarted(cell.project(params.params, xs.xs), xs.reset)
 
     def prepare(params: Restarting) -> Restarting:
