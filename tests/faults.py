@@ -443,9 +443,37 @@ TABLES, LAYOUT, ENDS = (f"interop/{n}" for n in ("layouts.toml", "layout.py", "l
 EXCHANGED = {n: f"interop/test_{n}.py::test" for n in ("torch", "flax", "haiku", "keras", "onnx")}
 OF_TORCH = f"{EXCHANGED['torch']}_values_and_gradients_are_those_of_pytorch"
 OF_ONNX = f"{EXCHANGED['onnx']}_a_node_gives_the_numbers_of_onnxruntime"
-FILES = "interop/test_safetensors.py::test"
+FILES, OF_TOKENS = "interop/test_safetensors.py::test", "test_tokens.py::test"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
+    fault(
+        "padded tokens filled",
+        TREE,
+        "value if is_inexact(x) else 0",
+        "value",
+        f"{OF_TOKENS}_ragged_rows_are_each_row_alone[projected]",
+    ),
+    fault(
+        "tokens with features",
+        NETWORKS,
+        "return self.parts[0].num_feature_axes",
+        "return 1",
+        f"{OF_TOKENS}_every_network_starts_from_its_zero_state[()-stacked]",
+    ),
+    fault(
+        "marks on the axes of features",
+        MARKS,
+        "xs.mask, xs.xs, cell.num_feature_axes",
+        "xs.mask, xs.xs, 1",
+        f"{OF_TOKENS}_a_cell_may_take_tokens_itself",
+    ),
+    fault(
+        "certificate of features",
+        "certify.py",
+        "if cell.num_feature_axes == 0:",
+        "if False:",
+        f"{OF_TOKENS}_the_certificate_draws_tokens[GRU]",
+    ),
     fault("z and r of b_hh swapped", TABLES, "b.rz b_n", "b.zr b_n", f"{OF_TORCH}[GRU]"),
     fault(
         "z not turned",

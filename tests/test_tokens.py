@@ -26,6 +26,7 @@ NETWORKS = {
     "both ways": bidirectional(stacked(embedding(I), gru(H))),
     "both ways inside": stacked(bidirectional(stacked(embedding(I), lstm(H))), readout(V)),
     "deep": stacked(embedding(I), dropout(0.5), residual(gru(I)), lstm(H)),
+    "projected": stacked(embedding(I), readout(3), gru(H)),
     "both tables": stacked(bidirectional(embedding(I)), gru(H)),
     "table": stacked(embedding(I)),
     "Layer": embedding(I),
