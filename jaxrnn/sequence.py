@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
-from jaxrnn import check, tree
+from jaxrnn import check, tree, types
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
 from jaxrnn.transforms import Masked, Restarted, Restarting, masked, restarted
@@ -164,8 +164,8 @@ class _Run:
         """The same, for one part of a network."""
         start = None if self.reset_carry is None else self.reset_carry[index]
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        reverse = self.reverse != turned
-        return dataclasses.replace(self, reset_carry=start, key=key, reverse=reverse)
+        loop, reverse = types.loop_of_part(self.loop, index), self.reverse != turned
+        return dataclasses.replace(self, loop=loop, reset_carry=start, key=key, reverse=reverse)
 
     def _leaf(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
         """A Cell or a plain Step, with what the run adds to it."""

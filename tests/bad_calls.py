@@ -227,6 +227,16 @@ def of_sequences():
         pair = "TypeError: loop: got NoneType, expected (carry, ys)"
         yield name, pair, lambda m=make, a=made: under_jit(m(*a, loop=lambda *_: None))
 
+    inexact = {
+        "truncated(4), whose gradient is truncated": jaxrnn.truncated(4),
+        "randomized(0.5), whose gradient is stochastic": jaxrnn.randomized(KEY, 0.5),
+    }
+    for name, made in (("truncated", (2,)), ("randomized", (KEY, 0.5)), ("checkpointed", ())):
+        make = getattr(jaxrnn, name)
+        for got, inner in inexact.items():
+            call = lambda m=make, a=made, i=inner: m(*a, loop=i)  # noqa: E731
+            yield name, f"ValueError: loop: got {got}, expected an exact loop", call
+
 
 def of_transforms():
     masked, restarted = jaxrnn.masked(GRU), jaxrnn.restarted(GRU)
