@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
+from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, reach_of
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
 LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "differences": 1e-6}
@@ -91,7 +91,7 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    step: Cell | Step,
+    step: Part | Step,
     params: Params = None,
     carry: Carry = None,
     xs: PyTree = None,
@@ -121,14 +121,15 @@ def certify(
     It works in 64-bit mode and leaves no global setting changed.
 
     Args:
-        step: a Cell, for which parameters and data are drawn (T = 11, batch 3, 5 inputs) unless
-            given, or a plain Step, with params, carry and xs. It has to keep to the dtype it gets.
+        step: a Cell, a Layer or a Network, for which parameters and data are drawn unless given (T
+            = 11, batch 3, 5 inputs, or 5 different tokens), or a plain Step, with params, carry and
+            xs. It has to keep to the dtype it gets. A Network is run as one Step by the loop.
         params: where to compare; params, carry and xs all three or none.
         carry: likewise.
         xs: likewise.
         loop: the loop to certify.
-        narrow: the floating dtype of (4); a Cell keeps wider what its zero state has wider.
-        draws: how often cotangents (and for a Cell arguments) are drawn anew; at least 8.
+        narrow: the floating dtype of (4); what a zero state has wider is kept wider.
+        draws: how often cotangents (and arguments that were not given) are drawn anew; at least 8.
         seed: of all draws, an int.
         names: what to call step and loop in the table; their own names unless given.
 
@@ -148,8 +149,8 @@ def certify(
     check.integer("draws", draws, least=8)
     check.integer("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
-    fits = all(given) or (isinstance(step, Cell) and not any(given))
-    expected = "all or none" if isinstance(step, Cell) else "all for a plain Step"
+    fits = all(given) or (isinstance(step, Part) and not any(given))
+    expected = "all or none" if isinstance(step, Part) else "all for a plain Step"
     check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
     check.arrays(params=params, carry=carry, xs=xs)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -167,12 +168,15 @@ def certify(
 def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
     """Parameters as they start, with noise so that no bias is zero, and a carry and xs to go with.
 
-    T = 11, so that segments of 4 and of 5 leave a rest; batch 3; 5 inputs; float64 in 64-bit mode.
+    T = 11, so that segments of 4 and of 5 leave a rest; batch 3; 5 inputs, or tokens from 0 to 4,
+    which have no gradient; float64 in 64-bit mode.
     """
     dtype = jnp.result_type(float)
     params = cell.init(jax.random.key(int(rng.integers(2**31))), 5, dtype)
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, _normal_like(rng, params))
     carry = _normal_like(rng, cell.carry((3,), dtype))
+    if cell.num_feature_axes == 0:
+        return params, carry, jnp.asarray(rng.integers(0, 5, (11, 3)))
     return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
 
 
@@ -235,8 +239,9 @@ def _narrow_rows(step, loop, trials, dtype):
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
         (params, carry, xs), (d_carry, d_ys) = tree.cast((tree.merge(moved, others), v), dtype)
-        if isinstance(step, Cell):
-            like = step.carry(check.batch_shape(check.at_one_step(xs)), dtype)
+        if isinstance(step, Part):
+            batch = check.batch_shape(check.at_one_step(xs), step.num_feature_axes)
+            like = step.carry(batch, dtype)
             carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
         args, v = (params, carry, xs), (d_carry, d_ys)
         wide, wide_v = tree.cast((args, v), jnp.float64)

@@ -111,20 +111,27 @@ def step_fits(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
     same_tree("carry", carry, result[0], ", as the step returned it")
 
 
-def leads(name: str, marks: Any, x: PyTree) -> None:
+def leads(name: str, marks: Any, x: PyTree, num_feature_axes: int) -> None:
     """Raise unless bools have the first axes of what they mark."""
     booleans(name, marks)
-    shape = batch_shape(x)
+    shape = batch_shape(x, num_feature_axes)
     that(shape[: marks.ndim] == marks.shape, name, marks, f"the axes {list(shape)}, those of xs")
 
 
-def batch_shape(x: PyTree) -> tuple[int, ...]:
-    """The batch axes of one step's input: its first leaf's, `(*batch, I)` without the last."""
+def batch_shape(x: PyTree, num_feature_axes: int = 1) -> tuple[int, ...]:
+    """The batch axes of one step's input: those of its first leaf, without its features.
+
+    Features are the last axes, one of `(*batch, I)`; a token `(*batch)` has none.
+    """
     leaves = jax.tree.leaves(x)
-    got = describe(leaves[0]) if leaves else repr(x)
-    expected = "(*batch, features), and with time in front (T, *batch, features) for a sequence"
-    that(leaves and jnp.ndim(leaves[0]), "xs", f"{got} for one step", expected)
-    return jnp.shape(leaves[0])[:-1]
+    got = f"{describe(leaves[0]) if leaves else repr(x)} for one step"
+    axes = ", ".join(["*batch", *["features"] * num_feature_axes])
+    expected = f"({axes}), and with time in front (T, {axes}) for a sequence"
+    that(leaves and jnp.ndim(leaves[0]) >= num_feature_axes, "xs", got, expected)
+    if num_feature_axes == 0:
+        is_token = jnp.issubdtype(jnp.result_type(leaves[0]), jnp.integer)
+        that(is_token, "xs", got, f"tokens, which are integers {expected}", TypeError)
+    return jnp.shape(leaves[0])[: jnp.ndim(leaves[0]) - num_feature_axes]
 
 
 def float_dtype(params: PyTree) -> Any:

@@ -55,7 +55,8 @@ def embedding(output_size: int) -> Layer:
     Returns:
         A Layer: `init(key, input_size=V)` gives `w_e (V, I)`, standard normal; `apply(params,
         tokens)` maps integers `(...)` in [0, V) to `(..., I)`. A token outside gives NaN. TypeError
-        or ValueError where params or tokens do not fit.
+        or ValueError where params or tokens do not fit. A network that begins with it takes tokens
+        `(T, *batch)`, without an axis of features.
 
     Gradient: exact, by JAX; a scatter-add into `(V, I)`.
     """
@@ -75,7 +76,7 @@ def embedding(output_size: int) -> Layer:
         # where it is negative, one counted from the end.
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
-    return Layer(init, apply)
+    return Layer(init, apply, num_feature_axes=0)
 
 
 @once
@@ -90,7 +91,8 @@ def dropout(rate: float) -> Layer:
 
     Returns:
         A Layer without parameters, to stand in `stacked`: with `unroll(key=...)` it draws k,
-        without a key it hands its inputs on.
+        without a key it hands its inputs on. TypeError for inputs that are not floating point, such
+        as tokens.
 
     Gradient: exact for the noise drawn.
 
@@ -103,6 +105,9 @@ def dropout(rate: float) -> Layer:
 
     def apply(params: Params, xs: Any) -> Any:
         xs, keep = opened(xs)
+        check.kind(hasattr(xs, "dtype"), "xs", xs, "an array for dropout")
+        floats = "floating point for dropout (embed tokens first, jaxrnn.embedding)"
+        check.kind(check.is_inexact(xs), "xs", xs, floats)
         return xs if keep is None else xs * factors(keep, rate, xs.dtype)
 
     def noise(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[Any, Any]:

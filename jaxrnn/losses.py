@@ -88,6 +88,7 @@ class Scored(NamedTuple):
     targets: Any
 
 
+@once
 def scored(
     cell: Cell | Step, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct = A_TOKEN
 ) -> Cell | Step:
@@ -130,7 +131,6 @@ def scored(
     return scored_step
 
 
-@once
 def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeStruct) -> Cell:
     # An output is made of the carry, so a step's target rides there beside the cell's own carry.
     def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
@@ -140,7 +140,8 @@ def _scored_cell(cell: Any, readout: Layer, loss: Loss, target: jax.ShapeDtypeSt
     def project(params: Params, xs: Scored) -> Scored:
         check.instance("xs", xs, Scored)
         check.one_each((cell, readout), params=params)
-        like = jax.ShapeDtypeStruct((*check.batch_shape(xs.xs), *target.shape), target.dtype)
+        batch = check.batch_shape(xs.xs, cell.num_feature_axes)
+        like = jax.ShapeDtypeStruct((*batch, *target.shape), target.dtype)
         check.same_tree("xs.targets", xs.targets, like)
         return Scored(cell.project(params[0], xs.xs), xs.targets)
 

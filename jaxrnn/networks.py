@@ -10,9 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Network, Params, PyTree, Run, Stepped
-
-Part = Cell | Layer | Network
+from jaxrnn.types import Array, Carry, Key, Layer, Network, Params, Part, PyTree, Run, Stepped
 
 
 class BothWays(NamedTuple):
@@ -28,10 +26,12 @@ def stacked(*parts: Part) -> Network:
         y⁰_t = x_t,    cˡ_t, yˡ_t = partˡ(paramsˡ, cˡ_{t-1}, yˡ⁻¹_t),    y_t = yᴸ_t          (S1)
 
     `unroll` runs them layer by layer, each over all time, so that every Cell keeps its products
-    over the whole sequence and its backward pass by hand. Called, the stack is one Step.
+    over the whole sequence and its backward pass by hand. Called, the stack is one Step. A stack
+    takes what its first part takes: with `embedding` there, tokens `(T, *batch)`.
 
     Args:
-        *parts: at least one: Cells, Layers (`dropout`, `readout`), networks; ValueError if none.
+        *parts: at least one: Cells, Layers (`dropout`, `readout`), networks; ValueError if none, or
+            if one that takes tokens stands behind one that takes features.
 
     Returns:
         A Network; params and carry are tuples, one tree a part (an empty tuple for a Layer's
@@ -40,7 +40,12 @@ def stacked(*parts: Part) -> Network:
     Gradient: what the loop makes of it; exact by default.
     """
     check.that(parts, "parts", "none", "at least one Cell, Layer or Network")
-    return Stack(tuple(_part(f"parts[{i}]", part) for i, part in enumerate(parts)))
+    for i, part in enumerate(parts):
+        _part(f"parts[{i}]", part)
+        fits = i == 0 or _takes_tokens(parts[i - 1]) or not _takes_tokens(part)
+        expected = f"one that takes features, as parts[{i - 1}] before it does"
+        check.that(fits, f"parts[{i}]", "one that takes tokens", expected)
+    return Stack(tuple(parts))
 
 
 def bidirectional(
@@ -61,7 +66,8 @@ def bidirectional(
     Returns:
         A Network whose params and carry are `BothWays(forward, backward)`. It is no Step, since it
         needs the whole sequence. `output(params, carry)` merges the last output of `forward` with
-        the one of `backward` at the first step.
+        the one of `backward` at the first step. ValueError if one of them takes tokens and the
+        other features.
 
     Gradient: what the loop makes of it; exact by default.
 
@@ -70,6 +76,9 @@ def bidirectional(
     """
     forward = _part("forward", forward)
     backward = forward if backward is None else _part("backward", backward)
+    axes = forward.num_feature_axes, backward.num_feature_axes
+    got, expected = (f"one that takes {n or 'no'} feature axes" for n in axes[::-1])
+    check.that(axes[0] == axes[1], "backward", got, f"{expected}, as forward does")
     merge = concatenated if merge is None else check.function("merge", merge, takes=2)
     return Bidirectional((forward, backward), merge)
 
@@ -87,11 +96,15 @@ def residual(part: Part) -> Network:
         tell its input: many-to-one takes the outputs at the last valid step.
 
     Raises:
-        ValueError: while tracing, if outputs and inputs differ in shape.
+        ValueError: for a part that takes tokens, to which nothing can be added; while tracing, if
+            outputs and inputs differ in shape.
 
     Gradient: what the loop makes of it; exact by default.
     """
-    return Residual((_part("part", part),))
+    takes_tokens = _takes_tokens(_part("part", part))
+    expected = "one that takes features, since outputs are added to them"
+    check.that(not takes_tokens, "part", "one that takes tokens", expected)
+    return Residual((part,))
 
 
 def concatenated(forward: Array, backward: Array) -> jax.Array:
@@ -107,13 +120,17 @@ class Joined(Network):
 
     def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """A tuple, one tree a part."""
-        carries = (() if isinstance(p, Layer) else p.carry(batch_shape, dtype) for p in self.parts)
-        return tuple(carries)
+        return tuple(part.carry(batch_shape, dtype) for part in self.parts)
 
     @property
     def noisy(self) -> bool:
         """Whether any part draws noise."""
         return any(p.noisy if isinstance(p, Network) else p.noise is not None for p in self.parts)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As its first part's, which all parts that get the same inputs share."""
+        return self.parts[0].num_feature_axes
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step; `(params, carry, x) -> (carry, y)`."""
@@ -126,11 +143,14 @@ class Stack(Joined):
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
         params, size = [], check.integer("input_size", input_size, least=1)
-        check.floating("dtype", dtype)
+        dtype = check.floating("dtype", dtype)
         check.key("key", key)
+        tokens, features = ((1,), jnp.int32), ((1, size), dtype)
+        xs: Any = jax.ShapeDtypeStruct(*(tokens if _takes_tokens(self) else features))
         for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
+            size = size if _takes_tokens(part) else xs.shape[-1]
             params.append(part.init(key_part, size, dtype))
-            size = _output_size(part, params[-1], size, dtype)
+            xs = jax.eval_shape(lambda p, x, part=part: unroll(part, p, x)[1], params[-1], xs)
         return tuple(params)
 
     def output(self, params: Params, carry: Carry) -> PyTree:
@@ -226,12 +246,10 @@ def _part(name: str, value: Any) -> Part:
     return value
 
 
+def _takes_tokens(part: Part) -> bool:
+    return part.num_feature_axes == 0
+
+
 def _one_step(part: Any, params: Params, carry: Carry, x: PyTree, index: Any = None) -> Stepped:
     """What `through` runs where there is but one step."""
-    return ((), part.apply(params, x)) if isinstance(part, Layer) else part(params, carry, x)
-
-
-def _output_size(part: Part, params: Params, input_size: int, dtype: DTypeLike) -> int:
-    """The features that come out of a part, told from shapes."""
-    xs = jax.ShapeDtypeStruct((1, input_size), dtype)
-    return jax.eval_shape(lambda p, xs: unroll(stacked(part), (p,), xs)[1], params, xs).shape[-1]
+    return part(params, carry, x)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
-from jaxrnn import check, tree
+from jaxrnn import check, tree, types
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
 from jaxrnn.transforms import Masked, Restarted, Restarting, masked, restarted
 from jaxrnn.transforms.noise import noised
-from jaxrnn.types import Array, Carry, Cell, Key, Layer, Loop, Network, Params, PyTree, Step
+from jaxrnn.types import Array, Carry, Cell, Key, Layer, Loop, Network, Params, Part, PyTree, Step
 
 
 class History(NamedTuple):
@@ -29,7 +29,7 @@ class History(NamedTuple):
 
 
 def unroll(
-    cell: Cell | Step | Network,
+    cell: Part | Step,
     params: Params,
     xs: PyTree,
     carry: Carry | None = None,
@@ -53,10 +53,11 @@ def unroll(
     of every row, and the outputs that nobody used send no `(T, ...)` array of zeros back.
 
     Args:
-        cell: a Cell, a Network, or a plain Step, for which `carry` has to be given.
+        cell: a Cell, a Layer, a Network, or a plain Step, for which `carry` has to be given.
         params: the cell's parameters; outputs and carries keep their dtype.
-        xs: `(T, *batch, I)`, any number of batch axes and none; T = 0 gives the carry back. (Batch
-            first? `jaxrnn.time_first`.) Rows may lie over devices.
+        xs: `(T, *batch, I)`, any number of batch axes and none; T = 0 gives the carry back. What
+            begins with `embedding` takes tokens, integers `(T, *batch)`. (Batch first?
+            `jaxrnn.time_first`.) Rows may lie over devices.
         carry: the state before the first step, of exactly the batch and dtype of the sequence; the
             cell's zero state, over devices as the rows are, unless given.
         loop: the gradient algorithm; all give the same values.
@@ -64,8 +65,8 @@ def unroll(
             reaches neither values nor gradients.
         lengths: how many steps of each row count, from 0 to T, in place of a mask; clipped to that
             where they are traced.
-        fill: what stands in the place of padded inputs; a plain Step has to make finite numbers
-            with finite slopes of it.
+        fill: what stands in the place of padded inputs, but for integers, such as tokens, where it
+            is 0; a plain Step has to make finite numbers with finite slopes of it.
         reset: r, True where a new sequence begins: its step t starts from `reset_carry`, whatever
             the mask says, and no gradient crosses. It is `done[t-1]` for those who have `done[t]`
             after step t. The argument `carry` starts the array and is never returned to.
@@ -89,7 +90,7 @@ def unroll(
 
 
 def history(
-    cell: Cell | Step | Network, params: Params, xs: PyTree, carry: Carry = None, **options: Any
+    cell: Part | Step, params: Params, xs: PyTree, carry: Carry = None, **options: Any
 ) -> tuple[PyTree, PyTree]:
     """Run as `unroll` does, and return every state on the way in the place of the last carry.
 
@@ -163,8 +164,8 @@ class _Run:
         """The same, for one part of a network."""
         start = None if self.reset_carry is None else self.reset_carry[index]
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        reverse = self.reverse != turned
-        return dataclasses.replace(self, reset_carry=start, key=key, reverse=reverse)
+        loop, reverse = types.loop_of_part(self.loop, index), self.reverse != turned
+        return dataclasses.replace(self, loop=loop, reset_carry=start, key=key, reverse=reverse)
 
     def _leaf(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
         """A Cell or a plain Step, with what the run adds to it."""
@@ -249,15 +250,15 @@ def _checked(run: Any, cell: Any, params: Params, xs: PyTree, carry: Carry) -> A
         check.key("key", run.key)
         noisy = cell.noisy if isinstance(cell, Network) else getattr(cell, "noise", None)
         check.that(noisy, "key", "a key", "None, since nothing in the cell draws noise")
-    if isinstance(cell, (Cell, Network)):
-        batch = check.batch_shape(check.at_one_step(xs))
+    if isinstance(cell, Part):
+        batch = check.batch_shape(check.at_one_step(xs), cell.num_feature_axes)
         if isinstance(cell, Cell):
             jax.eval_shape(cell.project, params, xs)  # raises unless they fit
         like = check.zero_carry(cell.carry, batch, check.float_dtype(params))
         for name, given in (("carry", carry), ("reset_carry", run.reset_carry)):
             if given is not None:
                 check.same_tree(name, given, like)
-        if isinstance(cell, Network) or cell.noise is not None:
+        if not isinstance(cell, Cell) or cell.noise is not None:
             # What only the parts can tell, before anything is computed.
             abstract = _Run(scan, key=run.key, reverse=run.reverse)
 

@@ -112,12 +112,16 @@ def zero_unless(mask: Any, tree: PyTree) -> PyTree:
 
 
 def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
-    """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay."""
+    """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay.
+
+    An integer becomes 0 whatever the value is: the one token that every vocabulary has.
+    """
 
     def fill(x: Any) -> Any:
         keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
         covered = not keys and jnp.shape(x)[: mask.ndim] == mask.shape
-        return jnp.where(widened(mask, x), x, jnp.full_like(x, value)) if covered else x
+        other = value if is_inexact(x) else 0
+        return jnp.where(widened(mask, x), x, jnp.full_like(x, other)) if covered else x
 
     return jax.tree.map(fill, tree)
 

@@ -32,30 +32,38 @@ Args = ParamSpec("Args")
 Made = TypeVar("Made")
 
 
-# Of what `once` made, how: the factory's name and its arguments; and each factory by its name.
+# Of each Cell and Layer that `once` made, how: the factory's name and its arguments; and each
+# factory by its name.
 RECIPES: dict[Any, tuple[str, inspect.BoundArguments]] = {}
 FACTORIES: dict[str, Callable[..., Any]] = {}
 
 
 def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
-    """The factory, so that equal arguments, however they are written, give the same thing.
+    """The factory, so that equal arguments, however they are written, give the same Cell or Layer.
 
     Functions hash by identity: made anew, `gru(128)` would be another program to `jax.jit`. What
-    was made can be asked how it was made, by `RECIPES`.
+    was made can be asked how it was made, by `RECIPES`. Every public function that returns a Cell
+    is made so. What it makes of a plain Step is neither kept nor recorded, since a Step may close
+    over anything.
     """
     signature = inspect.signature(make)
-    kept = functools.lru_cache(maxsize=None, typed=True)(make)
+    kept: dict[Any, Any] = {}
 
     @functools.wraps(make)
     def made(*args: Args.args, **kwargs: Args.kwargs) -> Made:
         try:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            hash((bound.args, *bound.kwargs.values()))
-        except TypeError:
-            return make(*args, **kwargs)  # which says what is wrong with it
-        thing = kept(*bound.args, **bound.kwargs)
-        RECIPES.setdefault(thing, (make.__name__, bound))
+            values = (*bound.args, *bound.kwargs.values())
+            written = (values, (*map(type, values),))
+            thing = kept.get(written)
+        except TypeError:  # it says itself what is wrong, and of a dict makes a new one each time
+            return make(*args, **kwargs)
+        if thing is None:
+            thing = make(*bound.args, **bound.kwargs)
+            if isinstance(thing, (Cell, Layer)):
+                thing = kept.setdefault(written, thing)
+                RECIPES.setdefault(thing, (make.__name__, bound))
         return thing
 
     FACTORIES[make.__name__] = made
@@ -67,7 +75,8 @@ class Loop(Protocol):
     """`lax.scan`'s contract: run `step` over the leading axis of `xs`.
 
     All loops compute the same values. They differ in what `jax.grad` of them means, and in what it
-    costs. A loop whose gradient is cut on purpose says where, see `jaxrnn.types.reach_of`.
+    costs. A loop whose gradient is not exact says so, see `jaxrnn.types.gradient_of`; one that is
+    cut on purpose also says where, see `jaxrnn.types.reach_of`.
     """
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
@@ -82,6 +91,37 @@ def reach_of(loop: Loop) -> Callable[[int], int] | None:
     the last carry reaches as far as the last output.
     """
     return getattr(loop, "reach", None)
+
+
+def gradient_of(loop: Loop) -> str:
+    """What `jax.grad` of a loop means: "exact", "truncated" or "stochastic".
+
+    A factory of loops that are not exact sets it as the attribute `gradient` of the function that
+    it returns; a loop without it is exact, but one that has a `reach` is truncated.
+    """
+    cut = "exact" if reach_of(loop) is None else "truncated"
+    return getattr(loop, "gradient", cut)
+
+
+def exact_loop(name: str, loop: Any) -> Any:
+    """`loop` if it is a Loop whose gradient is exact, as one inside another has to be; or error.
+
+    A loop that cuts would cut the windows of the other anew, and one that draws would draw the same
+    in each of them.
+    """
+    check.function(name, loop, takes=4)
+    got = f"{getattr(loop, '__name__', loop)}, whose gradient is {gradient_of(loop)}"
+    check.that(gradient_of(loop) == "exact", name, got, "an exact loop")
+    return loop
+
+
+def loop_of_part(loop: Loop, index: int) -> Loop:
+    """The loop for part number `index` of a network.
+
+    A loop that draws has to draw apart in each part. It offers, as the attribute `of_part`, the
+    function from a part's number to its loop; all others run every part themselves.
+    """
+    return getattr(loop, "of_part", lambda index: loop)(index)
 
 
 class Seen(NamedTuple):
@@ -144,6 +184,8 @@ class Cell:
             what is the same at all steps, and what has a leading time axis. `unroll(key=...)` then
             hands `Noised(params, shared)` and `Noised(xs, stepwise)` to `project`, `prepare` and
             `output`. None if the cell is deterministic.
+        num_feature_axes: how many axes of an input are features, 1 unless given; 0 for a cell whose
+            inputs are tokens, integers `(*batch)`.
     """
 
     init: Callable[..., Params]
@@ -155,16 +197,17 @@ class Cell:
     gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
     prepare: Callable[[Params], PyTree] = lambda params: params
     noise: Draw | None = None
+    num_feature_axes: int = 1
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
         """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
 
-        x is `(*batch, I)`, carry as `cell.carry(batch_shape)` makes it. Raises TypeError or
-        ValueError where they do not fit. The gradient is JAX's own, exact.
+        x is `(*batch, I)`, a token `(*batch)`; carry as `cell.carry(batch_shape)` makes it. Raises
+        TypeError or ValueError where they do not fit. The gradient is JAX's own, exact.
         """
         check.arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises unless they fit, before anything is run
-        check.carry_fits(self, params, carry, check.batch_shape(x))
+        check.carry_fits(self, params, carry, check.batch_shape(x, self.num_feature_axes))
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
         return carry, self.output(params, carry)
 
@@ -179,18 +222,33 @@ class Cell:
         return dataclasses.replace(self, **parts, **more)
 
 
-class Layer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Layer:
     """A map without memory, as pure functions: `readout`, `embedding` and `dropout` are Layers.
 
+    It is a Step, too, whose carry is the empty tuple.
+
     Fields:
-        init: `(key, input_size, dtype=float32) -> params`.
+        init: `(key, input_size, dtype=float32) -> params`; of tokens, the input size is how many
+            different ones there are.
         apply: `(params, inputs) -> outputs`, over any leading axes.
-        noise: as in a Cell; its carry is the empty tuple.
+        noise: as in a Cell.
+        num_feature_axes: as in a Cell; `embedding` has 0.
     """
 
     init: Callable[..., Params]
     apply: Callable[[Params, Any], Any]
     noise: Draw | None = None
+    num_feature_axes: int = 1
+
+    def carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Carry:
+        """The empty tuple, since a Layer remembers nothing."""
+        return ()
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
+        """One step; `(params, (), x) -> ((), y)`."""
+        check.same_tree("carry", carry, ())
+        return (), self.apply(params, x)
 
 
 @runtime_checkable
@@ -224,6 +282,14 @@ class Network(Protocol):
     @property
     def noisy(self) -> bool:
         """Whether any part draws noise."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input are features; 0 if inputs are tokens, integers `(*batch)`."""
+        return 1
+
+
+Part = Cell | Layer | Network
 
 
 class Noised(NamedTuple):

@@ -4,6 +4,8 @@ Each row is a public name, the message, and the call; `...` in a message stands 
 `tests/test_check.py` asserts of a cell's params, carry and inputs is not said again.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +123,49 @@ def of_cells():
     )
 
 
+def of_tokens():
+    table = jaxrnn.embedding(I)
+    net, params = jaxrnn.stacked(table, GRU), ({"w_e": array(7, I)}, GRU_PARAMS)
+    features = "one that takes features"
+    for name, message, call in (
+        (
+            "stacked",
+            f"parts[1]: got one that takes tokens, expected {features}, as parts[0] b",
+            GRU,
+        ),
+        ("stacked", "parts[1]: got one that takes tokens, expected", jaxrnn.dropout(0.1)),
+    ):
+        yield name, f"ValueError: {message}", lambda first=call: jaxrnn.stacked(first, net)
+    both = "ValueError: backward: got one that takes 1 feature axes, expected one that takes no fea"
+    yield "bidirectional", both, lambda: jaxrnn.bidirectional(net, GRU)
+    added = f"ValueError: part: got one that takes tokens, expected {features}, since outputs"
+    for part in (net, table):
+        yield "residual", added, lambda part=part: jaxrnn.residual(part)
+    start = ((), CARRY)
+    for came, xs, carry in (
+        ("float64[3]", array(T, B), start),
+        ("float64[3]", array(T, B), None),
+        ("float64[3,2]", XS, start),
+        ("bool[3]", MASK, start),
+    ):
+        said = f"TypeError: xs: got {came} for one step, expected tokens, which are integers (*b"
+        yield "unroll", said, run(net, params, xs, carry)
+        yield "history", said, lambda x=xs, c=carry: jaxrnn.history(net, params, x, c)
+    wider = "ValueError: carry[1]: got float64[3,4], expected float64[3,1,4]"
+    yield "unroll", wider, run(net, params, array(T, B, 1, dtype=int), start)
+    yield "embedding", "TypeError: xs: got float64[3]", run(table, params[0], array(T, B))
+    floats = "TypeError: xs: got int32[5,3], expected floating point for dropout (embed tokens fi"
+    yield "dropout", floats, run(jaxrnn.dropout(0.1), (), TOKENS)
+    yield "dropout", "TypeError: xs: got list", lambda: jaxrnn.dropout(0.1).apply((), [1.0])
+    tokens = "TypeError: tokens: got float64[3], expected an array of integers"
+    yield "stacked", tokens, lambda: net(params, start, array(B))
+    of_tokens = dataclasses.replace(GRU, num_feature_axes=0)
+    zero = "ValueError: inputs: got 0.1, expected 0 for a cell that takes tokens"
+    yield "variational", zero, lambda: jaxrnn.variational(of_tokens, inputs=0.1)
+    rest = "TypeError: carry: got the tree PyTreeDef(*), expected PyTreeDef(())"
+    yield "embedding", rest, run(table, params[0], TOKENS, CARRY)
+
+
 def of_sequences():
     factory = "TypeError: loop: got {} (too many positional arguments), expected a function of 4"
     for name in ("truncated", "checkpointed", "randomized"):
@@ -181,6 +226,16 @@ def of_sequences():
         yield name, wrong, lambda m=make, a=made: m(*a, loop=lambda *, only: None)
         pair = "TypeError: loop: got NoneType, expected (carry, ys)"
         yield name, pair, lambda m=make, a=made: under_jit(m(*a, loop=lambda *_: None))
+
+    inexact = {
+        "truncated(4), whose gradient is truncated": jaxrnn.truncated(4),
+        "randomized(0.5), whose gradient is stochastic": jaxrnn.randomized(KEY, 0.5),
+    }
+    for name, made in (("truncated", (2,)), ("randomized", (KEY, 0.5)), ("checkpointed", ())):
+        make = getattr(jaxrnn, name)
+        for got, inner in inexact.items():
+            call = lambda m=make, a=made, i=inner: m(*a, loop=i)  # noqa: E731
+            yield name, f"ValueError: loop: got {got}, expected an exact loop", call
 
 
 def of_transforms():
@@ -428,5 +483,8 @@ def of_interop():
     )
 
 
-ROWS = (of_cells, of_sequences, of_transforms, of_losses_and_training, of_diagnostics, of_interop)
+ROWS = (
+    *(of_cells, of_tokens, of_sequences, of_transforms, of_losses_and_training),
+    *(of_diagnostics, of_interop),
+)
 TABLE = [row for rows in ROWS for row in rows()]

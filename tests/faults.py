@@ -451,9 +451,93 @@ TABLES, LAYOUT, ENDS = (f"interop/{n}" for n in ("layouts.toml", "layout.py", "l
 EXCHANGED = {n: f"interop/test_{n}.py::test" for n in ("torch", "flax", "haiku", "keras", "onnx")}
 OF_TORCH = f"{EXCHANGED['torch']}_values_and_gradients_are_those_of_pytorch"
 OF_ONNX = f"{EXCHANGED['onnx']}_a_node_gives_the_numbers_of_onnxruntime"
-FILES = "interop/test_safetensors.py::test"
+FILES, OF_TOKENS = "interop/test_safetensors.py::test", "test_tokens.py::test"
 # Faults in what is built on cells and loops; the last text is the test that has to turn red.
 AROUND = (
+    fault(
+        "a rule unwrapped",
+        CONTROLLED,
+        "traced, shapes = jax.make_jaxpr(step,",
+        'traced, shapes = jax.make_jaxpr(getattr(step, "__wrapped__", step),',
+        f"{CONTROL}_a_rule_of_the_users_own_is_kept[custom_vjp-clipped]",
+    ),
+    fault(
+        "a rule run twice",
+        CONTROLLED,
+        "if any(v in anew for v in eqn.invars if not isinstance(v, Literal)):",
+        "if True:",
+        f"{CONTROL}_a_rule_that_does_not_scale_runs_once_a_step",
+    ),
+    fault(
+        "jit hides y",
+        CONTROLLED,
+        'if eqn.primitive.name == "jit" or (',
+        "if (",
+        f"{CONTROL}_a_readout_inside_a_plain_step_belongs_to_the_loss_of_its_step",
+    ),
+    fault(
+        "one draw for all parts",
+        SEQUENCE,
+        "types.loop_of_part(self.loop, index)",
+        "self.loop",
+        "loops/test_randomized.py::test_each_part_of_a_network_draws_for_itself",
+    ),
+    fault(
+        "a loop that draws inside another",
+        "loops/randomized.py",
+        'setattr(cut_at_random, "gradient", "stochastic")',
+        "pass",
+        "test_bad_input.py::test_bad_input_raises_our_error_before_anything_compiles",
+    ),
+    fault(
+        "plain steps recorded",
+        "types.py",
+        "if isinstance(thing, (Cell, Layer)):",
+        "if True:",
+        "interop/test_recipe.py::test_a_plain_step_is_not_kept",
+    ),
+    fault(
+        "a transformation not recorded",
+        MARKS,
+        "@once\ndef masked",
+        "def masked",
+        "interop/test_recipe.py::test_it_is_spelt_and_read_back",
+    ),
+    fault(
+        "start of one row alone",
+        MARKS,
+        "axis=tuple(range(d.ndim - jnp.ndim(c)))",
+        "axis=0",
+        "transforms/test_marks.py::test_a_start_without_batch_axes_is_that_of_all_rows",
+    ),
+    fault(
+        "padded tokens filled",
+        TREE,
+        "value if is_inexact(x) else 0",
+        "value",
+        f"{OF_TOKENS}_ragged_rows_are_each_row_alone[projected]",
+    ),
+    fault(
+        "tokens with features",
+        NETWORKS,
+        "return self.parts[0].num_feature_axes",
+        "return 1",
+        f"{OF_TOKENS}_every_network_starts_from_its_zero_state[()-stacked]",
+    ),
+    fault(
+        "marks on the axes of features",
+        MARKS,
+        "xs.mask, xs.xs, cell.num_feature_axes",
+        "xs.mask, xs.xs, 1",
+        f"{OF_TOKENS}_a_cell_may_take_tokens_itself",
+    ),
+    fault(
+        "certificate of features",
+        "certify.py",
+        "if cell.num_feature_axes == 0:",
+        "if False:",
+        f"{OF_TOKENS}_the_certificate_draws_tokens[GRU]",
+    ),
     fault("z and r of b_hh swapped", TABLES, "b.rz b_n", "b.zr b_n", f"{OF_TORCH}[GRU]"),
     fault(
         "z not turned",
@@ -811,7 +895,7 @@ AROUND = (
     ),
     fault(
         "factor ignored by hand",
-        CONTROLLED,
+        "transforms/crossed.py",
         "lambda d: _times(d, seen.z.factor)",
         "lambda d: d",
         "loops/test_randomized.py::test_one_draw_is_a_product_of_factors[cell]",
@@ -868,8 +952,8 @@ AROUND = (
     fault(
         "y passes by",
         CONTROLLED,
-        "eqns = [eqn.replace(outvars=unused(eqn.outvars)) for eqn in jaxpr.eqns]",
-        "eqns = jaxpr.eqns",
+        "anew = dict(watched_carry)",
+        "anew = {}",
         f"{CONTROL}_a_readout_inside_a_plain_step_belongs_to_the_loss_of_its_step",
     ),
     fault(

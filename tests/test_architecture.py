@@ -218,12 +218,12 @@ def test_files_are_short():
 
 
 def test_the_size_of_the_library_is_told():
-    # What people import, for information, and the command line, which nobody does, by itself.
+    # What people import, and the command line, which nobody does, by itself.
     lines = {True: 0, False: 0}
     for module, source in library().items():
         lines[module.startswith("jaxrnn.app")] += code_lines(source)
-    print(f"{lines[False]} lines of code, and {lines[True]} of the command line")
-    assert lines[True] < 650
+    # For information: what a capability costs is judged by reading it.
+    print(f"{lines[False]} lines of code in the library, {lines[True]} in the command line")
 
 
 def test_code_lines_are_counted_without_docstrings_comments_and_blanks():

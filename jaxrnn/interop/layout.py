@@ -30,8 +30,8 @@ import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.cells import elman, parts
-from jaxrnn.interop.recipe import ACTIVATIONS, MADE, form_of, input_size_of, spelt
-from jaxrnn.types import FACTORIES, RECIPES, Array, Cell, Params, PyTree
+from jaxrnn.interop.recipe import ACTIVATIONS, form_of, input_size_of, spelt
+from jaxrnn.types import FACTORIES, RECIPES, Array, Cell, Params, Part, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
 Misfit = tuple[str, str, str]  # a tensor's name, what came, what was expected
@@ -212,7 +212,7 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
 def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
     """Those that have a cell; ValueError if there is none."""
     expected = f"a cell such as {_names(layouts)}"
-    check.that(isinstance(cell, MADE), "cell", check.describe(cell), expected)
+    check.that(isinstance(cell, Part), "cell", check.describe(cell), expected)
     made: Any = RECIPES.get(cell, ("", None))  # a network has none
     of_factory = [x for x in layouts if x.cell.__name__ == made[0]]
     found = [x for x in of_factory if x.options.items() <= made[1].arguments.items()]

@@ -21,10 +21,14 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
     Args:
         path: of the file; what is there is replaced.
         cell: made by factories of jaxrnn; stacked, both ways, or transformed too.
-        params: its parameters, kept bit by bit, each by its path, such as `0.forward.w_h`.
+        params: its parameters, kept bit by bit, each by its path, such as `0.forward.w_h`; of a
+            `restarted` cell as its `init` makes them, c_0 without batch axes.
 
     Raises:
-        ValueError: if no expression makes the cell, or params are not such as it has.
+        ValueError: if no expression makes the cell, or params are not such as it has. There is none
+            for a Cell of your own, for a function that is not in `jaxrnn.interop.recipe.FUNCTIONS`
+            (a `merge`, an `activation`, the `factor` of `controlled`, the `loss` of `scored`), and
+            for rates in a dict.
         OSError: if the file cannot be written.
     """
     check.path("path", path)

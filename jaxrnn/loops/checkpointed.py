@@ -12,7 +12,7 @@ from jax import lax
 from jaxrnn import check, tree
 from jaxrnn.loops import derived, schedule
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, reach_of
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, exact_loop
 
 # A sequence may be cut into so many segments, with so few states, that there is no end to it.
 MOST_RUNS = 2**24
@@ -74,8 +74,9 @@ def checkpointed(
         A Loop; equal arguments give the same function.
 
     Raises:
-        TypeError, ValueError: for more than one of levels, states and budget; for a loop that cuts;
-            while tracing, for a budget below what one state and one step take, naming that.
+        TypeError, ValueError: for more than one of levels, states and budget; for a loop that is
+            not exact; while tracing, for a budget below what one state and one step take, naming
+            that.
 
     Gradient: exact; of a gradient too, whose memory is not promised. Time: with levels=r each step
     runs forward at most r + 1 times and backward once. Memory O(r T^(1/(r+1))) beside inputs and
@@ -94,10 +95,9 @@ def checkpointed(
             check.integer(name, value, least=1)
     if budget is not None and segment is not None:
         raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    inner: Any = check.function("loop", loop, takes=4)
-    cuts = f"{getattr(inner, '__name__', inner)}, which cuts the gradient"
-    check.that(reach_of(inner) is None, "loop", cuts, "an exact one")
-    return _checkpointed(inner, check.size("budget", budget), levels or 1, states, segment)
+    return _checkpointed(
+        exact_loop("loop", loop), check.size("budget", budget), levels or 1, states, segment
+    )
 
 
 @functools.cache

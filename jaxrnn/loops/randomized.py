@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.transforms.controlled import Crossed, crossed
-from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step
+from jaxrnn.transforms.crossed import Crossed, crossed
+from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step, exact_loop
 
 
 def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
@@ -23,7 +23,8 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
 
     which stays finite as T grows only where gradients shrink faster than p^{n/2}. A cut is one for
     all rows of a batch. Between cuts lie 1 / (1 - p) steps in the mean. The carry that starts the
-    sequence is not cut off.
+    sequence is not cut off. Each part of a network draws ξ of its own, by its place there, since a
+    path through both directions of time may cross step t twice, and E[ξ_t²] = 1/p.
 
     Args:
         key: of `jax.random.key`; draws ξ. Take another for every update; it may be traced.
@@ -34,7 +35,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
         A Loop with the values of every other.
 
     Raises:
-        TypeError, ValueError: for a p outside (0, 1], and what is no key.
+        TypeError, ValueError: for a p outside (0, 1], what is no key, and a loop that is not exact.
 
     Gradient: unbiased, with the variance of (3). Time and memory: those of `loop`.
 
@@ -44,7 +45,7 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
     check.key("key", key)
     keep = check.number("keep", keep)
     check.that(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
-    check.function("loop", loop, takes=4)
+    exact_loop("loop", loop)
 
     def cut_at_random(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
         params, carry = tree.fitted(step, params, carry, xs)
@@ -52,5 +53,11 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
         factor = jnp.where(kept, 1 / keep, 0.0).at[:1].set(1.0)  # (1)
         return check.looped("loop", loop(crossed(step), params, carry, Crossed(xs, factor)))
 
+    def of_part(index: int) -> Loop:
+        return randomized(jax.random.fold_in(key, index), keep, loop=loop)
+
     cut_at_random.__name__ = f"randomized({keep})"
+    # See types.gradient_of and types.loop_of_part.
+    setattr(cut_at_random, "gradient", "stochastic")
+    setattr(cut_at_random, "of_part", of_part)
     return cut_at_random

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Loop, Params, PyTree, Step
+from jaxrnn.types import Carry, Loop, Params, PyTree, Step, exact_loop
 
 
 def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
@@ -29,13 +29,14 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
     Args:
         k1: steps in a segment, at least 1; T need not be divisible by it.
         k2: steps in a window, at least k1; k1 unless given.
-        loop: the Loop that runs each window.
+        loop: the exact Loop that runs each window.
 
     Returns:
         A Loop with the values of every other; equal arguments give the same function.
 
     Raises:
-        TypeError, ValueError: if k1 or k2 is not an int, k1 < 1, or k2 < k1.
+        TypeError, ValueError: if k1 or k2 is not an int, k1 < 1, or k2 < k1; for a loop that is not
+            exact.
 
     Gradient: biased unless k2 ≥ T. Time: k2 / k1 times that of `loop`, since windows overlap.
     Memory: O(T k2 / k1) in one call; O(k2) where each window is followed by an update of its own,
@@ -47,7 +48,7 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
     check.integer("k1", k1, least=1)
     k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
     check.that(k2 >= k1, "k2", k2, f"an int of at least k1 = {k1}")
-    return _truncated(k1, k2, check.function("loop", loop, takes=4))
+    return _truncated(k1, k2, exact_loop("loop", loop))
 
 
 @functools.cache
@@ -89,7 +90,8 @@ def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
         return last, _joined(*parts)
 
     windowed.__name__ = f"truncated({k1})" if k1 == k2 else f"truncated({k1}, {k2})"
-    # See types.reach_of.
+    # See types.gradient_of and types.reach_of.
+    setattr(windowed, "gradient", "truncated")
     setattr(windowed, "reach", lambda t: max(0, (t // k1 + 1) * k1 - k2))
     return windowed
 

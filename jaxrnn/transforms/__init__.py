@@ -4,9 +4,9 @@ They act on `advance` and on `adjoint` and `gather` alike, since what changes on
 is not seen by a backward pass that is written by hand.
 """
 
-from jaxrnn.transforms.controlled import Crossed as Crossed, Probed as Probed
-from jaxrnn.transforms.controlled import clipped as clipped, controlled as controlled
-from jaxrnn.transforms.controlled import crossed as crossed, probed as probed
+from jaxrnn.transforms.controlled import Probed as Probed, clipped as clipped
+from jaxrnn.transforms.controlled import controlled as controlled, probed as probed
+from jaxrnn.transforms.crossed import Crossed as Crossed, crossed as crossed
 from jaxrnn.transforms.dropout import candidate_dropout as candidate_dropout
 from jaxrnn.transforms.dropout import variational as variational
 from jaxrnn.transforms.fed_back import Fed as Fed, fed_back as fed_back

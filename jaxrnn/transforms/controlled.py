@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
+from jax.extend.core import Literal
 
 from jaxrnn import check, tree
 from jaxrnn.cells.parts import at_least_float32
 from jaxrnn.transforms.noise import drawn, of_arrays, rates, with_noise
-from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, Step
+from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, Step, once
 
 Control = Callable[[Carry], tuple[Carry, PyTree]]  # λ -> (what goes on, what is read)
+REMAT = {"checkpoint", "remat", "remat2"}  # names of `jax.checkpoint` in a jaxpr
 
 
 class Probed(NamedTuple):
@@ -29,18 +30,7 @@ class Probed(NamedTuple):
     probe: PyTree
 
 
-class Crossed(NamedTuple):
-    """Inputs, and the factor of the gradient that crosses into the step before.
-
-    Fields:
-        xs: what the step itself takes.
-        factor: ξ, one real number a step.
-    """
-
-    xs: PyTree
-    factor: Any
-
-
+@once
 def controlled(
     step: Cell | Step,
     factor: Callable[[jax.Array], Any] = jnp.ones_like,
@@ -65,8 +55,9 @@ def controlled(
 
     Args:
         step: a Cell, whose backward pass stays the one by hand, or a plain Step. In a plain Step
-            what is computed from an array of the new carry belongs to the loss of that array; the
-            axes that all its arrays begin with tell rows apart, the last of the longest excepted.
+            what is computed from an array of the new carry belongs to the loss of that array, but
+            within a rule of its own (`jax.custom_vjp`), which is kept whole; the axes that all its
+            arrays begin with tell rows apart, the last of the longest excepted.
         factor: f, of sizes `(*batch)` or of those of single numbers, all above 0. A function that
             is made anew at every call is compiled anew.
         elementwise: (A2) in the place of (A1); a complex number has its modulus.
@@ -102,6 +93,7 @@ def controlled(
     return _watched_step(step, control)
 
 
+@once
 def clipped(step: Cell | Step, limit: float, *, elementwise: bool = False) -> Cell | Step:
     """The same step, whose adjoint never grows beyond a limit.
 
@@ -124,9 +116,13 @@ def clipped(step: Cell | Step, limit: float, *, elementwise: bool = False) -> Ce
     (at every step); R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent
     neural networks", ICML 2013 (the sum).
     """
-    return controlled(step, _clip(check.positive("limit", limit)), elementwise=elementwise)
+    check.function("step", step)
+    limit, elementwise = check.positive("limit", limit), check.boolean("elementwise", elementwise)
+    watch = _watched_cell if isinstance(step, Cell) else _watched_step
+    return watch(step, _control(_clip(limit), elementwise))
 
 
+@once
 def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     """The same step with a zero beside its inputs, whose gradient is the norm of the adjoint.
 
@@ -147,25 +143,6 @@ def probed(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     check.function("step", step)
     watch = _watched_cell if isinstance(step, Cell) else _watched_step
     return watch(step, _read(check.boolean("whole", whole)), probes=True)
-
-
-def crossed(step: Cell | Step) -> Cell | Step:
-    """The same step, with its gradient scaled by a factor where it crosses to the step before.
-
-        c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
-        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
-
-    Args:
-        step: a Cell, whose backward pass stays the one by hand, or a plain Step.
-
-    Returns:
-        A Cell or a Step whose inputs are `Crossed(xs, ξ)`. Equal cells give the same cell.
-
-    Gradient: (X2); of ξ none. Time and memory: the step's, and a product for each array of the
-    carry.
-    """
-    check.function("step", step)
-    return _crossed_cell(step) if isinstance(step, Cell) else functools.partial(_sloped, step)
 
 
 def batch_of(carry: Carry) -> tuple[int, ...]:
@@ -279,75 +256,71 @@ def _watched_cell(cell: Any, control: Control, cut: Any = None, probes: bool = F
 
 def _watched_step(step: Step, control: Control, probes: bool = False) -> Step:
     """The step, its new carry watched wherever it goes: on to the next step, and into y."""
-    step = getattr(step, "__wrapped__", step)  # what a jax.jit around all of it would hide
 
     def watched(params: Params, carry: Carry, x: PyTree) -> tuple[Carry, PyTree]:
         x, probe = check.instance("xs", x, Probed) if probes else (x, None)
-        traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
-        inputs, jaxpr = jax.tree.leaves((params, carry, x)), traced.jaxpr
-        form: Any = jax.tree.structure(shapes)
-        carry_t, _ = form.unflatten(jaxpr_as_fun(traced)(*inputs))
+        jaxpr, values, form = _flat(step, params, carry, x)
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+        for eqn in jaxpr.eqns:
+            env |= zip(eqn.outvars, _evaluated(eqn, env), strict=True)
+        carry_t, _ = form.unflatten([_value(env, v) for v in jaxpr.outvars])
         carry_t = _watched(control, carry_t, probe)
-        # Once more for y, from the watched carry; what makes the carry is then used by nobody.
-        made = [v for eqn in jaxpr.eqns for v in eqn.outvars]
+        # What was computed from the carry, once more from the watched one. All else stays as it
+        # is: a rule of the user's own must not run twice.
+        made = {v for eqn in jaxpr.eqns for v in eqn.outvars}
         outs = zip(jaxpr.outvars, jax.tree.leaves(carry_t), strict=False)
-        known = {v: c for v, c in outs if v in made}
-
-        def unused(variables: list[Any]) -> list[Any]:
-            return [Var(v.aval) if v in known else v for v in variables]
-
-        eqns = [eqn.replace(outvars=unused(eqn.outvars)) for eqn in jaxpr.eqns]
-        again = jaxpr.replace(constvars=[*jaxpr.constvars, *known], eqns=eqns)
-        consts = [*traced.consts, *known.values()]
-        _, y = form.unflatten(jaxpr_as_fun(ClosedJaxpr(again, consts))(*inputs))
+        watched_carry = {v: c for v, c in outs if not isinstance(v, Literal) and v in made}
+        anew = dict(watched_carry)
+        for eqn in jaxpr.eqns:
+            if any(v in anew for v in eqn.invars if not isinstance(v, Literal)):
+                anew |= zip(eqn.outvars, _evaluated(eqn, env | anew), strict=True)
+                anew |= watched_carry
+        _, y = form.unflatten([_value(env | anew, v) for v in jaxpr.outvars])
         return carry_t, y
 
     return watched
 
 
-def _sloped(inside: Step, params: PyTree, carry: Carry, x: Crossed) -> tuple[Carry, PyTree]:
-    """A plain step, or a cell's `advance`, whose carry has the slope ξ."""
-    check.instance("xs", x, Crossed)
-    check.arrays(**{"xs.factor": x.factor})
-    fits = x.factor is not None and jnp.shape(x.factor) == ()
-    expected = "one number for all rows of a step"
-    check.that(fits, "xs.factor", check.describe(x.factor), expected)
-    return inside(params, _with_slope(carry, x.factor), x.xs)
+def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, list[Any], Any]:
+    """The step's jaxpr, the values of its variables, and what tree it returns.
+
+    Calls of `jit` are written out, and a `jax.checkpoint` that returns the new carry: they would
+    hide what of y is computed from the carry. A rule of the user's own stays whole.
+    """
+    traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
+    carries = len(jax.tree.leaves(check.looped("step", shapes)[0]))
+
+    def applied(jaxpr: Any, carry: list[Any], values: list[Any]) -> list[Any]:
+        """The values of a jaxpr, in which these variables are the new carry."""
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+        for eqn in jaxpr.eqns:
+            of_carry = [any(v is c for c in carry) for v in eqn.outvars]
+            if eqn.primitive.name == "jit" or (eqn.primitive.name in REMAT and any(of_carry)):
+                inner, consts = eqn.params["jaxpr"], []
+                if eqn.primitive.name == "jit":
+                    inner, consts = inner.jaxpr, inner.consts
+                inner_carry = [v for v, c in zip(inner.outvars, of_carry, strict=True) if c]
+                own = [*consts, *(_value(env, v) for v in eqn.invars)]
+                made = applied(inner, inner_carry, own)
+            else:
+                made = _evaluated(eqn, env)
+            env |= zip(eqn.outvars, made, strict=True)
+        return [_value(env, v) for v in jaxpr.outvars]
+
+    new, leaves = (
+        traced.jaxpr.outvars[:carries],
+        [*traced.consts, *jax.tree.leaves((params, carry, x))],
+    )
+    flat = jax.make_jaxpr(lambda *leaves: applied(traced.jaxpr, new, [*leaves]))(*leaves)
+    return flat.jaxpr, [*flat.consts, *leaves], jax.tree.structure(shapes)
 
 
-@functools.cache
-def _crossed_cell(cell: Any) -> Cell:
-    def project(params: Params, xs: Crossed) -> Crossed:
-        check.instance("xs", xs, Crossed)
-        return Crossed(cell.project(params, xs.xs), xs.factor)
-
-    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
-        d_carry_tm1, delta = cell.adjoint(w, seen._replace(z=seen.z.xs), d_carry)
-        return jax.tree.map(lambda d: _times(d, seen.z.factor), d_carry_tm1), delta  # (X2)
-
-    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Crossed]:
-        d_w, d_zs = cell.gather(w, seen._replace(z=seen.z.xs), deltas)
-        return d_w, Crossed(d_zs, None)
-
-    advance = functools.partial(_sloped, cell.advance)
-    return cell.changed(adjoint, gather, project=project, advance=advance)
+def _value(env: dict[Any, Any], v: Any) -> Any:
+    return v.val if isinstance(v, Literal) else env[v]
 
 
-def _times(d: jax.Array, factor: jax.Array) -> jax.Array:
-    """Take ξ d; where ξ is 0 nothing crosses, not 0 · ∞ either."""
-    return jnp.where(factor == 0, 0, d) * factor.astype(d.dtype)
-
-
-@jax.custom_jvp
-def _with_slope(carry: Carry, factor: jax.Array) -> Carry:
-    return carry
-
-
-@_with_slope.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
-    carry, factor = primals
-
-    def scaled(c: Any, dc: Any) -> Any:
-        return _times(dc, factor) if check.is_inexact(c) else dc
-
-    return carry, jax.tree.map(scaled, carry, tangents[0])
+def _evaluated(eqn: Any, env: dict[Any, Any]) -> list[Any]:
+    """What an equation makes of the values of its variables."""
+    params, values = eqn.primitive.get_bind_params(eqn.params), [_value(env, v) for v in eqn.invars]
+    made = eqn.primitive.bind(*values, **params)
+    return list(made) if eqn.primitive.multiple_results else [made]

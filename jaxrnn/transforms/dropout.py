@@ -28,7 +28,8 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
         A Cell: with `unroll(key=...)` it draws both masks, without a key it is `cell`.
 
     Raises:
-        ValueError: a rate outside [0, 1); while tracing, if there is no product of the state.
+        ValueError: a rate outside [0, 1); `inputs` above 0 for a cell that takes tokens; while
+            tracing, if there is no product of the state.
 
     Gradient: exact for the masks drawn. Memory: no array over time is added.
 
@@ -37,6 +38,8 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     """
     check.instance("cell", cell, Cell)
     inputs, state = check.rate("inputs", inputs), check.rate("state", state)
+    fits = not inputs or cell.num_feature_axes
+    check.that(fits, "inputs", inputs, "0 for a cell that takes tokens")
 
     def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
@@ -45,7 +48,8 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
             return (keep_x, None), None
         kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
         check.that(kernels, "state", state, "0 for a cell without a matrix product of its state")
-        of_state = (*xs.shape[1:-1], kernels[0].w.shape[0])
+        batch = check.batch_shape(check.at_one_step(xs), cell.num_feature_axes)
+        of_state = (*batch, kernels[0].w.shape[0])
         return (keep_x, jax.random.bernoulli(key_h, 1 - state, of_state)), None
 
     def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:

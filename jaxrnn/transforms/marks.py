@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step, Stepped
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Seen, Step, Stepped, once
 
 
 class Masked(NamedTuple):
@@ -42,13 +43,14 @@ class Restarting(NamedTuple):
 
     Fields:
         params: what the step itself takes.
-        carry: c_0, of the form of the carry.
+        carry: c_0, of the form of the carry, or without its batch axes, the same for all rows.
     """
 
     params: Params
     carry: Carry
 
 
+@once
 def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
     """The step that is taken where a mask is True and leaves the carry alone elsewhere.
 
@@ -58,9 +60,9 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
 
         λ_{t-1}, δ_t = m_t ? adjoint(λ_t) : (λ_t, 0)                                         (M2)
 
-    Where m_t is False, x_t is replaced by `fill` before the step sees it, so that NaN there reaches
-    neither value nor gradient, and y_t is whatever the step makes of the carry that was held (a
-    Cell: its output), which `unroll` replaces by zeros.
+    Where m_t is False, x_t is replaced by `fill`, an integer by 0, before the step sees it, so that
+    NaN there reaches neither value nor gradient, and y_t is whatever the step makes of the carry
+    that was held (a Cell: its output), which `unroll` replaces by zeros.
 
     Args:
         step: a Cell, whose backward pass stays the one by hand, or a plain Step, whose carry and
@@ -91,7 +93,7 @@ def _taken(step: Step, fill: float, params: Params, carry: Carry, x: Masked) -> 
 def _masked_cell(cell: Any, fill: float) -> Cell:
     def project(params: Params, xs: Masked) -> Masked:
         check.instance("xs", xs, Masked)
-        check.leads("xs.mask", xs.mask, xs.xs)
+        check.leads("xs.mask", xs.mask, xs.xs, cell.num_feature_axes)
         return Masked(cell.project(params, tree.filled(xs.mask, xs.xs, fill)), xs.mask)
 
     def advance(w: PyTree, carry_tm1: Carry, z: Masked) -> tuple[Carry, PyTree]:
@@ -111,6 +113,7 @@ def _masked_cell(cell: Any, fill: float) -> Cell:
     return cell.changed(adjoint, gather, project=project, advance=advance)
 
 
+@once
 def restarted(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
     """The step whose carry is replaced by c_0, before it is taken, where a reset is True.
 
@@ -130,7 +133,8 @@ def restarted(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
 
     Returns:
         A Cell or a Step whose params are `Restarting(params, c_0)` and whose inputs are
-        `Restarted(xs, reset)`. Equal arguments give the same cell.
+        `Restarted(xs, reset)`. A Cell's `init` gives the zero state without batch axes for c_0.
+        Equal arguments give the same cell.
 
     Gradient: exact. Time and memory: the step's, and a selection for each array of the carry.
     """
@@ -145,17 +149,34 @@ def _begun(inside: Step, params: Restarting, carry: Carry, x: Restarted) -> tupl
     check.instance("params", params, Restarting)
     check.instance("xs", x, Restarted)
     check.booleans("xs.reset", x.reset)
-    check.same_tree("params.carry", params.carry, carry, ", as the carry")
     check.rows("xs.reset", x.reset.shape, None, carry)
-    return inside(params.params, tree.where(x.reset, params.carry, carry), x.xs)  # (R1)
+    start = _for_all_rows(params.carry, carry, x.reset.ndim)
+    check.same_tree("params.carry", start, carry, ", as the carry")
+    return inside(params.params, tree.where(x.reset, start, carry), x.xs)  # (R1)
+
+
+def _for_all_rows(start: Carry, carry: Carry, batch_axes: int) -> Carry:
+    """c_0 with the batch axes of the carry, where it has none."""
+    forms: list[Any] = [jax.tree.structure(tree) for tree in (start, carry)]
+    if forms[0] != forms[1]:
+        return start
+
+    def for_all(c: Any, like: Any) -> Any:
+        fits = jnp.shape(c) == like.shape[batch_axes:]
+        return jnp.broadcast_to(c, like.shape) if fits else c
+
+    return jax.tree.map(for_all, start, carry)
 
 
 @functools.cache
 def _restarted_cell(cell: Any, learned: bool) -> Cell:
+    def init(key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Restarting:
+        return Restarting(cell.init(key, input_size, dtype), cell.carry((), dtype))
+
     def project(params: Restarting, xs: Restarted) -> Restarted:
         check.instance("params", params, Restarting)
         check.instance("xs", xs, Restarted)
-        check.leads("xs.reset", xs.reset, xs.xs)
+        check.leads("xs.reset", xs.reset, xs.xs, cell.num_feature_axes)
         return Restarted(cell.project(params.params, xs.xs), xs.reset)
 
     def prepare(params: Restarting) -> Restarting:
@@ -179,9 +200,14 @@ def _restarted_cell(cell: Any, learned: bool) -> Cell:
     def gather(w: Restarting, seen: Seen, deltas: PyTree) -> tuple[Restarting, Restarted]:
         inner_deltas, d_starts = deltas
         d_w, d_zs = cell.gather(w.params, inner_seen(w, seen), inner_deltas)
-        d_carry = jax.tree.map(lambda d: jnp.sum(d, axis=0), d_starts)  # (R2)
+
+        def over_time_and_rows(d: jax.Array, c: jax.Array) -> jax.Array:
+            return jnp.sum(d, axis=tuple(range(d.ndim - jnp.ndim(c))))  # (R2)
+
+        d_carry = None if d_starts is None else jax.tree.map(over_time_and_rows, d_starts, w.carry)
         return Restarting(d_w, d_carry), Restarted(d_zs, None)
 
     advance = functools.partial(_begun, cell.advance)
-    parts = {"project": project, "prepare": prepare, "advance": advance, "output": output}
+    parts: dict[str, Any] = {"init": init, "project": project, "prepare": prepare, "output": output}
+    parts["advance"] = advance
     return cell.changed(adjoint, gather, **parts)

@@ -147,7 +147,7 @@ def test_equal_arguments_give_the_same_function():
         ({"budget": "64 apples"}, r"budget: got '64 apples', expected bytes"),
         ({"budget": 0}, r"budget: got 0, expected an int of at least 1"),
         ({"budget": 64, "segment": 2}, r"segment: got a segment and a budget"),
-        ({"loop": jaxrnn.truncated(3)}, r"loop: got truncated\(3\), which cuts the gradient"),
+        ({"loop": jaxrnn.truncated(3)}, r"loop: got truncated\(3\), whose gradient is truncated"),
         ({"loop": 3}, r"loop: got 3 of type int, expected a function"),
     ],
 )

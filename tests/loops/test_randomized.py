@@ -125,3 +125,21 @@ def test_what_is_no_probability_is_refused(own_messages, keep):
 def test_what_is_no_key_is_refused():
     with pytest.raises(TypeError, match=r"key: got int, expected a key"):
         jaxrnn.randomized(0, 0.5)
+
+
+def test_each_part_of_a_network_draws_for_itself():
+    """A path that goes back in one layer and forth in another crosses the same step twice."""
+    line = jaxrnn.elman(1, activation=lambda a: a)
+    net = jaxrnn.stacked(jaxrnn.bidirectional(line, merge=jnp.add), line)
+    one = {"w_x": jnp.ones((1, 1)), "w_h": jnp.ones((1, 1)), "b": jnp.zeros(1)}
+    params, xs = (jaxrnn.BothWays(one, one), one), jnp.array([[1.0], [2.0], [0.5], [3.0]])
+
+    def gradient(loop):
+        return jax.grad(lambda params: jaxrnn.unroll(net, params, xs, loop=loop)[1].sum())(params)
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = jax.jit(jax.vmap(lambda key: gradient(jaxrnn.randomized(key, 0.5))))(keys)
+    exact = jax.tree.leaves(gradient(jaxrnn.scan))
+    for drawn, wanted in zip(jax.tree.leaves(draws), exact, strict=True):
+        error = np.abs(np.mean(drawn, 0) - wanted)
+        assert np.all(error <= 4.5 * np.std(drawn, 0) / np.sqrt(len(keys)) + 1e-12)

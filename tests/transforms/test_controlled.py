@@ -304,3 +304,98 @@ def test_wrong_arguments_are_named():
     detached, params = controlled(cell, cut=LSTMCarry(0.1, 0.2)), cell.init(jax.random.key(0), 1)
     with pytest.raises(TypeError, match=r"cut: got the tree"):
         jaxrnn.unroll(detached, params, jnp.zeros((2, 1)), key=jax.random.key(0))
+
+
+def with_rule(decorate):
+    """A step whose backward pass is a rule of the user's own: half the true λ, and 7 λ for w."""
+
+    def step(w, h, x):
+        h = jnp.tanh(w * h + x)
+        return h, 2 * h
+
+    if decorate is jax.custom_jvp:
+        ruled = jax.custom_jvp(step)
+
+        @ruled.defjvp
+        def _(primals, tangents):
+            (w, h, x), (dw, dh, dx) = primals, tangents
+            d = 7 * dw + 0.5 * dh + dx
+            return step(w, h, x), (d, 2 * d)
+
+        return ruled
+    ruled = jax.custom_vjp(step)
+
+    def backward(_, cotangents):
+        d = cotangents[0] + 2 * cotangents[1]
+        return 7 * d, 0.5 * d, d
+
+    ruled.defvjp(lambda *args: (step(*args), None), backward)
+    return ruled
+
+
+def decorated(step):
+    @functools.wraps(step)
+    def around(w, h, x):
+        return step(3 * w, h, x)
+
+    return around
+
+
+RULED = {
+    "custom_vjp": with_rule(jax.custom_vjp),
+    "custom_jvp": with_rule(jax.custom_jvp),
+    "jit": jax.jit(with_rule(jax.custom_vjp)),
+    "partial": functools.partial(with_rule(jax.custom_vjp)),
+    "checkpoint": jax.checkpoint(with_rule(jax.custom_vjp)),
+    "wraps": decorated(with_rule(jax.custom_vjp)),
+    "jit of wraps": jax.jit(decorated(jax.jit(with_rule(jax.custom_vjp)))),
+}
+LOOSE = {
+    "clipped": lambda step: clipped(step, 1e9),
+    "controlled": controlled,
+    "probed": probed,
+    "crossed": jaxrnn.crossed,
+}
+
+
+@pytest.mark.parametrize("wrap", LOOSE)
+@pytest.mark.parametrize("rule", RULED)
+def test_a_rule_of_the_users_own_is_kept(rule, wrap):
+    """Under every loop; that of a step that is not wrapped, by `scan`, is the judge."""
+    step, xs = RULED[rule], jnp.arange(1.0, 6.0) / 3
+    more = {"probed": Probed(xs, jnp.zeros(5)), "crossed": jaxrnn.Crossed(xs, jnp.ones(5))}
+
+    def gradient(loop, step, xs):
+        def value(w, h):
+            h, ys = loop(step, w, h, xs)
+            return h + jnp.vdot(jnp.arange(5.0), ys)
+
+        return jax.jit(jax.grad(value, argnums=(0, 1)))(0.4, 0.3)
+
+    wanted = gradient(jaxrnn.scan, step, xs)
+    assert abs(wanted[0]) > 1
+    for loop in (jaxrnn.scan, jaxrnn.bptt, jaxrnn.checkpointed(), truncated(5)):
+        assert distance(gradient(loop, LOOSE[wrap](step), more.get(wrap, xs)), wanted) < 1e-12
+
+
+def test_a_rule_that_does_not_scale_runs_once_a_step():
+    def step(w, h, x):
+        return h + w * x, w * x
+
+    seven = jax.custom_vjp(step)
+    seven.defvjp(lambda *args: (step(*args), None), lambda _, d: (jnp.array(7.0), d[0], d[0]))
+    for wrapped in (seven, clipped(seven, 1e9), controlled(seven)):
+
+        def value(w, step=wrapped):
+            h, ys = jaxrnn.scan(step, w, jnp.array(0.3), jnp.arange(3.0))
+            return h + ys.sum()
+
+        assert jax.grad(value)(0.4) == 21
+
+
+def test_a_cell_under_jit_is_controlled_as_a_plain_step():
+    cell = CELLS["lstm"]
+    args = problem(cell)
+    wanted = gradient(jaxrnn.bptt, clipped(cell, 2.0), *args)
+    for step in (jax.jit(cell), lambda *args: jax.jit(cell)(*args), jax.checkpoint(plain(cell))):
+        assert distance(gradient(jaxrnn.scan, clipped(step, 2.0), *args), wanted) < 1e-12

@@ -91,3 +91,29 @@ def test_without_learned_no_gradient_is_kept_for_the_start():
 
     count = {learned: kept(learned).count(f"f64[{T},{B},{H}]") for learned in (True, False)}
     assert count[False] < count[True]
+
+
+@pytest.mark.parametrize("form", ["cell", "plain"])
+def test_a_start_without_batch_axes_is_that_of_all_rows(form):
+    """As a restarted cell's `init` makes it; its gradient is the sum over rows."""
+    rng, cell = np.random.default_rng(0), jaxrnn.lstm(4)
+    step = cell if form == "cell" else lambda params, carry, x: cell(params, carry, x)
+    restarted = jaxrnn.restarted(step, learned=True)
+    params = jaxrnn.restarted(cell, learned=True).init(jax.random.key(0), 2, jnp.float64)
+    assert jax.tree.map(jnp.shape, params.carry) == ((4,), (4,))
+    params = params._replace(carry=jax.tree.map(lambda c: c + 0.3, params.carry))
+    xs = jaxrnn.Restarted(
+        jnp.asarray(rng.standard_normal((5, 3, 2))), jnp.asarray(rng.random((5, 3)) < 0.5)
+    )
+
+    def gradient(repeated):
+        def value(params):
+            if repeated:
+                rows = jax.tree.map(lambda c: jnp.broadcast_to(c, (3, 4)), params.carry)
+                params = params._replace(carry=rows)
+            _, ys = jaxrnn.bptt(restarted, params, cell.carry((3,), jnp.float64), xs)
+            return jnp.sum(jnp.sin(ys))
+
+        return jax.grad(value)(params)
+
+    assert distance(gradient(False), gradient(True)) < 1e-12
