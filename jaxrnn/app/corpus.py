@@ -1,4 +1,4 @@
-"""A text to learn from: its characters as tokens, its parts, its streams, what it is worth."""
+"""A text to learn from: its parts, its characters as tokens, its streams, simple rivals' scores."""
 
 import lzma
 from collections import Counter
@@ -17,16 +17,18 @@ XZ_REACH = 2**23  # bytes; xz's usual dictionary, so that text farther back cann
 
 
 class Corpus(NamedTuple):
-    """A text in two parts.
+    """A text in three parts.
 
     Fields:
-        training: what is learned from.
-        held_out: the last 5 %, which is not.
-        vocabulary: every character of either, once, in the order of their code points.
+        training: all but the last 5 %.
+        validation: the first half of the rest, which selects among the parameters of a training.
+        test: the second half, which has no part in the training.
+        vocabulary: every character of the text, once, in the order of their code points.
     """
 
     training: str
-    held_out: str
+    validation: str
+    test: str
     vocabulary: str
 
 
@@ -47,25 +49,29 @@ class Segment(NamedTuple):
 def read(path: Path | str | None) -> str:
     """The text of a file; UserError if it cannot be read as UTF-8.
 
-    Without a path it is the prose of `pydoc_data.topics`, Python's own reference, in its own order.
+    A byte order mark is no part of the text, and each line ends with one newline, however the file
+    has it. Without a path the text is the prose of `pydoc_data.topics`, Python's own reference, in
+    its own order.
     """
     if path is None:
         return "\n".join(topics.topics.values())
     with at_fault("--text", path, "a readable file of UTF-8 text"):
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")
     return text
 
 
 def split(text: str, batch_size: int, segment_length: int) -> Corpus:
-    """The two parts; UserError if either is too short for one segment."""
+    """The three parts; UserError if any is too short for one segment."""
     cut = len(text) - len(text) // HELD_OUT
-    corpus = Corpus(text[:cut], text[cut:], "".join(sorted(set(text))))
-    rest, least = len(corpus.held_out), batch_size * segment_length + 1
+    held_out = text[cut:]
+    half = len(held_out) // 2
+    least = batch_size * segment_length + 1
+    got = f"{cut} characters to train on and {len(held_out)} held out"
     expected = f"at least {least} (batch size times segment length, and one) "
-    expected += f"and {segment_length} (segment length)"
-    got = f"{cut} characters to train on and {rest} held out"
-    check.that(cut >= least and rest >= segment_length, "--text", got, expected, UserError)
-    return corpus
+    expected += f"and {segment_length} (segment length) in each half of those held out"
+    check.that(cut >= least and half >= segment_length, "--text", got, expected, UserError)
+    vocabulary = "".join(sorted(set(text)))
+    return Corpus(text[:cut], held_out[:half], held_out[half:], vocabulary)
 
 
 def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
@@ -92,17 +98,17 @@ def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segme
 
 
 def unigram_bits(corpus: Corpus) -> float:
-    """Bits per held-out character for a model that knows how often each occurs in training.
+    """Bits per character of the test part for a model that knows how often each occurs in training.
 
     Every character of the vocabulary counts once more than it occurs, so that none is impossible.
     """
     counts = Counter(corpus.training + corpus.vocabulary)
-    frequencies = np.array([counts[one] for one in corpus.held_out]) / counts.total()
-    return float(-np.mean(np.log2(frequencies)))
+    frequencies = np.array([counts[one] for one in corpus.test]) / counts.total()
+    return float(np.mean(np.log2(1 / frequencies)))
 
 
 def xz_bits(corpus: Corpus) -> float:
-    """Bits per held-out character that xz adds when it has the training text in front."""
+    """Bits that xz adds per character of the test part when it has the training text in front."""
     before = corpus.training.encode()[-XZ_REACH:]
-    added = len(lzma.compress(before + corpus.held_out.encode())) - len(lzma.compress(before))
-    return added * 8 / len(corpus.held_out)
+    added = len(lzma.compress(before + corpus.test.encode())) - len(lzma.compress(before))
+    return added * 8 / len(corpus.test)

@@ -1,23 +1,43 @@
 """`jaxrnn inspect` and `jaxrnn story`: what a gradient looks like, and why it vanishes at all."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 import jaxrnn
 from jaxrnn import check, pictures
-from jaxrnn.app import digits, options, run, text
+from jaxrnn.app import digits, figures, options, run, text
+from jaxrnn.diagnostics.spectrum import Reach, Spectrum
 from jaxrnn.types import Params
 
 TASKS = {"text": text, "digits": digits}
 BATCH_SIZE = 4  # of the noise that a cell is fed with
 STEPS = 100  # of the story
 DIRECTIONS = 32  # of the state, at most, that are followed through time
+STAGES = 6  # of an inspection, each shown on the progress bar while it runs
+
+
+class LayerReport(NamedTuple):
+    """What is found of one recurrent layer.
+
+    Fields:
+        spectrum: of the Jacobians of its steps.
+        reach: how far back it sees.
+        gates: how many of their values are saturated.
+        terms: what each step adds to the gradient of its parameters.
+    """
+
+    spectrum: Spectrum
+    reach: Reach
+    gates: dict[str, jax.Array]
+    terms: Params
 
 
 def add_options(parser: options.Parser) -> None:
@@ -40,43 +60,90 @@ def add_out(parser: options.Parser, default: str) -> None:
 
 def inspect(chosen: run.Options) -> None:
     """Print where a number is not finite, or else the verdict, and draw what it rests on."""
+    figures.require_writable(chosen.out)
     what = Path(chosen.what)
     loss, params = _of_run(what) if what.is_dir() else _of_cell(chosen)
-    birthplace = jaxrnn.locate_nonfinite(loss, params)
-    got = f"{chosen.what!r} ({birthplace})"
-    check.that(birthplace is None, "FOLDER_OR_CELL", got, "finite numbers", options.UserError)
-    calls: list[Any] = []  # of the loop, which is one; outside jit, so that it can be kept
+    with tqdm(total=STAGES, unit="stage") as bar:
+
+        @contextlib.contextmanager
+        def stage(name: str) -> Iterator[None]:
+            bar.set_description(name)
+            yield
+            bar.update()
+
+        with stage("finite numbers"):
+            birthplace = jaxrnn.locate_nonfinite(loss, params)
+            got = f"{chosen.what!r} ({birthplace})"
+            fits = birthplace is None
+            check.that(fits, "FOLDER_OR_CELL", got, "finite numbers", options.UserError)
+        with stage("spectrum"):
+            found = [_of_layer(*call) for call in _calls(loss, params)]
+        with stage("gradient flow"):
+            norms = jax.jit(functools.partial(jaxrnn.flow, loss))(params).norms
+        with stage("contributions"):
+            terms = jax.jit(functools.partial(jaxrnn.contributions, loss))(params)
+            layers = [LayerReport(*x, of_x) for x, of_x in zip(found, terms, strict=True)]
+        with stage("truncation"):
+            biases = {
+                f"truncated({arguments})": jaxrnn.truncation_bias(loss, params, make=make)
+                for arguments, make in (("k", jaxrnn.truncated), ("k, 2k", _twice))
+            }
+        with stage("picture"):
+            figures.save(_picture(norms, layers, biases), chosen.out, dpi=100)
+    for number, layer in enumerate(layers):
+        if len(layers) > 1:
+            print(f"recurrent layer {number}:")
+        print(jaxrnn.verdict(layer.reach, layer.spectrum, layer.gates))
+    print(f"drawn in {chosen.out}")
+
+
+def _calls(loss: Callable[..., jax.Array], params: Params) -> list[Any]:
+    """What a loss gives to its loop, `(step, params, carry, xs)` for each recurrent layer."""
+    calls: list[Any] = []  # outside jit, so that the arrays can be kept
 
     def noting(*call: Any) -> Any:
         calls.append(call)
         return jaxrnn.bptt(*call)
 
     loss(params, loop=noting)
-    ((step, *given),) = calls
+    return calls
+
+
+def _of_layer(step: Any, params: Params, carry: Any, xs: Any) -> tuple[Any, Any, Any]:
+    """The spectrum, the reach and the saturation of a layer."""
     key = jax.random.key(0)
-    found = jax.jit(functools.partial(jaxrnn.spectrum, step, probes=DIRECTIONS, key=key))(*given)
-    gates = jaxrnn.saturation(jaxrnn.history(step, given[0], given[2], given[1])[0])
-    reach = jaxrnn.reach(found)
-    print(jaxrnn.verdict(reach, found, gates))
-    figure = Figure(figsize=(17, 9), layout="constrained")
-    axes = figure.subplots(2, 3).ravel()
-    pictures.draw_flow(axes[0], jax.jit(functools.partial(jaxrnn.flow, loss))(params).norms)
-    terms = jax.jit(functools.partial(jaxrnn.contributions, loss))(params)
-    pictures.draw_contributions(axes[1], terms[0])
-    pictures.draw_reach(axes[2], {"this layer": reach})
-    pictures.draw_spectrum(axes[3], found)
-    pictures.draw_saturation(axes[4], gates)
+    find = functools.partial(jaxrnn.spectrum, step, probes=DIRECTIONS, key=key)
+    found = jax.jit(find)(params, carry, xs)
+    gates = jaxrnn.saturation(jaxrnn.history(step, params, xs, carry)[0])
+    return found, jaxrnn.reach(found), gates
 
-    def biases(reach: int) -> tuple[jaxrnn.TruncationBias, ...]:
-        return jaxrnn.truncation_bias(loss, params, make=lambda k: jaxrnn.truncated(k, reach * k))
 
-    pictures.draw_truncation(axes[5], {"truncated(k)": biases(1), "truncated(k, 2k)": biases(2)})
-    figure.savefig(chosen.out, dpi=100)
-    print(f"drawn in {chosen.out}")
+def _twice(k: int) -> jaxrnn.Loop:
+    return jaxrnn.truncated(k, 2 * k)
+
+
+def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
+    """A row of panels for all layers together, and one for each layer."""
+    names = ["this layer"] if len(layers) == 1 else [f"layer {i}" for i in range(len(layers))]
+    rows = 1 + len(layers)
+    figure = Figure(figsize=(18, 4.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3)
+    pictures.draw_flow(axes[0, 0], norms)
+    reaches = {name: layer.reach for name, layer in zip(names, layers, strict=True)}
+    pictures.draw_reach(axes[0, 1], reaches)
+    pictures.draw_truncation(axes[0, 2], biases)
+    for name, layer, (left, middle, right) in zip(names, layers, axes[1:], strict=True):
+        pictures.draw_contributions(left, layer.terms)
+        pictures.draw_spectrum(middle, layer.spectrum)
+        pictures.draw_saturation(right, layer.gates)
+        for ax in (left, middle, right) if len(layers) > 1 else ():
+            ax.set_title(f"{name}: {ax.get_title()}")
+    return figure
 
 
 def story(chosen: run.Options) -> None:
     """Draw the textbook's argument on networks that have learned nothing yet, and near rest."""
+    figures.require_writable(chosen.out)
     size = 32
     xs = 1e-6 * jax.random.normal(jax.random.key(1), (STEPS, BATCH_SIZE, size))
 
@@ -101,19 +168,13 @@ def story(chosen: run.Options) -> None:
     cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
     small = {name: reach(cell, 0.2) for name, cell in {"tanh RNN": rnn, **cells}.items()}
     pictures.draw_reach(axes[2], small).set_title("At radius 0.2 an LSTM has its forget gate")
-    figure.savefig(chosen.out, dpi=100)
+    figures.save(figure, chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 
 
 def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
-    """The loss of a run that was saved, on its first batch, and its parameters."""
-    trained = run.load_options(folder, *TASKS)
-    with run.reading(folder / run.OPTIONS):
-        task = TASKS[trained.task].task(trained)
-        key, batch = jax.random.key(trained.seed), next(task.batches)
-        like = jax.eval_shape(task.init, key)
-    params = run.load_params(folder, like=like)
-    return lambda params, loop: task.loss(params, task.carry, batch, key, loop)[0], params
+    """The loss of a run that was saved, on its example, and its parameters."""
+    return TASKS[run.load_options(folder, *TASKS).task].example_loss(folder)
 
 
 def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:

@@ -71,17 +71,18 @@ def parser() -> Parser:
     def command(name: str, about: str, among: Any = commands) -> Parser:
         return among.add_parser(name, help=about, description=about)
 
-    train = command("train", "train a model and save it with its options, history, learning curve")
+    about = "train a model and save all of it in a folder, with the history of its training"
+    train = command("train", about)
     tasks = train.add_subparsers(dest="task", metavar="TASK", required=True)
     for name, task in inspect.TASKS.items():
         task.add_train_options(command(name, task.ABOUT, tasks))
-    about = "let a trained text model continue a prompt, one streamed step for each character"
+    about = "let a trained text model write, one streamed step for each character"
     text.add_sample_options(command("sample", about))
     about = "say where a gradient vanishes, explodes or is no number, and draw it"
     inspect.add_options(command("inspect", about))
     about = "draw why gradients vanish, what truncation drops, what an LSTM does instead"
     inspect.add_out(command("story", about), "story.png")
-    about = "turn a file of parameters into that of another library, or into a model of ONNX"
+    about = "turn a run or a file of parameters into a file of another library or a model of ONNX"
     convert.add_options(command("convert", about))
     about = "compare the gradients of all cells and loops with autodiff and finite differences"
     command("certify", about)

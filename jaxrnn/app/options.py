@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxrnn import CELLS, LOOPS, Cell, Loop, checkpointed, truncated
+from jaxrnn import CELLS, LOOPS, Cell, Layer, Loop, checkpointed, dropout, truncated
 
 Options = argparse.Namespace  # those of one run of a command
 MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
@@ -52,7 +52,7 @@ def at_fault(name: str, path: Path | str, expected: str) -> Iterator[None]:
     try:
         yield
     except (*FAULTS, UserError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+        said = getattr(error, "strerror", None) or error
         if isinstance(error, UnicodeDecodeError):
             said = f"byte 0x{error.object[error.start]:02x} at {error.start}"
         raise UserError(f"{name}: got {str(path)!r} ({said}), expected {expected}") from None
@@ -76,6 +76,7 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 positive = kind(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
+rate = kind(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 some_text = kind(str, bool, "at least one character")
 cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
 
@@ -83,6 +84,15 @@ cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
 def cell_named(name: str, hidden_size: int) -> Cell:
     """The cell of that name in `CELLS`; UserError if there is none."""
     return MAKERS[cell_name(name)](hidden_size)
+
+
+def recurrent_layers(
+    cell_name: str, hidden_size: int, layers: int, dropout_rate: float
+) -> list[Cell | Layer]:
+    """The parts of a stack: cells one after another, each with dropout on its outputs, if any."""
+    cell = cell_named(cell_name, hidden_size)
+    layer: list[Cell | Layer] = [cell, dropout(dropout_rate)] if dropout_rate else [cell]
+    return layer * layers
 
 
 def loop_named(name: str) -> Loop:

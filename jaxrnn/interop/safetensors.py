@@ -50,7 +50,10 @@ def load(path: Path | str) -> tuple[Any, Params]:
     """
     said, arrays = opened(path)
     version = said.get("jaxrnn")
-    check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", repr(VERSION))
+    expected = repr(VERSION)
+    if version is None:
+        expected += ", in a file that names its cell, as `save` writes it"
+    check.that(version == VERSION, "path", f"version {version!r} of {str(path)!r}", expected)
     cell, size = made_of(said.get("cell", "")), said.get("input_size", "")
     fits = size.isascii() and size.isdecimal() and 0 < len(size) < 10 and int(size)
     check.that(fits, "input_size", repr(size[:80]), "a number above 0")

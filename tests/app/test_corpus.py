@@ -12,21 +12,34 @@ from jaxrnn.app.options import UserError
 TEXT = "abracadabra, ½ of a cadabra; " * 20
 
 
-def test_the_last_twentieth_is_held_out():
-    training, held_out, vocabulary = corpus.split(TEXT, batch_size=2, segment_length=8)
-    assert training + held_out == TEXT
-    assert len(held_out) == len(TEXT) // 20
+def test_the_last_twentieth_is_held_out_half_to_select_and_half_to_test():
+    training, validation, test, vocabulary = corpus.split(TEXT, batch_size=2, segment_length=8)
+    assert training + validation + test == TEXT
+    assert len(validation + test) == len(TEXT) // 20
+    assert len(test) - len(validation) in (0, 1)
     assert vocabulary == "".join(sorted(set(TEXT)))
 
 
-def test_the_shortest_text_is_one_segment_for_each_stream_and_one_held_out():
-    corpus.split("x" * 160, batch_size=1, segment_length=8)
+def test_the_shortest_text_is_one_segment_for_each_stream_and_one_for_each_held_out_part():
+    corpus.split("x" * 320, batch_size=1, segment_length=8)
     with pytest.raises(
-        UserError, match=r"--text: got 152 .* 7 held out, expected at least 9 .* 8 "
+        UserError, match=r"--text: got 304 .* 15 held out, expected at least 9 .* 8 "
     ):
-        corpus.split("x" * 159, batch_size=1, segment_length=8)
-    with pytest.raises(UserError, match=r"got 152 .* 8 held out, expected at least 153 .* and 8 "):
-        corpus.split("x" * 160, batch_size=19, segment_length=8)
+        corpus.split("x" * 319, batch_size=1, segment_length=8)
+    with pytest.raises(UserError, match=r"got 304 .* 16 held out, expected at least 305 .* and 8 "):
+        corpus.split("x" * 320, batch_size=38, segment_length=8)
+
+
+def test_a_mark_of_byte_order_and_the_ends_of_lines_are_no_characters(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\xf0\x9f\x98\x80\r")
+    assert corpus.read(tmp_path / "text") == "one\ntwo\n😀\n"
+
+
+def test_characters_of_any_plane_are_tokens():
+    vocabulary = "".join(sorted(set("\n a😀ÿ\uffff")))
+    tokens = corpus.encode("text", "😀\n\uffffa", vocabulary)
+    assert "".join(vocabulary[token] for token in tokens) == "😀\n\uffffa"
+    assert len(corpus.encode("text", "", vocabulary)) == 0
 
 
 def test_the_default_text_is_long_prose_and_always_the_same():
@@ -68,14 +81,14 @@ def test_a_segment_may_be_as_long_as_its_stream():
 
 
 def test_unigram_bits_are_those_of_counts():
-    text = corpus.Corpus(training="aabbbc", held_out="abd", vocabulary="abcd")
+    text = corpus.Corpus(training="aabbbc", validation="c", test="abd", vocabulary="abcd")
     counts = collections.Counter("aabbbc" + "abcd")
     bits = [-math.log2(counts[character] / counts.total()) for character in "abd"]
     assert corpus.unigram_bits(text) == pytest.approx(sum(bits) / 3, rel=1e-12)
 
 
 def test_xz_bits_are_what_the_held_out_text_adds():
-    text = corpus.Corpus(TEXT, "½ unlike before ½", "")
-    added = len(lzma.compress((TEXT + text.held_out).encode())) - len(lzma.compress(TEXT.encode()))
+    text = corpus.Corpus(TEXT, "unseen", "½ unlike before ½", "")
+    added = len(lzma.compress((TEXT + text.test).encode())) - len(lzma.compress(TEXT.encode()))
     assert corpus.xz_bits(text) == added * 8 / 17
     assert added > 0

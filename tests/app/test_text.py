@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.app import text
+from jaxrnn.app import digits, text
 from jaxrnn.app.corpus import Segment
 
 V = 11
@@ -27,18 +27,17 @@ def params(model):
 
 def in_one_go(model, params, tokens):
     """Bits of each token but the first, by the definition."""
-    xs = tokens[:-1, None]
-    _, logits = jaxrnn.unroll(model, params, xs, model.carry(), loop=jaxrnn.scan)
+    _, logits = jaxrnn.unroll(model, params, tokens[:-1], model.carry(), loop=jaxrnn.scan)
     p = jax.nn.softmax(logits)[np.arange(len(tokens) - 1), tokens[1:]]
     return -np.log2(p)
 
 
 def test_one_step_at_a_time_gives_the_same_logits(model, params):
-    last, logits = jaxrnn.unroll(model, params, TOKENS[:, None], model.carry())
+    last, logits = jaxrnn.unroll(model, params, TOKENS, model.carry())
     assert logits.shape == (50, V)
     carry = model.carry()
     step = jax.jit(model)
-    for token, wanted in zip(TOKENS[:, None], logits, strict=True):
+    for token, wanted in zip(TOKENS, logits, strict=True):
         carry, got = step(params, carry, token)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), carry, last)
@@ -71,6 +70,45 @@ def test_a_text_is_scored_as_in_one_go(model, params, size, monkeypatch):
     assert got == pytest.approx(in_one_go(model, params, TOKENS).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [7, 49, 4096])
+def test_streams_are_scored_side_by_side(model, params, size, monkeypatch):
+    monkeypatch.setattr(text, "SCORED_AT_ONCE", size)
+    tokens = TOKENS[:45]  # 44 targets; the last two do not fill three streams
+    bits = [in_one_go(model, params, tokens[14 * s :][:15]).mean() for s in range(3)]
+    got = text.bits_per_character(model, params, tokens, streams=3)
+    assert got == pytest.approx(np.mean(bits), rel=1e-5)
+
+
+def test_a_model_of_one_cell_without_dropout_is_the_plain_stack():
+    parts = jaxrnn.embedding(5), jaxrnn.lstm(7), jaxrnn.readout(V)
+    assert text.character_model("lstm", 7, 5, V) == jaxrnn.stacked(*parts)
+
+
+def test_dropout_is_behind_the_embedding_and_behind_each_cell():
+    noise, cell = jaxrnn.dropout(0.5), jaxrnn.gru(7)
+    parts = jaxrnn.embedding(5), noise, cell, noise, cell, noise, jaxrnn.readout(V)
+    assert text.character_model("gru", 7, 5, V, 2, 0.5) == jaxrnn.stacked(*parts)
+    assert digits.digit_model("gru", 7, 2, 0.5) == jaxrnn.stacked(*parts[2:-1], jaxrnn.readout(10))
+
+
+def test_noise_is_drawn_by_the_key_and_by_nothing_else():
+    model = text.character_model("gru", 7, 5, V, 2, 0.5)
+    params = model.init(jax.random.key(0), V)
+    segment = Segment(TOKENS[:-1, None], TOKENS[1:, None], np.bool_(True))
+
+    def loss(key=None):
+        key = None if key is None else jax.random.key(key)
+        return float(text.segment_loss(model, params, model.carry((1,)), segment, key=key)[0])
+
+    assert loss() == loss() != loss(0) == loss(0) != loss(1)
+    plain = text.character_model("gru", 7, 5, V, 2)
+    without = [part for part in params if part != ()]
+    carry = plain.carry((1,))
+    assert loss() == pytest.approx(
+        float(text.segment_loss(plain, tuple(without), carry, segment)[0])
+    )
+
+
 def drawn(model, params, prompt, temperature=1.0, seed=0, length=30):
     tokens = text.generate(model, params, prompt, temperature, jax.random.key(seed))
     return list(itertools.islice(tokens, length))
@@ -81,9 +119,19 @@ def test_draws_depend_on_the_key_and_nothing_else(model, params):
     assert drawn(model, params, TOKENS) != drawn(model, params, TOKENS, seed=1)
 
 
+def test_without_a_prompt_the_first_token_is_what_the_zero_state_expects(model, params):
+    params[2]["b_o"] = params[2]["b_o"].at[7].set(0.1)  # as training does
+    logits = model.output(params, model.carry())
+    tokens = drawn(model, params, TOKENS[:0], temperature=1e-6, length=5)
+    assert tokens[0] == np.argmax(logits)
+    assert tokens[1:] == drawn(model, params, np.int32(tokens[:1]), temperature=1e-6, length=4)
+    firsts = [drawn(model, params, TOKENS[:0], seed=s, length=1)[0] for s in range(8)]
+    assert len({*firsts}) > 1
+
+
 def test_at_temperature_zero_the_likeliest_follows_the_whole_prompt(model, params):
     tokens = drawn(model, params, TOKENS, temperature=1e-6, length=10)
-    everything = np.int32([*TOKENS, *tokens])[:, None]
+    everything = np.int32([*TOKENS, *tokens])
     _, logits = jaxrnn.unroll(model, params, everything)
     assert tokens == list(np.argmax(logits, axis=-1)[len(TOKENS) - 1 : -1])
 
