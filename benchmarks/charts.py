@@ -41,7 +41,9 @@ def _shares(axis: Axes, rows: Rows) -> str:
         axis.plot(there, shares, style, label=side, color=f"C{number % 10}")
     axis.axhline(1, color="0.7", zorder=0)
     labels = ["\n".join(map(str, row["shape"].values())) for row in rows]
-    axis.set(yscale="log", xticks=range(len(rows)), xticklabels=labels, xlabel="T, B, I, H")
+    axis.set(yscale="log", xticks=range(len(rows)), xticklabels=labels)
+    axis.set_xlabel(", ".join(rows[0]["shape"]))
+    axis.tick_params("x", labelrotation=90 if "step" in rows[0]["shape"] else 0)
     return f"time, as a multiple of {sides[0]}'s"
 
 

@@ -45,17 +45,23 @@ def everything(result: Any) -> Any:
 def measure(question: Question, cell_name: str, shape: Shape, seconds: float) -> dict[str, Any]:
     """One row: milliseconds (median and all samples) and temporary bytes of each side."""
     posed = problem(cell_name, shape)
-    sides = question.sides(posed)
-    if question.compared:  # Nobody is measured on another problem.
-        first, *others = [_numbers(question.compared(side.run())) for side in sides.values()]
+    row = measured(question.sides(posed), question.compared, seconds)
+    times = row["milliseconds"]
+    also = {"milliseconds": times | question.also(posed, times)}
+    return {"cell": cell_name, "shape": shape._asdict()} | row | also
+
+
+def measured(
+    sides: dict[str, Program], compared: Callable[[Any], Any] | None, seconds: float
+) -> dict[str, Any]:
+    """Milliseconds, median and all samples, and temporary bytes of each side."""
+    if compared:  # Nobody is measured on another problem.
+        first, *others = [_numbers(compared(side.run())) for side in sides.values()]
         for other in others:
             jax.tree.map(_assert_near, other, first)
     samples = interleaved({name: side.run for name, side in sides.items()}, seconds)
-    times = {name: statistics.median(taken) for name, taken in samples.items()}
     return {
-        "cell": cell_name,
-        "shape": shape._asdict(),
-        "milliseconds": times | question.also(posed, times),
+        "milliseconds": {name: statistics.median(taken) for name, taken in samples.items()},
         "temporary_bytes": {
             name: side.temporary_bytes
             for name, side in sides.items()
@@ -110,9 +116,10 @@ def summary(question: Question, measured: list[dict[str, Any]]) -> dict[str, dic
 def table(question: Question, measured: list[dict[str, Any]]) -> str:
     """Markdown: milliseconds, temporary MiB and share of the baseline's time of each side."""
     sides = names(measured)
+    sizes = ", ".join(measured[0]["shape"])
     lines = [
         f"{question.asked}\n",
-        "| cell | T, B, I, H | " + " | ".join(f"{name}: ms, MiB" for name in sides) + " |",
+        f"| cell | {sizes} | " + " | ".join(f"{name}: ms, MiB" for name in sides) + " |",
         "|---|---|" + "---|" * len(sides),
     ]
     for row in measured:

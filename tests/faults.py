@@ -40,7 +40,11 @@ PROJECTED, PEEPHOLE, LN_LSTM, LN_GRU, NORM = (
 )
 MGU, INDRNN, LINEAR, LRU = (f"cells/{name}.py" for name in ("mgu", "indrnn", "linear", "lru"))
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
-BPTT, TRUNCATED, DERIVED = (f"loops/{name}.py" for name in ("bptt", "truncated", "derived"))
+BPTT, TRUNCATED, CHUNKS = (f"loops/{name}.py" for name in ("bptt", "truncated", "chunks"))
+FRONT, GRAPH, JAXPRS, LINEARIZED, RECURRENCE, REGIONS = (
+    f"loops/derived/{name}.py"
+    for name in ("front", "graph", "jaxprs", "linearized", "recurrence", "regions")
+)
 CHECKPOINTED = "loops/checkpointed.py"
 SHARDING, ON_DEVICES = "sharding.py", "test_sharding.py::test"
 OF_ANY_STEP = "loops/test_derived.py::test"
@@ -223,22 +227,20 @@ BACKWARD = (
     fault("time runs forward", BPTT, "reverse=True", "reverse=False", "elman"),
     fault("no shift", BPTT, "(tree.shifted(carry, carries), zs", "(carries, zs", "lstm"),
     fault(
-        "λ's δ for the carry",
-        DERIVED,
-        "return (d_carry_tm1, tree.zeros",
-        "return (d_pair_t[0], tree.zeros",
+        "λ does not go on, derived",
+        RECURRENCE,
+        "return (_values(env, step.outputs.d_carry_in), sums), stacked",
+        "return (d_carry, sums), stacked",
         "plain",
     ),
     fault(
-        "slope left out, derived", DERIVED, "lambda s: 1 - s * s,", "lambda s: 1 + 0 * s,", "plain"
-    ),
-    fault(
-        "linearised at c_0, derived",
-        DERIVED,
-        "played((same, ()), z, seen_t.carry_tm1[0], self",
-        "played((same, ()), z, tree.zeros(seen_t.carry_tm1[0]), self",
+        "slope left out, derived",
+        LINEARIZED,
+        "tangents[0] + tangents[1]",
+        "tangents[1]",
         "plain",
     ),
+    fault("no shift, derived", RECURRENCE, "tree.shifted(c, stacks[out])", "stacks[out]", "plain"),
     moved_cut("cut one step early", "k1 - 1"),
     moved_cut("cut one step late", "k1 + 1"),
     fault(
@@ -664,7 +666,7 @@ AROUND = (
     ),
     fault("loop not asked", "check.py", "if takes is not None:", "if False:", UNASKED),
     fault("dtype of the widest", "check.py", "return min(floats", "return max(floats", WIDE),
-    fault("chunks turned", BPTT, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
+    fault("chunks turned", CHUNKS, "carry, chunks)", "carry, chunks, reverse=True)", CHUNKED),
     fault("carry not held", MARKS, "tree.where(z.mask, carry_t, carry_tm1)", "carry_t", ROWS),
     fault("λ does not pass", MARKS, "tree.where(mask, d_carry_tm1, d_carry)", "d_carry_tm1", ROWS),
     fault("δ at held steps", MARKS, "tree.zero_unless(mask, d_carry)", "d_carry", ROWS),
@@ -831,46 +833,95 @@ AROUND = (
         "transforms/test_fed_back.py::test_it_is_a_python_loop_and_differentiates[bptt]",
     ),
     fault(
-        "held before F ends",
-        DERIVED,
-        "entering = not self.front.isdisjoint(eqn.outvars)",
-        "entering = False",
-        f"{OF_ANY_STEP}_gradient_of_a_gradient_equals_autodiff[layer norm]",
+        "sums lost",
+        RECURRENCE,
+        "delta[v] if v in front.summed else d",
+        "d",
+        f"{OF_ANY_STEP}_what_rides_in_the_carry_has_the_gradient_of_autodiff[7-inner loop]",
     ),
     fault(
-        "w reached through the carry as well",
-        DERIVED,
-        "return _known(jnp.zeros_like(x), x)",
-        "return x",
-        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-layer norm]",
+        "inputs' own gradients lost",
+        RECURRENCE,
+        "delta[v] if v in front.direct else d",
+        "d",
+        f"{OF_ANY_STEP}_what_rides_in_the_carry_has_the_gradient_of_autodiff[7-inner loop]",
     ),
     fault(
-        "cut at second order",
-        DERIVED,
-        "return _known(jnp.zeros_like(x), x)",
-        "return jax.lax.stop_gradient(x)",
-        f"{OF_ANY_STEP}_gradient_of_a_gradient_equals_autodiff[layer norm]",
+        "readout's gradient lost",
+        RECURRENCE,
+        "d_handed_on[place[v]] if not jaxprs.is_literal(v) and v in place else None",
+        "None",
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-readout]",
+    ),
+    fault(
+        "memory kept at every step",
+        REGIONS,
+        "return [v is out for v, out in pairs]",
+        "return [False for v, out in pairs]",
+        f"{OF_ANY_STEP}_an_unchanged_array_of_the_carry_is_a_parameter",
+    ),
+    fault(
+        "a choice between a value and itself",
+        JAXPRS,
+        'if eqn.primitive.name == "select_n" and',
+        "if False and",
+        f"{OF_ANY_STEP}_an_unchanged_array_of_the_carry_is_a_parameter",
+    ),
+    fault(
+        "all made again",
+        JAXPRS,
+        '*("mul", "div",',
+        '*("mul", "exp", "div",',
+        f"{OF_ANY_STEP}_no_more_is_kept_than_the_backward_pass_needs[attending with tanh]",
+    ),
+    fault(
+        "w reached through F as well",
+        FRONT,
+        "(found if v in self.gathered else env)[v] = x",
+        "found[v] = env[v] = x",
+        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-low rank]",
+    ),
+    fault(
+        "large gradients stacked",
+        FRONT,
+        "jaxprs.size_in_bytes(v) // 2",
+        "jaxprs.size_in_bytes(v) * 2",
+        f"{OF_ANY_STEP}_a_large_parameter_has_its_gradient_summed_inside_the_loop",
     ),
     fault(
         "not transposed",
-        DERIVED,
+        JAXPRS,
         '"dimension_numbers": ((contracted, (1,)), batch)',
         '"dimension_numbers": ((contracted, (0,)), batch)',
         f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-dense]",
     ),
     fault(
-        "parameter handed on lost",
-        DERIVED,
-        "self.front.update(v for v in _variables(self.carry) if kinds[v] != CARRIED)",
-        "self.front.update(())",
-        f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-handed on]",
+        "branches moved",
+        REGIONS,
+        'NEVER_BATCHED = {"cond", "while"}',
+        "NEVER_BATCHED = set()",
+        f"{OF_ANY_STEP}_branches_and_searches_stay_in_order",
     ),
     fault(
-        "branches moved",
-        DERIVED,
-        'UNMOVED = {"cond", "while"}',
-        "UNMOVED = set()",
-        f"{OF_ANY_STEP}_branches_and_searches_stay_in_order",
+        "outer products ahead",
+        REGIONS,
+        "larger or eqn.primitive",
+        "eqn.primitive",
+        f"{OF_ANY_STEP}_an_outer_product_of_inputs_is_made_inside_the_loop",
+    ),
+    fault(
+        "the farthest cut",
+        GRAPH,
+        "graph - flow",
+        "graph",
+        "loops/test_graph.py::test_it_is_the_cheapest_set_on_every_path",
+    ),
+    fault(
+        "what must not be cut",
+        GRAPH,
+        "unlimited if cost is None else scaled",
+        "scaled",
+        "loops/test_graph.py::test_what_must_not_be_in_it_is_not",
     ),
     fault(
         "parts weigh alike",

@@ -1,7 +1,8 @@
 """Steps of many kinds, as people write them, that no cell of jaxrnn stands for.
 
 Each function returns a `Kind`: a step, its parameters, a first carry, and inputs. Sizes are those
-of a small model on a CPU; `quick` makes them small enough for a test.
+of a small model on a CPU; `QUICK` ones are small enough for a test. `benchmarks.kinds_of_step`
+measures them.
 """
 
 import functools
@@ -126,7 +127,7 @@ def key_value_cache(n: Sizes) -> Kind:
 
 def convolutional_lstm(n: Sizes) -> Kind:
     """A ConvLSTM on pictures of 12 by 12 with 8 channels."""
-    side, channels = (12, 8) if n is FULL else (4, 2)
+    side, channels = (12, 8) if n == FULL else (4, 2)
 
     def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
         form = ("NHWC", "HWIO", "NHWC")
@@ -147,7 +148,7 @@ def convolutional_lstm(n: Sizes) -> Kind:
 
 def external_memory(n: Sizes) -> Kind:
     """A memory of slots that is erased and added to, as in a neural Turing machine."""
-    slots, width = (32, 24) if n is FULL else (3, 2)
+    slots, width = (32, 24) if n == FULL else (3, 2)
 
     def step(p: Any, carry: Any, x: Any) -> Any:
         h, memory = carry
@@ -173,7 +174,7 @@ def external_memory(n: Sizes) -> Kind:
 
 def matrix_state(n: Sizes) -> Kind:
     """Gated linear attention: a state of outer products that decays."""
-    size = 32 if n is FULL else 4
+    size = 32 if n == FULL else 4
 
     def step(p: Any, state: Any, x: Any) -> Any:
         q, k, v = x @ p["q"], x @ p["k"], x @ p["v"]
@@ -187,7 +188,7 @@ def matrix_state(n: Sizes) -> Kind:
 
 def delta_rule(n: Sizes) -> Kind:
     """A matrix that is corrected toward each value by what it says of its key."""
-    size = 32 if n is FULL else 4
+    size = 32 if n == FULL else 4
 
     def step(p: Any, state: Any, x: Any) -> Any:
         q, k, v = x @ p["q"], jnp.tanh(x @ p["k"]), x @ p["v"]
