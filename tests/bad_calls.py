@@ -302,6 +302,9 @@ def of_transforms():
     yield "controlled", form, run(jaxrnn.controlled(GRU, cut={"a": 0.1}), key=KEY)
     yield "clipped", "ValueError: limit: got nan", lambda: jaxrnn.clipped(GRU, np.nan)
     yield "variational", "TypeError: variational() takes 1", lambda: jaxrnn.variational(GRU, 0.1)
+    whole = "TypeError: xs: got a tuple of 2, expected an array (of a masked cell and the like, tra"
+    cell, marked = jaxrnn.variational(masked, inputs=0.1), jaxrnn.Masked(XS, MASK)
+    yield "variational", whole, run(cell, xs=marked, key=KEY)
     yield (
         "candidate_dropout",
         "TypeError: rate: got '1'",

@@ -43,6 +43,9 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
 
     def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
+        if inputs:
+            expected = "an array (of a masked cell and the like, transform the variational cell)"
+            check.kind(hasattr(xs, "shape"), "xs", xs, expected)
         keep_x = jax.random.bernoulli(key_x, 1 - inputs, xs.shape[1:]) if inputs else None
         if not state:
             return (keep_x, None), None
