@@ -85,12 +85,15 @@ def reserved(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
             there is a run in it already, unless that may be overwritten. A file of somebody else
             is never replaced.
     """
-    with at_fault("--out", folder, "a folder that can be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(descriptor, folder)
+    with contextlib.ExitStack() as held:
+        with at_fault("--out", folder, "a folder that can be written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            if fcntl is not None:
+                descriptor = os.open(folder, os.O_RDONLY)
+                held.callback(os.close, descriptor)  # which unlocks it, as the process's end does
+        if fcntl is not None:
+            _lock(descriptor, folder)
         stamps = _stamps(folder)
         is_run = {PARAMS, OPTIONS} <= stamps.keys()
         if stamps and not is_run:
@@ -100,8 +103,6 @@ def reserved(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
             got = f"{str(folder)!r}, which holds a run"
             raise UserError(f"--out: got {got}, expected another folder, or --overwrite")
         yield stamps
-    finally:
-        os.close(descriptor)  # which unlocks it; so does the end of the process
 
 
 def save(folder: Path, run: Run, replaced: Stamps) -> Path:
@@ -169,8 +170,6 @@ def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
 
 def _lock(descriptor: int, folder: Path) -> None:
     """Lock an open folder; UserError if another training has done so."""
-    if fcntl is None:
-        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
