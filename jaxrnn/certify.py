@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, reach_of
+from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, gradient_of, reach_of
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
 LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "differences": 1e-6}
@@ -141,6 +141,9 @@ def certify(
     """
     check.function("step", step, takes=3)
     check.function("loop", loop, takes=4)
+    drawn_anew = gradient_of(loop) == "stochastic"
+    got = f"{getattr(loop, '__name__', loop)}, whose gradient is stochastic"
+    check.that(not drawn_anew, "loop", got, "one with a gradient to compare")
     narrow = check.floating("narrow", narrow)
     check.that(jnp.dtype(narrow).itemsize < 8, "narrow", narrow, "a dtype narrower than float64")
     if names is not None:

@@ -124,6 +124,19 @@ def loop_of_part(loop: Loop, index: int) -> Loop:
     return getattr(loop, "of_part", lambda index: loop)(index)
 
 
+def loop_around(loop: Loop, run: Callable[..., Stepped]) -> Loop:
+    """The loop `run(loop, step, params, carry, xs)`; each part of a network runs its own `loop`."""
+
+    def around(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+        return run(loop, step, params, carry, xs)
+
+    setattr(around, "gradient", gradient_of(loop))
+    if reach_of(loop) is not None:
+        setattr(around, "reach", reach_of(loop))
+    setattr(around, "of_part", lambda index: loop_around(loop_of_part(loop, index), run))
+    return around
+
+
 class Seen(NamedTuple):
     """What `advance` was given and what it made of it, at one step or, stacked, at all.
 

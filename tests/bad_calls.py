@@ -448,6 +448,9 @@ def of_diagnostics():
         "ValueError: narrow: got float64": {"narrow": np.float64},
     }.items():
         yield "certify", message, lambda o=options: jaxrnn.certify(GRU, **o)
+    drawing = jaxrnn.randomized(jax.random.key(0), 0.5)
+    message = "ValueError: loop: got randomized(0.5), whose gradient is stochastic, expected..."
+    yield "certify", message, lambda: jaxrnn.certify(GRU, loop=drawing)
     yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
     yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(3)
     zero = "ValueError: hidden_size: got 0"

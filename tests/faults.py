@@ -849,9 +849,16 @@ AROUND = (
     fault(
         "readout's gradient lost",
         RECURRENCE,
-        "d_handed_on[place[v]] if not jaxprs.is_literal(v) and v in place else None",
+        "left_over.pop(v, None)",
         "None",
         f"{OF_ANY_STEP}_values_and_gradient_equal_autodiff[7-readout]",
+    ),
+    fault(
+        "readout's gradient twice",
+        RECURRENCE,
+        "left_over.pop(v, None)",
+        "left_over.get(v)",
+        f"{OF_ANY_STEP}_what_rides_in_the_carry_has_the_gradient_of_autodiff[7-twice]",
     ),
     fault(
         "memory kept at every step",

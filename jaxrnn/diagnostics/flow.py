@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from jaxrnn import check, sequence, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
-from jaxrnn.types import Array, Loop, Params, PyTree
+from jaxrnn.types import Array, Loop, Params, PyTree, loop_around
 
 Loss = Callable[..., Any]  # (params, *args, loop=loop) -> scalar
 
@@ -57,7 +57,7 @@ def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
     difficult", IEEE Transactions on Neural Networks 5 (1994).
     """
 
-    def with_probe(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+    def with_probe(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         norm = jax.eval_shape(row_norm, carry)
         probe = jax.ShapeDtypeStruct((check.length(xs), *batch_of(carry)), norm.dtype)
         return probe, lambda probe: loop(probed(step), params, carry, Probed(xs, probe))
@@ -86,7 +86,7 @@ def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     Gradient: that of `loop`. Time and memory: T times the parameters, by a derived backward pass.
     """
 
-    def of_each_step(step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+    def of_each_step(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         def stepwise(params: Params, carry: Any, at_t: tuple[PyTree, PyTree]) -> Any:
             x, zero = at_t
             return step(tree.add(params, zero), carry, x)
@@ -141,30 +141,32 @@ def saturation(
 def with_zeros(loss: Loss, params: Params, args: Any, loop: Loop, beside: Any) -> Any:
     """`(loss, (∂/∂params, (∂/∂zeros, …)))` for zeros put beside each call of its loop.
 
-    `beside(step, params, carry, xs)` says what they look like, and gives the function of them that
-    is run in the place of `loop`.
+    `beside(loop, step, params, carry, xs)` says what they look like, and gives the function of them
+    that is run in the place of the loop, which is that of the part of a network that it runs.
     """
     forms = of_each_call(lambda *call: beside(*call)[0], loss, params, args, loop)
 
     def value(params: Params, zeros: tuple[Any, ...]) -> jax.Array:
         left = iter(zeros)
-        return loss(params, *args, loop=lambda *call: beside(*call)[1](next(left)))
+        with_next = loop_around(loop, lambda *call: beside(*call)[1](next(left)))
+        return loss(params, *args, loop=with_next)
 
     zeros = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), tuple(forms))
     return jax.value_and_grad(value, argnums=(0, 1))(params, zeros)
 
 
 def of_each_call(what: Any, loss: Loss, params: Params, args: Any, loop: Loop) -> list[Any]:
-    """`what(step, params, carry, xs)` of each call a loss makes of its loop; nothing is run."""
+    """`what(loop, step, params, carry, xs)` of each call of a loss's loop; nothing is run."""
     check.function("loop", loop, takes=4)
     check.function("loss", loss, 1 + len(args), loop=loop)
     check.arrays(params=params)
     found: list[Any] = []
 
-    def noting(*call: Any) -> Any:
-        found.append(what(*call))
+    def noting(loop: Loop, *call: Any) -> Any:
+        found.append(what(loop, *call))
         return loop(*call)
 
-    form = jax.eval_shape(lambda params: loss(params, *args, loop=noting), params)
+    noted = loop_around(loop, noting)
+    form = jax.eval_shape(lambda params: loss(params, *args, loop=noted), params)
     check.scalar("loss", form)
     return found

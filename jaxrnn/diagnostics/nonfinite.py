@@ -62,7 +62,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
     """
 
-    def spying(step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+    def spying(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
         (carries, saved), ys = sequence.history(step, params, xs, carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
         # What the layer begins with, and what is seen of it step by step, in this order.

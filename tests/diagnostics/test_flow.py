@@ -92,6 +92,18 @@ def test_every_layer_of_a_network_has_its_flow_with_masks_resets_and_noise():
     assert (backward[2:, 1] > 0).all()  # in the order in which it runs: from the last step on
 
 
+def test_a_loop_that_draws_draws_for_each_part_as_it_does_without_probes():
+    net = jaxrnn.stacked(jaxrnn.bidirectional(jaxrnn.gru(3)), jaxrnn.gru(4))
+    params = net.init(jax.random.key(0), 2)
+    xs = jax.random.normal(jax.random.key(1), (9, 5, 2))
+    loop = jaxrnn.randomized(jax.random.key(2), 0.5)
+
+    def loss(params, loop=jaxrnn.bptt):
+        return jnp.mean(jaxrnn.unroll(net, params, xs, loop=loop)[1] ** 2)
+
+    assert distance(flow(loss, params, loop=loop).grads, jax.grad(loss)(params, loop)) < 1e-12
+
+
 def test_truncation_shows():
     cell = jaxrnn.elman(H)
     params, xs = problem(cell)

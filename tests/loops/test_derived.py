@@ -321,6 +321,13 @@ def scaled(p, h, x):
     return h, jnp.max(h, -1)
 
 
+def twice(p, carry, x):
+    """The same state in two places of the carry, one of which is read, and an output too."""
+    _, last = carry
+    h = jnp.tanh(last @ p["w"] + x @ p["u"])
+    return (h, h), h
+
+
 ZERO = np.zeros((), int)
 CARRYING = {
     "attending": (attending, DENSE, (H0, MEMORY)),
@@ -332,6 +339,7 @@ CARRYING = {
     "cache": (cached, DENSE, (normal("cache", T, B, H), ZERO)),
     "convolution": (convolved, DENSE, H0),
     "inner loop": (looping, DENSE, H0),
+    "twice": (twice, DENSE, (H0, H0 + 1)),
     "two states": (two_states, DENSE, (H0, H0 + 1)),
     "own rule": (own_rule, DENSE, H0),
     "scaled": (scaled, DENSE, H0),

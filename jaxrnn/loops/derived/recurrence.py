@@ -138,10 +138,10 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     apart = handed_apart(regions)
     d_apart = where(apart, d_handed_on)
-    place = {v: i for i, v in enumerate(regions.handed_on)}
-    # The gradient of what is handed on joins λ where it is part of c_t.
+    # The gradient of what is handed on joins λ where it is part of c_t: once, if it is two parts.
+    left_over = dict(zip(regions.handed_on, d_handed_on, strict=True))
     joining = [
-        d_handed_on[place[v]] if not jaxprs.is_literal(v) and v in place else None
+        None if jaxprs.is_literal(v) else left_over.pop(v, None)
         for v in where(has_out, regions.carry_out)
     ]
     summed = [v in front.summed for v in front.cut]
