@@ -39,7 +39,7 @@ def chunk_steps(steps: int, size_in_bytes: int) -> int:
     if not tree.surely_less(WHOLE_BYTES, size_in_bytes):
         return steps
     wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // size_in_bytes)
-    near = [n for n in range(wanted // 4, 4 * wanted + 1) if steps % n == 0]
+    near = [n for n in range(max(1, wanted // 4), 4 * wanted + 1) if steps % n == 0]
     return min(near, key=lambda n: max(n / wanted, wanted / n), default=steps)
 
 

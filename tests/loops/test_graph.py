@@ -24,6 +24,11 @@ def test_what_must_not_be_in_it_is_not():
     assert smallest_cut(costs, [("a", "b"), ("b", "c")], ["a"], ["c"])[0] == ["a"]
 
 
+def test_a_path_that_must_not_be_cut_is_an_error():
+    with pytest.raises(ValueError, match="costs: got a path"):
+        smallest_cut({"a": None, "b": None}, [("a", "b")], ["a"], ["b"])
+
+
 def test_without_a_path_nothing_is_cut():
     assert smallest_cut({}, [], [], []) == ([], set())
     assert smallest_cut({"a": 1, "b": 1}, [], ["a"], ["b"])[0] == []

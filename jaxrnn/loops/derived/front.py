@@ -40,9 +40,8 @@ class Front:
         self._stepwise = [v for v in regions.stepwise if jaxprs.has_gradient(v)]
         sources = [*self._invariant, *self._stepwise]
         edges, exits = _paths(regions, sources)
-        cut, self._before = graph.smallest_cut(
-            _costs(regions, sources, edges), edges, sources, exits
-        )
+        costs = _costs(regions, sources, edges, exits)
+        cut, self._before = graph.smallest_cut(costs, edges, sources, exits)
         self.cut: list[Var] = cut
         self.summed = [v for v in cut if v in self._invariant]
         self.direct = [v for v in cut if v in self._stepwise]
@@ -155,12 +154,14 @@ def _paths(regions: Regions, sources: Iterable[Var]) -> tuple[list[tuple[Var, Va
 
 
 def _costs(
-    regions: Regions, sources: Iterable[Var], edges: list[tuple[Var, Var]]
+    regions: Regions, sources: Iterable[Var], edges: list[tuple[Var, Var]], exits: list[Var]
 ) -> dict[Var, int | None]:
     """The bytes that δ costs at each step if it is taken at a value; None where it must not be.
 
-    A sum inside the loop is kept once, not for all steps, so it counts half. The gradient of a
-    matrix is never summed there: outside it is one product for all steps.
+    A stack is written by the loop and read by the gather; a sum stays where it is, so it counts
+    half. The gradient of a matrix is not summed in the loop, since outside it is one product for
+    all steps; but it is if the matrix also enters an equation that has equations of its own, or is
+    handed on as a carry, and so has to have a gradient there.
     """
     costs: dict[Var, int | None] = {}
     for v in jaxprs.unique([*sources, *(v for edge in edges for v in edge)]):
@@ -170,7 +171,7 @@ def _costs(
     for eqn in regions.loop:
         if _is_matrix_product(eqn):
             matrices = [v for v in jaxprs.variables_of(eqn.invars) if v in regions.invariant]
-            costs |= {v: None for v in matrices if v in costs}
+            costs |= {v: None for v in matrices if v in costs and v not in exits}
     return costs
 
 

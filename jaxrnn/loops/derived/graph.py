@@ -31,6 +31,9 @@ def smallest_cut(
         sources: where paths begin.
         sinks: where they end.
 
+    Raises:
+        ValueError: if a path has only nodes that must not be in the cut.
+
     Returns:
         The nodes of the cut, in the order of `costs`, and the set of those that lie before it or
         lead to no sink.
@@ -58,8 +61,10 @@ def smallest_cut(
     limits = np.array(list(capacity.values()), np.int32)
     shape = end + 1, end + 1
     graph = coo_matrix((limits, (rows, columns)), shape).tocsr()
-    flow = maximum_flow(graph, start, end).flow
-    left = (graph - flow).tocsr()
+    found = maximum_flow(graph, start, end)
+    if found.flow_value >= unlimited:
+        raise ValueError("costs: got a path of nodes that must not be cut, expected none")
+    left = (graph - found.flow).tocsr()
     left.eliminate_zeros()
     # Backward from the sinks, through what is not saturated.
     behind = np.zeros(end + 1, bool)

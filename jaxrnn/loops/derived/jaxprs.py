@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
 from jaxrnn import check, tree
@@ -70,7 +71,8 @@ def evaluated(eqn: Equation, values: list[Any]) -> list[Any]:
         return applied(inner.jaxpr, [*inner.consts, *values])
     if eqn.primitive.name == "select_n" and all(x is values[1] for x in values[2:]):
         return [values[1]]  # a choice between a value and itself
-    made = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    with eqn.ctx.manager:  # the settings of JAX under which the step was traced
+        made = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(made) if eqn.primitive.multiple_results else [made]
 
 
@@ -123,13 +125,22 @@ def is_keyed(eqn: Equation) -> bool:
     return any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in reads([eqn]))
 
 
-def is_opaque(eqn: Equation) -> bool:
-    """Whether an equation has equations of its own, as a loop, a branch or a custom rule has."""
+def inner_jaxprs(eqn: Equation) -> list[Any]:
+    """The jaxprs that an equation has among its parameters."""
+    found = []
     for param in eqn.params.values():
         for x in param if isinstance(param, (tuple, list)) else [param]:
-            if hasattr(x, "jaxpr") or hasattr(x, "eqns") or callable(x):
-                return True
-    return False
+            inner = getattr(x, "jaxpr", x)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found
+
+
+def is_opaque(eqn: Equation) -> bool:
+    """Whether an equation has equations or functions of its own, as a loop or a custom rule has."""
+    params = eqn.params.values()
+    values = [x for p in params for x in (p if isinstance(p, (tuple, list)) else [p])]
+    return bool(inner_jaxprs(eqn)) or any(callable(x) for x in values)
 
 
 def is_weight_product(eqn: Equation) -> bool:
@@ -141,22 +152,27 @@ def is_weight_product(eqn: Equation) -> bool:
 
 
 def weight_product(eqn: Equation, x: jax.Array, w: jax.Array, w_t: jax.Array) -> jax.Array:
-    """Take x W, whose derivative goes by Wᵀ, since its own transposed product is the faster one."""
+    """Take x W, whose derivative for x is taken by a stored Wᵀ, which is faster than one by W."""
     ((contracted, _), batch) = eqn.params["dimension_numbers"]
     transposed = eqn.params | {"dimension_numbers": ((contracted, (1,)), batch)}
 
     # Matrices are arguments, since a rule that closes over traced values cannot be used again by a
-    # gradient of the gradient. They have no tangents here: their gradients leave the loop at F.
+    # gradient of the gradient.
     @jax.custom_jvp
     def product(x: jax.Array, w: jax.Array, w_t: jax.Array) -> jax.Array:
         return eqn.primitive.bind(x, w, **eqn.params)
 
     def with_tangent(primals: Any, tangents: Any) -> Any:
-        x, w, w_t = primals
+        (x, w, w_t), (dx, dw, _) = primals, tangents
         made = eqn.primitive.bind(x, w, **eqn.params)
-        return made, eqn.primitive.bind(tangents[0], w_t, **transposed)
+        tangent = jnp.zeros_like(made)
+        if not isinstance(dx, SymbolicZero):
+            tangent = eqn.primitive.bind(dx, w_t, **transposed)
+        if not isinstance(dw, SymbolicZero):
+            tangent = tangent + eqn.primitive.bind(x, dw, **eqn.params)
+        return made, tangent
 
-    product.defjvp(with_tangent)
+    product.defjvp(with_tangent, symbolic_zeros=True)
     return product(x, w, w_t)
 
 

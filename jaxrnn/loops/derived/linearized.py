@@ -80,6 +80,11 @@ class Linearized(NamedTuple):
     again: list[Equation]
     again_for_gather: list[Equation]
 
+    def shared(self, invariant: Values, transposed: Values) -> Environment:
+        """The values that are the same at all steps, by their variables here."""
+        variables = self.inputs.invariant + self.inputs.transposed
+        return self.constants | dict(zip(variables, invariant + transposed, strict=True))
+
 
 def where(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
     """The values that are chosen."""
@@ -181,9 +186,16 @@ def _traced(
 
 
 def handed_apart(regions: Regions) -> list[bool]:
-    """Of what is handed on, whether it has a gradient of its own, being no part of c_t."""
+    """Of what is handed on, whether it has a gradient of its own, being no part of c_t.
+
+    It has none if all that outputs make of it goes through a `stop_gradient`, or has none itself.
+    """
+    reached = {v for v in jaxprs.variables_of(regions.outputs) if jaxprs.has_gradient(v)}
+    for eqn in reversed(regions.late):
+        if eqn.primitive.name != "stop_gradient" and not reached.isdisjoint(eqn.outvars):
+            reached.update(v for v in jaxprs.reads([eqn]) if jaxprs.has_gradient(v))
     carry_out = jaxprs.variables_of(regions.carry_out)
-    return [v not in carry_out and jaxprs.has_gradient(v) for v in regions.handed_on]
+    return [v not in carry_out and v in reached for v in regions.handed_on]
 
 
 def _run_moved(
@@ -199,7 +211,8 @@ def _run_moved(
 
     for eqn in eqns:
         values = [read(v) for v in eqn.invars]
-        if jaxprs.is_weight_product(eqn) and eqn.invars[1] in transposes:
+        weighted = jaxprs.is_weight_product(eqn) and jaxprs.has_gradient(eqn.invars[0])
+        if weighted and eqn.invars[1] in transposes:
             x, w = values
             made = [jaxprs.weight_product(eqn, x, w, transposes[eqn.invars[1]])]
         else:

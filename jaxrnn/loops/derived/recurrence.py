@@ -29,10 +29,11 @@ class Recurrence:
     def __init__(self, regions: Regions) -> None:
         """Take the loop apart."""
         self.regions = regions
-        right = (eqn.invars[1] for eqn in regions.loop if jaxprs.is_weight_product(eqn))
-        invariant = {*regions.invariant}
-        self.matrices = [v for v in jaxprs.unique(jaxprs.variables_of(right)) if v in invariant]
         self.front = Front(regions)
+        right = (eqn.invars[1] for eqn in regions.loop if jaxprs.is_weight_product(eqn))
+        # The gradient of one that is summed inside the loop is taken there, by JAX's own product.
+        invariant = {*regions.invariant} - {*self.front.summed}
+        self.matrices = [v for v in jaxprs.unique(jaxprs.variables_of(right)) if v in invariant]
 
     @functools.cached_property
     def linearized(self) -> Linearized:
@@ -51,7 +52,7 @@ class Recurrence:
         eqns = [*regions.ahead, *front.equations, *regions.late]
         if any(eqn.primitive.name == "conv_general_dilated" for eqn in eqns):
             return 0
-        made_ahead = [v for v in regions.stepwise if v not in regions.inputs]
+        made_ahead = [v for eqn in regions.ahead for v in eqn.outvars]
         deltas = [v for v in front.cut if v not in front.summed]
         # The gradient of what runs late makes as much again.
         made_late = [v for eqn in regions.late for v in eqn.outvars] * 2
@@ -70,12 +71,12 @@ class Recurrence:
         return _values(env, regions.carry_out), _values(env, regions.handed_on)
 
     def advance_and_keep(
-        self, invariant: Values, carry: Values, stepwise: Values
+        self, shared: Environment, carry: Values, stepwise: Values
     ) -> tuple[Values, tuple[Values, Values]]:
         """c_t; what is handed on, and what is kept."""
         step = self.linearized
-        variables = step.inputs.invariant + step.inputs.stepwise + step.inputs.carry_in
-        env = step.constants | dict(zip(variables, invariant + stepwise + carry, strict=True))
+        variables = step.inputs.stepwise + step.inputs.carry_in
+        env = shared | dict(zip(variables, stepwise + carry, strict=True))
         outs = [*step.outputs.carry_out, *step.outputs.handed_on, *step.kept]
         env = jaxprs.run(jaxprs.leading_to(outs, step.forward, _has_effects), env)
         handed_on, kept = _values(env, step.outputs.handed_on), _values(env, step.kept)
@@ -112,11 +113,13 @@ def _forward(
     args = jax.tree.map(lambda x: x.value, (invariant, transposed, carry, stepwise))
     invariant, transposed, carry, stepwise = args
 
+    step = recurrence.linearized
+    shared = step.shared(invariant, transposed)
+
     def forward(carry: Values, at_t: Any) -> Any:
-        return recurrence.advance_and_keep(invariant, carry, at_t[0])
+        return recurrence.advance_and_keep(shared, carry, at_t[0])
 
     last, (handed_on, kept) = jax.lax.scan(forward, carry, stepwise)
-    step = recurrence.linearized
     read = _only(step.reads_handed_on, handed_on), _only(step.reads_stepwise, stepwise[0])
     first = _only(step.from_next, carry)
     return (last, handed_on), (invariant, transposed, first, kept, *read, stepwise[1])
@@ -128,13 +131,7 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     d_last, d_handed_on = tree.sparse_cotangents(cotangents)
     regions, front, step = recurrence.regions, recurrence.front, recurrence.linearized
     stacks = _stacks(step, first, kept, handed_on, stepwise)
-    shared = step.constants | dict(
-        zip(
-            step.inputs.invariant + step.inputs.transposed,
-            invariant + transposed,
-            strict=True,
-        )
-    )
+    shared = step.shared(invariant, transposed)
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     apart = handed_apart(regions)
     d_apart = where(apart, d_handed_on)

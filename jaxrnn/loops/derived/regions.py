@@ -9,8 +9,9 @@ from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
 # What a value depends on, each on those before it too.
 INVARIANT, STEPWISE, CARRIED = range(3)
 
-# Batched over time, a branch becomes all branches, and a search is as long as the longest.
-NEVER_BATCHED = {"cond", "while"}
+# Batched over time, a cond runs every branch and a while loop runs until the slowest step is done;
+# a callback may have no batched form.
+NEVER_BATCHED = {"cond", "while", "pure_callback", "rng_bit_generator"}
 
 
 class Regions(NamedTuple):
@@ -77,7 +78,7 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
 
     def must_run(eqn: Equation) -> bool:
         """Whether an equation stays in order, also where nothing in the loop needs it."""
-        unmoved = jaxprs.is_keyed(eqn) or eqn.primitive.name in NEVER_BATCHED
+        unmoved = jaxprs.is_keyed(eqn) or _is_never_batched(eqn)
         return bool(eqn.effects) or (depends[eqn] == CARRIED and unmoved)
 
     def run_in_order(outs: list[Atom]) -> list[Equation]:
@@ -125,9 +126,21 @@ def _dependence(
     depends: dict[Any, int] = {v: on for on, some in enumerate(given) for v in some}
     for eqn in eqns:
         on = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
-        stays = eqn.effects or (on == STEPWISE and eqn.primitive.name in NEVER_BATCHED)
+        stays = eqn.effects or (on == STEPWISE and _is_never_batched(eqn))
         depends |= dict.fromkeys([eqn, *eqn.outvars], CARRIED if stays else on)
     return depends
+
+
+def _is_never_batched(eqn: Equation) -> bool:
+    """Whether an equation, or one inside it, has to run step by step.
+
+    Keys of another kind than threefry draw other numbers in a batch than one by one.
+    """
+    keys = [v.aval.dtype for v in (*jaxprs.reads([eqn]), *eqn.outvars)]
+    if eqn.primitive.name in NEVER_BATCHED or any("rbg" in str(dtype) for dtype in keys):
+        return True
+    inner = jaxprs.inner_jaxprs(eqn)
+    return any(_is_never_batched(e) for jaxpr in inner for e in jaxpr.eqns)
 
 
 def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
