@@ -430,7 +430,7 @@ def test_what_rides_in_the_carry_has_the_gradient_of_autodiff(name, steps):
     chex.assert_trees_all_close(got, wanted, rtol=1e-12, atol=1e-14)
 
 
-# A rule of its own, and a callback, have no derivative of the derivative; JAX 0.10 fails on searches.
+# Neither a rule of its own nor a callback has a second derivative, nor has a search one here.
 FIRST_ORDER = {"own rule", "called back", "searched for outputs"}
 
 
