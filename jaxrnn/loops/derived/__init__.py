@@ -1,7 +1,7 @@
-"""Backpropagation through time for a step that shows no parts, read off its jaxpr.
+"""Backpropagation through time for a step given only as a function: its jaxpr shows its parts.
 
-With c_t the carry, x_t the input, y_t the output and F the values where parameters or inputs have
-just entered linearly, a step is divided into
+With c_t the carry, x_t the input, y_t the output and F the values up to which parameters and inputs
+act only linearly, a step is divided into
 
     w        = what depends on parameters alone, made once                                   (1)
     z_t      = what depends on x_t and w, made for all steps at once, ahead of the loop      (2)
@@ -19,7 +19,7 @@ An example, a tanh cell with a readout, `h = tanh(x @ u + h @ w + b); y = h @ v`
         i = dot_general x u           ahead of the loop (2), for all steps at once
         j = dot_general h w           in the loop (3)
         k = add i j                   in the loop
-        l = broadcast_in_dim b        in the loop: ahead of it, it would only be larger
+        l = broadcast_in_dim b        in the loop: run ahead, it would only take more memory
         m = add k l                   in the loop; m is F, since tanh is not linear: δ_t = ∂L/∂m_t
         n = tanh m                    in the loop; n is c_t, and the only value that is kept
         o = dot_general n v           after the loop (4): one product for all steps
@@ -41,7 +41,7 @@ One file a question:
 What is kept is the least, by its bytes, out of which the backward pass can be made by cheap
 equations; products and functions such as tanh are never run again.
 
-Source: of (5) and (6) as of `jaxrnn.bptt`; of the choice of what is kept H. He, S. Yu,
+Sources: for (5) and (6), see `jaxrnn.bptt`; for the choice of what is kept, H. He, S. Yu,
 "Transcending runtime-memory tradeoffs in checkpointing by being fusion aware", MLSys 2023.
 """
 
@@ -68,7 +68,7 @@ class ClosedStep(NamedTuple):
         params: all that is the same at every step: constants, parameters, and the arrays of the
             carry that the step hands on as they are.
         carry: the others.
-        whole: the carry of the step that it was, from a carry of this one.
+        whole: rebuilds the original step's carry from this step's carry.
     """
 
     step: Step

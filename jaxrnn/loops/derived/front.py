@@ -22,8 +22,9 @@ class Front:
     """F, and the equations that lead to it from parameters and inputs.
 
     F is the cheapest set of values between them and everything else, by the bytes of δ: a stack of
-    it over time costs its bytes at every step. Of a parameter that is no larger than what it enters
-    the gradient is summed inside the loop; that of an input that is no larger is taken there.
+    it over time costs its bytes at every step. If a parameter is no larger than the value that it
+    enters, its gradient is summed inside the loop; if an input is no larger, its gradient is
+    computed there, step by step.
 
     Attributes:
         summed: parameters whose gradients are summed inside the loop.
@@ -110,7 +111,7 @@ class Front:
 
     @functools.cached_property
     def _reads(self) -> set[Var]:
-        """Of all that the gather is given, what its equations read."""
+        """The subset of the gather's arguments that its equations read."""
         regions = self._regions
         variables = regions.invariant, regions.stepwise, self.constants, self.gathered
 

@@ -60,7 +60,7 @@ class Linearized(NamedTuple):
         constants: the numbers of variables that are none of the inputs.
         forward: the equations that need no cotangent.
         backward: the others.
-        kept: values that each step keeps for the way back, beside what is kept anyway.
+        kept: values that each step keeps for the way back, in addition to what is kept anyway.
         from_next: of each array of c_{t-1}, whether the way back takes it from the stack of c_t.
         reads_handed_on: of what is handed on, whether the way back or the gather reads it.
         reads_stepwise: likewise of the stepwise values.
@@ -262,8 +262,8 @@ def _cheapest(
 ) -> set[Var]:
     """The values of least size out of which all that is wanted can be made by cheap equations.
 
-    What is handed on is kept anyway, and so are inputs; an array of c_{t-1} is the stack of c_t,
-    one step later, so that a costly array of c_t and the one before it are kept together.
+    What is handed on is kept anyway, and so are inputs. The stack of c_{t-1} is the stack of c_t
+    shifted by one step, so keeping one keeps both.
     """
     handed_on = {*jaxprs.variables_of(outputs.handed_on)}
     costs: dict[Any, int | None] = {}

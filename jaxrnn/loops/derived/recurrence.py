@@ -97,8 +97,8 @@ def run(
 ) -> tuple[Values, Values]:
     """c_T, and what is handed on of all steps.
 
-    `stepwise` are stacks over time, and beside them the numbers of the steps, of which there may be
-    nothing else.
+    `stepwise` are stacks over time and the indices of the steps, which give the loop its length
+    where there is no stack.
     """
 
     def forward(carry: Values, at_t: Any) -> tuple[Values, Values]:
@@ -135,7 +135,8 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     apart = handed_apart(regions)
     d_apart = where(apart, d_handed_on)
-    # The gradient of what is handed on joins λ where it is part of c_t: once, if it is two parts.
+    # The gradient of what is handed on joins λ where it is part of c_t, but only once, even if the
+    # same value appears twice in c_t.
     left_over = dict(zip(regions.handed_on, d_handed_on, strict=True))
     joining = [
         None if jaxprs.is_literal(v) else left_over.pop(v, None)

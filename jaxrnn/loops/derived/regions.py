@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxrnn.loops.derived import graph, jaxprs
 from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
 
-# What a value depends on, each on those before it too.
+# The strongest dependence of a value; each kind may also depend on the kinds before it.
 INVARIANT, STEPWISE, CARRIED = range(3)
 
 # Batched over time, a cond runs every branch and a while loop runs until the slowest step is done;
@@ -173,8 +173,8 @@ def _handed_on(
     """The values of least size that separate the loop from the outputs.
 
     They, and their gradients, stand in memory for all steps at once. What lies behind them runs
-    after the loop; so does, wherever it stands, a product with a parameter, which is one product
-    for all steps there.
+    after the loop. A product with a parameter always does, since there it is a single product for
+    all steps.
     """
     costs: dict[Var, int | None] = {}
     edges: list[tuple[Var, Var]] = []
