@@ -48,7 +48,9 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
             yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow": jax.numpy.bfloat16}
         # A method is a function that shows no parts.
         plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
-        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {}
+        # At one point, unlike at many drawn ones, a layer norm's rounding differs from draw to draw
+        # by more than the limit, so that it takes many for a median.
+        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {"draws": 32}
 
 
 def _around(hidden_size: int) -> Iterator[Job]:
