@@ -878,7 +878,7 @@ AROUND = (
         "all made again",
         JAXPRS,
         '*("mul", "div",',
-        '*("mul", "exp", "div",',
+        '*("mul", "tanh", "div",',
         f"{OF_ANY_STEP}_no_more_is_kept_than_the_backward_pass_needs[attending with tanh]",
     ),
     fault(
