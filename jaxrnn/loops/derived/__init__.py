@@ -54,6 +54,7 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.loops import chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
+from jaxrnn.loops.derived.linearized import where
 from jaxrnn.loops.derived.recurrence import Recurrence
 from jaxrnn.types import Carry, Params, PyTree, Step, Stepped
 
@@ -90,12 +91,12 @@ class _Step(NamedTuple):
     @property
     def params(self) -> Values:
         """What is the same at every step, as `regions.Regions.parameters` has it."""
-        return [*self.own, *_where(self.unchanged, self.carry)]
+        return [*self.own, *where(self.unchanged, self.carry)]
 
     @property
     def varying(self) -> Values:
         """The carry that changes."""
-        return _where([not same for same in self.unchanged], self.carry)
+        return where([not same for same in self.unchanged], self.carry)
 
     def whole(self, varying: Values) -> Carry:
         """The carry, from what of it changes."""
@@ -146,7 +147,7 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
         carry = [next(kept if same else left) for same in traced.unchanged]
         outs = jaxprs.applied(traced.jaxpr, [*own, *carry, *jax.tree.leaves(x)])
         carry, ys = outs[: len(carry)], outs[len(carry) :]
-        changed = _where([not same for same in traced.unchanged], carry)
+        changed = where([not same for same in traced.unchanged], carry)
         return changed, traced.y_form.unflatten(ys)
 
     return ClosedStep(pure, traced.params, traced.varying, traced.whole)
@@ -158,7 +159,3 @@ def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Step:
     leaves, carry_form = jax.tree.flatten(carry)
     unchanged = regions.unchanged(jaxpr, len(own), len(leaves))
     return _Step(jaxpr, own, leaves, unchanged, carry_form, form.children()[1])
-
-
-def _where(chosen: list[bool], values: Values) -> Values:
-    return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
