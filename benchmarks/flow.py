@@ -1,7 +1,7 @@
 """What does it cost to see the gradient flow, or to change it, while it is computed?
 
 The gradient of a Cell under `bptt`, as in the question `speed`: alone; with the norm of the adjoint
-at every step, `jaxrnn.flow`; with the adjoint clipped at every step.
+at every step, `jaxrnn.diagnostics.gradient_flow`; with the adjoint clipped at every step.
 """
 
 import functools
@@ -23,8 +23,8 @@ def _sides(posed: Problem) -> dict[str, Program]:
 
     return {
         "alone": under_bptt(posed.cell),
-        "flow": compiled(lambda *args: jaxrnn.flow(loss, args), *posed.args),
-        "clipped": under_bptt(jaxrnn.clipped(posed.cell, 1e-3)),
+        "flow": compiled(lambda *args: jaxrnn.diagnostics.gradient_flow(loss, args), *posed.args),
+        "clipped": under_bptt(jaxrnn.transforms.clip_adjoint(posed.cell, 1e-3)),
     }
 
 

@@ -25,8 +25,8 @@ ASKED = (
     "Training on T steps of text: growth of the process while it ran; bytes beside arguments and "
     "results, by the compiler; bits a byte over the first and the last fifth of the updates."
 )
-CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.readout(256)
-SCORED = jaxrnn.scored(CELL, READOUT, optax.softmax_cross_entropy_with_integer_labels)
+CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.linear(256)
+SCORED = jaxrnn.transforms.step_loss(CELL, READOUT, optax.softmax_cross_entropy_with_integer_labels)
 K1, K2 = 50, 100
 LOOPS = {"checkpointed()": jaxrnn.checkpointed(), "bptt": jaxrnn.bptt}
 
@@ -52,10 +52,10 @@ def params() -> Params:
     return {"tokens": EMBEDDING.init(keys[2], 256), "scored": (of_cell, of_readout)}
 
 
-def scored(params: Params, xs: Any) -> jaxrnn.Scored:
+def scored(params: Params, xs: Any) -> jaxrnn.transforms.StepLossInputs:
     """Inputs embedded, and their targets."""
     inputs, targets = (tokens.astype(jnp.int32) for tokens in xs)
-    return jaxrnn.Scored(EMBEDDING.apply(params["tokens"], inputs), targets)
+    return jaxrnn.transforms.StepLossInputs(EMBEDDING.apply(params["tokens"], inputs), targets)
 
 
 def step(params: Params, carry: Any, x: Any) -> Any:
@@ -69,11 +69,11 @@ def measure(steps: int) -> dict[str, Any]:
     xs = sequence[:-1], sequence[1:]
 
     def window_loss(params: Params, carry: Any, xs: Any, key: Any) -> Any:
-        carry, nats = jaxrnn.unroll(SCORED, params["scored"], scored(params, xs), carry)
+        carry, nats = jaxrnn.unroll(SCORED, params["scored"], scored(params, xs), carry=carry)
         return jnp.mean(nats), (carry, {})
 
-    trainer = jaxrnn.windowed(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
-    state = trainer.init(params(), jax.random.key(0), carry=SCORED.carry(()))
+    trainer = jaxrnn.training.truncated_trainer(window_loss, optax.adam(2e-3), k1=K1, k2=K2)
+    state = trainer.init(params(), jax.random.key(0), carry=SCORED.initial_carry(()))
     program = compiled(trainer.update, state, xs)
     before = resident("VmRSS", reset=True)
     begun = time.perf_counter()
@@ -93,7 +93,7 @@ def measure(steps: int) -> dict[str, Any]:
 def _whole(params: Params, xs: Any) -> dict[str, int | None]:
     def under(loop: jaxrnn.Loop) -> int | None:
         def loss(params: Params, xs: Any) -> jax.Array:
-            return jnp.mean(loop(step, params, SCORED.carry(()), xs)[1])
+            return jnp.mean(loop(step, params, SCORED.initial_carry(()), xs)[1])
 
         return compiled(jax.grad(loss), params, xs).temporary_bytes
 

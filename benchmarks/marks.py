@@ -26,7 +26,7 @@ def _side(posed: Problem, **chances: float) -> Program:
             marks[name][steps // 2] = True
 
     def run(params: Any, carry: Any, xs: Any, marks: Any) -> Any:
-        return jaxrnn.unroll(posed.cell, params, xs, carry, **marks)
+        return jaxrnn.unroll(posed.cell, params, xs, carry=carry, **marks)
 
     return gradient(posed, run, jax.tree.map(jnp.asarray, marks))
 

@@ -68,7 +68,7 @@ def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
     params = cell.init(key_params, shape.I, dtype)
     xs = jax.random.normal(key_xs, (shape.T, shape.B, shape.I), dtype)
     targets = jax.random.normal(key_targets, (shape.T, shape.B, shape.H), dtype)
-    args = params, cell.carry((shape.B,), dtype), xs
+    args = params, cell.initial_carry((shape.B,), dtype), xs
     return Problem(cell_name, shape, cell, STEPS[cell_name], args, targets)
 
 
@@ -94,7 +94,7 @@ def gradient(posed: Problem, run: Callable[..., Any], *more: Any, split: bool = 
         return jnp.mean((ys - targets) ** 2)
 
     if split:
-        loss = jaxrnn.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
+        loss = jaxrnn.training.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
     return compiled(grad, *posed.args, posed.targets, *more)
 
@@ -106,7 +106,7 @@ def forward(posed: Problem, run: Callable[..., Any], split: bool = False) -> Pro
         return run(*args)[1]
 
     if split:
-        outputs = jaxrnn.data_parallel(outputs, in_axes=(None, 0, 1), out_axes=1)
+        outputs = jaxrnn.training.data_parallel(outputs, in_axes=(None, 0, 1), out_axes=1)
     return compiled(outputs, *posed.args)
 
 

@@ -22,7 +22,7 @@ ASKED = (
 T, B, H = 64, 8, 32
 WARM = 200  # updates
 SAMPLES = 60
-MODEL = jaxrnn.stacked(jaxrnn.lstm(H), jaxrnn.readout(1))
+MODEL = jaxrnn.stacked(jaxrnn.lstm(H), jaxrnn.linear(1))
 
 
 def rows(quick: bool) -> list[tuple[float]]:
@@ -45,10 +45,10 @@ def batch(draws: np.random.Generator) -> Any:
 def loss(params: Any, carry: Any, batch: Any, key: Any) -> Any:
     """The mean over valid steps of the binary cross-entropy."""
     xs, targets, lengths, resets = batch
-    carry, logits = jaxrnn.unroll(MODEL, params, xs, carry, lengths=lengths, reset=resets)
-    mask = jaxrnn.mask_of_lengths(lengths, T)
+    carry, logits = jaxrnn.unroll(MODEL, params, xs, carry=carry, lengths=lengths, reset=resets)
+    mask = jaxrnn.lengths_to_mask(lengths, T)
     cross_entropy = optax.sigmoid_binary_cross_entropy
-    nats = jaxrnn.mean_over_time(cross_entropy, logits, targets, mask)
+    nats = jaxrnn.masked_mean(cross_entropy, logits, targets, mask=mask)
     return nats, (carry, {})
 
 
@@ -62,10 +62,10 @@ def measure(minutes: float) -> dict[str, Any]:
 
     jax.monitoring.register_event_duration_secs_listener(count)
     draws = np.random.default_rng(0)
-    trainer = jaxrnn.trainer(loss, optax.adam(1e-3))
+    trainer = jaxrnn.training.trainer(loss, optax.adam(1e-3))
     update = jax.jit(trainer.update, donate_argnums=0)
     params = MODEL.init(jax.random.key(0), 1)
-    state = trainer.init(params, jax.random.key(1), carry=MODEL.carry((B,)))
+    state = trainer.init(params, jax.random.key(1), carry=MODEL.initial_carry((B,)))
 
     def train() -> float:
         nonlocal state

@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxrnn.app.main import main
+from jaxrnn.cli.main import main
 
 sys.exit(main())

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import check, tree
+from jaxrnn.expression import name_of
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, gradient_of, reach_of
+from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, gradient_of, window_start_of
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
 LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "differences": 1e-6}
@@ -139,23 +140,23 @@ def certify(
     Raises:
         TypeError, ValueError: if arguments do not fit the step.
     """
-    check.function("step", step, takes=3)
-    check.function("loop", loop, takes=4)
+    check.require_callable("step", step, takes=3)
+    check.require_callable("loop", loop, takes=4)
     drawn_anew = gradient_of(loop) == "stochastic"
-    got = f"{getattr(loop, '__name__', loop)}, whose gradient is stochastic"
-    check.that(not drawn_anew, "loop", got, "one with a gradient to compare")
-    narrow = check.floating("narrow", narrow)
-    check.that(jnp.dtype(narrow).itemsize < 8, "narrow", narrow, "a dtype narrower than float64")
+    got = f"{name_of(loop)}, whose gradient is stochastic"
+    check.require(not drawn_anew, "loop", got, "one with a gradient to compare")
+    narrow = check.require_floating("narrow", narrow)
+    check.require(jnp.dtype(narrow).itemsize < 8, "narrow", narrow, "a dtype narrower than float64")
     if names is not None:
         pair = isinstance(names, (tuple, list)) and [*map(type, names)] == [str, str]
-        check.of_type("names", names, pair, "two texts")
-    check.integer("draws", draws, least=8)
-    check.integer("seed", seed, least=0)
+        check.require_option_type("names", names, pair, "two texts")
+    check.require_int("draws", draws, least=8)
+    check.require_int("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
     fits = all(given) or (isinstance(step, Part) and not any(given))
     expected = "all or none" if isinstance(step, Part) else "all for a plain Step"
-    check.that(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
-    check.arrays(params=params, carry=carry, xs=xs)
+    check.require(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
+    check.require_arrays(params=params, carry=carry, xs=xs)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
         for rng in np.random.default_rng(seed).spawn(draws):
@@ -164,7 +165,7 @@ def certify(
             trials.append((args, v, _normal_like(rng, tree.split_inexact(args)[0], (4,))))
         path = _path(step, loop, trials[0][0])
         rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow)]
-    names = names or (getattr(step, "__name__", "cell"), getattr(loop, "__name__", "loop"))
+    names = names or (name_of(step), name_of(loop))
     return Certificate(tuple(Row(*names, path, *row) for row in rows))
 
 
@@ -177,7 +178,7 @@ def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
     dtype = jnp.result_type(float)
     params = cell.init(jax.random.key(int(rng.integers(2**31))), 5, dtype)
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, _normal_like(rng, params))
-    carry = _normal_like(rng, cell.carry((3,), dtype))
+    carry = _normal_like(rng, cell.initial_carry((3,), dtype))
     if cell.num_feature_axes == 0:
         return params, carry, jnp.asarray(rng.integers(0, 5, (11, 3)))
     return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
@@ -185,13 +186,19 @@ def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
 
 def _path(step: Step, loop: Loop, args: Arguments) -> str:
     """Which backward pass runs, read off the program: does the loop bring one of its own?"""
-    inside = str(jax.make_jaxpr(step)(*args[:2], check.at_one_step(args[2])))
-    outside = str(jax.make_jaxpr(lambda *args: check.looped("loop", loop(step, *args)))(*args))
+    inside = str(jax.make_jaxpr(step)(*args[:2], check.one_step(args[2])))
+    outside = str(
+        jax.make_jaxpr(lambda *args: check.require_pair("loop", loop(step, *args)))(*args)
+    )
     if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
         return "autodiff"
     # A network's cells are found in the program, by the name of what is compiled for them.
     in_a_network = "name=_chunked" in outside
-    return "by hand" if in_a_network or (isinstance(step, Cell) and step.by_hand) else "derived"
+    return (
+        "by hand"
+        if in_a_network or (isinstance(step, Cell) and step.has_handwritten_backward)
+        else "derived"
+    )
 
 
 def _float64_rows(step, loop, trials):
@@ -209,7 +216,9 @@ def _float64_rows(step, loop, trials):
 
             def value(e):
                 steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
-                return _inner(v, judge(step, *tree.merge(tree.add(inexact, steps), others)))
+                return _inner(
+                    v, judge(step, *tree.merge_inexact(tree.add_sparse(inexact, steps), others))
+                )
 
             return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
 
@@ -223,7 +232,7 @@ def _float64_rows(step, loop, trials):
             "autodiff": _distances(ARGUMENTS, gradient, autodiff),
             "differences": _distances(ARGUMENTS, slopes, along),
         }
-        return rows, _distances(ARGUMENTS, tree.add(slopes, kinks), slopes)
+        return rows, _distances(ARGUMENTS, tree.add_sparse(slopes, kinks), slopes)
 
     found, kinks = jax.tree.map(lambda *e: np.array(e), *(errors(*trial) for trial in trials))
     for judge, arrays in found.items():
@@ -241,10 +250,12 @@ def _narrow_rows(step, loop, trials, dtype):
         # Given arguments are moved a little, anew in each draw: rounding at one point is chance.
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
-        (params, carry, xs), (d_carry, d_ys) = tree.cast((tree.merge(moved, others), v), dtype)
+        (params, carry, xs), (d_carry, d_ys) = tree.cast(
+            (tree.merge_inexact(moved, others), v), dtype
+        )
         if isinstance(step, Part):
-            batch = check.batch_shape(check.at_one_step(xs), step.num_feature_axes)
-            like = step.carry(batch, dtype)
+            batch = check.batch_shape(check.one_step(xs), step.num_feature_axes)
+            like = step.initial_carry(batch, dtype)
             carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
         args, v = (params, carry, xs), (d_carry, d_ys)
         wide, wide_v = tree.cast((args, v), jnp.float64)
@@ -264,19 +275,19 @@ def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
 
     Those carries are constants here, so autodiff and differences alike see the cut gradient.
     """
-    reach = reach_of(loop)
+    reach = window_start_of(loop)
     params, carry, xs = args
-    if reach is None or check.length(xs) == 0:
+    if reach is None or check.num_steps(xs) == 0:
         return scan
     _, starts = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    begins = [reach(t) for t in range(check.length(xs))]
+    begins = [reach(t) for t in range(check.num_steps(xs))]
 
     def windowed(step, params, carry, xs):
         def window(begin):
             start = jax.tree.map(lambda c: c[begin], starts) if begin else carry
             end = len(begins) - begins[::-1].index(begin)
-            last, ys = scan(step, params, start, tree.between(xs, begin, end))
-            return last, tree.between(ys, -begins.count(begin), None)
+            last, ys = scan(step, params, start, tree.slice_time(xs, begin, end))
+            return last, tree.slice_time(ys, -begins.count(begin), None)
 
         lasts, ys = zip(*map(window, sorted(set(begins))), strict=True)
         return lasts[-1], jax.tree.map(lambda *parts: jnp.concatenate(parts), *ys)
@@ -289,7 +300,7 @@ def _gradient(loop, step, args, v):
     inexact, others = tree.split_inexact(args)
 
     def inner_product(inexact):
-        outputs = loop(step, *tree.merge(inexact, others))
+        outputs = loop(step, *tree.merge_inexact(inexact, others))
         return _inner(v, outputs), outputs
 
     return jax.grad(inner_product, has_aux=True)(inexact)

@@ -10,7 +10,8 @@ from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
 from jaxrnn.certify import Certificate, certify, drawn
 from jaxrnn.loops import LOOPS, bptt
-from jaxrnn.transforms import Masked, Restarted, Restarting
+from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
+from jaxrnn.transforms.noise import add_noise
 
 # Of `certify`: the names, the arguments and the options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
@@ -31,8 +32,8 @@ def certify_all(
         progress: wraps the iteration, for instance `tqdm.tqdm`.
         hidden_size: H of every cell.
     """
-    check.function("progress", progress, takes=1)
-    check.integer("hidden_size", hidden_size, least=1)
+    check.require_callable("progress", progress, takes=1)
+    check.require_int("hidden_size", hidden_size, least=1)
     jobs = [*_of_cells(hidden_size), *_around(hidden_size)]
     found = (certify(*args, names=names, **options) for names, args, options in progress(jobs))
     return Certificate(tuple(row for certificate in found for row in certificate.rows))
@@ -58,16 +59,18 @@ def _around(hidden_size: int) -> Iterator[Job]:
     cell = lstm(hidden_size)
     params, carry, xs = drawn(cell, rng)
     mask, reset = (jax.numpy.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
-    marked = transforms.restarted(transforms.masked(cell), learned=True)
+    marked = transforms.resettable(transforms.masked(cell), learned=True)
     start = jax.tree.map(jax.numpy.cos, carry)
-    noisy: Any = transforms.variational(cell, inputs=0.3, state=0.3)
-    noisy = transforms.zoneout(transforms.candidate_dropout(noisy, 0.3), 0.2)
-    noised = transforms.noise.noised(noisy.noise, jax.random.key(0), params, carry, xs)
-    marks = Restarting(params, start), carry, Restarted(Masked(xs, mask), reset)
+    noisy: Any = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
+    noisy = transforms.zoneout(transforms.recurrent_dropout(noisy, 0.3), 0.2)
+    with_noise = add_noise(noisy, jax.random.key(0), params, carry, xs)
+    marks = ResetParams(params, start), carry, ResetInputs(MaskedInputs(xs, mask), reset)
     for name, loop in LOOPS:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
-    yield ("lstm, noise", "bptt"), (noisy, noised[0], carry, noised[1]), {}
-    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.readout(2))
+    yield ("lstm, noise", "bptt"), (noisy, with_noise[0], carry, with_noise[1]), {}
+    net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.linear(2))
     # `unroll` has the contract of a loop.
-    by_layer = {"loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry)}
+    by_layer = {
+        "loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry=carry)
+    }
     yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), by_layer

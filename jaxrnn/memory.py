@@ -48,7 +48,7 @@ class MemoryPlan(NamedTuple):
         """The first within the budget; ValueError, with what the least takes, if there is none."""
         within = [r for r in self.rows if self.budget is None or r.temporary <= self.budget]
         least = min(row.temporary for row in self.rows)
-        check.that(within, "budget", f"{self.budget} bytes", f"at least {least}")
+        check.require(within, "budget", f"{self.budget} bytes", f"at least {least}")
         return within[0]
 
     def __str__(self) -> str:
@@ -85,25 +85,25 @@ def memory_plan(
 
     Time: that of compiling each program twice.
     """
-    check.that(args, "args", "none", "the arguments of the loss, params first")
-    check.function("loss", loss, len(args), loop=None)
+    check.require(args, "args", "none", "the arguments of the loss, params first")
+    check.require_callable("loss", loss, len(args), loop=None)
     known = jax.tree.map(lambda x: None if isinstance(x, jax.ShapeDtypeStruct) else x, args)
-    check.arrays(args=known)
-    most = check.size("budget", budget)
+    check.require_arrays(args=known)
+    most = check.parse_bytes("budget", budget)
 
     pairs = isinstance(loops, (tuple, list)) and all(
         isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in loops
     )
-    check.of_type("loops", loops, pairs, "pairs of a name and a loop")
-    check.that(loops, "loops", "none", "at least one pair of a name and a loop")
+    check.require_option_type("loops", loops, pairs, "pairs of a name and a loop")
+    check.require(loops, "loops", "none", "at least one pair of a name and a loop")
     for name, loop in loops:
-        check.function(f"loops[{name!r}]", loop, takes=4)
+        check.require_callable(f"loops[{name!r}]", loop, takes=4)
 
     def row(name: str, loop: Loop) -> MemoryRow:
         def pull(params: Any, *more: Any) -> Any:
             return jax.vjp(lambda params: loss(params, *more, loop=loop), params)[1]
 
-        check.scalar("loss", jax.eval_shape(functools.partial(loss, loop=loop), *args))
+        check.require_scalar_loss("loss", jax.eval_shape(functools.partial(loss, loop=loop), *args))
         programs = pull, jax.value_and_grad(functools.partial(loss, loop=loop))
         analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
         kept, whole = analyses

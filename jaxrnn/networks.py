@@ -10,17 +10,29 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.sequence import unroll
-from jaxrnn.types import Array, Carry, Key, Layer, Network, Params, Part, PyTree, Run, Stepped
+from jaxrnn.types import (
+    Array,
+    Carry,
+    Key,
+    Layer,
+    Network,
+    Params,
+    Part,
+    PyTree,
+    RunPart,
+    StepResult,
+)
 
 
-class BothWays(NamedTuple):
+class Directions(NamedTuple):
     """Parameters, or carries, of the part that runs forward and of the one that runs backward."""
 
     forward: PyTree
     backward: PyTree
 
 
-def stacked(*parts: Part) -> Network:
+@dataclasses.dataclass(frozen=True, repr=False, init=False)
+class stacked(Network):
     """Parts run one after another, each on the outputs of the one before.
 
         y⁰_t = x_t,    cˡ_t, yˡ_t = partˡ(paramsˡ, cˡ_{t-1}, yˡ⁻¹_t),    y_t = yᴸ_t          (S1)
@@ -39,18 +51,79 @@ def stacked(*parts: Part) -> Network:
 
     Gradient: what the loop makes of it; exact by default.
     """
-    check.that(parts, "parts", "none", "at least one Cell, Layer or Network")
-    for i, part in enumerate(parts):
-        _part(f"parts[{i}]", part)
-        fits = i == 0 or _takes_tokens(parts[i - 1]) or not _takes_tokens(part)
-        expected = f"one that takes features, as parts[{i - 1}] before it does"
-        check.that(fits, f"parts[{i}]", "one that takes tokens", expected)
-    return Stack(tuple(parts))
+
+    parts: tuple[Part, ...] = dataclasses.field(metadata={"variadic": True})
+
+    def __init__(self, *parts: Part) -> None:
+        self.replace_fields(parts=parts)
+        check.require(parts, "parts", "none", "at least one Cell, Layer or Network")
+        for i, part in enumerate(parts):
+            _check_part(f"parts[{i}]", part)
+            fits = i == 0 or _takes_tokens(parts[i - 1]) or not _takes_tokens(part)
+            expected = f"one that takes features, as parts[{i - 1}] before it does"
+            check.require(fits, f"parts[{i}]", "one that takes tokens", expected)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As the first part."""
+        return self.parts[0].num_feature_axes
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether any part draws noise."""
+        return any(part.is_noisy for part in self.parts)
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
+        params, size = [], check.require_int("input_size", input_size, least=1)
+        dtype = check.require_floating("dtype", dtype)
+        check.require_key("key", key)
+        tokens, features = ((1,), jnp.int32), ((1, size), dtype)
+        xs: Any = jax.ShapeDtypeStruct(*(tokens if _takes_tokens(self) else features))
+        for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
+            size = size if _takes_tokens(part) else xs.shape[-1]
+            params.append(part.init(key_part, size, dtype))
+            xs = jax.eval_shape(lambda p, x, part=part: unroll(part, p, x)[1], params[-1], xs)
+        return tuple(params)
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """A tuple, one tree a part."""
+        return tuple(part.initial_carry(batch_shape, dtype) for part in self.parts)
+
+    def output(self, params: Params, carry: Carry) -> PyTree:
+        """The output of the last part that has a carry, through the Layers behind it."""
+        check.require_one_per_part(self.parts, params=params, carry=carry)
+        for i, part in reversed(list(enumerate(self.parts))):
+            if isinstance(part, Layer):
+                continue
+            y = part.output(params[i], carry[i])
+            for layer, layer_params in zip(self.parts[i + 1 :], params[i + 1 :], strict=True):
+                y = layer.apply(layer_params, y)
+            return y
+        raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
+
+    def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Part by part (S1)."""
+        check.require_one_per_part(self.parts, params=params, carry=carry)
+        carries = []
+        for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
+            try:
+                c, xs = run(part, p, c, xs, index)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"in part {index} of a stack of {len(self.parts)}")
+                raise
+            carries.append(c)
+        return tuple(carries), xs
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
+        """One step; `(params, carry, x) -> (carry, y)`."""
+        return self.run_parts(_run_one_step, params, carry, x)
 
 
-def bidirectional(
-    forward: Part, backward: Part | None = None, *, merge: Callable[[Any, Any], Any] | None = None
-) -> Network:
+@dataclasses.dataclass(frozen=True, repr=False)
+class bidirectional(Network):
     """Two parts over the same inputs, one from the first step on, one from the last.
 
         y_t = merge(forward(x_1..x_t), backward(x_T..x_t))                                   (S2)
@@ -64,7 +137,7 @@ def bidirectional(
         merge: of two outputs; concatenation along the last axis unless given; `jnp.add` sums.
 
     Returns:
-        A Network whose params and carry are `BothWays(forward, backward)`. It is no Step, since it
+        A Network whose params and carry are `Directions(forward, backward)`. It is no Step, since it
         needs the whole sequence. `output(params, carry)` merges the last output of `forward` with
         the one of `backward` at the first step. ValueError if one of them takes tokens and the
         other features.
@@ -74,16 +147,80 @@ def bidirectional(
     Source: M. Schuster, K. Paliwal, "Bidirectional recurrent neural networks", IEEE Transactions on
     Signal Processing 45 (1997).
     """
-    forward = _part("forward", forward)
-    backward = forward if backward is None else _part("backward", backward)
-    axes = forward.num_feature_axes, backward.num_feature_axes
-    got, expected = (f"one that takes {n or 'no'} feature axes" for n in axes[::-1])
-    check.that(axes[0] == axes[1], "backward", got, f"{expected}, as forward does")
-    merge = concatenated if merge is None else check.function("merge", merge, takes=2)
-    return Bidirectional((forward, backward), merge)
+
+    forward: Part
+    backward: Part | None = None
+    merge: Callable[[Any, Any], Any] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_part("forward", self.forward)
+        if self.backward is not None:
+            _check_part("backward", self.backward)
+        if self.merge is not None:
+            check.require_callable("merge", self.merge, takes=2)
+        if self.backward == self.forward:
+            self.replace_fields(backward=None)
+        axes = [part.num_feature_axes for part in self.parts]
+        expected, got = (f"one that takes {n or 'no'} feature axes" for n in axes)
+        check.require(axes[0] == axes[1], "backward", got, f"{expected}, as forward does")
+
+    @property
+    def parts(self) -> Directions:
+        """The part that runs forward and the one that runs backward, which defaults to the same."""
+        return Directions(self.forward, self.forward if self.backward is None else self.backward)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As both parts."""
+        return self.forward.num_feature_axes
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether any part draws noise."""
+        return any(part.is_noisy for part in self.parts)
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
+        """Both parts' parameters, drawn apart."""
+        check.require_int("input_size", input_size, least=1)
+        check.require_key("key", key)
+        keyed = zip(self.parts, jax.random.split(key), strict=True)
+        return Directions(*(part.init(key_part, input_size, dtype) for part, key_part in keyed))
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Directions:
+        """Both parts' zero states."""
+        return Directions(*(part.initial_carry(batch_shape, dtype) for part in self.parts))
+
+    def output(self, params: Directions, carry: Directions) -> PyTree:
+        """The last output of each direction, merged."""
+        check.require_one_per_part(self.parts, params=params, carry=carry)
+        triples = zip(self.parts, params, carry, strict=True)
+        return self._merged(*(part.output(p, c) for part, p, c in triples))
+
+    def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Both directions (S2)."""
+        check.require_one_per_part(self.parts, params=params, carry=carry)
+        forward, backward = self.parts
+        forward_carry, ys = run(forward, params[0], carry[0], xs, 0)
+        backward_carry, backward_ys = run(backward, params[1], carry[1], xs, 1, reverse=True)
+        return Directions(forward_carry, backward_carry), self._merged(ys, backward_ys)
+
+    def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
+        merge = concatenate_features if self.merge is None else self.merge
+        ys, lead = merge(forward, backward), check.batch_shape(forward)
+        fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
+        expected = f"arrays with the axes {list(lead)} in front, as both directions have"
+        check.require(fits and all(fits), "merge", check.describe(ys), expected)
+        return ys
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
+        """Refuses: the backward part needs the steps that come after."""
+        raise TypeError("step: got a bidirectional network, expected one that runs forward only")
 
 
-def residual(part: Part) -> Network:
+@dataclasses.dataclass(frozen=True, repr=False)
+class residual(Network):
     """A part with a shortcut around it.
 
         y_t = part(x_1..x_t) + x_t                                                           (S3)
@@ -101,155 +238,65 @@ def residual(part: Part) -> Network:
 
     Gradient: what the loop makes of it; exact by default.
     """
-    takes_tokens = _takes_tokens(_part("part", part))
-    expected = "one that takes features, since outputs are added to them"
-    check.that(not takes_tokens, "part", "one that takes tokens", expected)
-    return Residual((part,))
+
+    part: Part
+
+    def __post_init__(self) -> None:
+        _check_part("part", self.part)
+        expected = "one that takes features, since outputs are added to them"
+        check.require(not _takes_tokens(self.part), "part", "one that takes tokens", expected)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As the part."""
+        return self.part.num_feature_axes
+
+    @property
+    def is_noisy(self) -> bool:
+        """As the part."""
+        return self.part.is_noisy
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """As the part."""
+        return self.part.init(key, input_size, dtype)
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """As the part."""
+        return self.part.initial_carry(batch_shape, dtype)
+
+    def output(self, params: Params, carry: Carry) -> PyTree:
+        """Refuses: the input is not in the carry."""
+        raise TypeError("carry: got that of a residual network, which does not tell its input")
+
+    def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """The part and its shortcut (S3)."""
+        carry, ys = run(self.part, params, carry, xs)
+        expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
+        check.require(ys.shape == jnp.shape(xs), "part", f"outputs {check.describe(ys)}", expected)
+        return carry, ys + jnp.asarray(xs, ys.dtype)
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
+        """One step; `(params, carry, x) -> (carry, y)`."""
+        return self.run_parts(_run_one_step, params, carry, x)
 
 
-def concatenated(forward: Array, backward: Array) -> jax.Array:
+def concatenate_features(forward: Array, backward: Array) -> jax.Array:
     """Both, side by side in the last axis."""
     return jnp.concatenate([forward, backward], axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Joined(Network):
-    """What networks have in common: their parts, each with params and a carry of its own."""
-
-    parts: tuple[Part, ...]
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
-        """A tuple, one tree a part."""
-        return tuple(part.carry(batch_shape, dtype) for part in self.parts)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether any part draws noise."""
-        return any(p.noisy if isinstance(p, Network) else p.noise is not None for p in self.parts)
-
-    @property
-    def num_feature_axes(self) -> int:
-        """As its first part's, which all parts that get the same inputs share."""
-        return self.parts[0].num_feature_axes
-
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
-        """One step; `(params, carry, x) -> (carry, y)`."""
-        return self.through(_one_step, params, carry, x)
-
-
-class Stack(Joined):
-    """See `stacked`."""
-
-    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
-        params, size = [], check.integer("input_size", input_size, least=1)
-        dtype = check.floating("dtype", dtype)
-        check.key("key", key)
-        tokens, features = ((1,), jnp.int32), ((1, size), dtype)
-        xs: Any = jax.ShapeDtypeStruct(*(tokens if _takes_tokens(self) else features))
-        for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
-            size = size if _takes_tokens(part) else xs.shape[-1]
-            params.append(part.init(key_part, size, dtype))
-            xs = jax.eval_shape(lambda p, x, part=part: unroll(part, p, x)[1], params[-1], xs)
-        return tuple(params)
-
-    def output(self, params: Params, carry: Carry) -> PyTree:
-        """The output of the last part that has a carry, through the Layers behind it."""
-        check.one_each(self.parts, params=params, carry=carry)
-        for i, part in reversed(list(enumerate(self.parts))):
-            if not isinstance(part, Layer):
-                behind, y = slice(i + 1, None), part.output(params[i], carry[i])
-                return Stack(self.parts[behind])(params[behind], carry[behind], y)[1]
-        raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
-
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        """Part by part (S1)."""
-        check.one_each(self.parts, params=params, carry=carry)
-        carries = []
-        for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
-            try:
-                c, xs = run(part, p, c, xs, index)
-            except (TypeError, ValueError) as error:
-                error.add_note(f"in part {index} of a stack of {len(self.parts)}")
-                raise
-            carries.append(c)
-        return tuple(carries), xs
-
-
-@dataclasses.dataclass(frozen=True)
-class Bidirectional(Joined):
-    """See `bidirectional`."""
-
-    merge: Callable[[Any, Any], Any]
-
-    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> BothWays:
-        """Both parts' parameters, drawn apart."""
-        check.integer("input_size", input_size, least=1)
-        check.key("key", key)
-        keyed = zip(self.parts, jax.random.split(key), strict=True)
-        return BothWays(*(part.init(key_part, input_size, dtype) for part, key_part in keyed))
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> BothWays:
-        """Both parts' zero states."""
-        return BothWays(*super().carry(batch_shape, dtype))
-
-    def output(self, params: BothWays, carry: BothWays) -> PyTree:
-        """What each direction ended with, merged."""
-        check.one_each(self.parts, params=params, carry=carry)
-        parts: Any = self.parts
-        return self._merged(*map(lambda part, p, c: part.output(p, c), parts, params, carry))
-
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        """Both directions (S2)."""
-        check.one_each(self.parts, params=params, carry=carry)
-        forward, ys = run(self.parts[0], params[0], carry[0], xs, 0)
-        backward, ys_back = run(self.parts[1], params[1], carry[1], xs, 1, turned=True)
-        return BothWays(forward, backward), self._merged(ys, ys_back)
-
-    def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
-        ys, lead = self.merge(forward, backward), check.batch_shape(forward)
-        fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
-        expected = f"arrays with the axes {list(lead)} in front, as both directions have"
-        check.that(fits and all(fits), "merge", check.describe(ys), expected)
-        return ys
-
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
-        """Refuse: no step knows what comes after it."""
-        raise TypeError("step: got a bidirectional network, expected one that runs forward only")
-
-
-class Residual(Joined):
-    """See `residual`."""
-
-    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """The part's own."""
-        return self.parts[0].init(key, input_size, dtype)
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
-        """The part's own."""
-        return super().carry(batch_shape, dtype)[0]
-
-    def output(self, params: Params, carry: Carry) -> PyTree:
-        """Refuse: the input is not in the carry."""
-        raise TypeError("carry: got that of a residual network, which does not tell its input")
-
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        """The part and its shortcut (S3)."""
-        carry, ys = run(self.parts[0], params, carry, xs)
-        expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
-        check.that(ys.shape == jnp.shape(xs), "part", f"outputs {check.describe(ys)}", expected)
-        return carry, ys + jnp.asarray(xs, ys.dtype)
-
-
-def _part(name: str, value: Any) -> Part:
-    check.kind(isinstance(value, Part), name, value, "a Cell, Layer or Network")
-    return value
+def _check_part(name: str, value: Any) -> None:
+    check.require_type(isinstance(value, Part), name, value, "a Cell, Layer or Network")
 
 
 def _takes_tokens(part: Part) -> bool:
     return part.num_feature_axes == 0
 
 
-def _one_step(part: Any, params: Params, carry: Carry, x: PyTree, index: Any = None) -> Stepped:
-    """What `through` runs where there is but one step."""
+def _run_one_step(
+    part: Part, params: Params, carry: Carry, x: PyTree, index: int | None = None
+) -> StepResult:
+    """What `run_parts` runs where there is only one step."""
     return part(params, carry, x)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxrnn import check
-from jaxrnn.check import PyTree, at_one_step, is_inexact, same_tree
+from jaxrnn.check import PyTree, is_inexact, one_step, require_same_tree
 
 
 def _is_none(leaf: Any) -> bool:
@@ -24,12 +24,12 @@ def split_inexact(tree: PyTree) -> tuple[PyTree, PyTree]:
     return inexact, others
 
 
-def merge(first: PyTree, second: PyTree) -> PyTree:
+def merge_inexact(first: PyTree, second: PyTree) -> PyTree:
     """The inverse of `split_inexact`."""
     return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_none)
 
 
-def add(tree: PyTree, sparse: PyTree) -> PyTree:
+def add_sparse(tree: PyTree, sparse: PyTree) -> PyTree:
     """`tree + sparse`, leaf by leaf; None in either counts as zero."""
 
     def plus(a: Any, b: Any) -> Any:
@@ -47,17 +47,17 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda ct: None if is_zero(ct) else ct, tree, is_leaf=is_zero)
 
 
-def zeros(tree: PyTree) -> PyTree:
+def zero_cotangents(tree: PyTree) -> PyTree:
     """Zeros of all leaves that have a gradient, None for the others."""
     return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else None, tree)
 
 
-def where_not_none(sparse: PyTree, tree: PyTree) -> PyTree:
+def keep_where_present(sparse: PyTree, tree: PyTree) -> PyTree:
     """`tree`, with None wherever `sparse` has None."""
     return jax.tree.map(lambda s, x: None if s is None else x, sparse, tree, is_leaf=_is_none)
 
 
-def pullback(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTree], PyTree]:
+def vjp_inexact(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTree], PyTree]:
     """`jax.vjp` for primals and values of any dtype: None stands where a leaf has no gradient.
 
     The function that it returns gives a tuple of one, the tuple of the primals' cotangents.
@@ -65,12 +65,12 @@ def pullback(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTree],
     inexact, others = split_inexact(primals)
 
     def of_inexact(inexact: PyTree) -> PyTree:
-        return split_inexact(fun(*merge(inexact, others)))[0]
+        return split_inexact(fun(*merge_inexact(inexact, others)))[0]
 
     return jax.vjp(of_inexact, inexact)[1]
 
 
-def shifted(first: PyTree, rest: PyTree) -> PyTree:
+def shift_right(first: PyTree, rest: PyTree) -> PyTree:
     """Put `first` before `rest` and leave out the last: what was there one step earlier.
 
     Of c_0 and c_1..c_T it makes c_0..c_{T-1}, what each step finds when it begins. Of a start token
@@ -90,12 +90,12 @@ def shifted(first: PyTree, rest: PyTree) -> PyTree:
     """
     first, rest = to_arrays("first", first), to_arrays("rest", rest)
     if jax.tree.leaves(rest):
-        check.length(rest, "rest")
-    same_tree("first", first, at_one_step(rest), ", as one step of the rest")
+        check.num_steps(rest, "rest")
+    require_same_tree("first", first, one_step(rest), ", as one step of the rest")
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
 
 
-def widened(mask: Any, x: Any) -> Any:
+def expand_mask(mask: Any, x: Any) -> Any:
     """The mask with as many axes as x, to be broadcast over x's last ones."""
     return jnp.reshape(mask, (*mask.shape, *(1,) * (jnp.ndim(x) - mask.ndim)))
 
@@ -103,15 +103,15 @@ def widened(mask: Any, x: Any) -> Any:
 def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
     """`tree` where the mask is True and `other` elsewhere; the mask covers the first axes."""
     chex.assert_trees_all_equal_structs(tree, other)
-    return jax.tree.map(lambda a, b: jnp.where(widened(mask, a), a, b), tree, other)
+    return jax.tree.map(lambda a, b: jnp.where(expand_mask(mask, a), a, b), tree, other)
 
 
-def zero_unless(mask: Any, tree: PyTree) -> PyTree:
+def zero_unmasked(mask: Any, tree: PyTree) -> PyTree:
     """`tree` where the mask is True and zero elsewhere."""
-    return filled(mask, tree, 0.0)
+    return fill_unmasked(mask, tree, 0.0)
 
 
-def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
+def fill_unmasked(mask: Any, tree: PyTree, value: float) -> PyTree:
     """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay.
 
     An integer becomes 0 whatever the value is: the one token that every vocabulary has.
@@ -121,67 +121,69 @@ def filled(mask: Any, tree: PyTree, value: float) -> PyTree:
         keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
         covered = not keys and jnp.shape(x)[: mask.ndim] == mask.shape
         other = value if is_inexact(x) else 0
-        return jnp.where(widened(mask, x), x, jnp.full_like(x, other)) if covered else x
+        return jnp.where(expand_mask(mask, x), x, jnp.full_like(x, other)) if covered else x
 
     return jax.tree.map(fill, tree)
 
 
-def named(tree: PyTree) -> dict[str, Any]:
+def leaves_by_name(tree: PyTree) -> dict[str, Any]:
     """Each leaf by its path, the keys joined with dots."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
-def surely_less(a: Any, b: Any) -> bool:
+def is_surely_less(a: Any, b: Any) -> bool:
     """Whether a < b, sizes; not where one has a symbol in it that `jax.export` has left open."""
     return not any(map(jax.export.is_symbolic_dim, (a, b))) and bool(a < b)
 
 
-def between(xs: PyTree, begin: int, end: int | None) -> PyTree:
+def slice_time(xs: PyTree, begin: int, end: int | None) -> PyTree:
     """The steps from `begin` to before `end`."""
     return jax.tree.map(lambda x: x[begin:end], xs)
 
 
-def flipped(xs: PyTree) -> PyTree:
+def reverse_time(xs: PyTree) -> PyTree:
     """The other direction of time."""
     return jax.tree.map(lambda x: jnp.flip(x, 0), xs)
 
 
-def time_first(xs: PyTree, axis: int = 1) -> PyTree:
+def to_time_major(xs: PyTree, axis: int = 1) -> PyTree:
     """Batch-major data made time-major: moves `axis` of every leaf to the front.
 
     The gradient is exact. Time and memory: at most one copy. TypeError or ValueError for what is no
     axis of all leaves.
     """
-    check.integer("axis", axis)
-    check.arrays(xs=xs)
+    check.require_int("axis", axis)
+    check.require_arrays(xs=xs)
     for path, x in jax.tree.leaves_with_path(xs):
         fits, place = -jnp.ndim(x) <= axis < jnp.ndim(x), "xs" + jax.tree_util.keystr(path)
-        check.that(fits, place, check.describe(x), f"one with an axis {axis}")
+        check.require(fits, place, check.describe(x), f"one with an axis {axis}")
     return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
 
 
 def to_arrays(name: str, tree: PyTree) -> PyTree:
     """Python and NumPy numbers as JAX arrays; arrays unchanged; for anything else our error."""
-    check.arrays(**{name: tree})
+    check.require_arrays(**{name: tree})
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
 
 
-def fitted(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+def checked_arguments(
+    step: Any, params: PyTree, carry: PyTree, xs: PyTree
+) -> tuple[PyTree, PyTree]:
     """Params and carry as a loop takes them, once all is known to fit; otherwise our error.
 
     They are arrays that vary over devices, within a `shard_map`, wherever any of them or xs does:
     the gradient of what did not is then JAX's own, the sum over these devices.
     """
     carry = to_arrays("carry", carry)
-    check.step_fits(step, params, carry, xs)
+    check.require_step(step, params, carry, xs)
     types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves((params, carry, xs))]
     axes = frozenset().union(*(t.varying for t in types))
-    return jax.tree.map(lambda x: varying(x, axes), (params, carry))
+    return jax.tree.map(lambda x: to_varying(x, axes), (params, carry))
 
 
-def varying(x: Any, axes: frozenset[str]) -> Any:
+def to_varying(x: Any, axes: frozenset[str]) -> Any:
     """`x` as an array that varies over these axes of the devices of a `shard_map`."""
     more = tuple(axes - jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, more, to="varying") if more else x

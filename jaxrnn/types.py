@@ -1,73 +1,37 @@
-"""The nouns of jaxrnn (Step, Cell, Loop, Layer) and the letters of its shapes.
+"""The nouns of jaxrnn (Step, Cell, Layer, Network, Loop) and the letters of its shapes.
 
 T time, B batch, I input, H hidden, O output, G gates. Time is axis 0, features are last, and any
 number of batch axes lie between: `(T, *batch, I)`.
+
+Cells, layers and networks are frozen dataclasses. Two of them are equal if their fields are, so
+`gru(128)` written twice is one program to `jax.jit`, and their repr is the expression that makes
+them.
 """
 
-import dataclasses
-import functools
-import inspect
+import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxrnn import check
+from jaxrnn.expression import Expression, name_of
 
 Array = jax.Array | np.ndarray
 Key = Any  # of jax.random.key
 State = Float[Array, "*lead H"]  # hidden states of one step (*batch, H) or of all (T, *batch, H)
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays (*batch, features)
+Weights = Any  # what a cell's `prepare` makes of the parameters
 PyTree = Any
 
-Stepped = tuple[Carry, PyTree]  # of a step (carry, y), of a loop (carry, ys)
-Step = Callable[[Params, Carry, PyTree], Stepped]
-Draw = Callable[[Key, Params, Carry, PyTree], tuple[PyTree, PyTree]]  # see Cell.noise
-Run = Callable[..., Stepped]  # see Network.through
-
-Args = ParamSpec("Args")
-Made = TypeVar("Made")
-
-
-# Of each Cell and Layer that `once` made, how: the factory's name and its arguments; and each
-# factory by its name.
-RECIPES: dict[Any, tuple[str, inspect.BoundArguments]] = {}
-FACTORIES: dict[str, Callable[..., Any]] = {}
-
-
-def once(make: Callable[Args, Made]) -> Callable[Args, Made]:
-    """The factory, so that equal arguments, however they are written, give the same Cell or Layer.
-
-    Functions hash by identity: made anew, `gru(128)` would be another program to `jax.jit`. What
-    was made can be asked how it was made, by `RECIPES`. Every public function that returns a Cell
-    is made so. What it makes of a plain Step is neither kept nor recorded, since a Step may close
-    over anything.
-    """
-    signature = inspect.signature(make)
-    kept: dict[Any, Any] = {}
-
-    @functools.wraps(make)
-    def made(*args: Args.args, **kwargs: Args.kwargs) -> Made:
-        try:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            values = (*bound.args, *bound.kwargs.values())
-            written = (values, (*map(type, values),))
-            thing = kept.get(written)
-        except TypeError:  # it says itself what is wrong, and of a dict makes a new one each time
-            return make(*args, **kwargs)
-        if thing is None:
-            thing = make(*bound.args, **bound.kwargs)
-            if isinstance(thing, (Cell, Layer)):
-                thing = kept.setdefault(written, thing)
-                RECIPES.setdefault(thing, (make.__name__, bound))
-        return thing
-
-    FACTORIES[make.__name__] = made
-    return made
+StepResult = tuple[Carry, PyTree]  # of a step (carry, y), of a loop (carry, ys)
+Step = Callable[[Params, Carry, PyTree], StepResult]
+RunPart = Callable[..., StepResult]  # see Network.run_parts
 
 
 @runtime_checkable
@@ -75,87 +39,140 @@ class Loop(Protocol):
     """`lax.scan`'s contract: run `step` over the leading axis of `xs`.
 
     All loops compute the same values. They differ in what `jax.grad` of them means, and in what it
-    costs. A loop whose gradient is not exact says so, see `jaxrnn.types.gradient_of`; one that is
-    cut on purpose also says where, see `jaxrnn.types.reach_of`.
+    costs. A loop whose gradient is not exact says so, see `jaxrnn.types.gradient_of`; a loop that
+    truncates the gradient also says where, see `jaxrnn.types.window_start_of`. A plain function
+    with this contract is a loop whose gradient is exact.
     """
 
-    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Return the last carry, and all outputs stacked."""
-
-
-def reach_of(loop: Loop) -> Callable[[int], int] | None:
-    """The map from a step to the first one that the gradient of its output reaches; None if exact.
-
-    A factory of truncating loops sets it as the attribute `reach` of the function it returns, so
-    that a judge of the gradient need know nothing of how the loop is built. It must not decrease;
-    the last carry reaches as far as the last output.
-    """
-    return getattr(loop, "reach", None)
 
 
 def gradient_of(loop: Loop) -> str:
     """What `jax.grad` of a loop means: "exact", "truncated" or "stochastic".
 
-    A factory of loops that are not exact sets it as the attribute `gradient` of the function that
-    it returns; a loop without it is exact, but one that has a `reach` is truncated.
+    A loop says it by its attribute `gradient`. A loop without it is exact, or truncated if it has a
+    `window_start`.
     """
-    cut = "exact" if reach_of(loop) is None else "truncated"
-    return getattr(loop, "gradient", cut)
+    default = "exact" if window_start_of(loop) is None else "truncated"
+    return getattr(loop, "gradient", default)
+
+
+def window_start_of(loop: Loop) -> Callable[[int], int] | None:
+    """The map from step t to the first step that the gradient of y_t reaches; None if exact.
+
+    A truncating loop offers it as its method `window_start`, so that a test of the gradient need
+    not know how the loop works. It must not decrease. The last carry reaches as far as the last
+    output.
+    """
+    return getattr(loop, "window_start", None)
 
 
 def exact_loop(name: str, loop: Any) -> Any:
-    """`loop` if it is a Loop whose gradient is exact, as one inside another has to be; or error.
+    """`loop` if it is a Loop whose gradient is exact; otherwise our error.
 
-    A loop that cuts would cut the windows of the other anew, and one that draws would draw the same
-    in each of them.
+    A loop inside another one has to be exact. One that truncates would truncate the windows of the
+    outer loop again, and one that draws would draw the same numbers in each of them.
     """
-    check.function(name, loop, takes=4)
-    got = f"{getattr(loop, '__name__', loop)}, whose gradient is {gradient_of(loop)}"
-    check.that(gradient_of(loop) == "exact", name, got, "an exact loop")
+    check.require_callable(name, loop, takes=4)
+    got = f"{name_of(loop)}, whose gradient is {gradient_of(loop)}"
+    check.require(gradient_of(loop) == "exact", name, got, "an exact loop")
     return loop
 
 
 def loop_of_part(loop: Loop, index: int) -> Loop:
     """The loop for part number `index` of a network.
 
-    A loop that draws has to draw apart in each part. It offers, as the attribute `of_part`, the
-    function from a part's number to its loop; all others run every part themselves.
+    A loop that draws random numbers has to draw different ones in each part. It offers the method
+    `of_part`, from a part's number to its loop. All other loops run every part themselves.
     """
     return getattr(loop, "of_part", lambda index: loop)(index)
 
 
-def loop_around(loop: Loop, run: Callable[..., Stepped]) -> Loop:
+class LoopAround:
     """The loop `run(loop, step, params, carry, xs)`; each part of a network runs its own `loop`."""
 
-    def around(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        return run(loop, step, params, carry, xs)
+    def __init__(self, loop: Loop, run: Callable[..., StepResult]) -> None:
+        self.loop, self.run, self.gradient = loop, run, gradient_of(loop)
+        self.window_start = window_start_of(loop)
 
-    setattr(around, "gradient", gradient_of(loop))
-    if reach_of(loop) is not None:
-        setattr(around, "reach", reach_of(loop))
-    setattr(around, "of_part", lambda index: loop_around(loop_of_part(loop, index), run))
-    return around
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        return self.run(self.loop, step, params, carry, xs)
+
+    def of_part(self, index: int) -> "LoopAround":
+        """The same around the loop of one part."""
+        return LoopAround(loop_of_part(self.loop, index), self.run)
 
 
-class Seen(NamedTuple):
-    """What `advance` was given and what it made of it, at one step or, stacked, at all.
+class Part(Expression, abc.ABC):
+    """What `unroll` runs and networks are made of: a Cell, a Layer or a Network."""
+
+    @abc.abstractmethod
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the initial parameters.
+
+        Args:
+            key: of `jax.random.key`.
+            input_size: I, the features of an input; the number of different tokens for a part that
+                takes tokens.
+            dtype: of the parameters, floating point.
+        """
+
+    @abc.abstractmethod
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The zero state.
+
+        Args:
+            batch_shape: the batch axes.
+            dtype: the narrowest floating dtype of the parameters. The carry may be wider where it
+                holds sums.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
+        """One step, `(params, carry, x) -> (carry, y)`: a Part is a Step."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input are features: 1, or 0 for tokens, integers `(*batch)`."""
+        return 1
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the part draws noise when `unroll` gets a key."""
+        return False
+
+    def draw_noise(
+        self, key: Key, params: Params, carry: Carry, xs: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Draws the noise of a whole sequence: what all steps share, and what has a time axis.
+
+        `unroll(key=...)` then passes `WithNoise(params, shared)` and `WithNoise(xs, per_step)` on
+        in the place of params and xs.
+        """
+        return None, None
+
+
+class Residuals(NamedTuple):
+    """What the backward pass keeps of `advance`, at one step or, stacked, at all steps.
 
     Fields:
-        carry_tm1: c_{t-1}, the carry before the step.
-        z: z_t, what `project` made of the input.
+        previous_carry: c_{t-1}, the carry before the step.
+        z: z_t, the projected input.
         carry: c_t, the carry after the step.
-        saved: what `advance` remembered.
+        saved: what `advance` returned beside the carry.
     """
 
-    carry_tm1: Any
+    previous_carry: Any
     z: Any
     carry: Any
     saved: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A Step that shows its parts, so that a loop can reorder them and write its own backward pass.
+class Cell(Part):
+    """A Step that shows its parts, so that a loop can reorder them and write its backward pass.
 
     One step is
 
@@ -163,154 +180,118 @@ class Cell:
         c_t, saved_t = advance(w, c_{t-1}, z_t)                                              (C2)
         y_t          = output(params, c_t)                                                   (C3)
 
-    and its backward pass, with λ_t = ∂L/∂c_t (all that reaches c_t: from y_t and from t+1) and
-    seen_t = Seen(c_{t-1}, z_t, c_t, saved_t),
+    and its backward pass, with λ_t = ∂L/∂c_t (the sum of what comes from y_t and from step t+1) and
+    r_t = Residuals(c_{t-1}, z_t, c_t, saved_t),
 
-        λ_{t-1}, δ_t   = adjoint(w, seen_t, λ_t)                                             (C4)
-        ∂L/∂w, ∂L/∂z   = gather(w, seen_{1..T}, δ_{1..T})                                    (C5)
+        λ_{t-1}, δ_t   = adjoint(w, r_t, λ_t)                                                (C4)
+        ∂L/∂w, ∂L/∂z   = gradients(w, r_{1..T}, δ_{1..T})                                    (C5)
 
-    (C2) and (C4) are all that runs in order. `project` and `output` act on the features and take
-    any leading axes, so they run once for the whole sequence; `prepare` brings what the loop needs
-    of the parameters into the form in which it needs it, once before the loop. These three are
-    differentiated by JAX. `adjoint` is the transposed Jacobian of `advance` in c_{t-1}; δ_t is what
-    it learned on the way. `gather` sees every step at once, so that each weight gradient is one
-    matrix product over time and batch. `saved_t` is the least that the backward pass must remember
-    beside c_{t-1}, z_t and c_t; what neither function reads of any of them is not kept.
+    Only (C2) and (C4) run in order. `project` and `output` act on the features and take any leading
+    axes, so they run once for the whole sequence. `prepare` brings the parameters into the form
+    that the loop needs, once before the loop. JAX differentiates these three. `adjoint` is the
+    transposed Jacobian of `advance` in c_{t-1}; δ_t is what `gradients` needs of it. `gradients`
+    gets all steps at once, so each weight gradient is one matrix product over time and batch.
+    Arrays that neither `adjoint` nor `gradients` reads are not kept.
 
-    `adjoint` and `gather` may be left out: they are then derived from `advance` by JAX. A cell that
-    has them must not close over traced values: everything passes through `params` or `z`.
-
-    A Cell is a frozen dataclass and no NamedTuple, because JAX keeps weak references to the
-    functions it transforms, and a tuple cannot have one: `jax.jit(cell)` must work.
-
-    Fields:
-        init: `(key, input_size, dtype=float32) -> params`.
-        carry: `(batch_shape=(), dtype=float32) -> carry`, the zero state; asked for in the
-            narrowest floating dtype of the parameters, it may be wider where sums need it.
-        project: `(params, xs) -> zs`; leaves `(*lead, features)`.
-        advance: `(w, carry_tm1, z_t) -> (carry_t, saved_t)`.
-        output: `(params, carries) -> ys`.
-        adjoint: `(w, seen_t, d_carry_t) -> (d_carry_tm1, delta_t)`.
-        gather: `(w, seen, deltas) -> (d_w, d_zs)`.
-        prepare: `(params) -> w`; the parameters as they are, unless given.
-        noise: `(key, params, carry, xs) -> (shared, stepwise)`, drawn once for a whole sequence:
-            what is the same at all steps, and what has a leading time axis. `unroll(key=...)` then
-            hands `Noised(params, shared)` and `Noised(xs, stepwise)` to `project`, `prepare` and
-            `output`. None if the cell is deterministic.
-        num_feature_axes: how many axes of an input are features, 1 unless given; 0 for a cell whose
-            inputs are tokens, integers `(*batch)`.
+    To write a cell, subclass Cell as a frozen dataclass and define `init`, `initial_carry`,
+    `project`, `advance` and `output`. `adjoint` and `gradients` may be left out; then they are
+    derived from `advance`. A cell that has them must not close over traced values: everything
+    passes through `params` or `z`.
     """
 
-    init: Callable[..., Params]
-    carry: Callable[..., Carry]
-    project: Callable[[Params, PyTree], PyTree]
-    advance: Callable[[PyTree, Carry, PyTree], tuple[Carry, PyTree]]
-    output: Callable[[Params, Carry], PyTree]
-    adjoint: Callable[[PyTree, Seen, Carry], tuple[Carry, PyTree]] | None = None
-    gather: Callable[[PyTree, Seen, PyTree], tuple[PyTree, PyTree]] | None = None
-    prepare: Callable[[Params], PyTree] = lambda params: params
-    noise: Draw | None = None
-    num_feature_axes: int = 1
+    @abc.abstractmethod
+    def project(self, params: Params, xs: PyTree) -> PyTree:
+        """z of (C1), for inputs with any leading axes; leaves `(*lead, features)`."""
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
+    def prepare(self, params: Params) -> Weights:
+        """w of (C1); the parameters themselves unless a cell overrides it."""
+        return params
+
+    @abc.abstractmethod
+    def advance(self, w: Weights, carry: Carry, z: PyTree) -> tuple[Carry, PyTree]:
+        """The next carry and what the backward pass needs beside it (C2)."""
+
+    @abc.abstractmethod
+    def output(self, params: Params, carries: Carry) -> PyTree:
+        """y of (C3), for carries with any leading axes."""
+
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """λ_{t-1} and δ_t of (C4)."""
+        raise NotImplementedError(f"{self!r} has no hand-written backward pass")
+
+    def gradients(self, w: Weights, residuals: Residuals, deltas: PyTree) -> tuple[Weights, PyTree]:
+        """∂L/∂w and ∂L/∂z of (C5)."""
+        raise NotImplementedError(f"{self!r} has no hand-written backward pass")
+
+    @property
+    def has_handwritten_backward(self) -> bool:
+        """Whether the cell defines `adjoint` and `gradients`."""
+        own = type(self)
+        return own.adjoint is not Cell.adjoint and own.gradients is not Cell.gradients
+
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
         """One step, `(params, carry, x) -> (carry, y)`: a Cell is a Step.
 
-        x is `(*batch, I)`, a token `(*batch)`; carry as `cell.carry(batch_shape)` makes it. Raises
-        TypeError or ValueError where they do not fit. The gradient is JAX's own, exact.
+        x is `(*batch, I)`, a token `(*batch)`; carry has the form of `initial_carry(batch_shape)`.
+        Raises TypeError or ValueError where they do not fit. The gradient is JAX's own, exact.
         """
-        check.arrays(params=params, carry=carry, xs=x)
+        check.require_arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises unless they fit, before anything is run
-        check.carry_fits(self, params, carry, check.batch_shape(x, self.num_feature_axes))
+        check.require_carry(self, params, carry, check.batch_shape(x, self.num_feature_axes))
         carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
         return carry, self.output(params, carry)
 
-    @property
-    def by_hand(self) -> bool:
-        """Whether it brings a backward pass of its own."""
-        return self.adjoint is not None and self.gather is not None
 
-    def changed(self, adjoint: Any, gather: Any, **parts: Any) -> "Cell":
-        """The cell with other parts, and a backward pass by hand only if it has one of its own."""
-        more = {"adjoint": adjoint, "gather": gather} if self.by_hand else {}
-        return dataclasses.replace(self, **parts, **more)
+class Layer(Part):
+    """A map without memory: `linear`, `embedding` and `dropout` are Layers.
 
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A map without memory, as pure functions: `readout`, `embedding` and `dropout` are Layers.
-
-    It is a Step, too, whose carry is the empty tuple.
-
-    Fields:
-        init: `(key, input_size, dtype=float32) -> params`; of tokens, the input size is how many
-            different ones there are.
-        apply: `(params, inputs) -> outputs`, over any leading axes.
-        noise: as in a Cell.
-        num_feature_axes: as in a Cell; `embedding` has 0.
+    It is a Step, too, whose carry is the empty tuple. To write one, subclass Layer as a frozen
+    dataclass and define `init` and `apply`.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[[Params, Any], Any]
-    noise: Draw | None = None
-    num_feature_axes: int = 1
+    @abc.abstractmethod
+    def apply(self, params: Params, inputs: PyTree) -> PyTree:
+        """The outputs, over any leading axes."""
 
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Carry:
-        """The empty tuple, since a Layer remembers nothing."""
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The empty tuple, since a Layer has no memory."""
         return ()
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
+    def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
         """One step; `(params, (), x) -> ((), y)`."""
-        check.same_tree("carry", carry, ())
+        check.require_same_tree("carry", carry, ())
         return (), self.apply(params, x)
 
 
-@runtime_checkable
-class Network(Protocol):
-    """Cells and Layers joined: what `stacked`, `bidirectional` and `residual` return.
+class Network(Part):
+    """Cells and Layers joined: `stacked`, `bidirectional` and `residual` are Networks.
 
-    `unroll` takes it where it takes a Cell. It brings no way through time of its own: `through`
-    says in which order its parts are run, and what runs each of them over its inputs, a whole
-    sequence or one step, is handed to it.
+    `unroll` takes it where it takes a Cell. A Network does not run its parts through time itself:
+    `run_parts` says in which order they run, and calls the function that runs one part over its
+    inputs, a whole sequence or one step.
     """
 
-    def init(self, key: Key, input_size: int, dtype: Any = ...) -> Params:
-        """Parameters, one tree a part."""
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = ...) -> Carry:
-        """The zero state, one tree a part."""
-
+    @abc.abstractmethod
     def output(self, params: Params, carry: Carry) -> PyTree:
         """The outputs that belong to a carry: many-to-one."""
 
-    def __call__(self, params: Params, carry: Carry, x: PyTree) -> Stepped:
-        """One step; TypeError where the network needs the whole sequence."""
-
-    def through(self, run: Run, params: Params, carry: Carry, xs: PyTree) -> Stepped:
-        """Run the parts by `run(part, params, carry, xs, index=None, *, turned=False)`.
+    @abc.abstractmethod
+    def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the parts by `run(part, params, carry, xs, index=None, *, reverse=False)`.
 
         `index` is the place of the part's tree in params and carry, None where they are the whole;
-        `turned` asks for the other direction of time.
+        `reverse` asks for the other direction of time.
         """
 
-    @property
-    def noisy(self) -> bool:
-        """Whether any part draws noise."""
 
-    @property
-    def num_feature_axes(self) -> int:
-        """How many axes of an input are features; 0 if inputs are tokens, integers `(*batch)`."""
-        return 1
-
-
-Part = Cell | Layer | Network
-
-
-class Noised(NamedTuple):
-    """Parameters or inputs, and the noise that goes with them.
+class WithNoise(NamedTuple):
+    """Parameters or inputs, and the noise that belongs to them.
 
     Fields:
-        value: what a function would be handed without noise.
-        noise: what `Cell.noise` drew.
+        value: the parameters or inputs themselves.
+        noise: what `draw_noise` drew for them.
     """
 
     value: PyTree

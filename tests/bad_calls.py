@@ -4,13 +4,12 @@ Each row is a public name, the message, and the call; `...` in a message stands 
 `tests/test_check.py` asserts of a cell's params, carry and inputs is not said again.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import with_functions
 from test_check import (
     ELMAN,
     GRU,
@@ -33,10 +32,12 @@ CARRY, TOKENS = array(B, H), array(T, B, dtype=np.int32)
 MASK = array(T, B, dtype=bool)
 KEY, KEYS = array(2, dtype=np.uint32), array(3, 2, dtype=np.uint32)
 STRUCT = jax.ShapeDtypeStruct((B,), np.int64)
-STATE = jaxrnn.TrainState(GRU_PARAMS, (optax.EmptyState(),) * 2, CARRY, array(dtype=np.int32), KEY)
+STATE = jaxrnn.training.TrainState(
+    GRU_PARAMS, (optax.EmptyState(),) * 2, CARRY, array(dtype=np.int32), KEY
+)
 OPTIMIZER = optax.sgd(0.1)
 CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
-REACH = jaxrnn.diagnostics.spectrum.Reach(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
+REACH = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
 
 
@@ -53,7 +54,7 @@ def training_loss(params, carry, batch, key):
 
 
 def run(cell=GRU, params=GRU_PARAMS, xs=XS, carry=None, **more):
-    return lambda: jaxrnn.unroll(cell, params, xs, carry, **more)
+    return lambda: jaxrnn.unroll(cell, params, xs, carry=carry, **more)
 
 
 def under_jit(loop):
@@ -72,7 +73,7 @@ def of_cells():
             yield name, key.format(got), lambda c=cell, v=value: c.init(v, I)
         for sizes in ((-1,), (2.5,), ("a",)):
             message = f"ValueError: batch_shape: got {sizes}, {number}"
-            yield name, message, lambda c=cell, v=sizes: c.carry(v)
+            yield name, message, lambda c=cell, v=sizes: c.initial_carry(v)
     nan = "ValueError: forget_bias: got nan, expected a finite number"
     for name in ("lstm", "peephole_lstm", "layer_norm_lstm"):
         yield name, nan, lambda m=name: getattr(jaxrnn, m)(H, forget_bias=np.nan)
@@ -115,7 +116,7 @@ def of_cells():
     ):
         message = f"ValueError: merge: got {got}, expected arrays with the axes [5, 3] in front"
         cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
-        yield "bidirectional", message, run(cell, jaxrnn.BothWays(*params))
+        yield "bidirectional", message, run(cell, jaxrnn.Directions(*params))
     yield (
         "bidirectional",
         "TypeError: merge: got <lambda> (too many",
@@ -150,7 +151,7 @@ def of_tokens():
     ):
         said = f"TypeError: xs: got {came} for one step, expected tokens, which are integers (*b"
         yield "unroll", said, run(net, params, xs, carry)
-        yield "history", said, lambda x=xs, c=carry: jaxrnn.history(net, params, x, c)
+        yield "history", said, lambda x=xs, c=carry: jaxrnn.history(net, params, x, carry=c)
     wider = "ValueError: carry[1]: got float64[3,4], expected float64[3,1,4]"
     yield "unroll", wider, run(net, params, array(T, B, 1, dtype=int), start)
     yield "embedding", "TypeError: xs: got float64[3]", run(table, params[0], array(T, B))
@@ -159,9 +160,9 @@ def of_tokens():
     yield "dropout", "TypeError: xs: got list", lambda: jaxrnn.dropout(0.1).apply((), [1.0])
     tokens = "TypeError: tokens: got float64[3], expected an array of integers"
     yield "stacked", tokens, lambda: net(params, start, array(B))
-    of_tokens = dataclasses.replace(GRU, num_feature_axes=0)
+    of_tokens = with_functions(GRU, num_feature_axes=0)
     zero = "ValueError: inputs: got 0.1, expected 0 for a cell that takes tokens"
-    yield "variational", zero, lambda: jaxrnn.variational(of_tokens, inputs=0.1)
+    yield "variational", zero, lambda: jaxrnn.transforms.variational_dropout(of_tokens, inputs=0.1)
     rest = "TypeError: carry: got the tree PyTreeDef(*), expected PyTreeDef(())"
     yield "embedding", rest, run(table, params[0], TOKENS, CARRY)
 
@@ -173,7 +174,11 @@ def of_sequences():
     yield "unroll", "TypeError: cell: got gru (too many pos", run(jaxrnn.gru, carry=CARRY)
     pair = "TypeError: loop: got NoneType, expected (carry, ys)"
     yield "unroll", pair, run(carry=CARRY, loop=lambda *_: None)
-    yield "history", pair, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, CARRY, loop=lambda *_: None)
+    yield (
+        "history",
+        pair,
+        lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, carry=CARRY, loop=lambda *_: None),
+    )
     unknown = "TypeError: options: got masks, expected some of loop, mask, "
     yield "history", unknown, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, masks=MASK)
     for message, options in {
@@ -192,23 +197,27 @@ def of_sequences():
         yield "unroll", f"TypeError: {message}...expected an array", run(**options)
     yield "unroll", "ValueError: fill: got nan, expected a fin", run(mask=MASK, fill=np.nan)
     lengths = "TypeError: lengths: got ShapeDtypeStruct"
-    yield "mask_of_lengths", lengths, lambda: jaxrnn.mask_of_lengths(STRUCT, 3)
+    yield "lengths_to_mask", lengths, lambda: jaxrnn.lengths_to_mask(STRUCT, 3)
     axis = "ValueError: xs: got float64[3], expected one with an axis {}"
     for value in (1, 7, -9):
-        call = lambda v=value: jaxrnn.time_first(array(3), v)  # noqa: E731
-        yield "time_first", axis.format(value), call
+        call = lambda v=value: jaxrnn.to_time_major(array(3), v)  # noqa: E731
+        yield "to_time_major", axis.format(value), call
     for value in ("1", True, (0, 1)):
-        call = lambda v=value: jaxrnn.time_first(XS, v)  # noqa: E731
-        yield "time_first", "TypeError: axis: got ...expected a Python int", call
-    yield "time_first", "TypeError: xs: got str, expected", lambda: jaxrnn.time_first("abc")
+        call = lambda v=value: jaxrnn.to_time_major(XS, v)  # noqa: E731
+        yield "to_time_major", "TypeError: axis: got ...expected a Python int", call
+    yield "to_time_major", "TypeError: xs: got str, expected", lambda: jaxrnn.to_time_major("abc")
     lead = "ValueError: rest: got float64[], expected a leading time axis"
-    yield "shifted", lead, lambda: jaxrnn.shifted(array(), array())
+    yield "shifted", lead, lambda: jaxrnn.shift_right(array(), array())
     yield (
         "shifted",
         "ValueError: rest: got leading (time) axes of sizes",
-        lambda: jaxrnn.shifted((array(), array()), (array(4), array(3))),
+        lambda: jaxrnn.shift_right((array(), array()), (array(4), array(3))),
     )
-    yield "shifted", "TypeError: first: got str, expected an array", lambda: jaxrnn.shifted("a", XS)
+    yield (
+        "shifted",
+        "TypeError: first: got str, expected an array",
+        lambda: jaxrnn.shift_right("a", XS),
+    )
     step = lambda p, c: (c, c)  # noqa: E731
     for name in ("scan", "bptt"):
         yield (
@@ -239,9 +248,9 @@ def of_sequences():
 
 
 def of_transforms():
-    masked, restarted = jaxrnn.masked(GRU), jaxrnn.restarted(GRU)
+    masked, restarted = jaxrnn.transforms.masked(GRU), jaxrnn.transforms.resettable(GRU)
     plain = lambda p, c, x: (c, x)  # noqa: E731
-    begun = jaxrnn.Restarting(GRU_PARAMS, CARRY)
+    begun = jaxrnn.transforms.ResetParams(GRU_PARAMS, CARRY)
     for name in ("masked", "restarted", "crossed", "probed"):
         params = begun if name == "restarted" else GRU_PARAMS
         wanted = f"TypeError: xs: got ..., expected a {name.capitalize()}"
@@ -253,64 +262,79 @@ def of_transforms():
         "TypeError: xs.mask: got NoneType, expected an array of bool": None,
         "ValueError: xs.mask: got bool[5,4], expected the axes [5, 3]": array(T, 4, dtype=bool),
     }.items():
-        yield "masked", message, run(masked, xs=jaxrnn.Masked(XS, mask))
-    other = jaxrnn.Masked(XS, array(T, 7, dtype=bool))
+        yield "masked", message, run(masked, xs=jaxrnn.transforms.MaskedInputs(XS, mask))
+    other = jaxrnn.transforms.MaskedInputs(XS, array(T, 7, dtype=bool))
     rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
-    yield "masked", rows, run(jaxrnn.masked(plain), None, other, CARRY)
-    yield "masked", "ValueError: fill: got inf", lambda: jaxrnn.masked(GRU, fill=np.inf)
-    anew = jaxrnn.Restarted(XS, MASK)
+    yield "masked", rows, run(jaxrnn.transforms.masked(plain), None, other, CARRY)
+    yield "masked", "ValueError: fill: got inf", lambda: jaxrnn.transforms.masked(GRU, fill=np.inf)
+    anew = jaxrnn.transforms.ResetInputs(XS, MASK)
     yield "restarted", "TypeError: params: got dict, expected a Res", run(restarted, xs=anew)
     for message, start in {
         "TypeError: params.carry: got the tree PyTreeDef(None)": None,
         "ValueError: params.carry: got float64[1,4], expected float64[3,4]": array(1, H),
     }.items():
-        call = run(restarted, jaxrnn.Restarting(GRU_PARAMS, start), anew, CARRY)
+        call = run(restarted, jaxrnn.transforms.ResetParams(GRU_PARAMS, start), anew, CARRY)
         yield "restarted", message, call
-    no_bool = jaxrnn.Restarted(XS, array(T, B))
+    no_bool = jaxrnn.transforms.ResetInputs(XS, array(T, B))
     yield "restarted", "TypeError: xs.reset: got float64[5,3]", run(restarted, begun, no_bool)
-    factor = jaxrnn.Crossed(XS, array(T, B))
+    factor = jaxrnn.transforms.ScaledInputs(XS, array(T, B))
     yield (
         "crossed",
         "ValueError: xs.factor: got float64[3], expected one number",
-        run(jaxrnn.crossed(GRU), xs=factor, carry=CARRY),
+        run(jaxrnn.transforms.scale_carry_gradient(GRU), xs=factor, carry=CARRY),
     )
-    probe = jaxrnn.Probed(XS, array(T, B + 2))
+    probe = jaxrnn.transforms.ProbeInputs(XS, array(T, B + 2))
     yield (
         "probed",
         "ValueError: xs.probe: got float64[5], expected float64[3]",
-        run(jaxrnn.probed(GRU), xs=probe, carry=CARRY),
+        run(jaxrnn.transforms.probe_adjoint(GRU), xs=probe, carry=CARRY),
     )
     yield (
         "probed",
         "TypeError: xs.probe: got the tree PyTreeDef(None)",
-        run(jaxrnn.probed(GRU), xs=jaxrnn.Probed(XS, None), carry=CARRY),
+        run(
+            jaxrnn.transforms.probe_adjoint(GRU),
+            xs=jaxrnn.transforms.ProbeInputs(XS, None),
+            carry=CARRY,
+        ),
     )
     for message, factor in {
         "ValueError: factor: got float64[7], expected the shape of the si": lambda s: jnp.ones(7),
         "ValueError: factor: got NoneType, expected": lambda s: None,
     }.items():
-        yield "controlled", message, run(jaxrnn.controlled(GRU, factor), carry=CARRY)
+        yield "controlled", message, run(jaxrnn.transforms.scale_adjoint(GRU, factor), carry=CARRY)
     yield (
         "controlled",
         "TypeError: factor: got <lambda> (too many",
-        lambda: jaxrnn.controlled(GRU, lambda: 1),
+        lambda: jaxrnn.transforms.scale_adjoint(GRU, lambda: 1),
     )
     rate = "ValueError: {}: got None, expected a rate in [0, 1)"
-    yield "controlled", rate.format("cut"), lambda: jaxrnn.controlled(GRU, cut=None)
-    yield "zoneout", rate.format("rate"), lambda: jaxrnn.zoneout(GRU, None)
+    yield "controlled", rate.format("cut"), lambda: jaxrnn.transforms.scale_adjoint(GRU, cut=None)
+    yield "zoneout", rate.format("rate"), lambda: jaxrnn.transforms.zoneout(GRU, None)
     form = "TypeError: cut: got the tree PyTreeDef({'a': *}), expected"
-    yield "controlled", form, run(jaxrnn.controlled(GRU, cut={"a": 0.1}), key=KEY)
-    yield "clipped", "ValueError: limit: got nan", lambda: jaxrnn.clipped(GRU, np.nan)
-    yield "variational", "TypeError: variational() takes 1", lambda: jaxrnn.variational(GRU, 0.1)
+    yield "controlled", form, run(jaxrnn.transforms.scale_adjoint(GRU, cut={"a": 0.1}), key=KEY)
+    yield (
+        "clipped",
+        "ValueError: limit: got nan",
+        lambda: jaxrnn.transforms.clip_adjoint(GRU, np.nan),
+    )
+    yield (
+        "variational",
+        "TypeError: variational() takes 1",
+        lambda: jaxrnn.transforms.variational_dropout(GRU, 0.1),
+    )
     whole = "TypeError: xs: got a tuple of 2, expected an array (of a masked cell and the like, tra"
-    cell, marked = jaxrnn.variational(masked, inputs=0.1), jaxrnn.Masked(XS, MASK)
+    cell, marked = (
+        jaxrnn.transforms.variational_dropout(masked, inputs=0.1),
+        jaxrnn.transforms.MaskedInputs(XS, MASK),
+    )
     yield "variational", whole, run(cell, xs=marked, key=KEY)
     yield (
         "candidate_dropout",
         "TypeError: rate: got '1'",
-        lambda: jaxrnn.candidate_dropout(GRU, "1"),
+        lambda: jaxrnn.transforms.recurrent_dropout(GRU, "1"),
     )
-    fed = jaxrnn.fed_back(GRU, lambda y, s: y)
+    fed = jaxrnn.transforms.autoregressive(GRU, lambda y, s: y)
     yield (
         "fed_back",
         "TypeError: carry: got float64[3,4], expected (carry, x)",
@@ -319,35 +343,43 @@ def of_transforms():
     yield (
         "fed_back",
         "TypeError: feedback: got <lambda> (too",
-        lambda: jaxrnn.fed_back(GRU, lambda y: y),
+        lambda: jaxrnn.transforms.autoregressive(GRU, lambda y: y),
     )
 
 
 def of_losses_and_training():
-    readout, entropy = jaxrnn.readout(7), optax.softmax_cross_entropy_with_integer_labels
-    scored, params = jaxrnn.scored(GRU, readout, entropy), (GRU_PARAMS, weights(1))
+    readout, entropy = jaxrnn.linear(7), optax.softmax_cross_entropy_with_integer_labels
+    scored, params = jaxrnn.transforms.step_loss(GRU, readout, entropy), (GRU_PARAMS, weights(1))
     for target in (3, np.int32, None):
         wanted = "TypeError: target: got ..., expected a ShapeDtypeStruct"
-        yield "scored", wanted, lambda t=target: jaxrnn.scored(ELMAN, readout, entropy, t)
+        yield (
+            "scored",
+            wanted,
+            lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, t),
+        )
     yield "scored", "TypeError: xs: got float64[...], expected a Scored", run(scored, params)
     for message, targets in {
         "TypeError: xs.targets: got float64[5,3], expected int32[5,3]": array(T, B),
         "ValueError: xs.targets: got int32[5,4], expected int32[5,3]": array(T, 4, dtype=np.int32),
         "TypeError: xs.targets: got the tree PyTreeDef(None)": None,
     }.items():
-        yield "scored", message, run(scored, params, jaxrnn.Scored(XS, targets))
+        yield "scored", message, run(scored, params, jaxrnn.transforms.StepLossInputs(XS, targets))
     two = "TypeError: params: got {}, expected a tuple of 2, one a part"
     for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
-        yield "scored", two.format(got), run(scored, wrong, jaxrnn.Scored(XS, TOKENS))
+        yield (
+            "scored",
+            two.format(got),
+            run(scored, wrong, jaxrnn.transforms.StepLossInputs(XS, TOKENS)),
+        )
     for message, outputs, targets in (
         ("outputs: got NoneType,", None, XS),
         ("outputs: got a tuple of 2,", (CARRY, XS), XS),
         ("targets: got str,", XS, "abc"),
         ("targets: got ndarray object,", XS, np.full((T, B), None)),
     ):
-        call = lambda o=outputs, t=targets: jaxrnn.mean_over_time(optax.l2_loss, o, t)  # noqa: E731
-        yield "mean_over_time", f"TypeError: {message} expected an array", call
-    init = jaxrnn.trainer(training_loss, OPTIMIZER).init
+        call = lambda o=outputs, t=targets: jaxrnn.masked_mean(optax.l2_loss, o, t)  # noqa: E731
+        yield "masked_mean", f"TypeError: {message} expected an array", call
+    init = jaxrnn.training.trainer(training_loss, OPTIMIZER).init
     yield "trainer", "TypeError: key: got int", lambda: init(GRU_PARAMS, 3)
     yield (
         "trainer",
@@ -359,12 +391,18 @@ def of_losses_and_training():
         ("TypeError: state.opt_state: got the tree PyTreeDef((", optax.adam(0.1), {}),
         ("TypeError: metrics['a']: got str, expected an array", OPTIMIZER, {"a": "b"}),
     ):
-        update = jaxrnn.trainer(lambda *_, m=metrics: (jnp.sum(XS), (CARRY, m)), optimizer).update
+        update = jaxrnn.training.trainer(
+            lambda *_, m=metrics: (jnp.sum(XS), (CARRY, m)), optimizer
+        ).update
         yield "trainer", message, lambda u=update: jax.eval_shape(u, STATE, XS)
-    yield "trainer", "TypeError: loss: got ...(too many", lambda: jaxrnn.trainer(len, OPTIMIZER)
-    windowed = jaxrnn.windowed(training_loss, OPTIMIZER, 2, 4)
+    yield (
+        "trainer",
+        "TypeError: loss: got ...(too many",
+        lambda: jaxrnn.training.trainer(len, OPTIMIZER),
+    )
+    windowed = jaxrnn.training.truncated_trainer(training_loss, OPTIMIZER, 2, 4)
     for name, update in (
-        ("trainer", jaxrnn.trainer(training_loss, OPTIMIZER).update),
+        ("trainer", jaxrnn.training.trainer(training_loss, OPTIMIZER).update),
         ("windowed", windowed.update),
     ):
         for got, state in (("NoneType", None), ("dict", {}), ("float64[5,3,2]", XS)):
@@ -399,28 +437,38 @@ def of_diagnostics():
         "TypeError: ks: got '12' of type str": {"ks": "12"},
         "TypeError: make: got 3 of type int": {"make": 3},
     }.items():
-        call = lambda o=options: jaxrnn.truncation_bias(loss, GRU_PARAMS, XS, **o)  # noqa: E731
+        call = lambda o=options: jaxrnn.diagnostics.truncation_bias(loss, GRU_PARAMS, XS, **o)  # noqa: E731
         yield "truncation_bias", message, call
     for message, states, mask in (
         ("ValueError: states: got None, which has no arrays", None, None),
         ("TypeError: mask: got list, expected an array of bool", HISTORY, [True]),
         ("ValueError: states.carries: got float64[5,3,4], ", HISTORY, array(T, 4, dtype=bool)),
     ):
-        yield "saturation", message, lambda s=states, m=mask: jaxrnn.saturation(s, m)
+        yield (
+            "saturation",
+            message,
+            lambda s=states, m=mask: jaxrnn.diagnostics.saturation(s, mask=m),
+        )
     some = "ValueError: carry: got int64[3], expected some floats"
     yield (
         "spectrum",
         some,
-        lambda: jaxrnn.spectrum(lambda p, c, x: (c, x), None, array(B, dtype=int), XS),
+        lambda: jaxrnn.diagnostics.jacobian_spectrum(
+            lambda p, c, x: (c, x), None, array(B, dtype=int), XS
+        ),
     )
-    yield "reach", "TypeError: found: got NoneType, expected a Spec", lambda: jaxrnn.reach(None)
+    yield (
+        "reach",
+        "TypeError: found: got NoneType, expected a Spec",
+        lambda: jaxrnn.diagnostics.memory_horizon(None),
+    )
     for message, args in {
         "TypeError: reach: got NoneType, expected a Reach": (None,),
         "TypeError: spectrum: got a tuple of 4, expected a Spectrum": (REACH, REACH),
         "TypeError: gates: got list, expected a dict": (REACH, None, [1]),
         "ValueError: reach: got that of no rows": (REACH._replace(rate=np.ones(0)),),
     }.items():
-        yield "verdict", message, lambda a=args: jaxrnn.verdict(*a)
+        yield "verdict", message, lambda a=args: jaxrnn.diagnostics.diagnose(*a)
     yield "verdict", "TypeError: reach...: got a traced float64", traced("verdict", REACH)
     for message, args, options in (
         ("ValueError: args: got none", (), {}),
@@ -429,7 +477,7 @@ def of_diagnostics():
         ("ValueError: loops: got none", (GRU_PARAMS, XS), {"loops": ()}),
         ("TypeError: loops['b']: got 'bptt'", (GRU_PARAMS, XS), {"loops": (("b", "bptt"),)}),
     ):
-        call = lambda a=args, o=options: jaxrnn.memory_plan(loss, *a, **o)  # noqa: E731
+        call = lambda a=args, o=options: jaxrnn.diagnostics.memory_plan(loss, *a, **o)  # noqa: E731
         yield "memory_plan", message, call
     for message, options in {
         "TypeError: in_axes: got 0 of type int": {"in_axes": 0},
@@ -441,7 +489,7 @@ def of_diagnostics():
         "TypeError: devices: got 2 of type int": {"in_axes": (None, 0), "devices": 2},
         "TypeError: weight: got 3 of type int": {"in_axes": (None, 0), "weight": 3},
     }.items():
-        call = lambda o=options: jaxrnn.data_parallel(lambda p, x: 0.0, **o)(1.0, XS)  # noqa: E731
+        call = lambda o=options: jaxrnn.training.data_parallel(lambda p, x: 0.0, **o)(1.0, XS)  # noqa: E731
         yield "data_parallel", message, call
     for message, options in {
         "TypeError: names: got 3 of type int": {"names": 3},

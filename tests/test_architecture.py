@@ -164,7 +164,9 @@ def test_the_whole_library_is_read():
 
 def test_every_module_has_its_floor():
     assert without_floor(library()) == []
-    assert without_floor({"jaxrnn.attic": "", "jaxrnn.train": "", "jaxrnn": ""}) == ["jaxrnn.attic"]
+    assert without_floor({"jaxrnn.attic": "", "jaxrnn.training.trainers": "", "jaxrnn": ""}) == [
+        "jaxrnn.attic"
+    ]
 
 
 def test_imports_go_downward():
@@ -178,15 +180,15 @@ def test_an_import_that_goes_upward_is_seen():
         "jaxrnn.cells.gru": "from ..loops.bptt import bptt\nfrom .parts import x",
         "jaxrnn.cells.parts": "",
         "jaxrnn.loops.bptt": "import jaxrnn.cells.gru as gru",
-        "jaxrnn.sequence": "import importlib\nimportlib.import_module('jaxrnn.train')",
-        "jaxrnn.train": "from jaxrnn import unroll, sequence\nimport jaxrnn.loops.bptt",
-        "jaxrnn.app.main": "import jaxrnn, jaxrnn.train\nfrom jaxrnn.types import Cell",
+        "jaxrnn.sequence": "import importlib\nimportlib.import_module('jaxrnn.training.trainers')",
+        "jaxrnn.training.trainers": "from jaxrnn import unroll, sequence\nimport jaxrnn.loops.bptt",
+        "jaxrnn.cli.main": "import jaxrnn, jaxrnn.training.trainers\nfrom jaxrnn.types import Cell",
     }
     assert upward(sources) == [
         "jaxrnn.cells.gru imports jaxrnn.loops.bptt",
         "jaxrnn.loops.bptt imports jaxrnn.cells.gru",
-        "jaxrnn.sequence imports jaxrnn.train",
-        "jaxrnn.train imports jaxrnn",
+        "jaxrnn.sequence imports jaxrnn.training.trainers",
+        "jaxrnn.training.trainers imports jaxrnn",
         "jaxrnn.types imports jaxrnn.sequence",
     ]
 
@@ -207,7 +209,11 @@ def test_a_circle_is_seen():
 def test_only_training_and_what_stands_above_it_imports_optax():
     assert optax_below(library()) == []
     planted = "def lazy():\n    from optax.losses import l2_loss"
-    sources = {"jaxrnn.losses": planted, "jaxrnn.train": planted, "jaxrnn.app.main": planted}
+    sources = {
+        "jaxrnn.losses": planted,
+        "jaxrnn.training.trainers": planted,
+        "jaxrnn.cli.main": planted,
+    }
     assert optax_below(sources) == ["jaxrnn.losses"]
 
 
@@ -221,7 +227,7 @@ def test_the_size_of_the_library_is_told():
     # What people import, and the command line, which nobody does, by itself.
     lines = {True: 0, False: 0}
     for module, source in library().items():
-        lines[module.startswith("jaxrnn.app")] += code_lines(source)
+        lines[module.startswith("jaxrnn.cli")] += code_lines(source)
     # For information: what a capability costs is judged by reading it.
     print(f"{lines[False]} lines of code in the library, {lines[True]} in the command line")
 

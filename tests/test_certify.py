@@ -1,10 +1,9 @@
 """The certificate passes what is right, and nothing else."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import with_functions
 
 import jaxrnn
 from jaxrnn.certify import Certificate, Row
@@ -13,7 +12,7 @@ from jaxrnn.certify import Certificate, Row
 def altered(**parts):
     """A GRU whose parts are spoiled: each is a function of the right one."""
     cell = jaxrnn.gru(4)
-    return dataclasses.replace(
+    return with_functions(
         cell, **{name: spoil(getattr(cell, name)) for name, spoil in parts.items()}
     )
 
@@ -124,7 +123,10 @@ def test_a_gradient_less_exact_than_autodiff_in_float32_does_not():
 
 def test_a_plain_step_is_derived_and_scan_is_autodiff():
     cell = jaxrnn.elman(3)
-    params, carry = cell.init(jax.random.key(0), 2, jnp.float64), cell.carry((2,), jnp.float64)
+    params, carry = (
+        cell.init(jax.random.key(0), 2, jnp.float64),
+        cell.initial_carry((2,), jnp.float64),
+    )
     xs = jnp.sin(jnp.arange(20.0)).reshape(5, 2, 2)
 
     def step(params, carry, x):

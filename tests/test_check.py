@@ -142,11 +142,11 @@ def wrong_sizes():
         ("layer_norm_gru", jaxrnn.layer_norm_gru, "hidden_size"),
         ("projected_lstm", lambda size: jaxrnn.projected_lstm(size, 2), "hidden_size"),
         ("projected_lstm", partial(jaxrnn.projected_lstm, 2), "projection_size"),
-        ("readout", jaxrnn.readout, "output_size"),
+        ("readout", jaxrnn.linear, "output_size"),
         ("embedding", jaxrnn.embedding, "output_size"),
         ("truncated", jaxrnn.truncated, "k1"),
         ("lstm.init", partial(LSTM.init, None), "input_size"),
-        ("readout.init", partial(jaxrnn.readout(2).init, None), "input_size"),
+        ("readout.init", partial(jaxrnn.linear(2).init, None), "input_size"),
         ("embedding.init", partial(jaxrnn.embedding(2).init, None), "input_size"),
     ):
         for value in (0, -3):
@@ -226,7 +226,7 @@ def wrong_layers():
     hs, tokens = array(T, B, H), array(T, B, dtype=np.int32)
     linear, table = {"w_o": array(H, 2), "b_o": array(2)}, {"w_e": array(7, 2)}
     wide_linear, wide_table = {"w_o": array(H, 3), "b_o": array(3)}, {"w_e": array(7, 3)}
-    readout, embedding = jaxrnn.readout(2).apply, jaxrnn.embedding(2).apply
+    readout, embedding = jaxrnn.linear(2).apply, jaxrnn.embedding(2).apply
     yield from {
         "ValueError: hs: got float64[5,3,2], expected a last axis": partial(readout, linear, XS),
         "TypeError: hs: got int32[5,3], expected floating": partial(readout, linear, tokens),
@@ -247,7 +247,7 @@ def wrong_layers():
 def wrong_losses():
     def mean(loss=optax.l2_loss, *, outputs=(T, B, 2), targets=(T, B, 2), mask=None):
         args = loss, array(*outputs), array(*targets), mask
-        return partial(jaxrnn.mean_over_time, *args)
+        return partial(jaxrnn.masked_mean, *args)
 
     def broadcasting(outputs, targets):
         return jnp.broadcast_to(outputs, (T, *outputs.shape))
@@ -282,13 +282,17 @@ def wrong_training():
 
         params, optimizer = {"w": array(2)}, optax.sgd(0.1)
         step, key = array(dtype=np.int32), array(2, dtype=np.uint32)
-        state = jaxrnn.TrainState(params, optimizer.init(params), (array(2),), step, key)
-        return lambda: jax.jit(jaxrnn.trainer(loss, optimizer).update)(state, None)
+        state = jaxrnn.training.TrainState(params, optimizer.init(params), (array(2),), step, key)
+        return lambda: jax.jit(jaxrnn.training.trainer(loss, optimizer).update)(state, None)
 
     form = "expected (loss, (carry, metrics))"
     yield from {
-        "TypeError: loss: got 3 of type int, expected": partial(jaxrnn.trainer, 3, optax.sgd(0.1)),
-        "TypeError: optimizer: got 'adam'..., expected": partial(jaxrnn.trainer, len, "adam"),
+        "TypeError: loss: got 3 of type int, expected": partial(
+            jaxrnn.training.trainer, 3, optax.sgd(0.1)
+        ),
+        "TypeError: optimizer: got 'adam'..., expected": partial(
+            jaxrnn.training.trainer, len, "adam"
+        ),
         f"TypeError: loss: got ..., {form}": update(lambda v, c: v),
         f"TypeError: loss: got a tuple of 2, {form}": update(lambda v, c: (v, c)),
         "ValueError: loss: got NoneType, expected a ": update(lambda v, c: (None, (c, {}))),
@@ -304,7 +308,7 @@ def wrong_training():
 
 NET = jaxrnn.stacked(jaxrnn.gru(H), jaxrnn.lstm(H))
 NET_PARAMS = (GRU_PARAMS, {**weights(4), "w_x": array(H, 4 * H)})
-NOISY = jaxrnn.zoneout(GRU, 0.1)
+NOISY = jaxrnn.transforms.zoneout(GRU, 0.1)
 MARKS, KEY = array(T, B, dtype=bool), jax.eval_shape(lambda: jax.random.key(0))
 
 
@@ -341,7 +345,7 @@ def wrong_marks():
             XS, lengths=np.array([6, 2, -1])
         ),
         "TypeError: steps: got 2.0 of type float": partial(
-            jaxrnn.mask_of_lengths, array(B, dtype=int), 2.0
+            jaxrnn.lengths_to_mask, array(B, dtype=int), 2.0
         ),
         "ValueError: reset_carry: got a carry and no reset, expected both": unrolled(
             XS, reset_carry=carry
@@ -417,30 +421,30 @@ def wrong_networks():
             narrow.output, GRU_PARAMS, array(B, H)
         ),
         "ValueError: carry: got that of Layers alone": partial(
-            jaxrnn.stacked(jaxrnn.readout(2)).output, ({},), ((),)
+            jaxrnn.stacked(jaxrnn.linear(2)).output, ({},), ((),)
         ),
         "ValueError: input_size: got 0, expected an int": partial(NET.init, None, 0),
     }.items()
 
 
 def wrong_transforms():
-    for make in (jaxrnn.zoneout, jaxrnn.candidate_dropout):
+    for make in (jaxrnn.transforms.zoneout, jaxrnn.transforms.recurrent_dropout):
         yield "TypeError: cell: got function, expected a Cell", partial(make, array, 0.1)
     for name, make in {
         "rate": jaxrnn.dropout,
-        "inputs": lambda rate: jaxrnn.variational(GRU, inputs=rate),
-        "state": lambda rate: jaxrnn.variational(GRU, state=rate),
+        "inputs": lambda rate: jaxrnn.transforms.variational_dropout(GRU, inputs=rate),
+        "state": lambda rate: jaxrnn.transforms.variational_dropout(GRU, state=rate),
     }.items():
         for rate in (-0.1, 1, 1.5, float("nan")):
             message = f"ValueError: {name}: got {float(rate)}, expected a rate in [0, 1)"
             yield message, partial(make, rate)
         yield f"TypeError: {name}: got '0.5' of type str, expected a number", partial(make, "0.5")
-    of_lstm = jaxrnn.zoneout(GRU, LSTMCarry(0.1, 0.1))
-    memory_less = jaxrnn.candidate_dropout(ELMAN, 0.5)
+    of_lstm = jaxrnn.transforms.zoneout(GRU, LSTMCarry(0.1, 0.1))
+    memory_less = jaxrnn.transforms.recurrent_dropout(ELMAN, 0.5)
     key = array(2, dtype=np.uint32)
     yield from {
         "ValueError: rate: got 1.0, expected a rate in [0, 1)": partial(
-            jaxrnn.zoneout, LSTM, LSTMCarry(0.1, 1.0)
+            jaxrnn.transforms.zoneout, LSTM, LSTMCarry(0.1, 1.0)
         ),
         "TypeError: rate: got the tree ...LSTMCarry..., expected PyTreeDef(*)": unrolled(
             XS, cell=of_lstm
@@ -448,21 +452,23 @@ def wrong_transforms():
         "ValueError: cell: got one without a candidate, expected one such as": unrolled(
             XS, cell=memory_less, params=weights(1), key=key
         ),
-        "TypeError: step: got 3 of type int, expected a function": partial(jaxrnn.masked, 3),
+        "TypeError: step: got 3 of type int, expected a function": partial(
+            jaxrnn.transforms.masked, 3
+        ),
         "TypeError: step: got None of type NoneType, expected a fu": partial(
-            jaxrnn.restarted, None
+            jaxrnn.transforms.resettable, None
         ),
         "TypeError: learned: got 1 of type int, expected a bool": partial(
-            jaxrnn.restarted, GRU, learned=1
+            jaxrnn.transforms.resettable, GRU, learned=1
         ),
         "ValueError: first: got float64[4], expected float64[3,2], as one step of": partial(
-            jaxrnn.shifted, array(4), XS
+            jaxrnn.shift_right, array(4), XS
         ),
         "TypeError: first: got float32[3,2], expected float64[3,2]": partial(
-            jaxrnn.shifted, array(B, I, dtype=np.float32), XS
+            jaxrnn.shift_right, array(B, I, dtype=np.float32), XS
         ),
         "TypeError: feedback: got 'sample' of type str, expected a func": partial(
-            jaxrnn.fed_back, GRU, "sample"
+            jaxrnn.transforms.autoregressive, GRU, "sample"
         ),
     }.items()
 

@@ -74,7 +74,7 @@ def test_the_gradient_is_the_same_inside(cell_name, loop_name, of):
 @some_pairs
 def test_a_step_under_checkpoint_is_a_step(cell_name, loop_name):
     cell, params, xs = problem(cell_name)
-    step, carry = jax.checkpoint(lambda *args: cell(*args)), cell.carry((B,), jnp.float64)
+    step, carry = jax.checkpoint(lambda *args: cell(*args)), cell.initial_carry((B,), jnp.float64)
 
     def of_step(_):
         def value(params, xs):
@@ -107,7 +107,7 @@ def test_a_while_loop_descends_until_it_is_below(cell_name, loop_name):
 def test_a_donated_carry_is_used_and_changes_nothing():
     cell, params, xs = problem("lstm")
     run = functools.partial(jaxrnn.unroll, cell)
-    carry = kept = cell.carry((B,), jnp.float64)
+    carry = kept = cell.initial_carry((B,), jnp.float64)
     kept = jax.tree.map(jnp.copy, carry)
     donating = jax.jit(run, donate_argnums=2)
     for segment in (xs[:2], xs[2:]):
@@ -148,7 +148,7 @@ def test_an_exported_gradient_comes_back(cell_name, loop_name, rows, own_message
 def test_nothing_is_nan_on_the_way(cell_name, loop_name):
     """Under `jax_debug_nans` and `jax_debug_infs`, where padding is NaN too."""
     cell, params, xs = problem(cell_name)
-    mask = jaxrnn.mask_of_lengths(jnp.arange(B) % (T + 1), T)
+    mask = jaxrnn.lengths_to_mask(jnp.arange(B) % (T + 1), T)
     xs = jnp.where(mask[..., None], xs, jnp.nan)
 
     def value(params):
@@ -183,21 +183,34 @@ def test_without_x64_everything_is_float32(cell_name, loop_name):
 
 def test_a_counter_in_a_carry_is_as_wide_as_x64_says():
     """In one process both may be asked for."""
-    cell = jaxrnn.Cell(
-        init=lambda key, size, dtype: jnp.ones(size, dtype),
-        carry=lambda batch, dtype: (jnp.zeros((*batch, I), dtype), jnp.zeros(batch, int)),
-        project=lambda params, xs: xs * jnp.broadcast_to(params, xs.shape),
-        advance=lambda params, carry, z: ((carry[0] + z, carry[1] + 1), ()),
-        output=lambda params, carries: carries[0],
-    )
+
+    class Counter(jaxrnn.Cell):
+        def init(self, key, size, dtype):
+            return jnp.ones(size, dtype)
+
+        def initial_carry(self, batch, dtype):
+            return jnp.zeros((*batch, I), dtype), jnp.zeros(batch, int)
+
+        def project(self, params, xs):
+            return xs * jnp.broadcast_to(params, xs.shape)
+
+        def advance(self, w, carry, z):
+            return (carry[0] + z, carry[1] + 1), ()
+
+        def output(self, params, carries):
+            return carries[0]
+
+    cell = Counter()
     for enabled, wanted in ((True, jnp.int64), (False, jnp.int32), (True, jnp.int64)):
         with jax.enable_x64(enabled):
-            params, carry = jnp.ones(I, jnp.float32), cell.carry((B,), jnp.float32)
-            (_, count), _ = jaxrnn.unroll(cell, params, jnp.ones((T, B, I), jnp.float32), carry)
+            params, carry = jnp.ones(I, jnp.float32), cell.initial_carry((B,), jnp.float32)
+            (_, count), _ = jaxrnn.unroll(
+                cell, params, jnp.ones((T, B, I), jnp.float32), carry=carry
+            )
         assert count.dtype == wanted
 
 
-NET = jaxrnn.stacked(jaxrnn.gru(H), jaxrnn.dropout(0.1), jaxrnn.readout(2))
+NET = jaxrnn.stacked(jaxrnn.gru(H), jaxrnn.dropout(0.1), jaxrnn.linear(2))
 OPTIMIZERS = {
     "multi_transform": optax.multi_transform(
         {"fast": optax.adam(0.1), "slow": optax.sgd(1e-3)}, ("fast", "slow", "slow")
@@ -325,7 +338,7 @@ def main():
         got = jax.jit(jax.grad(by_hand, argnums=(0, 1)))(params, xs, mask)
         compare("shard_map", name, got, wanted)
 
-    noisy = jaxrnn.zoneout(CELLS["gru"](I), 0.3)
+    noisy = jaxrnn.transforms.zoneout(CELLS["gru"](I), 0.3)
 
     def with_noise(params, xs):
         return jnp.sum(jaxrnn.unroll(noisy, params[0][0].forward, xs, key=jax.random.key(0))[1])

@@ -20,10 +20,10 @@ import jaxrnn
 
 T, B, I, H = 4, 2, 3, 4
 NET = jaxrnn.stacked(
-    jaxrnn.variational(jaxrnn.elman(H), inputs=0.3, state=0.3),
+    jaxrnn.transforms.variational_dropout(jaxrnn.elman(H), inputs=0.3, state=0.3),
     jaxrnn.dropout(0.2),
-    jaxrnn.zoneout(jaxrnn.lstm(H), 0.3),
-    jaxrnn.readout(2),
+    jaxrnn.transforms.zoneout(jaxrnn.lstm(H), 0.3),
+    jaxrnn.linear(2),
 )
 
 
@@ -37,17 +37,17 @@ def bits(tree):
 
 
 def noisy_loss(params, carry, xs, key):
-    carry, ys = jaxrnn.unroll(NET, params, xs, carry, loop=jaxrnn.bptt, key=key)
+    carry, ys = jaxrnn.unroll(NET, params, xs, carry=carry, loop=jaxrnn.bptt, key=key)
     return jnp.mean(ys**2), (carry, {"largest": jnp.max(ys)})
 
 
-TRAINER = jaxrnn.trainer(noisy_loss, optax.adam(0.1))
+TRAINER = jaxrnn.training.trainer(noisy_loss, optax.adam(0.1))
 
 
 @jax.jit
 def drawn(key):
     """All that comes from one key, by what it is."""
-    params, carry = NET.init(key, I), NET.carry((B,))
+    params, carry = NET.init(key, I), NET.initial_carry((B,))
     xs = jnp.asarray(np.random.default_rng(0).standard_normal((3, T, B, I)), jnp.float32)
     state, metrics = jax.lax.scan(TRAINER.update, TRAINER.init(params, key, carry), xs)
     state = state._replace(key=jax.random.key_data(state.key))

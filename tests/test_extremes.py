@@ -52,7 +52,7 @@ def extreme_inputs(dtype):
 
 def start(cell, dtype, batch=(B,)):
     params = jax.jit(cell.init, static_argnums=(1, 2))(jax.random.key(0), I, dtype)
-    carry = jax.tree.map(lambda c: c + jnp.asarray(0.1, c.dtype), cell.carry(batch, dtype))
+    carry = jax.tree.map(lambda c: c + jnp.asarray(0.1, c.dtype), cell.initial_carry(batch, dtype))
     return params, carry
 
 
@@ -221,7 +221,7 @@ def test_one_unit_and_few_steps(cell_name, loop_name, steps):
 
 def unrolled(cell, loop, params, carry, xs, mask, reset):
     def value(params, carry, xs):
-        outputs = jaxrnn.unroll(cell, params, xs, carry, loop=loop, mask=mask, reset=reset)
+        outputs = jaxrnn.unroll(cell, params, xs, carry=carry, loop=loop, mask=mask, reset=reset)
         return total(outputs), outputs
 
     return jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)(params, carry, xs)
@@ -266,11 +266,13 @@ def test_an_update_on_no_rows_changes_nothing():
     cell = jaxrnn.gru(H)
 
     def loss(params, carry, xs, key):
-        carry, hs = jaxrnn.unroll(cell, params, xs, carry)
-        return jaxrnn.mean_over_time(optax.l2_loss, hs, jnp.zeros_like(hs)), (carry, {})
+        carry, hs = jaxrnn.unroll(cell, params, xs, carry=carry)
+        return jaxrnn.masked_mean(optax.l2_loss, hs, jnp.zeros_like(hs)), (carry, {})
 
-    trainer = jaxrnn.trainer(loss, optax.sgd(0.1))
-    state = trainer.init(cell.init(jax.random.key(0), I), jax.random.key(1), cell.carry((0,)))
+    trainer = jaxrnn.training.trainer(loss, optax.sgd(0.1))
+    state = trainer.init(
+        cell.init(jax.random.key(0), I), jax.random.key(1), cell.initial_carry((0,))
+    )
     new, metrics = trainer.update(state, jnp.zeros((T, 0, I), jnp.float32))
     equal(new.params, state.params, jnp.float32)
     assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)

@@ -20,7 +20,7 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.app.main import main
+from jaxrnn.cli.main import main
 from jaxrnn.diagnostics import decompositions
 
 T, B, I, H = 3, 2, 3, 4
@@ -71,10 +71,12 @@ def test_a_call_of_lapack_is_seen(calls, decomposed):
 
 NETWORKS = {
     "stacked": lambda: jaxrnn.stacked(
-        jaxrnn.lstm(H), jaxrnn.residual(jaxrnn.gru(H)), jaxrnn.readout(2)
+        jaxrnn.lstm(H), jaxrnn.residual(jaxrnn.gru(H)), jaxrnn.linear(2)
     ),
     "bidirectional": lambda: jaxrnn.bidirectional(jaxrnn.gru(H), jaxrnn.elman(H)),
-    "noisy": lambda: jaxrnn.stacked(jaxrnn.zoneout(jaxrnn.lstm(H), 0.1), jaxrnn.dropout(0.1)),
+    "noisy": lambda: jaxrnn.stacked(
+        jaxrnn.transforms.zoneout(jaxrnn.lstm(H), 0.1), jaxrnn.dropout(0.1)
+    ),
 }
 STARTS = {**{name: functools.partial(make, H) for name, make in jaxrnn.CELLS}, **NETWORKS}
 
@@ -96,30 +98,36 @@ def loss(params, xs, loop=jaxrnn.bptt):
 
 
 def found_of(params, xs, **probes):
-    return jaxrnn.spectrum(CELL, params, CELL.carry((B,), jnp.float64), xs, **probes)
+    return jaxrnn.diagnostics.jacobian_spectrum(
+        CELL, params, CELL.initial_carry((B,), jnp.float64), xs, **probes
+    )
 
 
 def judged(params, xs):
     found = found_of(params, xs)
-    gates = jaxrnn.saturation(jaxrnn.history(CELL, params, xs)[0])
-    return jaxrnn.verdict(jaxrnn.reach(found), found, gates)
+    gates = jaxrnn.diagnostics.saturation(jaxrnn.history(CELL, params, xs)[0])
+    return jaxrnn.diagnostics.diagnose(jaxrnn.diagnostics.memory_horizon(found), found, gates)
 
 
 # Each public diagnostic by its name, and what trains.
 QUESTIONS = {
-    "flow": functools.partial(jaxrnn.flow, loss),
-    "contributions": functools.partial(jaxrnn.contributions, loss),
-    "saturation": lambda params, xs: jaxrnn.saturation(jaxrnn.history(CELL, params, xs)[0]),
-    "locate_nonfinite": functools.partial(jaxrnn.locate_nonfinite, loss),
+    "flow": functools.partial(jaxrnn.diagnostics.gradient_flow, loss),
+    "contributions": functools.partial(jaxrnn.diagnostics.per_step_gradients, loss),
+    "saturation": lambda params, xs: jaxrnn.diagnostics.saturation(
+        jaxrnn.history(CELL, params, xs)[0]
+    ),
+    "locate_nonfinite": functools.partial(jaxrnn.diagnostics.locate_nonfinite, loss),
     "spectrum": jax.jit(found_of),
     "spectrum, few probes": lambda p, xs: found_of(p, xs, probes=2, key=jax.random.key(0)),
-    "reach": lambda params, xs: jaxrnn.reach(found_of(params, xs)),
-    "truncation_bias": functools.partial(jaxrnn.truncation_bias, loss),
-    "adaptive": functools.partial(jaxrnn.adaptive, loss),
+    "reach": lambda params, xs: jaxrnn.diagnostics.memory_horizon(found_of(params, xs)),
+    "truncation_bias": functools.partial(jaxrnn.diagnostics.truncation_bias, loss),
+    "adaptive": functools.partial(jaxrnn.diagnostics.adaptive_truncation, loss),
     "verdict": judged,
     "certify": lambda params, xs: jaxrnn.certify(CELL),
-    "memory_plan": functools.partial(jaxrnn.memory_plan, loss, loops=(("bptt", jaxrnn.bptt),)),
-    "trainer": lambda params, xs: jaxrnn.trainer(
+    "memory_plan": functools.partial(
+        jaxrnn.diagnostics.memory_plan, loss, loops=(("bptt", jaxrnn.bptt),)
+    ),
+    "trainer": lambda params, xs: jaxrnn.training.trainer(
         lambda params, carry, xs, key: (loss(params, xs), (carry, {})), optax.adam(0.1)
     ).init(params, jax.random.key(0)),
 }
@@ -167,7 +175,7 @@ for seed in range(40):
     jax.block_until_ready(init(split(seed, 8)))
 """,
     "an ensemble of stacks": """
-net = jaxrnn.stacked(jaxrnn.lstm(64), jaxrnn.residual(jaxrnn.gru(64)), jaxrnn.readout(2))
+net = jaxrnn.stacked(jaxrnn.lstm(64), jaxrnn.residual(jaxrnn.gru(64)), jaxrnn.linear(2))
 init = jax.jit(jax.vmap(lambda key: net.init(key, 16)))
 for seed in range(30):
     jax.block_until_ready(init(split(seed, 8)))
@@ -179,12 +187,12 @@ def loss(params, carry, xs, key):
     carry, ys = jaxrnn.unroll(net, params, xs, carry)
     return jnp.mean(ys**2), (carry, {})
 
-trainer = jaxrnn.trainer(loss, optax.adam(1e-2))
+trainer = jaxrnn.training.trainer(loss, optax.adam(1e-2))
 
 @jax.jit
 @jax.vmap
 def trained(key):
-    state = trainer.init(net.init(key, 4), key, carry=net.carry((2,)))
+    state = trainer.init(net.init(key, 4), key, carry=net.initial_carry((2,)))
     return jax.lax.scan(trainer.update, state, jnp.ones((5, 8, 2, 4)))[1]
 
 for seed in range(10):
@@ -194,8 +202,8 @@ for seed in range(10):
 cell = jaxrnn.gru(256)
 params = cell.init(jax.random.key(0), 16)
 xs = jax.random.normal(jax.random.key(1), (T, B, 16))
-found = jax.jit(functools.partial(jaxrnn.spectrum, cell, probes=32, key=jax.random.key(2)))
-jax.block_until_ready(found(params, cell.carry((B,)), xs))
+found = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell, probes=32, key=jax.random.key(2)))
+jax.block_until_ready(found(params, cell.initial_carry((B,)), xs))
 """,
     "two spectra in one program": """
 first, second = jaxrnn.gru(64), jaxrnn.lstm(32)
@@ -205,8 +213,8 @@ def found(key, xs):
     p, q = first.init(key, 16), second.init(key, 64)
     _, ys = jaxrnn.unroll(first, p, xs)
     probes = {"probes": 16, "key": key}
-    return (jaxrnn.spectrum(first, p, first.carry((B,)), xs, **probes),
-            jaxrnn.spectrum(second, q, second.carry((B,)), ys, **probes))
+    return (jaxrnn.diagnostics.jacobian_spectrum(first, p, first.initial_carry((B,)), xs, **probes),
+            jaxrnn.diagnostics.jacobian_spectrum(second, q, second.initial_carry((B,)), ys, **probes))
 
 for seed in range(2):
     jax.block_until_ready(found(jax.random.key(seed), jnp.ones((T, B, 16))))
@@ -218,7 +226,7 @@ cell = jaxrnn.elman(32)
 @jax.vmap
 def found(key):
     xs = jax.random.normal(key, (T, 2, 8))
-    return jaxrnn.spectrum(cell, cell.init(key, 8), cell.carry((2,)), xs, probes=8, key=key)
+    return jaxrnn.diagnostics.jacobian_spectrum(cell, cell.init(key, 8), cell.initial_carry((2,)), xs, probes=8, key=key)
 
 for seed in range(2):
     jax.block_until_ready(found(split(seed, 8)))
@@ -241,7 +249,7 @@ def test_a_program_finishes(name, cores):
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_command_finishes(tmp_path, cores):
-    code = "from jaxrnn.app.main import main; sys.exit(main(sys.argv[2:]))"
+    code = "from jaxrnn.cli.main import main; sys.exit(main(sys.argv[2:]))"
     options = ("--hidden-size", "16", "--steps", "5", "--out", str(tmp_path / "seen.svg"))
     finishes(code, cores, "inspect", "elman", *options)
     assert (tmp_path / "seen.svg").exists()

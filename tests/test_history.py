@@ -78,7 +78,7 @@ def test_a_plain_step_has_carries_only():
 
     xs = jnp.arange(5.0)
     carry = {"total": jnp.zeros(()), "count": jnp.asarray(0)}
-    states, ys = history(step, jnp.asarray(2.0), xs, carry)
+    states, ys = history(step, jnp.asarray(2.0), xs, carry=carry)
     assert states.carries["count"].tolist() == [1, 2, 3, 4, 5]
     assert states.carries["total"].tolist() == [0, 1, 3, 6, 10]
     assert states.saved == ()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reference import SOME_LOOPS, distance, inner, noise, often, run, windowed_scan
 
 import jaxrnn
-from jaxrnn.types import reach_of
+from jaxrnn.types import window_start_of
 
 VALUES, GRADIENTS, DIFFERENCES = 1e-13, 1e-12, 1e-6
 
@@ -65,7 +65,7 @@ def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=5, seed=0):
         init = jax.jit(cell.init, static_argnums=(1, 2))
         params = init(jax.random.key(seed), inputs, jnp.float64)
         params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(rng, params))
-        carry = noise(rng, cell.carry(batch, jnp.float64))
+        carry = noise(rng, cell.initial_carry(batch, jnp.float64))
         xs = noise(rng, jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
         v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
     return cell, (params, carry, xs), v
@@ -91,7 +91,7 @@ def run_and_differentiate(loop, cell, args, v):
 @functools.cache
 def judge_of(loop):
     """`scan`, or for a loop that cuts a `scan` for each window, of the same reach."""
-    reach = reach_of(loop)
+    reach = window_start_of(loop)
     return jaxrnn.scan if reach is None else functools.partial(windowed_scan, reach=reach)
 
 
@@ -251,7 +251,7 @@ def test_strict_dtypes_are_kept(cell_name):
     """Types are known without running anything; the first error would be one of promotion."""
     cell, args, v = problem(cell_name)
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
-        kept = jax.eval_shape(lambda dtype=dtype: cell.carry((3,), dtype))
+        kept = jax.eval_shape(lambda dtype=dtype: cell.initial_carry((3,), dtype))
         of_dtype = functools.partial(jax.tree.map, lambda x, d=dtype: like(x, d))
         params, xs, v_ys = of_dtype((args[0], args[2], v[1]))
         outputs = jax.eval_shape(functools.partial(jaxrnn.bptt, cell), params, kept, xs)

@@ -21,7 +21,7 @@ def linear(rng, hidden=4, output=2):
 def test_readout_takes_the_affine_map_over_all_leading_axes(lead):
     rng = np.random.default_rng(0)
     params, hs = linear(rng), rng.standard_normal((*lead, 4))
-    outputs = jaxrnn.readout(2).apply(params, hs)
+    outputs = jaxrnn.linear(2).apply(params, hs)
     chex.assert_trees_all_close(outputs, hs @ params["w_o"] + params["b_o"], rtol=1e-13, atol=1e-13)
 
 
@@ -30,7 +30,7 @@ def test_gradient_of_readout(lead):
     rng = np.random.default_rng(1)
     params, hs = linear(rng), rng.standard_normal((*lead, 4))
     d_outputs = rng.standard_normal((*lead, 2))
-    _, pullback = jax.vjp(jaxrnn.readout(2).apply, params, hs)
+    _, pullback = jax.vjp(jaxrnn.linear(2).apply, params, hs)
     rows, d_rows = hs.reshape(-1, 4), d_outputs.reshape(-1, 2)
     d_params = {"w_o": rows.T @ d_rows, "b_o": d_rows.sum(0)}
     expected = d_params, d_outputs @ params["w_o"].T
@@ -40,7 +40,7 @@ def test_gradient_of_readout(lead):
 def test_gradient_of_readout_agrees_with_differences():
     rng = np.random.default_rng(1)
     args = linear(rng), rng.standard_normal((3, 4))
-    check_grads(jaxrnn.readout(2).apply, args, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+    check_grads(jaxrnn.linear(2).apply, args, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=str)
@@ -87,7 +87,7 @@ def test_tokens_of_every_integer_dtype(dtype, vocabulary):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_is_that_of_the_parameters(dtype):
     key, wide = jax.random.key(0), np.ones((3, 4))
-    readout, embedding = jaxrnn.readout(2), jaxrnn.embedding(2)
+    readout, embedding = jaxrnn.linear(2), jaxrnn.embedding(2)
 
     @jax.jit
     def start_and_apply():
@@ -101,7 +101,7 @@ def test_dtype_is_that_of_the_parameters(dtype):
 
 def test_parameters_start_at_their_scale():
     key = jax.random.key(0)
-    linear = jaxrnn.readout(50).init(key, 400)
+    linear = jaxrnn.linear(50).init(key, 400)
     table = jaxrnn.embedding(50).init(key, 400)
     assert linear["w_o"].shape == table["w_e"].shape == (400, 50)
     np.testing.assert_allclose(np.std(linear["w_o"]), 400**-0.5, rtol=0.03)
@@ -109,7 +109,7 @@ def test_parameters_start_at_their_scale():
     np.testing.assert_array_equal(linear["b_o"], np.zeros(50))
 
 
-@pytest.mark.parametrize("make", [jaxrnn.readout, jaxrnn.embedding])
+@pytest.mark.parametrize("make", [jaxrnn.linear, jaxrnn.embedding])
 def test_equal_sizes_give_the_same_layer(make):
     assert make(3) is make(3)
     assert make(3) is not make(4)

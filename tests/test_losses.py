@@ -9,7 +9,7 @@ import pytest
 from reference import distance
 
 import jaxrnn
-from jaxrnn import mean_over_time
+from jaxrnn import masked_mean
 
 T, B, OUTPUT = 5, 3, 4
 
@@ -69,7 +69,7 @@ def drawn_mask(shape, seed=1):
 
 
 def by_loops(loss, outputs, targets, mask):
-    """(1) of `mean_over_time`, step by step and row by row."""
+    """(1) of `masked_mean`, step by step and row by row."""
     total, count = 0.0, 0
     for place in np.ndindex(outputs.shape[:-1]):
         if mask[place[: mask.ndim]]:
@@ -87,7 +87,7 @@ def test_mean_equals_plain_loops(name, lead, mask_shape):
 
     @jax.jit
     def means(outputs, targets):
-        return [mean_over_time(loss, outputs, targets, m) for m in (None, everywhere, mask)]
+        return [masked_mean(loss, outputs, targets, mask=m) for m in (None, everywhere, mask)]
 
     expected = [by_loops(in_numpy, outputs, targets, m) for m in (everywhere, everywhere, mask)]
     means = means(outputs, targets)
@@ -107,7 +107,7 @@ def test_padding_reaches_neither_value_nor_gradient(name, lead, mask_shape):
 
     @jax.jit
     def with_and_without(outputs, targets):
-        value_and_grad = jax.value_and_grad(mean_over_time, argnums=1)
+        value_and_grad = jax.value_and_grad(masked_mean, argnums=1)
         padded = value_and_grad(loss, outputs, targets, mask)
         return padded, value_and_grad(loss, outputs[valid], targets[valid])
 
@@ -124,7 +124,7 @@ def test_where_nothing_counts_the_mean_and_its_gradient_are_zero(lead):
 
     def mean(scale, name, mask):
         loss, outputs, targets = cases[name]
-        return mean_over_time(loss, scale * outputs, targets, mask)
+        return masked_mean(loss, scale * outputs, targets, mask=mask)
 
     @jax.jit
     def of_all(scale):
@@ -137,7 +137,7 @@ def test_where_nothing_counts_the_mean_and_its_gradient_are_zero(lead):
 @pytest.mark.parametrize("mask", [None, np.ones((T, B), bool)], ids=["no mask", "mask"])
 def test_gradient_is_the_mean_of_the_steps(mask):
     outputs, targets = drawn((T, B), "numbers")
-    gradient = jax.grad(mean_over_time, argnums=1)(optax.l2_loss, outputs, targets, mask)
+    gradient = jax.grad(masked_mean, argnums=1)(optax.l2_loss, outputs, targets, mask)
     np.testing.assert_allclose(gradient, (outputs - targets) / outputs.size, rtol=1e-12)
 
 
@@ -149,7 +149,7 @@ def test_gradient_is_the_mean_of_the_steps(mask):
 def test_a_loss_that_would_broadcast_is_refused(loss, outputs, targets):
     """Targets without a last axis beside an elementwise loss, which would pair t with t'."""
     with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match=r"got .*\d"):
-        mean_over_time(loss, jnp.zeros(outputs), jnp.zeros(targets))
+        masked_mean(loss, jnp.zeros(outputs), jnp.zeros(targets))
 
 
 def test_a_mean_of_truths_is_a_rate():
@@ -160,8 +160,8 @@ def test_a_mean_of_truths_is_a_rate():
     def is_right(outputs, targets):
         return jnp.argmax(outputs, -1) == targets
 
-    assert mean_over_time(is_right, outputs, targets) == right.mean()
-    assert mean_over_time(is_right, outputs, targets, mask) == right[mask].mean()
+    assert masked_mean(is_right, outputs, targets) == right.mean()
+    assert masked_mean(is_right, outputs, targets, mask=mask) == right[mask].mean()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -170,7 +170,7 @@ def test_a_long_mean_keeps_its_dtype_and_stays_finite(dtype, masked):
     """float16 ends at 65504: neither the sum nor the count of a long sequence fits."""
     outputs = jnp.full((70_000, 1), 2, dtype)
     mask = jnp.ones(70_000, bool) if masked else None
-    mean = mean_over_time(optax.l2_loss, outputs, jnp.zeros_like(outputs), mask)
+    mean = masked_mean(optax.l2_loss, outputs, jnp.zeros_like(outputs), mask=mask)
     assert mean.dtype == outputs.dtype
     assert mean == 2
 
@@ -178,18 +178,23 @@ def test_a_long_mean_keeps_its_dtype_and_stays_finite(dtype, masked):
 def scored_and_stacked(cell):
     """A per-step loss inside the loop, and the same of the outputs of the whole sequence."""
     steps, batch, inputs, classes = 9, 2, 3, 5
-    nats, readout = optax.softmax_cross_entropy_with_integer_labels, jaxrnn.readout(classes)
+    nats, readout = optax.softmax_cross_entropy_with_integer_labels, jaxrnn.linear(classes)
     rng = np.random.default_rng(0)
     xs = jnp.asarray(rng.standard_normal((steps, batch, inputs)))
     targets = jnp.asarray(rng.integers(0, classes, (steps, batch)), jnp.int32)
-    inside, net = jaxrnn.scored(cell, readout, nats), jaxrnn.stacked(cell, readout)
+    inside, net = jaxrnn.transforms.step_loss(cell, readout, nats), jaxrnn.stacked(cell, readout)
     params = inside.init(jax.random.key(0), inputs, jnp.float64)
-    plain = jaxrnn.scored(lambda p, carry, x: cell(p, carry, x), readout, nats)
+    plain = jaxrnn.transforms.step_loss(lambda p, carry, x: cell(p, carry, x), readout, nats)
 
     def within(params, xs, loop, mask=None, step=inside):
-        carry = None if step is inside else cell.carry((batch,), jnp.float64)
+        carry = None if step is inside else cell.initial_carry((batch,), jnp.float64)
         _, losses = jaxrnn.unroll(
-            step, params, jaxrnn.Scored(xs, targets), carry, loop=loop, mask=mask
+            step,
+            params,
+            jaxrnn.transforms.StepLossInputs(xs, targets),
+            carry=carry,
+            loop=loop,
+            mask=mask,
         )
         return jnp.sum(losses)
 
@@ -215,18 +220,22 @@ def test_a_loss_inside_the_loop_is_the_loss_of_the_outputs(cell):
 
 
 def test_targets_that_are_floats_have_a_gradient():
-    cell, readout, rng = jaxrnn.elman(4), jaxrnn.readout(3), np.random.default_rng(0)
+    cell, readout, rng = jaxrnn.elman(4), jaxrnn.linear(3), np.random.default_rng(0)
     xs, targets = jnp.asarray(rng.standard_normal((5, 2, 3))), jnp.asarray(rng.random((5, 2, 3)))
 
     def squared(outputs, targets):
         return jnp.sum((outputs - targets) ** 2, axis=-1)
 
     one = jax.ShapeDtypeStruct((3,), jnp.float64)
-    inside = jaxrnn.scored(cell, readout, squared, one)
+    inside = jaxrnn.transforms.step_loss(cell, readout, squared, one)
     params = inside.init(jax.random.key(0), 3, jnp.float64)
 
     def within(params, xs, targets, loop):
-        return jnp.sum(jaxrnn.unroll(inside, params, jaxrnn.Scored(xs, targets), loop=loop)[1])
+        return jnp.sum(
+            jaxrnn.unroll(inside, params, jaxrnn.transforms.StepLossInputs(xs, targets), loop=loop)[
+                1
+            ]
+        )
 
     def outside(params, xs, targets):
         _, outputs = jaxrnn.unroll(jaxrnn.stacked(cell, readout), params, xs)
@@ -241,16 +250,18 @@ def test_targets_that_are_floats_have_a_gradient():
 @pytest.mark.optimized
 def test_logits_of_the_whole_sequence_never_stand_in_memory():
     steps, batch, classes = 400, 4, 512
-    cell, readout = jaxrnn.gru(8), jaxrnn.readout(classes)
+    cell, readout = jaxrnn.gru(8), jaxrnn.linear(classes)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    inside = jaxrnn.scored(cell, readout, nats)
+    inside = jaxrnn.transforms.step_loss(cell, readout, nats)
     params = inside.init(jax.random.key(0), 8)
     xs = jax.ShapeDtypeStruct((steps, batch, 8), jnp.float32)
     targets = jax.ShapeDtypeStruct((steps, batch), jnp.int32)
 
     def temporary(loop):
         def loss(params, xs, targets):
-            _, losses = jaxrnn.unroll(inside, params, jaxrnn.Scored(xs, targets), loop=loop)
+            _, losses = jaxrnn.unroll(
+                inside, params, jaxrnn.transforms.StepLossInputs(xs, targets), loop=loop
+            )
             return jnp.mean(losses)
 
         with jax.numpy_dtype_promotion("standard"):
@@ -264,4 +275,6 @@ def test_logits_of_the_whole_sequence_never_stand_in_memory():
 
 def test_a_cell_that_draws_noise_is_not_scored():
     with pytest.raises(ValueError, match="cell: got one that draws noise, expected one without"):
-        jaxrnn.scored(jaxrnn.zoneout(jaxrnn.gru(2), 0.1), jaxrnn.readout(2), optax.l2_loss)
+        jaxrnn.transforms.step_loss(
+            jaxrnn.transforms.zoneout(jaxrnn.gru(2), 0.1), jaxrnn.linear(2), optax.l2_loss
+        )

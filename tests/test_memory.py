@@ -26,7 +26,7 @@ def params():
 @pytest.mark.optimized
 def test_the_fastest_loop_within_the_budget(params):
     loops = jaxrnn.memory.BY_TIME[:3]
-    plan = jaxrnn.memory_plan(loss, params, XS, loops=loops)
+    plan = jaxrnn.diagnostics.memory_plan(loss, params, XS, loops=loops)
     sizes = [row.temporary for row in plan.rows]
     assert sizes == sorted(sizes, reverse=True)
     assert plan.rows[1].kept < plan.rows[0].kept
@@ -41,7 +41,7 @@ def test_the_fastest_loop_within_the_budget(params):
 
 def test_what_is_no_budget_is_refused(params):
     with pytest.raises(ValueError, match=r"budget: got 'much', expected bytes"):
-        jaxrnn.memory_plan(loss, params, XS, budget="much")
+        jaxrnn.diagnostics.memory_plan(loss, params, XS, budget="much")
 
 
 MEASURED = r"""
@@ -54,7 +54,7 @@ xs = jnp.ones((6000, 16, 64))
 def loss(params, xs, loop):
     last, _ = jaxrnn.unroll(cell, params, xs, loop=loop)
     return jnp.mean(cell.output(params, last) ** 2)
-(row,) = jaxrnn.memory_plan(loss, params, xs, loops=(("", loop),)).rows
+(row,) = jaxrnn.diagnostics.memory_plan(loss, params, xs, loops=(("", loop),)).rows
 grad = jax.jit(lambda params, xs: jax.grad(loss)(params, xs, loop)).lower(params, xs).compile()
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
 before = kilobytes("VmRSS")

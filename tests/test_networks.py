@@ -34,7 +34,11 @@ def problem(net, batch=(B,)):
     with jax.enable_x64(True):
         params = net.init(jax.random.key(0), I, jnp.float64)
         params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
-        return params, noise(net.carry(batch, jnp.float64)), noise(jnp.zeros((T, *batch, I)))
+        return (
+            params,
+            noise(net.initial_carry(batch, jnp.float64)),
+            noise(jnp.zeros((T, *batch, I))),
+        )
 
 
 def with_gradient(run, *args):
@@ -49,7 +53,7 @@ def with_gradient(run, *args):
 
 
 DEEP = stacked(
-    jaxrnn.lstm(H), residual(jaxrnn.gru(H)), jaxrnn.dropout(0.5), jaxrnn.elman(3), jaxrnn.readout(2)
+    jaxrnn.lstm(H), residual(jaxrnn.gru(H)), jaxrnn.dropout(0.5), jaxrnn.elman(3), jaxrnn.linear(2)
 )
 MARKS = {
     "alone": {},
@@ -64,13 +68,13 @@ def test_a_stack_is_its_parts_one_after_another():
     params, carry, xs = problem(DEEP)
 
     def by_hand(params, carry, xs):
-        first, ys = unroll(jaxrnn.lstm(H), params[0], xs, carry[0])
-        second, more = unroll(jaxrnn.gru(H), params[1], ys, carry[1])
-        third, last = unroll(jaxrnn.elman(3), params[3], ys + more, carry[3])
-        return (first, second, (), third, ()), jaxrnn.readout(2).apply(params[4], last)
+        first, ys = unroll(jaxrnn.lstm(H), params[0], xs, carry=carry[0])
+        second, more = unroll(jaxrnn.gru(H), params[1], ys, carry=carry[1])
+        third, last = unroll(jaxrnn.elman(3), params[3], ys + more, carry=carry[3])
+        return (first, second, (), third, ()), jaxrnn.linear(2).apply(params[4], last)
 
     def ours(params, carry, xs):
-        return unroll(DEEP, params, xs, carry)
+        return unroll(DEEP, params, xs, carry=carry)
 
     args = params, carry, xs
     assert distance(with_gradient(ours, *args), with_gradient(by_hand, *args)) < GRADIENTS
@@ -101,10 +105,10 @@ def test_a_stack_as_one_step_equals_layer_by_layer(loop_name, marked):
     def as_one_step(params, carry, xs):
         zeros = jax.tree.map(jnp.zeros_like, carry)
         more = {"reset_carry": zeros} if "reset" in keywords else {}
-        return unroll(step, params, xs, carry, loop=judge, **keywords, **more)
+        return unroll(step, params, xs, carry=carry, loop=judge, **keywords, **more)
 
     def layer_by_layer(params, carry, xs):
-        return unroll(DEEP, params, xs, carry, loop=loop, **keywords)
+        return unroll(DEEP, params, xs, carry=carry, loop=loop, **keywords)
 
     wanted = with_gradient(as_one_step, *args)
     assert distance(with_gradient(layer_by_layer, *args), wanted) < GRADIENTS
@@ -113,7 +117,7 @@ def test_a_stack_as_one_step_equals_layer_by_layer(loop_name, marked):
 @pytest.mark.thorough  # jaxrnn certify has a stack too
 def test_layer_by_layer_is_a_loop_and_has_a_certificate():
     def layer_by_layer(step, params, carry, xs):
-        return unroll(step, params, xs, carry)
+        return unroll(step, params, xs, carry=carry)
 
     certificate = jaxrnn.certify(DEEP, *problem(DEEP), loop=layer_by_layer)
     assert certificate.ok, str(certificate)
@@ -121,7 +125,7 @@ def test_layer_by_layer_is_a_loop_and_has_a_certificate():
 
 def test_streaming_equals_the_sequence():
     params, carry, xs = problem(DEEP)
-    last, ys = unroll(DEEP, params, xs, carry)
+    last, ys = unroll(DEEP, params, xs, carry=carry)
     for x, y in zip(xs, ys, strict=True):
         carry, streamed = jax.jit(DEEP.__call__)(params, carry, x)
         assert distance(streamed, y) < VALUES
@@ -135,15 +139,15 @@ def test_both_directions_equal_two_runs_by_hand(keywords, merge):
     args = problem(net)
 
     def by_hand(params, carry, xs):
-        forward, ys = unroll(jaxrnn.gru(H), params.forward, xs, carry.forward, **keywords)
+        forward, ys = unroll(jaxrnn.gru(H), params.forward, xs, carry=carry.forward, **keywords)
         backward, back = unroll(
-            jaxrnn.gru(H), params.backward, xs, carry.backward, reverse=True, **keywords
+            jaxrnn.gru(H), params.backward, xs, carry=carry.backward, reverse=True, **keywords
         )
         joined = ys + back if merge else jnp.concatenate([ys, back], axis=-1)
-        return jaxrnn.BothWays(forward, backward), joined
+        return jaxrnn.Directions(forward, backward), joined
 
     def ours(params, carry, xs):
-        return unroll(net, params, xs, carry, **keywords)
+        return unroll(net, params, xs, carry=carry, **keywords)
 
     assert distance(with_gradient(ours, *args), with_gradient(by_hand, *args)) < GRADIENTS
 
@@ -151,7 +155,7 @@ def test_both_directions_equal_two_runs_by_hand(keywords, merge):
 @some_loops
 def test_everything_composes_under_every_loop(loop_name):
     """Against `scan`; for a loop that cuts, against the same with `scan` inside."""
-    net = stacked(bidirectional(jaxrnn.lstm(H)), residual(jaxrnn.gru(2 * H)), jaxrnn.readout(2))
+    net = stacked(bidirectional(jaxrnn.lstm(H)), residual(jaxrnn.gru(2 * H)), jaxrnn.linear(2))
     params, carry, xs = problem(net)
     judges = {"bptt": jaxrnn.scan, "truncated:4": jaxrnn.truncated(4, loop=jaxrnn.scan)}
     judges["truncated:5:scan"] = jaxrnn.truncated(5)
@@ -162,7 +166,7 @@ def test_everything_composes_under_every_loop(loop_name):
             net,
             params,
             xs,
-            carry,
+            carry=carry,
             loop=loop,
             **MARKS["with both"],
             reset_carry=start,
@@ -178,13 +182,13 @@ def test_everything_composes_under_every_loop(loop_name):
 def test_nan_in_the_padding_reaches_no_layer():
     """Neither a Layer's weights nor a shortcut."""
     both = bidirectional(jaxrnn.lstm(H))
-    net = stacked(residual(jaxrnn.readout(I)), residual(jaxrnn.gru(I)), both)
+    net = stacked(residual(jaxrnn.linear(I)), residual(jaxrnn.gru(I)), both)
     params, carry, xs = problem(net)
     mask = marks(0.6, 0)
 
     def result(padding):
         padded = jnp.where(mask[..., None], xs, padding)
-        return with_gradient(lambda p, c: unroll(net, p, padded, c, mask=mask), params, carry)
+        return with_gradient(lambda p, c: unroll(net, p, padded, carry=c, mask=mask), params, carry)
 
     assert distance(result(jnp.nan), result(7.0)) < VALUES
 
@@ -192,7 +196,7 @@ def test_nan_in_the_padding_reaches_no_layer():
 @pytest.mark.parametrize("merge", [None, jnp.add], ids=["concatenated", "summed"])
 def test_many_to_one_on_ragged_rows(merge):
     both = bidirectional(jaxrnn.gru(H), merge=merge)
-    net = stacked(jaxrnn.lstm(H), both, jaxrnn.dropout(0.1), jaxrnn.readout(2))
+    net = stacked(jaxrnn.lstm(H), both, jaxrnn.dropout(0.1), jaxrnn.linear(2))
     params, _, xs = problem(net)
     lengths = np.array([1, 4, T])
     carry, _ = unroll(net, params, xs, lengths=lengths)
@@ -200,7 +204,7 @@ def test_many_to_one_on_ragged_rows(merge):
     for row, length in enumerate(lengths):
         alone, _ = unroll(net, params, xs[:length, row])
         assert distance(got[row], net.output(params, alone)) < VALUES
-    one_way = stacked(jaxrnn.lstm(H), jaxrnn.readout(2))
+    one_way = stacked(jaxrnn.lstm(H), jaxrnn.linear(2))
     params, _, xs = problem(one_way)
     carry, ys = unroll(one_way, params, xs, lengths=lengths)
     assert distance(one_way.output(params, carry), ys[lengths - 1, np.arange(B)]) < VALUES
@@ -208,7 +212,7 @@ def test_many_to_one_on_ragged_rows(merge):
 
 def test_sizes_chain_from_part_to_part():
     params = stacked(
-        bidirectional(jaxrnn.gru(3), jaxrnn.lstm(5)), jaxrnn.readout(7), residual(jaxrnn.elman(7))
+        bidirectional(jaxrnn.gru(3), jaxrnn.lstm(5)), jaxrnn.linear(7), residual(jaxrnn.elman(7))
     ).init(jax.random.key(0), I)
     assert params[0].forward["w_x"].shape == (I, 9)
     assert params[0].backward["w_x"].shape == (I, 20)
@@ -235,12 +239,12 @@ def test_an_error_says_in_which_part():
     net = stacked(jaxrnn.gru(H), jaxrnn.lstm(H))
     params, carry, xs = problem(net)
     with pytest.raises((TypeError, ValueError)) as caught:
-        unroll(net, (params[0], params[0]), xs, carry)
+        unroll(net, (params[0], params[0]), xs, carry=carry)
     assert "in part 1 of a stack of 2" in caught.value.__notes__
 
 
 def test_no_steps():
     params, carry, xs = problem(DEEP)
-    last, ys = unroll(DEEP, params, xs[:0], carry)
+    last, ys = unroll(DEEP, params, xs[:0], carry=carry)
     assert distance(last, carry) == 0
     assert ys.shape == (0, B, 2)

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import jaxrnn.loops
-from jaxrnn.app.main import parser
+from jaxrnn.cli.main import parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -28,7 +28,7 @@ def drawn(cell, lead=(T, B), dtype=jnp.float64):
     shapes = jax.eval_shape(
         lambda: (
             cell.init(key, I, dtype),
-            cell.carry(lead[1:], dtype),
+            cell.initial_carry(lead[1:], dtype),
             jnp.zeros((*lead, I), dtype),
         )
     )
@@ -75,7 +75,7 @@ def outputs_and_gradients(loop, cell, params, carry, xs):
 
 def through_unroll(**keywords):
     """`unroll` with its arguments in the order of a Loop."""
-    return lambda cell, params, carry, xs: unroll(cell, params, xs, carry, **keywords)
+    return lambda cell, params, carry, xs: unroll(cell, params, xs, carry=carry, **keywords)
 
 
 @every_cell
@@ -102,10 +102,10 @@ def test_the_default_carry_is_zero(make):
     params, carry, xs = drawn(cell)
     zeros = jax.tree.map(jnp.zeros_like, carry)
     default, explicit = jax.jit(
-        lambda params, zeros, xs: (unroll(cell, params, xs), unroll(cell, params, xs, zeros))
+        lambda params, zeros, xs: (unroll(cell, params, xs), unroll(cell, params, xs, carry=zeros))
     )(params, zeros, xs)
     chex.assert_trees_all_equal(default, explicit)
-    chex.assert_trees_all_equal(cell.carry((B,), jnp.float64), zeros)
+    chex.assert_trees_all_equal(cell.initial_carry((B,), jnp.float64), zeros)
 
 
 @every_loop
@@ -164,7 +164,7 @@ def test_numpy_arrays_do():
     cell = jaxrnn.lstm(H)
     args = drawn(cell)
     params, carry, xs = jax.tree.map(np.asarray, args)
-    same_values(unroll(cell, params, xs, carry), unrolled(cell, *args))
+    same_values(unroll(cell, params, xs, carry=carry), unrolled(cell, *args))
     same_values(cell(params, carry, xs[0]), cell(args[0], args[1], args[2][0]))
 
 
@@ -209,7 +209,7 @@ def test_batch_major_data_goes_in_by_time_first():
     cell = jaxrnn.gru(H)
     params, carry, xs = drawn(cell)
     batch_major = np.stack([xs[:, b] for b in range(B)])
-    got = unrolled(cell, params, carry, jaxrnn.time_first(batch_major))
+    got = unrolled(cell, params, carry, jaxrnn.to_time_major(batch_major))
     chex.assert_trees_all_equal(got, unrolled(cell, params, carry, xs))
 
 

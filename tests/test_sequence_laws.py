@@ -15,7 +15,7 @@ from reference import distance, inner, often
 from reference import noise as drawn
 
 import jaxrnn
-from jaxrnn.types import reach_of
+from jaxrnn.types import window_start_of
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, I, H = 6, 3, 2, 4
@@ -48,7 +48,7 @@ def problem(name, batch=(B,)):
             params = {"decay": jnp.asarray(0.8), "w": noise(jnp.zeros((I, H)))}
         else:
             step = CELLS[name](H)
-            carry = step.carry(batch, jnp.float64)
+            carry = step.initial_carry(batch, jnp.float64)
             params = step.init(jax.random.key(0), I, jnp.float64)
             params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
         args = params, noise(carry), noise(jnp.zeros((T, *batch, I))), noise(carry)
@@ -107,7 +107,9 @@ def unrolled(step, args, mask, reset, *, options, loop):
             keywords["reset_carry"] = start
         elif step is plain:
             keywords["reset_carry"] = jax.tree.map(jnp.zeros_like, carry)
-    return jaxrnn.unroll(step, params, xs, carry, loop=loop, reverse=options.reverse, **keywords)
+    return jaxrnn.unroll(
+        step, params, xs, carry=carry, loop=loop, reverse=options.reverse, **keywords
+    )
 
 
 def with_gradient(run, v):
@@ -130,7 +132,7 @@ def ours(name, loop_name, options):
 
 def assert_equal_to_rows(name, loop_name, options, mask, reset):
     step, args, v = problem(name)
-    reach = reach_of(LOOPS[loop_name]) or (lambda s: 0)
+    reach = window_start_of(LOOPS[loop_name]) or (lambda s: 0)
     reference = functools.partial(row_by_row, step, options=options, reach=reach)
     wanted, outputs = with_gradient(reference, v)(args, mask, reset)
     got, got_outputs = ours(name, loop_name, options)(args, mask, reset)
@@ -225,12 +227,14 @@ def test_any_number_of_batch_axes(batch):
     mask, reset = (jnp.asarray(rng.random((T, *batch)) < chance) for chance in (0.6, 0.3))
     flat = (np.reshape(x, (T, -1, *x.shape[1 + len(batch) :])) for x in (xs, mask, reset))
     flat_xs, flat_mask, flat_reset = flat
-    last, ys = jaxrnn.unroll(step, params, xs, carry, mask=mask, reset=reset, reset_carry=start)
+    last, ys = jaxrnn.unroll(
+        step, params, xs, carry=carry, mask=mask, reset=reset, reset_carry=start
+    )
     flat_last, flat_ys = jaxrnn.unroll(
         step,
         params,
         flat_xs,
-        np.reshape(carry, (-1, H)),
+        carry=np.reshape(carry, (-1, H)),
         mask=flat_mask,
         reset=flat_reset,
         reset_carry=np.reshape(start, (-1, H)),
@@ -252,7 +256,7 @@ def test_what_fills_the_padding_can_be_chosen():
     def gradient(padding, **keywords):
         def value(params, xs):
             padded = jnp.where(mask, xs, padding)
-            h, ys = jaxrnn.unroll(step, params, padded, xs[0], mask=mask, **keywords)
+            h, ys = jaxrnn.unroll(step, params, padded, carry=xs[0], mask=mask, **keywords)
             return jnp.sum(h) + jnp.sum(ys)
 
         return jax.grad(value, argnums=(0, 1))(jnp.asarray(0.9), xs)
@@ -265,9 +269,9 @@ def test_lengths_are_a_mask():
     step, (params, carry, xs, _), _ = problem("lstm")
     lengths = np.array([0, 4, T], np.uint8)
     mask = np.arange(T)[:, None] < lengths
-    assert np.array_equal(jaxrnn.mask_of_lengths(lengths, T), mask)
-    by_lengths = jaxrnn.unroll(step, params, xs, carry, lengths=lengths)
-    assert distance(by_lengths, jaxrnn.unroll(step, params, xs, carry, mask=mask)) == 0
+    assert np.array_equal(jaxrnn.lengths_to_mask(lengths, T), mask)
+    by_lengths = jaxrnn.unroll(step, params, xs, carry=carry, lengths=lengths)
+    assert distance(by_lengths, jaxrnn.unroll(step, params, xs, carry=carry, mask=mask)) == 0
     last = step.output(params, by_lengths[0])
     assert (
         distance(last[1:], np.stack([by_lengths[1][n - 1, row] for row, n in ((1, 4), (2, T))]))
@@ -276,12 +280,12 @@ def test_lengths_are_a_mask():
 
 
 def test_lengths_in_bytes_reach_beyond_255_steps():
-    mask = jaxrnn.mask_of_lengths(np.array([3, 255], np.uint8), 300)
+    mask = jaxrnn.lengths_to_mask(np.array([3, 255], np.uint8), 300)
     assert np.sum(mask, axis=0).tolist() == [3, 255]
 
 
 def test_traced_lengths_are_clipped():
-    mask = jax.jit(jaxrnn.mask_of_lengths, static_argnums=1)(jnp.array([-3, 2, 99]), T)
+    mask = jax.jit(jaxrnn.lengths_to_mask, static_argnums=1)(jnp.array([-3, 2, 99]), T)
     assert np.array_equal(mask, np.arange(T)[:, None] < np.array([0, 2, T]))
 
 
@@ -289,8 +293,8 @@ def test_a_reset_is_the_beginning_of_another_sequence():
     step, (params, carry, xs, _), _ = problem("lstm")
     reset = np.zeros((T, B), bool)
     reset[4] = True
-    last, ys = jaxrnn.unroll(step, params, xs, carry, reset=reset)
-    _, first = jaxrnn.unroll(step, params, xs[:4], carry)
+    last, ys = jaxrnn.unroll(step, params, xs, carry=carry, reset=reset)
+    _, first = jaxrnn.unroll(step, params, xs[:4], carry=carry)
     second = jaxrnn.unroll(step, params, xs[4:])
     assert distance((last, ys), (second[0], jnp.concatenate([first, second[1]]))) < VALUES
 
@@ -303,7 +307,7 @@ def test_nothing_of_a_nan_crosses_a_reset(name):
 
     def value(params, xs, carry):
         keywords = {"reset": reset, "reset_carry": start}
-        return jnp.sum(jaxrnn.unroll(step, params, xs, carry, **keywords)[1])
+        return jnp.sum(jaxrnn.unroll(step, params, xs, carry=carry, **keywords)[1])
 
     nan = jax.tree.map(lambda c: c * jnp.nan, carry)
     total, grads = jax.value_and_grad(value, argnums=(0, 1, 2))(params, xs, nan)
@@ -321,7 +325,7 @@ def test_two_halves_equal_the_whole_with_masks_and_resets(loop_name):
             step,
             params,
             xs,
-            carry,
+            carry=carry,
             mask=mask,
             reset=reset,
             reset_carry=start,
@@ -339,14 +343,14 @@ def test_gradient_of_a_gradient_and_vmap_under_masks_and_resets(loop_name):
     step, (params, carry, xs, start), _ = problem("lstm")
     mask, reset = jnp.asarray(pattern(0.6)), jnp.asarray(pattern(0.3, seed=1))
     judge = jaxrnn.scan
-    if reach_of(LOOPS[loop_name]) is not None:
+    if window_start_of(LOOPS[loop_name]) is not None:
         judge = jaxrnn.truncated(*map(int, re.findall(r"\d+", loop_name)), loop=jaxrnn.scan)
 
     def of_a_row(loop, args, mask, reset):
         def value(args):
             params, carry, xs, start = args
             last, ys = jaxrnn.unroll(
-                step, params, xs, carry, mask=mask, reset=reset, reset_carry=start, loop=loop
+                step, params, xs, carry=carry, mask=mask, reset=reset, reset_carry=start, loop=loop
             )
             return jnp.sum(jnp.sin(ys)) + jnp.sum(last.c**3)
 
@@ -372,7 +376,7 @@ def test_no_step_and_one(length):
         def value(args):
             params, carry, xs, start = args
             keywords = {"mask": mask, "reset": reset, "reset_carry": start, "reverse": reverse}
-            last, ys = jaxrnn.unroll(step, params, xs, carry, loop=loop, **keywords)
+            last, ys = jaxrnn.unroll(step, params, xs, carry=carry, loop=loop, **keywords)
             return jnp.sum(last.h) + jnp.sum(ys), (last, ys)
 
         return jax.grad(value, has_aux=True)((params, carry, xs[:length], start))
@@ -390,7 +394,7 @@ def test_dtypes_are_kept_under_masks_and_resets(dtype):
 
     def value(params, xs):
         keywords = {"mask": pattern(0.6), "reset": pattern(0.3), "reset_carry": start}
-        last, ys = jaxrnn.unroll(step, params, xs, carry, **keywords)
+        last, ys = jaxrnn.unroll(step, params, xs, carry=carry, **keywords)
         return jnp.sum(ys) + jnp.sum(last)
 
     result = jax.value_and_grad(value, argnums=(0, 1))(params, xs)

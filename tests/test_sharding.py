@@ -23,12 +23,12 @@ def arguments():
     xs, targets = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, H))
     carry = rng.normal(size=(B, H))
     lengths = np.arange(B) % (T + 1)  # so that parts have unequal numbers of valid steps
-    return params, carry, xs, targets, jnp.asarray(jaxrnn.mask_of_lengths(lengths, T))
+    return params, carry, xs, targets, jnp.asarray(jaxrnn.lengths_to_mask(lengths, T))
 
 
 def loss(params, carry, xs, targets, mask):
-    last, ys = jaxrnn.unroll(CELL, params, xs, carry, mask=mask)
-    value = jaxrnn.mean_over_time(optax.l2_loss, ys, targets, mask)
+    last, ys = jaxrnn.unroll(CELL, params, xs, carry=carry, mask=mask)
+    value = jaxrnn.masked_mean(optax.l2_loss, ys, targets, mask=mask)
     return value, (last, {"mean": jnp.sum(ys) / jnp.sum(mask)})
 
 
@@ -48,16 +48,16 @@ def results(devices):
     args = arguments()
 
     def gradient(weight):
-        split = jaxrnn.data_parallel(loss, **AXES, weight=weight, devices=devices)
+        split = jaxrnn.training.data_parallel(loss, **AXES, weight=weight, devices=devices)
         return jax.jit(jax.value_and_grad(split, argnums=(0, 1, 2), has_aux=True))(*args)
 
     def slope(params, weight=number_of_valid):
-        split = jaxrnn.data_parallel(loss, **AXES, weight=weight, devices=devices)
+        split = jaxrnn.training.data_parallel(loss, **AXES, weight=weight, devices=devices)
         grads = jax.grad(lambda p: split(p, *args[1:])[0])(params)
         return sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(grads))
 
-    trainer = jaxrnn.trainer(
-        jaxrnn.data_parallel(
+    trainer = jaxrnn.training.trainer(
+        jaxrnn.training.data_parallel(
             lambda params, carry, batch, key: loss(params, carry, *batch),
             in_axes=(None, 0, 1, None),
             out_axes=(None, (0, None)),
@@ -69,7 +69,7 @@ def results(devices):
     state = trainer.init(args[0], jax.random.key(0), carry=args[1])
     for _ in range(2):
         state, metrics = jax.jit(trainer.update)(state, args[2:])
-    draw = jaxrnn.data_parallel(noise, in_axes=(None, 1), out_axes=1, devices=devices)
+    draw = jaxrnn.training.data_parallel(noise, in_axes=(None, 1), out_axes=1, devices=devices)
     found = {
         "gradient": gradient(number_of_valid),
         "second": jax.jit(jax.grad(slope))(args[0]),
@@ -114,12 +114,12 @@ def test_rows_that_cannot_be_split_are_refused(by_devices):
 
 
 def test_one_device_runs_the_function_as_it_is():
-    split = jaxrnn.data_parallel(lambda x: x + 1, in_axes=(0,), out_axes=0)
+    split = jaxrnn.training.data_parallel(lambda x: x + 1, in_axes=(0,), out_axes=0)
     assert "shard_map" not in str(jax.make_jaxpr(split)(jnp.ones(3)))
     with pytest.raises(ValueError, match="in_axes: got 1 axes for 2 arguments"):
         split(jnp.ones(3), 1)
     with pytest.raises(TypeError, match="function"):
-        jaxrnn.data_parallel(3, in_axes=(0,))
+        jaxrnn.training.data_parallel(3, in_axes=(0,))
 
 
 def main():
@@ -128,7 +128,9 @@ def main():
     jax.config.update("jax_disable_most_optimizations", True)
     found = {n: results(jax.devices()[:n]) for n in (1, 2, 8)}
     try:
-        jaxrnn.data_parallel(noise, in_axes=(None, 1))(jax.random.key(0), jnp.ones((T, 15, I)))
+        jaxrnn.training.data_parallel(noise, in_axes=(None, 1))(
+            jax.random.key(0), jnp.ones((T, 15, I))
+        )
     except ValueError as error:
         found["uneven"] = str(error)
     print(json.dumps(found))

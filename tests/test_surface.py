@@ -78,19 +78,19 @@ def holds(case: Case) -> None:
     def like(tree):
         return jax.tree.map(lambda x, n: n.astype(x.dtype), tree, noise(draws, tree))
 
-    carry, start = (like(cell.carry(case.batch, dtype)) for _ in range(2))
+    carry, start = (like(cell.initial_carry(case.batch, dtype)) for _ in range(2))
     xs = like(jnp.zeros((case.steps, *case.batch, I), dtype))
     said = options(case, draws)
     mask = said.get("mask")
     if case.padding == "lengths":
-        mask = jaxrnn.mask_of_lengths(jnp.asarray(said["lengths"]), case.steps)
+        mask = jaxrnn.lengths_to_mask(jnp.asarray(said["lengths"]), case.steps)
     if mask is not None:
         xs = jnp.where(mask[..., None], xs, jnp.asarray(np.nan, dtype))
 
     def run(loop, args):
         params, carry, xs, start = args
         learned = {"reset_carry": start} if case.reset and case.learned else {}
-        return jaxrnn.unroll(cell, params, xs, carry, loop=loop, **said, **learned)
+        return jaxrnn.unroll(cell, params, xs, carry=carry, loop=loop, **said, **learned)
 
     args = params, carry, xs, start
     v = like(jax.eval_shape(lambda args: run(jaxrnn.scan, args), args))

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import with_functions
 from jax import lax
 from reference import distance
 from test_networks import with_gradient
 
 import jaxrnn
 from jaxrnn import bidirectional, dropout, embedding, gru, lstm, readout, residual, stacked, unroll
-from jaxrnn.types import Cell
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, V, I, H = 6, 3, 7, 4, 5
@@ -48,7 +48,7 @@ def params_of(net):
 
 
 def zero(net, batch=(B,)):
-    return net.carry(batch, jnp.float64)
+    return net.initial_carry(batch, jnp.float64)
 
 
 def by_hand(params, carry, tokens):
@@ -86,7 +86,7 @@ def test_tokens_go_in_and_logits_come_out(loop_name, batch):
         carry, second = by_hand(params, jax.tree.map(lax.stop_gradient, carry), tokens[4:])
         return carry, jnp.concatenate([first, second])
 
-    got = with_gradient(lambda p, c: unroll(NET, p, tokens, c, loop=loop), params, carry)
+    got = with_gradient(lambda p, c: unroll(NET, p, tokens, carry=c, loop=loop), params, carry)
     wanted = with_gradient(judge, params, carry)
     assert got[1][1].shape == (T, *batch, V)
     assert distance(got[1], wanted[1]) < VALUES
@@ -102,7 +102,7 @@ def test_every_network_starts_from_its_zero_state(name, batch):
     carry, ys = unroll(net, params, tokens)
     assert jax.tree.map(jnp.shape, carry) == jax.tree.map(jnp.shape, zero(net, batch))
     assert ys.shape[:-1] == (T, *batch)
-    with_carry = unroll(net, params, tokens, zero(net, batch))
+    with_carry = unroll(net, params, tokens, carry=zero(net, batch))
     assert distance((carry, ys), with_carry) == 0
 
 
@@ -137,7 +137,7 @@ def test_ragged_rows_are_each_row_alone(name):
     """Whatever stands in the padding, a token that does not exist too."""
     net, lengths = NETWORKS[name], np.array([T, 0, 2])
     params, tokens = params_of(net), tokens_of(T, B)
-    padding = jaxrnn.mask_of_lengths(lengths, T)
+    padding = jaxrnn.lengths_to_mask(lengths, T)
 
     def row(b, params):
         carry, ys = unroll(net, params, tokens[: lengths[b], b])
@@ -213,17 +213,14 @@ def test_a_cell_may_take_tokens_itself():
     def project(params, tokens):
         return inner.project(params["cell"], embedding(I).apply(params["table"], tokens))
 
-    cell = Cell(
+    cell = with_functions(
+        inner,
         init=lambda key, size, dtype: {
             "table": embedding(I).init(key, size, dtype),
             "cell": inner.init(key, I, dtype),
         },
-        carry=inner.carry,
         project=project,
-        advance=inner.advance,
         output=lambda params, carry: inner.output(params["cell"], carry),
-        adjoint=inner.adjoint,
-        gather=inner.gather,
         prepare=lambda params: inner.prepare(params["cell"]),
         num_feature_axes=0,
     )
@@ -240,12 +237,15 @@ def test_a_cell_may_take_tokens_itself():
     wanted = with_gradient(lambda params: unroll(net, params, tokens, **said), params)
     assert distance(with_gradient(ours, params), wanted) < GRADIENTS
     own = cell.init(jax.random.key(0), V, jnp.float64)
-    for wrapped in (jaxrnn.zoneout(cell, 0.1), jaxrnn.variational(cell, state=0.3)):
+    for wrapped in (
+        jaxrnn.transforms.zoneout(cell, 0.1),
+        jaxrnn.transforms.variational_dropout(cell, state=0.3),
+    ):
         _, ys = unroll(wrapped, own, tokens, key=jax.random.key(0), lengths=np.array([T, 0, 2]))
         assert ys.shape == (T, B, H)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    scored = jaxrnn.scored(cell, readout(V), nats)
-    xs = jaxrnn.Scored(tokens, tokens.astype(jnp.int32))
+    scored = jaxrnn.transforms.step_loss(cell, readout(V), nats)
+    xs = jaxrnn.transforms.StepLossInputs(tokens, tokens.astype(jnp.int32))
     _, losses = unroll(scored, scored.init(jax.random.key(0), V, jnp.float64), xs)
     assert losses.shape == (T, B)
 
@@ -282,25 +282,25 @@ def test_a_file_gives_it_back(tmp_path):
 def mean_loss(params, tokens, targets, loop=jaxrnn.bptt):
     _, logits = unroll(NET, params, tokens, loop=loop)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    return jaxrnn.mean_over_time(nats, logits, targets)
+    return jaxrnn.masked_mean(nats, logits, targets)
 
 
 def test_a_loss_over_tokens_is_looked_at_and_planned():
     params, tokens = params_of(NET), tokens_of(T, 4)
     targets = jnp.roll(tokens, -1, 0)
     value, grads = jax.value_and_grad(mean_loss)(params, tokens, targets)
-    seen = jaxrnn.flow(mean_loss, params, tokens, targets)
+    seen = jaxrnn.diagnostics.gradient_flow(mean_loss, params, tokens, targets)
     assert distance((seen.value, seen.grads), (value, grads)) < GRADIENTS
     assert seen.norms[0].shape == (T, 4)
-    (terms,) = jaxrnn.contributions(mean_loss, params, tokens, targets)
+    (terms,) = jaxrnn.diagnostics.per_step_gradients(mean_loss, params, tokens, targets)
     assert distance(jax.tree.map(lambda x: x.sum(0), terms), grads[1]) < GRADIENTS
-    assert jaxrnn.locate_nonfinite(mean_loss, params, tokens, targets) is None
-    found = jaxrnn.locate_nonfinite(mean_loss, params, tokens.at[2, 1].set(V), targets)
+    assert jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens, targets) is None
+    found = jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens.at[2, 1].set(V), targets)
     assert (found.quantity, found.step, found.place) == ("inputs", 2, (1,))
     loops = (("bptt", jaxrnn.bptt),)
-    plan = jaxrnn.memory_plan(mean_loss, params, tokens, targets, loops=loops)
+    plan = jaxrnn.diagnostics.memory_plan(mean_loss, params, tokens, targets, loops=loops)
     assert plan.best.name == "bptt"
-    split = jaxrnn.data_parallel(mean_loss, in_axes=(None, 1, 1))
+    split = jaxrnn.training.data_parallel(mean_loss, in_axes=(None, 1, 1))
     assert distance(jax.grad(split)(params, tokens, targets), grads) < GRADIENTS
 
 
@@ -308,12 +308,12 @@ def test_a_loss_inside_the_loop():
     params, tokens = params_of(NET), tokens_of(T, B)
     targets = jnp.roll(tokens, -1, 0)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    step = jaxrnn.scored(stacked(embedding(I), gru(H)), readout(V), nats)
+    step = jaxrnn.transforms.step_loss(stacked(embedding(I), gru(H)), readout(V), nats)
 
     def inside(params):
         own = (params[:2], params[2])
-        xs = jaxrnn.Scored(tokens, targets)
-        return unroll(step, own, xs, ((), jnp.zeros((B, H))), loop=jaxrnn.checkpointed())[1]
+        xs = jaxrnn.transforms.StepLossInputs(tokens, targets)
+        return unroll(step, own, xs, carry=((), jnp.zeros((B, H))), loop=jaxrnn.checkpointed())[1]
 
     wanted = with_gradient(lambda params: nats(unroll(NET, params, tokens)[1], targets), params)
     assert distance(with_gradient(inside, params), wanted) < GRADIENTS
@@ -321,14 +321,14 @@ def test_a_loss_inside_the_loop():
 
 def test_it_is_trained_and_writes_on():
     def loss(params, carry, batch, key):
-        carry, logits = unroll(NET, params, batch[:-1], carry)
+        carry, logits = unroll(NET, params, batch[:-1], carry=carry)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1:])
         return nats.mean(), (carry, {})
 
-    trainer = jaxrnn.trainer(loss, optax.adam(0.05))
+    trainer = jaxrnn.training.trainer(loss, optax.adam(0.05))
     params = NET.init(jax.random.key(0), V)
     state, update = (
-        trainer.init(params, jax.random.key(0), NET.carry((1,))),
+        trainer.init(params, jax.random.key(0), NET.initial_carry((1,))),
         jax.jit(trainer.update),
     )
     said = jnp.arange(15)[:, None] % 5  # 0 1 2 3 4 0 …
@@ -336,9 +336,9 @@ def test_it_is_trained_and_writes_on():
         for _ in range(150):
             state, metrics = update(state, said)
     assert metrics["loss"] < 0.05
-    write = jaxrnn.fed_back(NET, lambda logits, _: jnp.argmax(logits, -1))
-    first = (NET.carry((1,)), jnp.array([2]))
-    _, written = unroll(write, state.params, jnp.arange(8), first)
+    write = jaxrnn.transforms.autoregressive(NET, lambda logits, _: jnp.argmax(logits, -1))
+    first = (NET.initial_carry((1,)), jnp.array([2]))
+    _, written = unroll(write, state.params, jnp.arange(8), carry=first)
     assert written.x[:, 0].tolist() == [3, 4, 0, 1, 2, 3, 4, 0]
     carry, streamed = first, []
     for s in range(8):

@@ -14,7 +14,7 @@ from jax import lax
 import jaxrnn
 
 T, B, I, H, OUTPUT = 4, 3, 2, 5, 2
-CELL, READOUT = jaxrnn.elman(H), jaxrnn.readout(OUTPUT)
+CELL, READOUT = jaxrnn.elman(H), jaxrnn.linear(OUTPUT)
 
 close = partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-13)
 
@@ -50,9 +50,9 @@ def nth(batches, s):
 
 def loss(params, carry, batch, key, cell=CELL):
     xs, targets = batch
-    carry, hs = jaxrnn.unroll(cell, params["cell"], xs, carry)
+    carry, hs = jaxrnn.unroll(cell, params["cell"], xs, carry=carry)
     outputs = READOUT.apply(params["readout"], hs)
-    value = jaxrnn.mean_over_time(optax.l2_loss, outputs, targets)
+    value = jaxrnn.masked_mean(optax.l2_loss, outputs, targets)
     return value, (carry, {"largest": jnp.max(outputs), "noise": jax.random.uniform(key)})
 
 
@@ -83,19 +83,19 @@ OPTIMIZERS = {
 @functools.cache
 def compiled(name, cell=CELL):
     """A trainer whose update is compiled, once for all tests."""
-    trainer = jaxrnn.trainer(partial(loss, cell=cell), OPTIMIZERS[name])
+    trainer = jaxrnn.training.trainer(partial(loss, cell=cell), OPTIMIZERS[name])
     return trainer._replace(update=jax.jit(trainer.update))
 
 
 def started(name="masked", seed=1, cell=CELL):
     """That trainer and its first state."""
-    trainer, carry = compiled(name, cell), cell.carry((B,), jnp.float64)
+    trainer, carry = compiled(name, cell), cell.initial_carry((B,), jnp.float64)
     return trainer, trainer.init(initial_params(cell), jax.random.key(seed), carry)
 
 
 def by_hand(optimizer, batches):
     """Params and carry after one optax update a segment, written out."""
-    params, carry = initial_params(), CELL.carry((B,), jnp.float64)
+    params, carry = initial_params(), CELL.initial_carry((B,), jnp.float64)
     opt_state = optimizer.init(params)
 
     @jax.jit
@@ -132,7 +132,7 @@ def test_the_carry_goes_on_and_no_gradient_comes_back_through_it():
 
     def of_both(params, kept, crossing):
         """The losses of both segments, run as one; 0 or 1: is the carry kept, is it cut."""
-        carry, total = CELL.carry((B,), jnp.float64), 0.0
+        carry, total = CELL.initial_carry((B,), jnp.float64), 0.0
         for s in range(2):
             value, (carry, _) = loss(params, carry, nth(batches, s), jax.random.key(0))
             carry = crossing * carry + (kept - crossing) * lax.stop_gradient(carry)
@@ -158,7 +158,7 @@ def test_a_loss_without_memory_needs_no_carry():
         output = READOUT.apply(params["readout"], CELL.output(params["cell"], last))
         return jnp.mean((output - targets[-1]) ** 2), (carry, {})
 
-    trainer = jaxrnn.trainer(many_to_one, optax.adam(0.1))
+    trainer = jaxrnn.training.trainer(many_to_one, optax.adam(0.1))
     state = trainer.init(initial_params(), jax.random.key(0))
     update, batch = jax.jit(trainer.update), nth(segments(1), 0)
     state, first = update(state, batch)
@@ -224,7 +224,7 @@ def test_the_state_is_one_pytree_that_scan_carries_over_batches():
     for s in range(3):
         state, one = trainer.update(state, nth(batches, s))
         losses.append(one["loss"])
-    assert isinstance(scanned, jaxrnn.TrainState)
+    assert isinstance(scanned, jaxrnn.training.TrainState)
     assert scanned.step == 3
     close((scanned.params, scanned.carry), (state.params, state.carry))
     close(metrics["loss"], jnp.stack(losses))
@@ -232,7 +232,7 @@ def test_the_state_is_one_pytree_that_scan_carries_over_batches():
 
 def test_a_plain_optax_loop_around_unroll_learns():
     """To give back what came two steps before, without `trainer`."""
-    cell, readout, optimizer = jaxrnn.elman(8), jaxrnn.readout(1), optax.adam(0.03)
+    cell, readout, optimizer = jaxrnn.elman(8), jaxrnn.linear(1), optax.adam(0.03)
     params = cell.init(jax.random.key(0), 1), readout.init(jax.random.key(1), 8)
     opt_state = optimizer.init(params)
 
@@ -285,19 +285,19 @@ def test_windowed_is_an_update_a_segment_whose_gradient_reaches_back(steps, k1, 
     net, rng = jaxrnn.stacked(CELL, READOUT), np.random.default_rng(0)
     sequence = tuple(jnp.asarray(rng.standard_normal((steps, B, n))) for n in (I, OUTPUT))
     params = net.init(jax.random.key(0), I, jnp.float64)
-    carry = jax.tree.map(jnp.cos, net.carry((B,), jnp.float64))
+    carry = jax.tree.map(jnp.cos, net.initial_carry((B,), jnp.float64))
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     def loss_of(params, carry, segment):
         xs, targets = segment
-        carry, ys = jaxrnn.unroll(net, params, xs, carry)
+        carry, ys = jaxrnn.unroll(net, params, xs, carry=carry)
         return jnp.mean((ys - targets) ** 2), carry
 
     def loss(params, carry, segment, key):
         value, carry = loss_of(params, carry, segment)
         return value, (carry, {})
 
-    trainer = jaxrnn.windowed(loss, optimizer, k1, k2)
+    trainer = jaxrnn.training.truncated_trainer(loss, optimizer, k1, k2)
     state = trainer.init(params, jax.random.key(0), carry)
     state, metrics = jax.jit(trainer.update)(state, sequence)
     wanted = windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2)
@@ -309,7 +309,7 @@ def test_windowed_over_no_steps_changes_nothing():
     def loss(params, carry, segment, key):
         return jnp.sum(params * segment), (carry, {})
 
-    trainer = jaxrnn.windowed(loss, optax.sgd(0.1), 2)
+    trainer = jaxrnn.training.truncated_trainer(loss, optax.sgd(0.1), 2)
     state = trainer.init(jnp.ones(()), jax.random.key(0), carry=jnp.zeros(3))
     new, metrics = trainer.update(state, jnp.zeros((0,)))
     close((new.params, new.carry), (state.params, state.carry))
@@ -318,14 +318,14 @@ def test_windowed_over_no_steps_changes_nothing():
 
 @pytest.mark.optimized
 def test_memory_of_windowed_does_not_grow_with_the_sequence():
-    net = jaxrnn.stacked(jaxrnn.gru(8), jaxrnn.readout(2))
+    net = jaxrnn.stacked(jaxrnn.gru(8), jaxrnn.linear(2))
 
     def loss(params, carry, xs, key):
-        carry, ys = jaxrnn.unroll(net, params, xs, carry)
+        carry, ys = jaxrnn.unroll(net, params, xs, carry=carry)
         return jnp.mean(ys**2), (carry, {})
 
-    trainer = jaxrnn.windowed(loss, optax.sgd(0.1), 10, 20)
-    state = trainer.init(net.init(jax.random.key(0), 2), jax.random.key(1), net.carry((2,)))
+    trainer = jaxrnn.training.truncated_trainer(loss, optax.sgd(0.1), 10, 20)
+    state = trainer.init(net.init(jax.random.key(0), 2), jax.random.key(1), net.initial_carry((2,)))
 
     def temporary(steps):
         xs = jax.ShapeDtypeStruct((steps, 2, 2), jnp.float32)
@@ -339,4 +339,4 @@ def test_memory_of_windowed_does_not_grow_with_the_sequence():
 @pytest.mark.parametrize(("k1", "k2"), [(4, 2), (4, 6), (0, None), (2.0, None)])
 def test_windows_that_are_none_are_refused(own_messages, k1, k2):
     with pytest.raises((TypeError, ValueError), match=r"k[12]: got .*, expected"):
-        jaxrnn.windowed(lambda *_: None, optax.sgd(0.1), k1, k2)
+        jaxrnn.training.truncated_trainer(lambda *_: None, optax.sgd(0.1), k1, k2)

@@ -37,7 +37,7 @@ trees = st.recursive(
 @given(trees)
 def test_split_by_gradient_and_merge_is_the_identity(drawn):
     inexact, others = tree.split_inexact(drawn)
-    merged = tree.merge(inexact, others)
+    merged = tree.merge_inexact(inexact, others)
     assert jax.tree.structure(merged) == jax.tree.structure(drawn)
     pairs = zip(jax.tree.leaves(merged), jax.tree.leaves(drawn), strict=True)
     assert all(a is b for a, b in pairs)
@@ -55,7 +55,9 @@ def test_a_key_has_no_gradient():
 
 
 def test_add_counts_none_as_zero():
-    total = tree.add({"a": 1.0, "b": None, "c": 2.0, "d": None}, dict(a=3.0, b=4.0, c=None, d=None))
+    total = tree.add_sparse(
+        {"a": 1.0, "b": None, "c": 2.0, "d": None}, dict(a=3.0, b=4.0, c=None, d=None)
+    )
     assert total == {"a": 4.0, "b": 4.0, "c": 2.0, "d": None}
 
 
@@ -64,7 +66,7 @@ def test_symbolic_zeros_become_none_and_none_becomes_zeros():
     sparse = tree.sparse_cotangents({"a": zero, "b": 1.0})
     assert sparse == {"a": None, "b": 1.0}
     like = {"a": jnp.ones(3, jnp.float16), "b": jnp.ones(()), "c": jnp.arange(2)}
-    filled = tree.add(tree.zeros(like), {**sparse, "c": None})
+    filled = tree.add_sparse(tree.zero_cotangents(like), {**sparse, "c": None})
     chex.assert_trees_all_equal(filled["a"], jnp.zeros(3, jnp.float16))
     assert filled["b"] == 1.0
     assert filled["c"] is None
@@ -74,15 +76,15 @@ def test_symbolic_zeros_become_none_and_none_becomes_zeros():
 def test_shifted_puts_the_first_in_front_and_drops_the_last(length):
     whole = np.arange(2.0 * (length + 1)).reshape(length + 1, 2)
     first, rest = {"h": jnp.asarray(whole[0])}, {"h": jnp.asarray(whole[1:])}
-    chex.assert_trees_all_equal(tree.shifted(first, rest), {"h": jnp.asarray(whole[:-1])})
+    chex.assert_trees_all_equal(tree.shift_right(first, rest), {"h": jnp.asarray(whole[:-1])})
 
 
 def test_time_first_moves_one_axis_and_keeps_the_order_of_the_others():
     batch_major = {"x": np.arange(24).reshape(2, 3, 4), "y": np.arange(6).reshape(2, 3)}
-    moved = jaxrnn.time_first(batch_major)
+    moved = jaxrnn.to_time_major(batch_major)
     np.testing.assert_array_equal(moved["x"], batch_major["x"].transpose(1, 0, 2))
     np.testing.assert_array_equal(moved["y"], batch_major["y"].T)
-    moved = jaxrnn.time_first(batch_major["x"], axis=2)
+    moved = jaxrnn.to_time_major(batch_major["x"], axis=2)
     np.testing.assert_array_equal(moved, batch_major["x"].transpose(2, 0, 1))
 
 

@@ -15,7 +15,7 @@ from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 
-# Makers `hidden_size -> Cell` by name, each variant with equations of its own once.
+# Constructors `hidden_size -> Cell` by name, each variant with equations of its own once.
 CELLS = (
     ("elman", elman),
     ("elman_softplus", lambda hidden_size: elman(hidden_size, activation=jax.nn.softplus)),

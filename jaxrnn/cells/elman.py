@@ -1,5 +1,7 @@
 """The simple recurrent network of Elman (1990)."""
 
+import abc
+import dataclasses
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -8,24 +10,75 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Form
-from jaxrnn.types import Array, Cell, Params, Seen, State, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GatedCell
+from jaxrnn.types import Array, Params, Residuals, State, Weights
 
-# λ ⊙ f'(a) of the activations whose slope can be told from h = f(a); of relu it is 0 at the kink,
-# as JAX has it.
+# λ ⊙ f'(a) of the activations whose slope follows from h = f(a); that of relu is 0 at the kink, as
+# in JAX.
 SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
     jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
     jax.nn.relu: lambda h, d_h: jnp.where(h > 0, d_h, 0),
 }
 
 
-class Activated(namedtuple("Activated", "a")):
-    """The pre-activation, `(*lead, H)`, or None where the slope can be told from the value."""
+class PreActivation(namedtuple("PreActivation", "a")):
+    """The pre-activation, `(*lead, H)`, or None where the slope follows from the value."""
 
 
-@once
-def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SimpleCell(GatedCell):
+    """The recurrence h_t = f(z_t + r(h_{t-1}, w)) for a product r and its two adjoints."""
+
+    activation: Callable[[Array], Array] = dataclasses.field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.require_elementwise("activation", self.activation)
+
+    @property
+    def gate_biases(self) -> tuple[float]:
+        """One pre-activation, whose bias starts at 0."""
+        return (0.0,)
+
+    @abc.abstractmethod
+    def _product(self, h: State, w: Weights) -> State:
+        """r(h, w)."""
+
+    @abc.abstractmethod
+    def _product_adjoint(self, delta: State, w: Weights) -> State:
+        """(∂r/∂h)ᵀ δ."""
+
+    @abc.abstractmethod
+    def _product_gradient(self, hs: State, deltas: State, w: Weights) -> Weights:
+        """Σ (∂r/∂w)ᵀ δ over time and batch."""
+
+    def project(self, params: Params, xs: Array) -> State:
+        """z = x W_x + b."""
+        return self.project_gates(params, xs)[0]  # (E1)
+
+    def _advance(self, w: Weights, carry: State, z: State) -> tuple[State, PreActivation]:
+        a = z + self._product(carry, w)  # (E2)
+        return self.activation(a), PreActivation(None if self._slope else a)  # (E3)
+
+    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: State) -> tuple[State, State]:
+        if self._slope:
+            delta = self._slope(residuals.carry, d_carry)  # (E4)
+        else:
+            _, pullback = jax.vjp(self.activation, residuals.saved.a)
+            (delta,) = pullback(d_carry)  # (E4)
+        return self._product_adjoint(delta, w), delta  # (E5)
+
+    def _gradients(self, w: Weights, residuals: Residuals, deltas: State) -> tuple[Weights, State]:
+        return self._product_gradient(residuals.previous_carry, deltas, w), deltas  # (E6)
+
+    @property
+    def _slope(self) -> Callable[[State, State], State] | None:
+        return SLOPES_OF_VALUES.get(self.activation)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class elman(SimpleCell):
     """The simple recurrent cell, h_t = f(x_t W_x + h_{t-1} W_h + b).
 
         z_t      = x_t W_x + b                                                               (E1)
@@ -51,34 +104,20 @@ def elman(hidden_size: int, *, activation: Callable[[Array], Array] = jnp.tanh) 
         carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs `(*batch, H)`, dimensionless.
         `init` draws w_x Lecun-normal and w_h orthogonal.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h_t alone, T·B·H, with tanh or
     relu; twice that otherwise.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
     """
-    products = parts.product, parts.product_adjoint, parts.product_gathered
-    form = Form("elman", hidden_size, biases=(0.0,))
-    return recurrence(form, activation, parts.recurrent_kernel, *products)
 
+    activation: Callable[[Array], Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
 
-def recurrence(form: Form, f: Any, prepare: Any, product: Any, adjoint: Any, gathered: Any) -> Cell:
-    """The cell of (E1) to (E6) for any product of h_{t-1} and w, given with its two adjoints."""
-    slope = SLOPES_OF_VALUES.get(check.elementwise("activation", f))
+    def _product(self, h: State, w: Weights) -> State:
+        return kernels.recurrent_product(h, w)
 
-    def project(params: Params, xs: Array) -> State:
-        return form.project(params, xs)[0]  # (E1)
+    def _product_adjoint(self, delta: State, w: Weights) -> State:
+        return kernels.recurrent_product_adjoint(delta, w)
 
-    def advance(w: Any, h_tm1: State, z_t: State) -> tuple[State, Activated]:
-        a = z_t + product(h_tm1, w)  # (E2)
-        return f(a), Activated(None if slope else a)  # (E3)
-
-    def step_adjoint(w: Any, seen: Seen, d_h: State) -> tuple[State, State]:
-        a = seen.saved.a
-        delta = slope(seen.carry, d_h) if slope else jax.vjp(f, a)[1](d_h)[0]  # (E4)
-        return adjoint(delta, w), delta  # (E5)
-
-    def gather(w: Any, seen: Seen, deltas: State) -> tuple[Any, State]:
-        return gathered(seen.carry_tm1, deltas, w), deltas  # (E6)
-
-    return form.cell(project, advance, step_adjoint, gather, prepare)
+    def _product_gradient(self, hs: State, deltas: State, w: Weights) -> Weights:
+        return kernels.recurrent_kernel_gradient(hs, deltas, w)

@@ -1,33 +1,36 @@
 """The gated recurrent unit of Cho et al. (2014), in both its variants."""
 
+import dataclasses
 from collections import namedtuple
+from typing import Any
 
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Joined, Vector
-from jaxrnn.types import Cell, Params, Seen, State, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter, weights_of
+from jaxrnn.cells.kernels import Gates, Vector
+from jaxrnn.types import Params, Residuals, State
 
 
 class GRUGates(namedtuple("GRUGates", "r z n")):
     """One array `(*batch, H)` a gate r, z, n: pre-activations, values or cotangents."""
 
 
-class GRUAfterSaved(namedtuple("GRUAfterSaved", "r z n q")):
-    """The gates' values; and q, what the reset gate multiplies after the product."""
+class GRUValues(namedtuple("GRUValues", "r z n q")):
+    """The gates' values, and q, which the reset gate multiplies after the product."""
 
 
-class AfterWeights(namedtuple("AfterWeights", "w_h b_n")):
-    """What the loop uses where reset comes after: the Kernel, and the bias of q, `(H)`."""
+class ResetAfterWeights(namedtuple("ResetAfterWeights", "w_h b_n")):
+    """What the loop reads if reset comes after the product: the kernel, and q's bias `(H)`."""
 
 
-class BeforeWeights(namedtuple("BeforeWeights", "gates n")):
-    """What the loop uses where reset comes before: a Kernel of h, one of r ⊙ h."""
+class ResetBeforeWeights(namedtuple("ResetBeforeWeights", "gates candidate")):
+    """What the loop reads if reset comes first: a kernel for h, and one for r ⊙ h."""
 
 
-@once
-def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class gru(GatedCell):
     """The GRU, reset after the recurrent product (PyTorch, cuDNN) or before it (as published).
 
         x_r, x_z, x_n = x_t W_x + b, each its own columns                                    (G1)
@@ -60,94 +63,139 @@ def gru(hidden_size: int, *, reset_after: bool = True) -> Cell:
         `b_n (H)` where reset comes after, all of one floating dtype, and the carry h `(*batch, H)`.
         Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, three gates and q, 5·T·B·H;
     4·T·B·H with reset before.
 
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.
     """
-    check.boolean("reset_after", reset_after)
-    more = {"b_n": ((hidden_size,), initializers.zeros)} if reset_after else {}
-    form = Form("gru", hidden_size, GRUGates._make((0.0,) * 3), more)
-    return form.cell(form.driven, *(_AFTER if reset_after else _BEFORE))  # (G1)
+
+    reset_after: bool = dataclasses.field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.require_bool("reset_after", self.reset_after)
+
+    @property
+    def gate_biases(self) -> GRUGates:
+        """All gates' biases start at 0."""
+        return GRUGates(0.0, 0.0, 0.0)
+
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The bias of q where reset comes after."""
+        b_n = Parameter((self.hidden_size,), initializers.zeros)
+        return {"b_n": b_n} if self.reset_after else {}
+
+    def prepare(self, params: Params) -> ResetAfterWeights | ResetBeforeWeights:
+        """The kernels with their transposes; where reset comes first, gates and candidate apart."""
+        if self.reset_after:
+            return weights_of(ResetAfterWeights, params)
+        w_r, w_z, w_n = kernels.split_gates(params["w_h"], 3)
+        w_rz = kernels.join_gates(w_r, w_z)
+        return ResetBeforeWeights(kernels.recurrent_kernel(w_rz), kernels.recurrent_kernel(w_n))
+
+    def _advance(self, w: Any, carry: State, z: GateInputs) -> tuple[State, Any]:
+        return (_advance_after if self.reset_after else _advance_before)(w, carry, z)
+
+    def _adjoint(self, w: Any, residuals: Residuals, d_carry: State) -> tuple[State, GRUGates]:
+        return (_adjoint_after if self.reset_after else _adjoint_before)(w, residuals, d_carry)
+
+    def _gradients(self, w: Any, residuals: Residuals, deltas: GRUGates) -> tuple[Any, GateInputs]:
+        return (_gradients_after if self.reset_after else _gradients_before)(w, residuals, deltas)
 
 
-def _advance_after(w: AfterWeights, h_tm1: State, x: Drive) -> tuple[State, GRUAfterSaved]:
-    return after(h_tm1, parts.product(h_tm1, w.w_h), w.b_n, x)
+# Reset after the product.
 
 
-def _adjoint_after(w: AfterWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
-    delta = after_adjoint(seen, seen.saved, d_h)
-    d_p = product_deltas(delta, seen.saved.r)
-    return d_h * seen.saved.z + parts.product_adjoint(d_p, w.w_h), delta  # (G7)
+def _advance_after(w: ResetAfterWeights, h_tm1: State, x: GateInputs) -> tuple[State, GRUValues]:
+    return step_after(h_tm1, kernels.recurrent_product(h_tm1, w.w_h), w.b_n, x)
 
 
-def _gather_after(w: AfterWeights, seen: Seen, deltas: GRUGates) -> tuple[AfterWeights, Drive]:
-    d_ps = product_deltas(deltas, seen.saved.r)
-    d_w_h = parts.product_gathered(seen.carry_tm1, d_ps, w.w_h)
-    return AfterWeights(d_w_h, parts.summed(deltas.n * seen.saved.r)), Drive(deltas)  # (G8)
+def _adjoint_after(
+    w: ResetAfterWeights, residuals: Residuals, d_h: State
+) -> tuple[State, GRUGates]:
+    delta = step_after_adjoint(residuals, residuals.saved, d_h)
+    d_product = product_cotangent(delta, residuals.saved.r)
+    d_recurrent = kernels.recurrent_product_adjoint(d_product, w.w_h)
+    return d_h * residuals.saved.z + d_recurrent, delta  # (G7)
 
 
-def _prepare_before(params: Params) -> BeforeWeights:
-    w_r, w_z, w_n = parts.split_gates(params["w_h"], 3)
-    return BeforeWeights(parts.kernel(parts.join_gates(w_r, w_z)), parts.kernel(w_n))
+def _gradients_after(
+    w: ResetAfterWeights, residuals: Residuals, deltas: GRUGates
+) -> tuple[ResetAfterWeights, GateInputs]:
+    r = residuals.saved.r
+    d_products = product_cotangent(deltas, r)
+    d_w_h = kernels.recurrent_kernel_gradient(residuals.previous_carry, d_products, w.w_h)
+    d_b_n = kernels.bias_gradient(deltas.n * r)
+    return ResetAfterWeights(d_w_h, d_b_n), GateInputs(deltas)  # (G8)
 
 
-def _advance_before(w: BeforeWeights, h_tm1: State, x: Drive) -> tuple[State, GRUGates]:
-    a_r, a_z = parts.split_gates(parts.product(h_tm1, w.gates), 2)
-    r, z = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z)  # (G2)
-    n = tanh(x.gates.n + parts.product(r * h_tm1, w.n))  # (G3')
-    return mixed(h_tm1, z, n, x), GRUGates(r, z, n)
-
-
-def _adjoint_before(w: BeforeWeights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
-    h_tm1, x, _, (r, z, n) = seen
-    delta_z, delta_n = mixed_adjoint(h_tm1, z, n, x, d_h)
-    u = parts.product_adjoint(delta_n, w.n)
-    delta_r = u * h_tm1 * r * (1 - r)  # (G6')
-    d_rz = parts.product_adjoint(parts.join_gates(delta_r, delta_z), w.gates)
-    return d_h * z + u * r + d_rz, GRUGates(delta_r, delta_z, delta_n)  # (G7')
-
-
-def _gather_before(w: BeforeWeights, seen: Seen, deltas: GRUGates) -> tuple[BeforeWeights, Drive]:
-    h_tm1, r = seen.carry_tm1, seen.saved.r
-    d_rz = parts.product_gathered(h_tm1, parts.join_gates(deltas.r, deltas.z), w.gates)
-    d_n = parts.product_gathered(r * h_tm1, deltas.n, w.n)
-    return BeforeWeights(d_rz, d_n), Drive(deltas)  # (G8')
-
-
-def after(h_tm1: State, p: Joined, b_n: Vector, x: Drive) -> tuple[State, GRUAfterSaved]:
-    """One step with reset after the product, p = h_{t-1} W_h."""
-    a_r, a_z, q = parts.split_gates(p, 3)
-    r, z, q = sigmoid(x.gates.r + a_r), sigmoid(x.gates.z + a_z), parts.plus_bias(q, b_n)  # (G2)
+def step_after(h_tm1: State, p: Gates, b_n: Vector, x: GateInputs) -> tuple[State, GRUValues]:
+    """One step with reset after the product p = h_{t-1} W_h."""
+    p_r, p_z, p_n = kernels.split_gates(p, 3)
+    r, z = sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)  # (G2)
+    q = kernels.add_bias(p_n, b_n)
     n = tanh(x.gates.n + r * q)  # (G3)
-    return mixed(h_tm1, z, n, x), GRUAfterSaved(r, z, n, q)
+    return interpolate(h_tm1, z, n, x), GRUValues(r, z, n, q)
 
 
-def after_adjoint(seen: Seen, gates: GRUAfterSaved, d_h: State) -> GRUGates:
+def step_after_adjoint(residuals: Residuals, values: GRUValues, d_h: State) -> GRUGates:
     """δ of (G5) and (G6)."""
-    r, z, n, q = gates
-    delta_z, delta_n = mixed_adjoint(seen.carry_tm1, z, n, seen.z, d_h)
+    r, z, n, q = values
+    delta_z, delta_n = interpolate_adjoint(residuals.previous_carry, z, n, residuals.z, d_h)
     return GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (G6)
 
 
-def product_deltas(delta: GRUGates, r: State) -> Joined:
-    """[δ_r δ_z δ_n⊙r], what is sent back to the product that reset comes after."""
-    return parts.join_gates(delta.r, delta.z, delta.n * r)
+def product_cotangent(delta: GRUGates, r: State) -> Gates:
+    """[δ_r δ_z δ_n⊙r], the cotangent of the product that reset comes after."""
+    return kernels.join_gates(delta.r, delta.z, delta.n * r)
 
 
-def mixed(h_tm1: State, z: State, n: State, x: Drive) -> State:
+# Reset before the product.
+
+
+def _advance_before(w: ResetBeforeWeights, h_tm1: State, x: GateInputs) -> tuple[State, GRUGates]:
+    p_r, p_z = kernels.split_gates(kernels.recurrent_product(h_tm1, w.gates), 2)
+    r, z = sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)  # (G2)
+    n = tanh(x.gates.n + kernels.recurrent_product(r * h_tm1, w.candidate))  # (G3')
+    return interpolate(h_tm1, z, n, x), GRUGates(r, z, n)
+
+
+def _adjoint_before(
+    w: ResetBeforeWeights, residuals: Residuals, d_h: State
+) -> tuple[State, GRUGates]:
+    h_tm1, x, _, (r, z, n) = residuals
+    delta_z, delta_n = interpolate_adjoint(h_tm1, z, n, x, d_h)
+    u = kernels.recurrent_product_adjoint(delta_n, w.candidate)
+    delta_r = u * h_tm1 * r * (1 - r)  # (G6')
+    d_rz = kernels.recurrent_product_adjoint(kernels.join_gates(delta_r, delta_z), w.gates)
+    return d_h * z + u * r + d_rz, GRUGates(delta_r, delta_z, delta_n)  # (G7')
+
+
+def _gradients_before(
+    w: ResetBeforeWeights, residuals: Residuals, deltas: GRUGates
+) -> tuple[ResetBeforeWeights, GateInputs]:
+    h_tm1, r = residuals.previous_carry, residuals.saved.r
+    deltas_rz = kernels.join_gates(deltas.r, deltas.z)
+    d_gates = kernels.recurrent_kernel_gradient(h_tm1, deltas_rz, w.gates)
+    d_candidate = kernels.recurrent_kernel_gradient(r * h_tm1, deltas.n, w.candidate)
+    return ResetBeforeWeights(d_gates, d_candidate), GateInputs(deltas)  # (G8')
+
+
+# Both variants.
+
+
+def interpolate(h_tm1: State, z: State, n: State, x: GateInputs) -> State:
     """h_t of (G4)."""
-    n = parts.scaled(n, x.keep)
+    n = kernels.scale(n, x.dropout_mask)
     return n + z * (h_tm1 - n)  # (G4)
 
 
-def mixed_adjoint(h_tm1: State, z: State, n: State, x: Drive, d_h: State) -> tuple[State, State]:
+def interpolate_adjoint(
+    h_tm1: State, z: State, n: State, x: GateInputs, d_h: State
+) -> tuple[State, State]:
     """δ_z and δ_n of (G5)."""
-    delta_z = d_h * (h_tm1 - parts.scaled(n, x.keep)) * z * (1 - z)  # (G5)
-    return delta_z, parts.scaled(d_h * (1 - z), x.keep) * (1 - n * n)
-
-
-_AFTER = (_advance_after, _adjoint_after, _gather_after, parts.prepared(AfterWeights))
-_BEFORE = (_advance_before, _adjoint_before, _gather_before, _prepare_before)
+    delta_z = d_h * (h_tm1 - kernels.scale(n, x.dropout_mask)) * z * (1 - z)  # (G5)
+    return delta_z, kernels.scale(d_h * (1 - z), x.dropout_mask) * (1 - n * n)

@@ -1,16 +1,19 @@
 """The independently recurrent network of Li et al. (2018)."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 
-from jaxrnn.cells import parts
-from jaxrnn.cells.elman import recurrence
-from jaxrnn.types import Array, Cell, State, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.elman import SimpleCell
+from jaxrnn.cells.gated import Parameter
+from jaxrnn.cells.kernels import Vector
+from jaxrnn.types import Array, Params, State
 
 
-@once
-def indrnn(hidden_size: int, *, activation: Callable[[Array], Array] = jax.nn.relu) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class indrnn(SimpleCell):
     """The independently recurrent cell: each unit sees of the past only itself.
 
         z_t      = x_t W_x + b                                                               (I1)
@@ -38,17 +41,34 @@ def indrnn(hidden_size: int, *, activation: Callable[[Array], Array] = jax.nn.re
         w_x Lecun-normal and u uniform in [0, 1], the paper's range for relu where nothing is known
         of the lengths to be remembered.
 
-    Gradient: exact, by hand. Time: no product in the loop; O(H) a step and row, in order. Memory:
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
     h_t alone, T·B·H, with relu or tanh; twice that otherwise.
 
     Source: S. Li, W. Li, C. Cook, C. Zhu, Y. Gao, "Independently recurrent neural network
     (IndRNN): building a longer and deeper RNN", CVPR 2018; arXiv:1803.04831.
     """
-    more = {"u": ((hidden_size,), jax.random.uniform)}
-    form = parts.Form("indrnn", hidden_size, biases=(0.0,), more=more, state_size=0)
 
-    def gathered(hs_tm1: State, deltas: State, u: parts.Vector) -> parts.Vector:
-        return parts.summed(hs_tm1 * deltas)  # (I6)
+    activation: Callable[[Array], Array] = dataclasses.field(default=jax.nn.relu, kw_only=True)
 
-    products = parts.scaled, parts.scaled, gathered  # (I2), (I5)
-    return recurrence(form, activation, lambda params: params["u"], *products)
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The recurrent weight of each unit."""
+        return {"u": Parameter((self.hidden_size,), jax.random.uniform)}
+
+    @property
+    def state_size(self) -> int:
+        """0: there is no recurrent kernel."""
+        return 0
+
+    def prepare(self, params: Params) -> Vector:
+        """The recurrent weights u."""
+        return params["u"]
+
+    def _product(self, h: State, w: Vector) -> State:
+        return kernels.scale(h, w)  # (I2)
+
+    def _product_adjoint(self, delta: State, w: Vector) -> State:
+        return kernels.scale(delta, w)  # (I5)
+
+    def _product_gradient(self, hs: State, deltas: State, w: Vector) -> Vector:
+        return kernels.bias_gradient(hs * deltas)  # (I6)

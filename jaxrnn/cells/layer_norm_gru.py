@@ -1,16 +1,26 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
+import dataclasses
 from collections import namedtuple
 
+import jax
 import jax.numpy as jnp
-from jax import lax, nn
+from jax import lax
+from jax.nn import initializers
 
-from jaxrnn.cells import norm, parts
-from jaxrnn.cells.gru import GRUAfterSaved, GRUGates, after, after_adjoint, product_deltas
-from jaxrnn.types import Array, Cell, Seen, State, once
+from jaxrnn.cells import kernels, norm
+from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter, weights_of
+from jaxrnn.cells.gru import (
+    GRUGates,
+    GRUValues,
+    product_cotangent,
+    step_after,
+    step_after_adjoint,
+)
+from jaxrnn.types import Array, Params, Residuals, State
 
 
-class Normed2(namedtuple("Normed2", "rz n")):
+class NormalizedProduct(namedtuple("NormalizedProduct", "rz n")):
     """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
 
     @property
@@ -26,11 +36,11 @@ class Normed2(namedtuple("Normed2", "rz n")):
 
 
 class Weights(namedtuple("Weights", "w_h gain_h b_n")):
-    """What the loop uses: the recurrent Kernel, its gain `(3H)`, and the bias of q, `(H)`."""
+    """The recurrent kernel, its gain `(3H)`, and the bias of q, `(H)`."""
 
 
-@once
-def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class layer_norm_gru(GatedCell):
     """The GRU that normalises its products, those of r and z together and that of n apart.
 
     With LN(a) = (a - mean a) / √(var a + ε) over the features, x̂ = [LN(x_t W_rz) LN(x_t W_n)] and
@@ -60,37 +70,68 @@ def layer_norm_gru(hidden_size: int, *, epsilon: float = 1e-5) -> Cell:
         `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. Gains start
         at 1. Statistics are taken in float32 at least.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, three gates and p̂, 7·T·B·H,
     and 2·T·B; LN' is computed again for (Q8).
 
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
     1 - z here; where it adds two biases, of two norms, there is one in `b`.
     """
-    normed = norm.normaliser(epsilon)
 
-    def normed2(p: Array) -> Normed2:
-        both = lax.split(p, (2 * hidden_size, hidden_size), axis=p.ndim - 1)
-        return Normed2(*map(normed, both))
+    epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
 
-    more = {"b_n": ((hidden_size,), nn.initializers.zeros)}
-    form = parts.Form("layer_norm_gru", hidden_size, GRUGates(0.0, 0.0, 0.0), more, norm=normed2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.replace_fields(epsilon=norm.check_epsilon(self.epsilon))
 
-    def advance(w: Weights, h_tm1: State, x: parts.Drive) -> tuple[State, norm.NormedSaved]:
-        p = normed2(parts.product(h_tm1, w.w_h))
-        h, (r, z, n, _) = after(h_tm1, parts.scaled(p.values, w.gain_h), w.b_n, x)
-        return h, norm.NormedSaved(GRUGates(r, z, n), p)  # (Q2), (Q3), (Q4)
+    @property
+    def gate_biases(self) -> GRUGates:
+        """All gates' biases start at 0."""
+        return GRUGates(0.0, 0.0, 0.0)
 
-    def adjoint(w: Weights, seen: Seen, d_h: State) -> tuple[State, GRUGates]:
-        (r, z, n), p = seen.saved
-        q = parts.plus_bias(parts.split_gates(parts.scaled(p.values, w.gain_h), 3)[2], w.b_n)
-        delta = after_adjoint(seen, GRUAfterSaved(r, z, n, q), d_h)  # (Q5), (Q6)
-        d_p = norm.product_adjoint(w, p, product_deltas(delta, r))
-        return d_h * z + parts.product_adjoint(d_p, w.w_h), delta  # (Q7)
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The gains of both products, and the bias of q."""
+        gain = Parameter((3 * self.hidden_size,), initializers.ones)
+        b_n = Parameter((self.hidden_size,), initializers.zeros)
+        return {"gain_x": gain, "gain_h": gain, "b_n": b_n}
 
-    def gather(w: Weights, seen: Seen, deltas: GRUGates) -> tuple[Weights, parts.Drive]:
-        (r, _, _), p = seen.saved
-        d_p = norm.product_gathered(w, seen.carry_tm1, p, product_deltas(deltas, r))
-        return Weights(*d_p, parts.summed(deltas.n * r)), parts.Drive(deltas)  # (Q8)
+    def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
+        """(Q1) for the input, one array a gate."""
+        self._check_inputs(params, xs)
+        product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
+        return norm.project_gates(self._normalize(product), params, 3)
 
-    return form.cell(form.driven, advance, adjoint, gather, parts.prepared(Weights))  # (Q1)
+    def prepare(self, params: Params) -> Weights:
+        """The recurrent kernel with its transpose, its gain, and the bias of q."""
+        return weights_of(Weights, params)
+
+    def _normalize(self, p: Array) -> NormalizedProduct:
+        rz, n = lax.split(p, (2 * self.hidden_size, self.hidden_size), axis=p.ndim - 1)
+        return NormalizedProduct(*(norm.normalize(part, self.epsilon) for part in (rz, n)))
+
+    def _advance(
+        self, w: Weights, carry: State, z: GateInputs
+    ) -> tuple[State, norm.NormalizedSaved]:
+        product = self._normalize(kernels.recurrent_product(carry, w.w_h))
+        gained = kernels.scale(product.values, w.gain_h)
+        h, (r, z, n, _) = step_after(carry, gained, w.b_n, z)
+        return h, norm.NormalizedSaved(GRUGates(r, z, n), product)  # (Q2), (Q3), (Q4)
+
+    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: State) -> tuple[State, GRUGates]:
+        (r, z, n), product = residuals.saved
+        _, _, p_n = kernels.split_gates(kernels.scale(product.values, w.gain_h), 3)
+        values = GRUValues(r, z, n, kernels.add_bias(p_n, w.b_n))
+        delta = step_after_adjoint(residuals, values, d_carry)  # (Q5), (Q6)
+        d_product = norm.product_adjoint(w, product, product_cotangent(delta, r))
+        d_recurrent = kernels.recurrent_product_adjoint(d_product, w.w_h)
+        return d_carry * z + d_recurrent, delta  # (Q7)
+
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: GRUGates
+    ) -> tuple[Weights, GateInputs]:
+        (r, _, _), product = residuals.saved
+        h_tm1, d_gained = residuals.previous_carry, product_cotangent(deltas, r)
+        d_w_h, d_gain_h = norm.product_gradients(w, h_tm1, product, d_gained)
+        d_b_n = kernels.bias_gradient(deltas.n * r)
+        return Weights(d_w_h, d_gain_h, d_b_n), GateInputs(deltas)  # (Q8)

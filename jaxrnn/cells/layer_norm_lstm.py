@@ -1,22 +1,30 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
+import dataclasses
 from collections import namedtuple
 
-from jax.nn import sigmoid, tanh
-from jax.nn.initializers import ones, zeros
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers, sigmoid, tanh
 
-from jaxrnn.cells import norm, parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, remembered, remembered_adjoint
-from jaxrnn.cells.parts import Deltas, Drive
-from jaxrnn.types import Cell, Seen, State, once
+from jaxrnn.cells import kernels, norm
+from jaxrnn.cells.gated import GateCotangents, GateInputs, Parameter, weights_of
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMCell,
+    LSTMGates,
+    update_memory,
+    update_memory_adjoint,
+)
+from jaxrnn.types import Array, Params, Residuals, State
 
 
 class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
-    """What the loop uses: the Kernel and its gain `(4H)`, the memory's gain and bias `(H)`."""
+    """The recurrent kernel and its gain `(4H)`, the memory's gain and bias `(H)`."""
 
 
-@once
-def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class layer_norm_lstm(LSTMCell):
     """The LSTM that normalises both its products over all four gates, and its memory.
 
     With LN(a) = (a - mean a) / √(var a + ε) over the features,
@@ -49,44 +57,76 @@ def layer_norm_lstm(hidden_size: int, *, forget_bias: float = 1.0, epsilon: floa
         `(*batch, H)`, dimensionless. Gains start at 1. Statistics are taken in float32 at least,
         and c is float32 where params are narrower.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c, the four gates and p̂,
     10·T·B·H, and T·B; LN' and ĉ are computed again for (Y11).
 
     Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
     biases of its two norms in (20) and its b are one b here.
     """
-    normed = norm.normaliser(epsilon)
-    more = {"gain_c": ((hidden_size,), ones), "b_c": ((hidden_size,), zeros)}
-    biases = LSTMGates.biases(forget_bias)
-    form = LSTMForm("layer_norm_lstm", hidden_size, biases, more, norm=normed)
 
-    def squashed(w: Weights, c_hat: State) -> State:
-        return tanh(parts.plus_bias(parts.scaled(c_hat, w.gain_c), w.b_c))  # (Y5)
+    epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
 
-    def advance(w: Weights, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, norm.NormedSaved]:
-        p = normed(parts.product(carry_tm1.h, w.w_h))
-        a = LSTMGates(*parts.split_gates(parts.scaled(p.values, w.gain_h), 4))  # (Y2)
-        c, i, f, g = remembered(a, carry_tm1.c, z)  # (Y3), (Y4)
-        o = sigmoid(z.gates.o + a.o)
-        h = o * squashed(w, normed(c).values)  # (Y6)
-        return LSTMCarry(h, c), norm.NormedSaved(LSTMGates(i, f, g, o), p)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.replace_fields(epsilon=norm.check_epsilon(self.epsilon))
 
-    def adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, Deltas]:
-        gates, p = seen.saved
-        o, c_hat = gates.o, normed(seen.carry.c)
-        m = squashed(w, c_hat.values)
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The gains of both products, and the memory's gain and bias."""
+        gain = Parameter((4 * self.hidden_size,), initializers.ones)
+        return {
+            "gain_x": gain,
+            "gain_h": gain,
+            "gain_c": Parameter((self.hidden_size,), initializers.ones),
+            "b_c": Parameter((self.hidden_size,), initializers.zeros),
+        }
+
+    def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
+        """(Y1), one array a gate."""
+        self._check_inputs(params, xs)
+        product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
+        return norm.project_gates(norm.normalize(product, self.epsilon), params, 4)
+
+    def prepare(self, params: Params) -> Weights:
+        """The recurrent kernel with its transpose and its gain, the memory's gain and bias."""
+        return weights_of(Weights, params)
+
+    def _advance(
+        self, w: Weights, carry: LSTMCarry, z: GateInputs
+    ) -> tuple[LSTMCarry, norm.NormalizedSaved]:
+        product = norm.normalize(kernels.recurrent_product(carry.h, w.w_h), self.epsilon)
+        p = LSTMGates(*kernels.split_gates(kernels.scale(product.values, w.gain_h), 4))  # (Y2)
+        c, i, f, g = update_memory(p, carry.c, z)  # (Y3), (Y4)
+        o = sigmoid(z.gates.o + p.o)
+        h = o * _squash(w, norm.normalize(c, self.epsilon).values)  # (Y6)
+        return LSTMCarry(h, c), norm.NormalizedSaved(LSTMGates(i, f, g, o), product)
+
+    def _adjoint(
+        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+    ) -> tuple[LSTMCarry, GateCotangents]:
+        gates, product = residuals.saved
+        o, c_hat = gates.o, norm.normalize(residuals.carry.c, self.epsilon)
+        m = _squash(w, c_hat.values)
         d_k = d_carry.h * o * (1 - m * m)
-        d_c = d_carry.c + c_hat.adjoint(parts.scaled(d_k, w.gain_c))  # (Y7)
+        d_c = d_carry.c + c_hat.adjoint(kernels.scale(d_k, w.gain_c))  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
-        delta = remembered_adjoint(seen, gates, d_c, delta_o)  # (Y8)
-        d_h_tm1 = parts.product_adjoint(norm.product_adjoint(w, p, parts.join_gates(*delta)), w.w_h)
-        return LSTMCarry(d_h_tm1, d_c * gates.f), Deltas(delta, d_k)  # (Y10)
+        delta = update_memory_adjoint(residuals, gates, d_c, delta_o)  # (Y8)
+        d_product = norm.product_adjoint(w, product, kernels.join_gates(*delta))  # (Y9)
+        d_h_tm1 = kernels.recurrent_product_adjoint(d_product, w.w_h)
+        return LSTMCarry(d_h_tm1, d_c * gates.f), GateCotangents(delta, d_k)  # (Y10)
 
-    def gather(w: Weights, seen: Seen, deltas: Deltas) -> tuple[Weights, Drive]:
-        p, joined = seen.saved.p, parts.join_gates(*deltas.gates)
-        d_p = norm.product_gathered(w, seen.carry_tm1.h, p, joined)
-        d_gain_c = parts.summed(deltas.behind * normed(seen.carry.c).values)
-        return Weights(*d_p, d_gain_c, parts.summed(deltas.behind)), Drive(deltas.gates)  # (Y11)
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: GateCotangents
+    ) -> tuple[Weights, GateInputs]:
+        h_tm1, product = residuals.previous_carry.h, residuals.saved.product
+        d_gained, d_k = kernels.join_gates(*deltas.gates), deltas.extra
+        d_w_h, d_gain_h = norm.product_gradients(w, h_tm1, product, d_gained)
+        c_hat = norm.normalize(residuals.carry.c, self.epsilon).values
+        d_gain_c, d_b_c = kernels.bias_gradient(d_k * c_hat), kernels.bias_gradient(d_k)
+        return Weights(d_w_h, d_gain_h, d_gain_c, d_b_c), GateInputs(deltas.gates)  # (Y11)
 
-    return form.cell(form.driven, advance, adjoint, gather, parts.prepared(Weights))  # (Y1)
+
+def _squash(w: Weights, c_hat: State) -> State:
+    """tanh(k) of (Y5)."""
+    return tanh(kernels.add_bias(kernels.scale(c_hat, w.gain_c), w.b_c))

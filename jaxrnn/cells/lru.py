@@ -1,5 +1,6 @@
 """The linear recurrent unit of Orvieto et al. (2023)."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,22 +9,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Complex, Float
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.linear import Affine, adjoint, advance, gather
-from jaxrnn.types import Array, Cell, Params, once
+from jaxrnn.cells import kernels, linear
+from jaxrnn.cells.gated import GateInputs
+from jaxrnn.cells.linear import Affine
+from jaxrnn.types import Array, Cell, Key, Params, Residuals
 
 Modes = Complex[Array, "*lead H"]
+# A larger nu_log gives the radius 0 anyway, and far beyond it its slope would be 0 · ∞.
+LARGEST_NU_LOG = 10
 
 
-@once
-def lru(
-    hidden_size: int,
-    output_size: int | None = None,
-    *,
-    r_min: float = 0.0,
-    r_max: float = 1.0,
-    max_phase: float = 2 * math.pi,
-) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class lru(Cell):
     """The LRU: a linear recurrence of damped complex oscillations, one a hidden unit.
 
         z_t = γ ⊙ (u_t B),    γ = exp(gamma_log),    B = b_re + i b_im                       (R1)
@@ -60,41 +57,65 @@ def lru(
         the params' dtype, dimensionless. `init` draws B and C normal, of variance 1/2I and 1/H a
         part, and sets γ = √(1 - |a|²), so that white noise keeps its variance.
 
-    Gradient: exact, by hand. Time: no product in the loop; O(H) a step and row, in order. Memory:
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
     x alone, 2·T·B·H real numbers.
 
     Source: A. Orvieto, S. L. Smith, A. Gu, A. Fernando, C. Gulcehre, R. Pascanu, S. De,
     "Resurrecting recurrent neural networks for long sequences", ICML 2023; arXiv:2303.06349.
     """
-    check.integer("hidden_size", hidden_size, least=1)
-    if output_size is None:
-        return lru(hidden_size, hidden_size, r_min=r_min, r_max=r_max, max_phase=max_phase)
-    check.integer("output_size", output_size, least=1)
-    r_min, r_max = check.number("r_min", r_min), check.number("r_max", r_max)
-    ring = 0 <= r_min < r_max <= 1
-    check.that(ring, "r_min, r_max", f"{r_min}, {r_max}", "0 <= r_min < r_max <= 1")
-    max_phase = check.number("max_phase", max_phase)
-    check.that(0 < max_phase <= 2 * math.pi, "max_phase", max_phase, "a number in (0, 2π]")
-    h, b, c = (hidden_size,), (None, hidden_size), (hidden_size, output_size)
-    shapes = dict(nu_log=h, theta_log=h, gamma_log=h, b_re=b, b_im=b, c_re=c, c_im=c)
 
-    def init(key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        check.integer("input_size", input_size, least=1)
-        check.key("key", key)
-        wide, keys = parts.at_least_float32(dtype), jax.random.split(key, 5)
+    hidden_size: int
+    output_size: int | None = None
+    _: dataclasses.KW_ONLY
+    r_min: float = 0.0
+    r_max: float = 1.0
+    max_phase: float = 2 * math.pi
+
+    def __post_init__(self) -> None:
+        check.require_int("hidden_size", self.hidden_size, least=1)
+        if self.output_size is None:
+            self.replace_fields(output_size=self.hidden_size)
+        check.require_int("output_size", self.output_size, least=1)
+        r_min, r_max = (
+            check.require_number("r_min", self.r_min),
+            check.require_number("r_max", self.r_max),
+        )
+        is_ring = 0 <= r_min < r_max <= 1
+        check.require(is_ring, "r_min, r_max", f"{r_min}, {r_max}", "0 <= r_min < r_max <= 1")
+        max_phase = check.require_number("max_phase", self.max_phase)
+        fits = 0 < max_phase <= 2 * math.pi
+        check.require(fits, "max_phase", max_phase, "a number in (0, 2π]")
+        self.replace_fields(r_min=r_min, r_max=r_max, max_phase=max_phase)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shape of each parameter; None for any size."""
+        mode, b = (self.hidden_size,), (None, self.hidden_size)
+        c = (self.hidden_size, self.output_size)
+        modes = {"nu_log": mode, "theta_log": mode, "gamma_log": mode}
+        return {**modes, "b_re": b, "b_im": b, "c_re": c, "c_im": c}
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the initial parameters."""
+        check.require_int("input_size", input_size, least=1)
+        check.require_key("key", key)
+        wide, keys = kernels.at_least_float32(dtype), jax.random.split(key, 5)
+        hidden_size, output_size = self.hidden_size, self.output_size
+        r_min, r_max = self.r_min, self.r_max
 
         def normal(key, rows, columns, variance):
             return math.sqrt(variance) * jax.random.normal(key, (rows, columns), wide)
 
         eps = float(jnp.finfo(wide).eps)
-        # Neither end: a logarithm of each and of one minus each follows.
-        ring, phase = jax.random.uniform(keys[0], (2, hidden_size), wide, eps, 1 - eps)
-        lost = 1 - r_max**2 + ring * (r_max**2 - r_min**2)  # 1 - |a|²
+        # Neither 0 nor 1: a logarithm of each number, and of one minus it, follows.
+        area, phase = jax.random.uniform(keys[0], (2, hidden_size), wide, eps, 1 - eps)
+        one_minus_square = 1 - r_max**2 + area * (r_max**2 - r_min**2)  # 1 - |a|²
+        # |a|² = r_max² (1 - …), whose logarithm exists for the smallest r_max too.
+        log_radius = math.log(r_max) + jnp.log1p(-area * (1 - (r_min / r_max) ** 2)) / 2
         params = {
-            # |a|² = r_max² (1 - …), whose logarithm is there for the smallest r_max too.
-            "nu_log": jnp.log(-math.log(r_max) - jnp.log1p(-ring * (1 - (r_min / r_max) ** 2)) / 2),
-            "theta_log": jnp.log(max_phase * phase),
-            "gamma_log": jnp.log(lost) / 2,
+            "nu_log": jnp.log(-log_radius),
+            "theta_log": jnp.log(self.max_phase * phase),
+            "gamma_log": jnp.log(one_minus_square) / 2,
             "b_re": normal(keys[1], input_size, hidden_size, 0.5 / input_size),
             "b_im": normal(keys[2], input_size, hidden_size, 0.5 / input_size),
             "c_re": normal(keys[3], hidden_size, output_size, 1 / hidden_size),
@@ -102,37 +123,57 @@ def lru(
         }
         return {name: p.astype(dtype) for name, p in params.items()}
 
-    def carry(batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Modes:
-        zero = parts.zeros(hidden_size, batch_shape, parts.at_least_float32(dtype))
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Modes:
+        """Zero modes."""
+        zero = kernels.zeros(self.hidden_size, batch_shape, kernels.at_least_float32(dtype))
         return jax.lax.complex(zero, zero)
 
-    def project(params: Params, us: Array) -> parts.Drive:
-        check.params_fit("lru", params, shapes)
+    def project(self, params: Params, xs: Array) -> GateInputs:
+        """γ ⊙ (u B)."""
+        check.require_params("lru", params, self.parameter_shapes)
         for name in ("b_re", "b_im"):
-            check.features("xs", "lru", us, size=params[name].shape[0])
-        us = jnp.asarray(us, params["b_re"].dtype)
-        p = _wide(params)
+            check.require_features("xs", "lru", xs, size=params[name].shape[0])
+        us, p = jnp.asarray(xs, params["b_re"].dtype), _wide(params)
         us, gamma = us.astype(p["b_re"].dtype), jnp.exp(p["gamma_log"])
         # γ goes into B, so that the gradient of γ needs no (T, *batch, H) array of its own.
-        z_re, z_im = (us @ parts.scaled(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
-        return parts.Drive(Affine(None, jax.lax.complex(z_re, z_im)))
+        z_re, z_im = (us @ kernels.scale(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
+        return GateInputs(Affine(None, jax.lax.complex(z_re, z_im)))
 
-    def prepare(params: Params) -> Complex[Array, " H"]:
+    def prepare(self, params: Params) -> Complex[Array, " H"]:
+        """a."""
         p = _wide(params)
-        # Beyond 10 the radius is 0 anyway, and farther out its slope would be 0 · ∞.
-        nu, phase = jnp.exp(jnp.minimum(p["nu_log"], 10)), jnp.exp(p["theta_log"])
+        nu, phase = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG)), jnp.exp(p["theta_log"])
         radius = jnp.exp(-nu)
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
-    def output(params: Params, xs: Modes) -> Float[Array, "*lead O"]:
-        check.params_fit("lru", params, shapes)
+    def output(self, params: Params, carries: Modes) -> Float[Array, "*lead O"]:
+        """Re(x C)."""
+        check.require_params("lru", params, self.parameter_shapes)
         p = _wide(params)
-        ys = jnp.real(xs) @ p["c_re"] - jnp.imag(xs) @ p["c_im"]  # (R3)
+        ys = jnp.real(carries) @ p["c_re"] - jnp.imag(carries) @ p["c_im"]  # (R3)
         return ys.astype(params["c_re"].dtype)
 
-    return Cell(init, carry, project, advance, output, adjoint, gather, prepare)
+    def advance(
+        self, w: Complex[Array, " H"], carry: Modes, z: GateInputs
+    ) -> tuple[Modes, tuple[()]]:
+        """One step of (R2)."""
+        return linear.advance(w, carry, z)
+
+    def adjoint(
+        self, w: Complex[Array, " H"], residuals: Residuals, d_carry: Modes
+    ) -> tuple[Modes, Modes]:
+        """One step of (R4)."""
+        return linear.adjoint(w, residuals, d_carry)
+
+    def gradients(
+        self, w: Complex[Array, " H"], residuals: Residuals, deltas: Modes
+    ) -> tuple[Complex[Array, " H"] | None, GateInputs]:
+        """All of (R5)."""
+        return linear.gradients(w, residuals, deltas)
 
 
 def _wide(params: Params) -> Params:
     """The parameters in the dtype of the state's real part."""
-    return {name: jnp.asarray(p, parts.at_least_float32(p.dtype)) for name, p in params.items()}
+    return {name: jnp.asarray(p, kernels.at_least_float32(p.dtype)) for name, p in params.items()}

@@ -1,16 +1,18 @@
 """The long short-term memory of Hochreiter and Schmidhuber (1997), with forget gate."""
 
+import dataclasses
 from collections import namedtuple
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.nn import sigmoid, tanh
 from jax.typing import DTypeLike
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Drive, Form, Kernel
-from jaxrnn.types import Carry, Cell, Params, Seen, State, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GatedCell, GateInputs
+from jaxrnn.cells.kernels import RecurrentKernel
+from jaxrnn.types import Carry, Params, Residuals, State
 
 
 class LSTMCarry(NamedTuple):
@@ -23,14 +25,46 @@ class LSTMCarry(NamedTuple):
 class LSTMGates(namedtuple("LSTMGates", "i f g o")):
     """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
 
-    @classmethod
-    def biases(cls, forget_bias: float) -> "LSTMGates":
-        """What each gate's part of `b` starts at."""
-        return cls(0.0, check.finite("forget_bias", forget_bias), 0.0, 0.0)
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LSTMCell(GatedCell):
+    """What the LSTM and its variants share: the gates i, f, g, o and a memory beside the state."""
+
+    forget_bias: float = dataclasses.field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.replace_fields(forget_bias=check.require_finite("forget_bias", self.forget_bias))
+
+    @property
+    def gate_biases(self) -> LSTMGates:
+        """The forget gate's bias starts at `forget_bias`, the others at 0."""
+        return LSTMGates(0.0, self.forget_bias, 0.0, 0.0)
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The zero state; c is a sum over all time, and float32 at least."""
+        h = kernels.zeros(self.state_size, batch_shape, dtype)
+        c = kernels.zeros(self.hidden_size, batch_shape, kernels.at_least_float32(dtype))
+        return LSTMCarry(h, c)
+
+    def output(self, params: Params, carries: Carry) -> State:
+        """The hidden state, y = h."""
+        return check.require_instance("carry", carries, LSTMCarry).h
+
+    def _advance(self, w: Any, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, Any]:
+        return lstm_advance(w, carry, z)
+
+    def _adjoint(self, w: Any, residuals: Residuals, d_carry: LSTMCarry) -> tuple[LSTMCarry, Any]:
+        return lstm_adjoint(w, residuals, d_carry)
+
+    def _gradients(self, w: Any, residuals: Residuals, deltas: Any) -> tuple[Any, GateInputs]:
+        return lstm_gradients(w, residuals, deltas)
 
 
-@once
-def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class lstm(LSTMCell):
     """The LSTM as in PyTorch and cuDNN, with a single bias.
 
         z_t      = x_t W_x + b                                                               (L1)
@@ -56,65 +90,61 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
         `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. c is float32 where params are
         narrower.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
     6·T·B·H.
 
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
-    form = LSTMForm("lstm", hidden_size, LSTMGates.biases(forget_bias))
-    return form.cell(form.driven, advance, adjoint, gather, parts.recurrent_kernel)  # (L1)
 
 
-def advance(w: Kernel, carry_tm1: LSTMCarry, z: Drive) -> tuple[LSTMCarry, LSTMGates]:
-    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w), 4))
-    c, i, f, g = remembered(a, carry_tm1.c, z)
-    o = sigmoid(z.gates.o + a.o)  # (L2)
+def lstm_advance(
+    w: RecurrentKernel, carry: LSTMCarry, z: GateInputs
+) -> tuple[LSTMCarry, LSTMGates]:
+    """The next state and memory, and the values of the gates."""
+    p = LSTMGates(*kernels.split_gates(kernels.recurrent_product(carry.h, w), 4))
+    c, i, f, g = update_memory(p, carry.c, z)
+    o = sigmoid(z.gates.o + p.o)  # (L2)
     return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (L4)
 
 
-def adjoint(w: Kernel, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-    f, o, m = seen.saved.f, seen.saved.o, tanh(seen.carry.c)
+def lstm_adjoint(
+    w: RecurrentKernel, residuals: Residuals, d_carry: LSTMCarry
+) -> tuple[LSTMCarry, LSTMGates]:
+    """(L5) to (L7)."""
+    f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
     d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
     delta_o = d_carry.h * m * o * (1 - o)  # (L6)
-    delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)
-    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w)
+    delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)
+    d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w)
     return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
 
 
-def gather(w: Kernel, seen: Seen, deltas: LSTMGates) -> tuple[Kernel, Drive]:
-    d_w = parts.product_gathered(seen.carry_tm1.h, parts.join_gates(*deltas), w)
-    return d_w, Drive(deltas)  # (L8)
+def lstm_gradients(
+    w: RecurrentKernel, residuals: Residuals, deltas: LSTMGates
+) -> tuple[RecurrentKernel, GateInputs]:
+    """(L8)."""
+    hs_tm1 = residuals.previous_carry.h
+    d_w = kernels.recurrent_kernel_gradient(hs_tm1, kernels.join_gates(*deltas), w)
+    return d_w, GateInputs(deltas)  # (L8)
 
 
-class LSTMForm(Form):
-    """The form of a cell with the gates i, f, g, o and a memory beside its state."""
-
-    def carry(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Carry:
-        """The zero state; c sums up over all time, and is float32 at least."""
-        h = parts.zeros(self.state_size or self.hidden_size, batch_shape, dtype)
-        c = parts.zeros(self.hidden_size, batch_shape, parts.at_least_float32(dtype))
-        return LSTMCarry(h, c)
-
-    def output(self, params: Params, carries: Carry) -> State:
-        """What is seen of the carry: the state, y = h."""
-        return check.instance("carry", carries, LSTMCarry).h
-
-
-def remembered(a: LSTMGates, c_tm1: State, z: Drive) -> tuple[State, State, State, State]:
-    """c_t, i, f, g of (L2) and (L3), where `a` is what the recurrence gives each gate."""
+def update_memory(p: LSTMGates, c_tm1: State, z: GateInputs) -> tuple[State, State, State, State]:
+    """c_t, i, f, g of (L2) and (L3), where p is the recurrence's share of each gate."""
     x = z.gates
-    i, f, g = sigmoid(x.i + a.i), sigmoid(x.f + a.f), tanh(x.g + a.g)  # (L2)
-    return f * c_tm1 + i * parts.scaled(g, z.keep), i, f, g  # (L3)
+    i, f, g = sigmoid(x.i + p.i), sigmoid(x.f + p.f), tanh(x.g + p.g)  # (L2)
+    return f * c_tm1 + i * kernels.scale(g, z.dropout_mask), i, f, g  # (L3)
 
 
-def remembered_adjoint(seen: Seen, gates: LSTMGates, d_c: State, delta_o: State) -> LSTMGates:
-    """All of (L6), given μ_t and δ_o."""
-    (i, f, g, _), keep = gates, seen.z.keep
+def update_memory_adjoint(
+    residuals: Residuals, gates: LSTMGates, d_c: State, delta_o: State
+) -> LSTMGates:
+    """All of (L6), from μ_t and δ_o."""
+    (i, f, g, _), dropout_mask = gates, residuals.z.dropout_mask
     return LSTMGates(
-        i=d_c * parts.scaled(g, keep) * i * (1 - i),
-        f=d_c * seen.carry_tm1.c * f * (1 - f),
-        g=parts.scaled(d_c * i, keep) * (1 - g * g),
+        i=d_c * kernels.scale(g, dropout_mask) * i * (1 - i),
+        f=d_c * residuals.previous_carry.c * f * (1 - f),
+        g=kernels.scale(d_c * i, dropout_mask) * (1 - g * g),
         o=delta_o,
     )  # (L6)

@@ -1,21 +1,22 @@
 """The minimal gated unit of Zhou et al. (2016)."""
 
+import dataclasses
 from collections import namedtuple
 
 from jax.nn import sigmoid, tanh
 
-from jaxrnn.cells import parts
-from jaxrnn.cells.gru import BeforeWeights
-from jaxrnn.cells.parts import Drive, Form
-from jaxrnn.types import Cell, Params, Seen, State, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GatedCell, GateInputs
+from jaxrnn.cells.gru import ResetBeforeWeights
+from jaxrnn.types import Params, Residuals, State
 
 
 class MGUGates(namedtuple("MGUGates", "f n")):
     """One array `(*batch, H)` a gate f, n: pre-activations, values or cotangents."""
 
 
-@once
-def mgu(hidden_size: int) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class mgu(GatedCell):
     """The minimal gated unit: a GRU whose one gate both forgets and resets.
 
         x_f, x_n = x_t W_x + b, each its own columns                                         (M1)
@@ -39,38 +40,47 @@ def mgu(hidden_size: int) -> Cell:
         one floating dtype, and the carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
         `(*batch, H)`, dimensionless.
 
-    Gradient: exact, by hand. Time: two recurrent products a step forward and two backward, one
+    Gradient: exact, hand-written. Time: two recurrent products a step forward and two backward, one
     after the other; the kernels' gradients are two more for all steps at once. Memory: h, f and n,
     3·T·B·H.
 
     Source: G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, "Minimal gated unit for recurrent neural
     networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
     """
-    form = Form("mgu", hidden_size, MGUGates._make((0.0,) * 2))
-    return form.cell(form.driven, _advance, _adjoint, _gather, _prepare)  # (M1)
 
+    @property
+    def gate_biases(self) -> MGUGates:
+        """Both gates' biases start at 0."""
+        return MGUGates(0.0, 0.0)
 
-def _prepare(params: Params) -> BeforeWeights:
-    return BeforeWeights(*map(parts.kernel, parts.split_gates(params["w_h"], 2)))
+    def prepare(self, params: Params) -> ResetBeforeWeights:
+        """The kernels of gate and candidate apart, with their transposes."""
+        w_f, w_n = kernels.split_gates(params["w_h"], 2)
+        return ResetBeforeWeights(kernels.recurrent_kernel(w_f), kernels.recurrent_kernel(w_n))
 
+    def _advance(
+        self, w: ResetBeforeWeights, carry: State, z: GateInputs
+    ) -> tuple[State, MGUGates]:
+        f = sigmoid(z.gates.f + kernels.recurrent_product(carry, w.gates))  # (M2)
+        n = tanh(z.gates.n + kernels.recurrent_product(f * carry, w.candidate))
+        h = carry + f * (kernels.scale(n, z.dropout_mask) - carry)  # (M3)
+        return h, MGUGates(f, n)
 
-def _advance(w: BeforeWeights, h_tm1: State, x: Drive) -> tuple[State, MGUGates]:
-    f = sigmoid(x.gates.f + parts.product(h_tm1, w.gates))  # (M2)
-    n = tanh(x.gates.n + parts.product(f * h_tm1, w.n))
-    return h_tm1 + f * (parts.scaled(n, x.keep) - h_tm1), MGUGates(f, n)  # (M3)
+    def _adjoint(
+        self, w: ResetBeforeWeights, residuals: Residuals, d_carry: State
+    ) -> tuple[State, MGUGates]:
+        h_tm1, x, _, (f, n) = residuals
+        delta_n = kernels.scale(d_carry * f, x.dropout_mask) * (1 - n * n)
+        u = kernels.recurrent_product_adjoint(delta_n, w.candidate)  # (M4)
+        d_f = d_carry * (kernels.scale(n, x.dropout_mask) - h_tm1) + u * h_tm1
+        delta_f = d_f * f * (1 - f)  # (M5)
+        d_recurrent = kernels.recurrent_product_adjoint(delta_f, w.gates)
+        return d_carry * (1 - f) + u * f + d_recurrent, MGUGates(delta_f, delta_n)  # (M6)
 
-
-def _adjoint(w: BeforeWeights, seen: Seen, d_h: State) -> tuple[State, MGUGates]:
-    h_tm1, x, _, (f, n) = seen
-    delta_n = parts.scaled(d_h * f, x.keep) * (1 - n * n)
-    u = parts.product_adjoint(delta_n, w.n)  # (M4)
-    delta_f = (d_h * (parts.scaled(n, x.keep) - h_tm1) + u * h_tm1) * f * (1 - f)  # (M5)
-    d_h_tm1 = d_h * (1 - f) + u * f + parts.product_adjoint(delta_f, w.gates)  # (M6)
-    return d_h_tm1, MGUGates(delta_f, delta_n)
-
-
-def _gather(w: BeforeWeights, seen: Seen, deltas: MGUGates) -> tuple[BeforeWeights, Drive]:
-    h_tm1, f = seen.carry_tm1, seen.saved.f
-    d_f = parts.product_gathered(h_tm1, deltas.f, w.gates)
-    d_n = parts.product_gathered(f * h_tm1, deltas.n, w.n)
-    return BeforeWeights(d_f, d_n), Drive(deltas)  # (M7)
+    def _gradients(
+        self, w: ResetBeforeWeights, residuals: Residuals, deltas: MGUGates
+    ) -> tuple[ResetBeforeWeights, GateInputs]:
+        h_tm1, f = residuals.previous_carry, residuals.saved.f
+        d_gates = kernels.recurrent_kernel_gradient(h_tm1, deltas.f, w.gates)
+        d_candidate = kernels.recurrent_kernel_gradient(f * h_tm1, deltas.n, w.candidate)
+        return ResetBeforeWeights(d_gates, d_candidate), GateInputs(deltas)  # (M7)

@@ -1,14 +1,16 @@
 """The minimal GRU of Feng et al. (2024), whose gates do not see the state."""
 
+import dataclasses
+
 from jax.nn import sigmoid
 
-from jaxrnn.cells import linear
-from jaxrnn.cells.parts import Drive, Form
-from jaxrnn.types import Array, Cell, Params, once
+from jaxrnn.cells.gated import GateInputs
+from jaxrnn.cells.linear import Affine, InputGatedCell
+from jaxrnn.types import Array, Params
 
 
-@once
-def min_gru(hidden_size: int) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class min_gru(InputGatedCell):
     """The minGRU: a GRU without reset whose gates depend on the input alone.
 
         x_z, x_n = x_t W_x + b, each its own columns                                         (N1)
@@ -31,16 +33,19 @@ def min_gru(hidden_size: int) -> Cell:
         dimensionless. `init` draws w_x Lecun-normal. The plain form: n may be negative, and nothing
         is taken in logarithms.
 
-    Gradient: exact, by hand. Time: no product in the loop; O(H) a step and row, in order. Memory:
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
     h and a in the loop, z and n before it, 4·T·B·H.
 
     Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio, H. Hajimirsadeghi, "Were RNNs all we needed?"
     (2024), arXiv:2410.01201.
     """
-    form = Form("min_gru", hidden_size, biases=(0.0,) * 2, state_size=0)
 
-    def project(params: Params, xs: Array) -> Drive:
-        x_z, n = form.project(params, xs)  # (N1)
-        return Drive(linear.Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (N2)
+    @property
+    def gate_biases(self) -> tuple[float, float]:
+        """z and n, whose biases start at 0."""
+        return (0.0, 0.0)
 
-    return form.cell(project, *linear.STEP)
+    def project(self, params: Params, xs: Array) -> GateInputs:
+        """a and b of the recurrence."""
+        x_z, n = self.project_gates(params, xs)  # (N1)
+        return GateInputs(Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (N2)

@@ -1,14 +1,16 @@
 """The minimal LSTM of Feng et al. (2024), whose gates do not see the state."""
 
+import dataclasses
+
 from jax.nn import log_sigmoid, sigmoid
 
-from jaxrnn.cells import linear
-from jaxrnn.cells.parts import Drive, Form
-from jaxrnn.types import Array, Cell, Params, once
+from jaxrnn.cells.gated import GateInputs
+from jaxrnn.cells.linear import Affine, InputGatedCell
+from jaxrnn.types import Array, Params
 
 
-@once
-def min_lstm(hidden_size: int) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class min_lstm(InputGatedCell):
     """The minLSTM: forget and input gate depend on the input alone and sum to one.
 
         x_f, x_i, x_n = x_t W_x + b, each its own columns                                    (S1)
@@ -33,17 +35,20 @@ def min_lstm(hidden_size: int) -> Cell:
         dimensionless. `init` draws w_x Lecun-normal. The plain form: n may be negative, and h is
         not taken in logarithms.
 
-    Gradient: exact, by hand. Time: no product in the loop; O(H) a step and row, in order. Memory:
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
     h and a in the loop, the three gates before it, O(T·B·H).
 
     Source: L. Feng, F. Tung, M. O. Ahmed, Y. Bengio, H. Hajimirsadeghi, "Were RNNs all we needed?"
     (2024), arXiv:2410.01201.
     """
-    form = Form("min_lstm", hidden_size, biases=(0.0,) * 3, state_size=0)
 
-    def project(params: Params, xs: Array) -> Drive:
-        x_f, x_i, n = form.project(params, xs)  # (S1)
-        odds = log_sigmoid(x_f) - log_sigmoid(x_i)
-        return Drive(linear.Affine(sigmoid(odds), sigmoid(-odds) * n))  # (S3)
+    @property
+    def gate_biases(self) -> tuple[float, float, float]:
+        """f, i and n, whose biases start at 0."""
+        return (0.0, 0.0, 0.0)
 
-    return form.cell(project, *linear.STEP)
+    def project(self, params: Params, xs: Array) -> GateInputs:
+        """a and b of the recurrence."""
+        x_f, x_i, n = self.project_gates(params, xs)  # (S1)
+        log_odds = log_sigmoid(x_f) - log_sigmoid(x_i)
+        return GateInputs(Affine(sigmoid(log_odds), sigmoid(-log_odds) * n))  # (S3)

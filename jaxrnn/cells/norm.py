@@ -1,4 +1,4 @@
-"""Layer normalisation inside a cell, with its adjoint by hand.
+"""Layer normalisation inside a cell, with its hand-written adjoint.
 
     â = (a - mean a) / σ,    σ² = mean (a - mean a)² + ε                                     (N1)
 
@@ -6,14 +6,10 @@ over the last axis, and backward, with g = ∂L/∂â,
 
     ∂L/∂a = (g - mean g - â mean(g ⊙ â)) / σ                                                 (N2)
 
-So â and 1/σ, one number a row, are all that is remembered. A row of equal numbers has â = 0.
-
-A cell normalises its product with W_h here, and that with W_x by its `Form`; each has a gain.
+So the backward pass needs only â and 1/σ, one number a row. A row of equal numbers has â = 0.
 """
 
-import functools
 from collections import namedtuple
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,46 +17,55 @@ from jax import lax
 from jaxtyping import Float
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.parts import Joined, Kernel, Vector
+from jaxrnn.cells import kernels
+from jaxrnn.cells.kernels import Gates, RecurrentKernel, Vector
 from jaxrnn.types import Array, State
 
 
-class Normed(namedtuple("Normed", "values rate")):
+class Normalized(namedtuple("Normalized", "values inverse_std")):
     """â of (N1), `(*lead, F)`, and 1/σ, `(*lead, 1)`, in float32 at least."""
 
     def adjoint(self, d_values: Float[Array, "*lead F"]) -> Float[Array, "*lead F"]:
-        """∂L/∂a of (N2), given g = ∂L/∂â."""
-        g, values = (jnp.asarray(x, self.rate.dtype) for x in (d_values, self.values))
+        """∂L/∂a of (N2), from g = ∂L/∂â."""
+        g, values = (jnp.asarray(x, self.inverse_std.dtype) for x in (d_values, self.values))
         along = jnp.mean(g * values, axis=-1, keepdims=True)
-        d_a = (g - jnp.mean(g, axis=-1, keepdims=True) - values * along) * self.rate
+        d_a = (g - jnp.mean(g, axis=-1, keepdims=True) - values * along) * self.inverse_std
         return d_a.astype(d_values.dtype)
 
 
-class NormedSaved(namedtuple("NormedSaved", "gates p")):
+class NormalizedSaved(namedtuple("NormalizedSaved", "gates product")):
     """The gates' values, and the normalised recurrent product."""
 
 
-def normaliser(epsilon: float) -> Callable[[Array], Normed]:
-    """`normed` with this ε, a finite number above 0; otherwise our error."""
-    epsilon = check.finite("epsilon", check.positive("epsilon", epsilon))
-    return functools.partial(normed, epsilon=epsilon)
-
-
-def normed(a: Float[Array, "*lead F"], epsilon: float) -> Normed:
-    """Apply (N1), with its statistics in float32 at least."""
-    wide = jnp.asarray(a, parts.at_least_float32(a.dtype))
+def normalize(a: Float[Array, "*lead F"], epsilon: float) -> Normalized:
+    """(N1), with its statistics in float32 at least."""
+    wide = jnp.asarray(a, kernels.at_least_float32(a.dtype))
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    rate = lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + epsilon)
-    return Normed((centred * rate).astype(a.dtype), rate)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    inverse_std = lax.rsqrt(variance + epsilon)
+    return Normalized((centred * inverse_std).astype(a.dtype), inverse_std)
 
 
-def product_adjoint(w: Any, p: Any, d_gained: Joined) -> Joined:
-    """∂L/∂p of the product whose norm is p, given what is sent back to p̂ ⊙ gain_h."""
-    return p.adjoint(parts.scaled(d_gained, w.gain_h))
+def check_epsilon(epsilon: float) -> float:
+    """ε if it is a finite number above 0; otherwise our error."""
+    return check.require_finite("epsilon", check.require_positive("epsilon", epsilon))
 
 
-def product_gathered(w: Any, h_tm1: State, p: Any, d_gained: Joined) -> tuple[Kernel, Vector]:
+def product_adjoint(w: Any, product: Any, d_gained: Gates) -> Gates:
+    """∂L/∂p of the normalised product p, from the cotangent of p̂ ⊙ gain_h."""
+    return product.adjoint(kernels.scale(d_gained, w.gain_h))
+
+
+def product_gradients(
+    w: Any, h_tm1: State, product: Any, d_gained: Gates
+) -> tuple[RecurrentKernel, Vector]:
     """∂L/∂W_h and ∂L/∂gain_h."""
-    d_w_h = parts.product_gathered(h_tm1, product_adjoint(w, p, d_gained), w.w_h)
-    return d_w_h, parts.summed(d_gained * p.values)
+    d_product = product_adjoint(w, product, d_gained)
+    d_w_h = kernels.recurrent_kernel_gradient(h_tm1, d_product, w.w_h)
+    return d_w_h, kernels.bias_gradient(d_gained * product.values)
+
+
+def project_gates(p: Any, params: Any, gates: int) -> list[Any]:
+    """p̂ ⊙ gain_x + b for the normalised input product, one array a gate."""
+    gained = kernels.scale(p.values, params["gain_x"])
+    return list(kernels.split_gates(kernels.add_bias(gained, params["b"]), gates))

@@ -1,20 +1,29 @@
 """The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
 
+import dataclasses
 from collections import namedtuple
 
 from jax.nn import initializers, sigmoid, tanh
 
-from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, gather, remembered, remembered_adjoint
-from jaxrnn.types import Cell, Seen, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GateInputs, Parameter, weights_of
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMCell,
+    LSTMGates,
+    lstm_gradients,
+    update_memory,
+    update_memory_adjoint,
+)
+from jaxrnn.types import Params, Residuals
 
 
 class Weights(namedtuple("Weights", "w_h p_i p_f p_o")):
-    """What the loop uses: the recurrent Kernel, and what each gate sees of the memory, `(H)`."""
+    """The recurrent kernel, and the peephole of each gate, `(H)`."""
 
 
-@once
-def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class peephole_lstm(LSTMCell):
     """The LSTM whose gates see the memory, each unit its own.
 
         z_t   = x_t W_x + b,    a_t = z_t + h_{t-1} W_h, each gate its own columns           (P1)
@@ -41,7 +50,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
         dimensionless. The peepholes start at zero, so the cell starts as an LSTM.
         c is float32 where params are narrower.
 
-    Gradient: exact, by hand. Time: one recurrent product a step forward and one backward, in order;
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
     the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
     6·T·B·H.
 
@@ -49,31 +58,40 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0) -> Cell:
     whole gradient and not theirs, which is truncated; A. Graves, "Generating sequences with
     recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
-    more = dict.fromkeys(("p_i", "p_f", "p_o"), ((hidden_size,), initializers.zeros))
-    form = LSTMForm("peephole_lstm", hidden_size, LSTMGates.biases(forget_bias), more)
-    return form.cell(form.driven, _advance, _adjoint, _gather, parts.prepared(Weights))  # (P1)
 
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The peepholes."""
+        peephole = Parameter((self.hidden_size,), initializers.zeros)
+        return {"p_i": peephole, "p_f": peephole, "p_o": peephole}
 
-def _advance(w: Weights, carry_tm1: LSTMCarry, z: parts.Drive) -> tuple[LSTMCarry, LSTMGates]:
-    a = LSTMGates(*parts.split_gates(parts.product(carry_tm1.h, w.w_h), 4))
-    seen_i, seen_f = (parts.scaled(carry_tm1.c, p) for p in (w.p_i, w.p_f))
-    a = a._replace(i=a.i + seen_i, f=a.f + seen_f)
-    c, i, f, g = remembered(a, carry_tm1.c, z)  # (P2), (P3)
-    o = sigmoid(z.gates.o + a.o + parts.scaled(c, w.p_o))
-    return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
+    def prepare(self, params: Params) -> Weights:
+        """The recurrent kernel with its transpose, and the peepholes."""
+        return weights_of(Weights, params)
 
+    def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, LSTMGates]:
+        p = LSTMGates(*kernels.split_gates(kernels.recurrent_product(carry.h, w.w_h), 4))
+        peephole_i, peephole_f = (kernels.scale(carry.c, weight) for weight in (w.p_i, w.p_f))
+        p = p._replace(i=p.i + peephole_i, f=p.f + peephole_f)
+        c, i, f, g = update_memory(p, carry.c, z)  # (P2), (P3)
+        o = sigmoid(z.gates.o + p.o + kernels.scale(c, w.p_o))
+        return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
-def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, LSTMGates]:
-    f, o, m = seen.saved.f, seen.saved.o, tanh(seen.carry.c)
-    delta_o = d_carry.h * m * o * (1 - o)
-    d_c = d_carry.c + d_carry.h * o * (1 - m * m) + parts.scaled(delta_o, w.p_o)  # (P5)
-    delta = remembered_adjoint(seen, seen.saved, d_c, delta_o)  # (P6)
-    d_h_tm1 = parts.product_adjoint(parts.join_gates(*delta), w.w_h)
-    d_seen = parts.scaled(delta.i, w.p_i) + parts.scaled(delta.f, w.p_f)
-    return LSTMCarry(d_h_tm1, d_c * f + d_seen), delta  # (P7)
+    def _adjoint(
+        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+    ) -> tuple[LSTMCarry, LSTMGates]:
+        f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
+        delta_o = d_carry.h * m * o * (1 - o)
+        d_c = d_carry.c + d_carry.h * o * (1 - m * m) + kernels.scale(delta_o, w.p_o)  # (P5)
+        delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)  # (P6)
+        d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w.w_h)
+        d_peepholes = kernels.scale(delta.i, w.p_i) + kernels.scale(delta.f, w.p_f)
+        return LSTMCarry(d_h_tm1, d_c * f + d_peepholes), delta  # (P7)
 
-
-def _gather(w: Weights, seen: Seen, deltas: LSTMGates) -> tuple[Weights, parts.Drive]:
-    d_w_h, d_z = gather(w.w_h, seen, deltas)
-    d_ps = deltas.i * seen.carry_tm1.c, deltas.f * seen.carry_tm1.c, deltas.o * seen.carry.c
-    return Weights(d_w_h, *map(parts.summed, d_ps)), d_z  # (P8)
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: LSTMGates
+    ) -> tuple[Weights, GateInputs]:
+        d_w_h, d_z = lstm_gradients(w.w_h, residuals, deltas)
+        c_tm1, c = residuals.previous_carry.c, residuals.carry.c
+        products = deltas.i * c_tm1, deltas.f * c_tm1, deltas.o * c
+        return Weights(d_w_h, *map(kernels.bias_gradient, products)), d_z  # (P8)

@@ -1,21 +1,30 @@
 """The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
 
+import dataclasses
 from collections import namedtuple
 
 from jax.nn import initializers, tanh
 
 from jaxrnn import check
-from jaxrnn.cells import parts
-from jaxrnn.cells.lstm import LSTMCarry, LSTMForm, LSTMGates, adjoint, advance, gather
-from jaxrnn.types import Cell, Params, Seen, once
+from jaxrnn.cells import kernels
+from jaxrnn.cells.gated import GateCotangents, GateInputs, Parameter
+from jaxrnn.cells.lstm import (
+    LSTMCarry,
+    LSTMCell,
+    LSTMGates,
+    lstm_adjoint,
+    lstm_advance,
+    lstm_gradients,
+)
+from jaxrnn.types import Params, Residuals
 
 
-class Weights(namedtuple("Weights", "h w_p w_p_t")):
-    """The recurrent Kernel, the projection `(H, P)` and its transpose, None in a gradient."""
+class Weights(namedtuple("Weights", "w_h w_p w_p_t")):
+    """The recurrent kernel, the projection `(H, P)` and its transpose, None in a gradient."""
 
 
-@once
-def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float = 1.0) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class projected_lstm(LSTMCell):
     """The LSTM whose state is a linear projection of its output, as in PyTorch (`proj_size`).
 
         z_t      = x_t W_x + b                                                               (J1)
@@ -43,7 +52,7 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
         `(*batch, P)`, c `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, P)`,
         dimensionless. `init` draws w_p Lecun-normal. c is float32 where params are narrower.
 
-    Gradient: exact, by hand. Time: two products a step forward and two backward, in order; the
+    Gradient: exact, hand-written. Time: two products a step forward and two backward, in order; the
     kernels' gradients are one more each for all steps at once. Memory: h, c and the four gates,
     T·B·(5H + P).
 
@@ -51,28 +60,45 @@ def projected_lstm(hidden_size: int, projection_size: int, *, forget_bias: float
     architectures for large scale acoustic modeling", Interspeech 2014; without its peepholes and
     its second, non-recurrent projection.
     """
-    size = check.integer("projection_size", projection_size, least=1)
-    more = {"w_p": ((hidden_size, size), initializers.lecun_normal())}
-    form = LSTMForm("projected_lstm", hidden_size, LSTMGates.biases(forget_bias), more, size)
-    return form.cell(form.driven, _advance, _adjoint, _gather, _prepare)  # (J1)
 
+    projection_size: int
 
-def _prepare(params: Params) -> Weights:
-    return Weights(parts.kernel(params["w_h"]), params["w_p"], params["w_p"].T)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.require_int("projection_size", self.projection_size, least=1)
 
+    @property
+    def extra_parameters(self) -> dict[str, Parameter]:
+        """The projection."""
+        shape = (self.hidden_size, self.projection_size)
+        return {"w_p": Parameter(shape, initializers.lecun_normal())}
 
-def _advance(w: Weights, carry_tm1: LSTMCarry, z: parts.Drive) -> tuple[LSTMCarry, LSTMGates]:
-    (s, c), gates = advance(w.h, carry_tm1, z)  # (J2), (J3)
-    return LSTMCarry(parts.dot(s, w.w_p), c), gates  # (J4)
+    @property
+    def state_size(self) -> int:
+        """P."""
+        return self.projection_size
 
+    def prepare(self, params: Params) -> Weights:
+        """Both kernels with their transposes."""
+        w_p = params["w_p"]
+        return Weights(kernels.recurrent_kernel(params["w_h"]), w_p, w_p.T)
 
-def _adjoint(w: Weights, seen: Seen, d_carry: LSTMCarry) -> tuple[LSTMCarry, parts.Deltas]:
-    d_s = parts.dot(d_carry.h, w.w_p_t)  # (J5)
-    d_carry_tm1, delta = adjoint(w.h, seen, LSTMCarry(d_s, d_carry.c))  # (J5), (J6), (J7)
-    return d_carry_tm1, parts.Deltas(delta, d_carry.h)
+    def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, LSTMGates]:
+        (s, c), gates = lstm_advance(w.w_h, carry, z)  # (J2), (J3)
+        return LSTMCarry(kernels.dot(s, w.w_p), c), gates  # (J4)
 
+    def _adjoint(
+        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+    ) -> tuple[LSTMCarry, GateCotangents]:
+        d_s = kernels.dot(d_carry.h, w.w_p_t)  # (J5)
+        d_unprojected = LSTMCarry(d_s, d_carry.c)
+        d_previous, delta = lstm_adjoint(w.w_h, residuals, d_unprojected)  # (J5), (J6), (J7)
+        return d_previous, GateCotangents(delta, d_carry.h)
 
-def _gather(w: Weights, seen: Seen, deltas: parts.Deltas) -> tuple[Weights, parts.Drive]:
-    d_w_h, d_z = gather(w.h, seen, deltas.gates)
-    d_w_p = parts.summed_product(seen.saved.o * tanh(seen.carry.c), deltas.behind, w.w_p)
-    return Weights(d_w_h, d_w_p, None), d_z  # (J8)
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: GateCotangents
+    ) -> tuple[Weights, GateInputs]:
+        d_w_h, d_z = lstm_gradients(w.w_h, residuals, deltas.gates)
+        s = residuals.saved.o * tanh(residuals.carry.c)
+        d_w_p = kernels.kernel_gradient(s, deltas.extra, w.w_p)
+        return Weights(d_w_h, d_w_p, None), d_z  # (J8)

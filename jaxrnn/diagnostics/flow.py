@@ -9,13 +9,14 @@ from jaxtyping import Bool
 
 from jaxrnn import check, sequence, tree
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.transforms.controlled import Probed, batch_of, probed, row_norm
-from jaxrnn.types import Array, Loop, Params, PyTree, loop_around
+from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
+from jaxrnn.transforms.rows import batch_axes, row_norm
+from jaxrnn.types import Array, Loop, LoopAround, Params, PyTree
 
 Loss = Callable[..., Any]  # (params, *args, loop=loop) -> scalar
 
 
-class Flow(NamedTuple):
+class GradientFlow(NamedTuple):
     """A loss, its gradient, and what flowed through the carry on the way.
 
     Fields:
@@ -30,7 +31,7 @@ class Flow(NamedTuple):
     norms: tuple[jax.Array, ...]
 
 
-def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
+def gradient_flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> GradientFlow:
     """A gradient, and the norm of the adjoint at every step that it came through.
 
         λ_t = ∂L/∂c_t,    ‖λ_t‖² = Σ over all arrays of the carry of a row                   (F1)
@@ -47,7 +48,7 @@ def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
         loop: the gradient algorithm that is looked at.
 
     Returns:
-        A `Flow`.
+        A `GradientFlow`.
 
     Gradient: that of `loop`. Time and memory: those of the gradient, and a reduction over the carry
     a step, which shows in the time where a step is as short as that (an Elman cell of 64, B = 1).
@@ -59,14 +60,16 @@ def flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Flow:
 
     def with_probe(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         norm = jax.eval_shape(row_norm, carry)
-        probe = jax.ShapeDtypeStruct((check.length(xs), *batch_of(carry)), norm.dtype)
-        return probe, lambda probe: loop(probed(step), params, carry, Probed(xs, probe))
+        probe = jax.ShapeDtypeStruct((check.num_steps(xs), *batch_axes(carry)), norm.dtype)
+        return probe, lambda probe: loop(probe_adjoint(step), params, carry, ProbeInputs(xs, probe))
 
     value, (grads, norms) = with_zeros(loss, params, args, loop, with_probe)
-    return Flow(value, grads, norms)
+    return GradientFlow(value, grads, norms)
 
 
-def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> tuple[Params, ...]:
+def per_step_gradients(
+    loss: Loss, params: Params, *args: Any, loop: Loop = bptt
+) -> tuple[Params, ...]:
     """What each step adds to the gradient of each parameter of the recurrence.
 
         ∂L/∂W = Σ_t G_t,    G_t = (∂c_t/∂W)ᵀ λ_t + (∂y_t/∂W)ᵀ ∂L/∂y_t                        (F2)
@@ -89,9 +92,9 @@ def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     def of_each_step(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
         def stepwise(params: Params, carry: Any, at_t: tuple[PyTree, PyTree]) -> Any:
             x, zero = at_t
-            return step(tree.add(params, zero), carry, x)
+            return step(tree.add_sparse(params, zero), carry, x)
 
-        steps, each = check.length(xs), tree.split_inexact(params)[0]
+        steps, each = check.num_steps(xs), tree.split_inexact(params)[0]
         forms = jax.tree.map(lambda p: jax.ShapeDtypeStruct((steps, *p.shape), p.dtype), each)
         return forms, lambda zeros: loop(stepwise, params, carry, (xs, zeros))
 
@@ -99,7 +102,7 @@ def contributions(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
 
 
 def saturation(
-    states: sequence.History, mask: Bool[Array, " T *batch"] | None = None, *, tail: float = 0.05
+    states: sequence.History, *, mask: Bool[Array, " T *batch"] | None = None, tail: float = 0.05
 ) -> dict[str, jax.Array]:
     """How many values of each gate lie near either end of its range, step by step.
 
@@ -117,16 +120,18 @@ def saturation(
 
     Gradient: zero.
     """
-    check.that(0 < check.number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)")
-    steps = check.length(states, "states")
+    check.require(
+        0 < check.require_number("tail", tail) < 0.5, "tail", tail, "a number in (0, 1/2)"
+    )
+    steps = check.num_steps(states, "states")
     if mask is not None:
-        check.marks("mask", mask, steps)
+        check.require_bool_sequence("mask", mask, steps)
         for path, x in jax.tree.leaves_with_path(states):
             place, expected = "states" + jax.tree_util.keystr(path), f"the axes of {mask.shape}"
-            check.that(x.shape[: mask.ndim] == mask.shape, place, x, f"{expected}, the mask's")
+            check.require(x.shape[: mask.ndim] == mask.shape, place, x, f"{expected}, the mask's")
 
     def of_gate(x: jax.Array) -> jax.Array:
-        counts = jnp.broadcast_to(True if mask is None else tree.widened(mask, x), x.shape)
+        counts = jnp.broadcast_to(True if mask is None else tree.expand_mask(mask, x), x.shape)
         within = [jnp.all((low <= x) & (x <= 1) | ~counts) for low in (0, -1)]
         place = jnp.where(within[1], jnp.where(within[0], x, (x + 1) / 2), jnp.nan)
         ends = jnp.stack([place < tail, place > 1 - tail], -1) & counts[..., None]
@@ -134,7 +139,7 @@ def saturation(
         shares = jnp.sum(ends, axes) / jnp.maximum(1, jnp.sum(counts, axes))[:, None]
         return jnp.where(within[1], shares, jnp.nan)
 
-    named = tree.named(states).items()
+    named = tree.leaves_by_name(states).items()
     return {name: of_gate(x) for name, x in named if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
@@ -148,7 +153,7 @@ def with_zeros(loss: Loss, params: Params, args: Any, loop: Loop, beside: Any) -
 
     def value(params: Params, zeros: tuple[Any, ...]) -> jax.Array:
         left = iter(zeros)
-        with_next = loop_around(loop, lambda *call: beside(*call)[1](next(left)))
+        with_next = LoopAround(loop, lambda *call: beside(*call)[1](next(left)))
         return loss(params, *args, loop=with_next)
 
     zeros = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), tuple(forms))
@@ -157,16 +162,16 @@ def with_zeros(loss: Loss, params: Params, args: Any, loop: Loop, beside: Any) -
 
 def of_each_call(what: Any, loss: Loss, params: Params, args: Any, loop: Loop) -> list[Any]:
     """`what(loop, step, params, carry, xs)` of each call of a loss's loop; nothing is run."""
-    check.function("loop", loop, takes=4)
-    check.function("loss", loss, 1 + len(args), loop=loop)
-    check.arrays(params=params)
+    check.require_callable("loop", loop, takes=4)
+    check.require_callable("loss", loss, 1 + len(args), loop=loop)
+    check.require_arrays(params=params)
     found: list[Any] = []
 
     def noting(loop: Loop, *call: Any) -> Any:
         found.append(what(loop, *call))
         return loop(*call)
 
-    noted = loop_around(loop, noting)
+    noted = LoopAround(loop, noting)
     form = jax.eval_shape(lambda params: loss(params, *args, loop=noted), params)
-    check.scalar("loss", form)
+    check.require_scalar_loss("loss", form)
     return found

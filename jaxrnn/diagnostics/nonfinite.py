@@ -10,7 +10,8 @@ import numpy as np
 from jaxrnn import check, sequence, tree
 from jaxrnn.diagnostics.flow import Loss, with_zeros
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.transforms.controlled import Probed, batch_of, probed
+from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
+from jaxrnn.transforms.rows import batch_axes
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
 
 
@@ -63,7 +64,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     """
 
     def spying(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
-        (carries, saved), ys = sequence.history(step, params, xs, carry)
+        (carries, saved), ys = sequence.history(step, params, xs, carry=carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
         # What the layer begins with, and what is seen of it step by step, in this order.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
@@ -71,16 +72,16 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
         def run(zeros: Any) -> Any:
             *spied, probe = zeros
-            result = loop(probed(step, whole=True), params, carry, Probed(xs, probe))
+            result = loop(probe_adjoint(step, whole=True), params, carry, ProbeInputs(xs, probe))
             inexact, others = tree.split_inexact(result)
-            return tree.merge(_spied(inexact, tuple(spied), seen), others)
+            return tree.merge_inexact(_spied(inexact, tuple(spied), seen), others)
 
         return (*seen, seen[1]["outputs"], seen[1]["carries"]), run
 
     def places() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
         value, (grads, layers) = jax.jit(lambda p: with_zeros(loss, p, args, loop, spying))(params)
-        numbered = [(i, len(batch_of(layer[0])), layer) for i, layer in enumerate(layers)]
+        numbered = [(i, len(batch_axes(layer[0])), layer) for i, layer in enumerate(layers)]
         for i, batch, (start, timed, _, _) in numbered:
             yield _first("forward", i, start)
             yield _first("forward", i, timed, batch)
@@ -91,10 +92,10 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
             yield _first("backward", i, {"d_carries": d_carries}, batch, last=True)
         yield _first("backward", None, {"d_params": grads})
 
-    check.function("loss", loss, 1 + len(args), loop=loop)
-    check.function("loop", loop, takes=4)
-    check.arrays(params=params)
-    check.concrete(params=params, args=args)
+    check.require_callable("loss", loss, 1 + len(args), loop=loop)
+    check.require_callable("loop", loop, takes=4)
+    check.require_arrays(params=params)
+    check.require_concrete(params=params, args=args)
     return next(filter(None, places()), None)
 
 
@@ -115,7 +116,7 @@ def _first(
     `batch` is how many batch axes follow that of time, None where there is no time.
     """
     hits = []
-    for name, x in tree.named(quantities).items():
+    for name, x in tree.leaves_by_name(quantities).items():
         inexact = isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)
         places: Any = np.argwhere(~np.isfinite(x)) if inexact else ()
         if len(places):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxrnn import check, tree
 from jaxrnn.cells.orthogonal import orthogonal
 from jaxrnn.diagnostics import decompositions
-from jaxrnn.transforms.controlled import packed
+from jaxrnn.transforms.rows import flatten_rows
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
-class Spectrum(NamedTuple):
+class JacobianSpectrum(NamedTuple):
     """Of each row; R values of N in falling order.
 
     Fields:
@@ -28,7 +28,7 @@ class Spectrum(NamedTuple):
     size: int
 
 
-class Reach(NamedTuple):
+class MemoryHorizon(NamedTuple):
     """How strongly the last state depends on the one k steps before, of each row.
 
     Fields:
@@ -45,7 +45,7 @@ class Reach(NamedTuple):
     horizon: jax.Array
 
 
-def spectrum(
+def jacobian_spectrum(
     step: Step,
     params: Params,
     carry: Carry,
@@ -53,7 +53,7 @@ def spectrum(
     *,
     probes: int | None = None,
     key: Key = None,
-) -> Spectrum:
+) -> JacobianSpectrum:
     """Singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
 
     Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is, and made
@@ -78,7 +78,7 @@ def spectrum(
         key: needed with fewer probes than N.
 
     Returns:
-        A `Spectrum`. Singular values of a product below ε times its largest are rounding.
+        A `JacobianSpectrum`. Singular values of a product below ε times its largest are rounding.
 
     Gradient: not meant. Time: R backward passes at once, a QR decomposition of `(N, R)` and
     singular values of two `(R, R)` a step and row, none of them by LAPACK (see `decompositions`).
@@ -89,16 +89,16 @@ def spectrum(
     Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
     randomness", SIAM Review 53 (2011).
     """
-    params, carry = tree.fitted(step, params, carry, xs)
-    check.that(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
+    params, carry = tree.checked_arguments(step, params, carry, xs)
+    check.require(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
 
     def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
         (v, m), (carry_tm1, x) = state, at_t
-        back = tree.pullback(lambda c: packed(step(params, c, x)[0]), carry_tm1)
+        back = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), carry_tm1)
 
         def sent_back(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
-            return packed(jax.tree.map(jnp.conj, back(row)[0]))
+            return flatten_rows(jax.tree.map(jnp.conj, back(row)[0]))
 
         v, r = qr(jax.vmap(sent_back, in_axes=-2, out_axes=-2)(v).mT)  # (1)
         m = jnp.matmul(r, m, precision="highest")  # (2)
@@ -107,12 +107,12 @@ def spectrum(
 
     qr = jnp.vectorize(decompositions.qr, signature="(n,r)->(n,r),(r,r)")
     singular_values = jnp.vectorize(decompositions.singular_values, signature="(r,n)->(r)")
-    form = jax.eval_shape(packed, carry)
+    form = jax.eval_shape(flatten_rows, carry)
     *batch, size = form.shape
-    if probes is None or check.integer("probes", probes, least=1) >= size:
+    if probes is None or check.require_int("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=form.dtype)
     else:
-        check.key("key", key)
+        check.require_key("key", key)
         q = orthogonal(key, (probes, size), form.dtype)
     identity = jnp.eye(len(q), dtype=q.dtype)
     q, identity = (jnp.broadcast_to(x, (*batch, *x.shape)) for x in (q, identity))
@@ -121,10 +121,10 @@ def spectrum(
     _, (logs, steps, products) = jax.lax.scan(backward, start, (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
-    return Spectrum(exponents, steps, products, size)
+    return JacobianSpectrum(exponents, steps, products, size)
 
 
-def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
+def memory_horizon(found: JacobianSpectrum, *, threshold: float = 0.01) -> MemoryHorizon:
     """The norms of products of Jacobians against their lag, with the fitted rate and the horizon.
 
         ‖∂c_T/∂c_{T-k}‖₂ ≈ a ρᵏ     by least squares of the logarithms over k = 0..T         (1)
@@ -135,15 +135,15 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
         threshold: below which a state counts as forgotten, above 0.
 
     Returns:
-        A `Reach`. Norms too small to have a logarithm have no say in the fit.
+        A `MemoryHorizon`. Norms too small to have a logarithm have no say in the fit.
 
     Gradient: not meant.
 
     Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML 2013.
     """
-    check.positive("threshold", threshold)
-    check.instance("found", found, Spectrum)
+    check.require_positive("threshold", threshold)
+    check.require_instance("found", found, JacobianSpectrum)
     values, spectral = found.products, found.products[..., 0]
     share = found.size / values.shape[-1]
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
@@ -154,4 +154,4 @@ def reach(found: Spectrum, *, threshold: float = 0.01) -> Reach:
     slope = jnp.sum(from_mean * jnp.log(jnp.where(known > 0, spectral, 1)), 0)
     rate = jnp.exp(slope / jnp.where(spread > 0, spread, 1))  # (1)
     horizon = jnp.max(jnp.where(spectral >= threshold, lags, 0), axis=0).astype(jnp.int32)
-    return Reach(frobenius, spectral, rate, horizon)
+    return MemoryHorizon(frobenius, spectral, rate, horizon)

@@ -27,7 +27,7 @@ class TruncationBias(NamedTuple):
     angle: float
 
 
-class Adapted(NamedTuple):
+class AdaptiveTruncation(NamedTuple):
     """How far back a gradient has to reach.
 
     Fields:
@@ -64,11 +64,11 @@ def truncation_bias(
 
     Time: that of a gradient, and of compiling it, for each length, and for the exact one.
     """
-    check.function("make", make, takes=1)
+    check.require_callable("make", make, takes=1)
     several = ks is None or (isinstance(ks, Sequence) and not isinstance(ks, str))
-    check.of_type("ks", ks, several, "a sequence of ints")
+    check.require_option_type("ks", ks, several, "a sequence of ints")
     _, doubling = _lengths(loss, params, args)
-    ks = doubling if ks is None else [check.integer("ks", k, least=1) for k in ks]
+    ks = doubling if ks is None else [check.require_int("ks", k, least=1) for k in ks]
     exact = _gradient(loss, params, args, loop)
 
     def row(k: int) -> TruncationBias:
@@ -83,9 +83,9 @@ def truncation_bias(
     return tuple(map(row, ks))
 
 
-def adaptive(
+def adaptive_truncation(
     loss: Loss, params: Params, *args: Any, tolerance: float = 0.1, loop: Loop = bptt
-) -> Adapted:
+) -> AdaptiveTruncation:
     """The least reach, a power of two, whose truncation biases a gradient within a tolerance.
 
     Let ĝ_k be the gradient of `truncated(k, 2k)`: all terms that reach k steps back, none that
@@ -108,7 +108,7 @@ def adaptive(
         loop: the exact Loop that runs each window.
 
     Returns:
-        An `Adapted`. Not for use under jit.
+        An `AdaptiveTruncation`. Not for use under jit.
 
     Time: that of a gradient, and of compiling it, for each doubling.
 
@@ -116,15 +116,15 @@ def adaptive(
     control gradient bias", UAI 2019; there the decay is that of the norms of adjoints, and the
     bound has a constant that must be known.
     """
-    check.positive("tolerance", tolerance)
+    check.require_positive("tolerance", tolerance)
     steps, ks = _lengths(loss, params, args)
     loops = {k: truncated(k, 2 * k, loop=loop) for k in ks}
     found: list[np.ndarray] = []
     for k in loops:
         found.append(_gradient(loss, params, args, loops[k]))
         if len(found) > 2 and (bias := _bound(*found[-3:])) <= tolerance:
-            return Adapted(k // 2, bias, loops[k // 2])
-    return Adapted(steps, 0.0, loop)
+            return AdaptiveTruncation(k // 2, bias, loops[k // 2])
+    return AdaptiveTruncation(steps, 0.0, loop)
 
 
 def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> float:
@@ -139,9 +139,9 @@ def _bound(by_half: np.ndarray, by_k: np.ndarray, by_double: np.ndarray) -> floa
 
 def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, list[int]]:
     """T, the longest sequence that the loss runs its loop over, and all powers of two below it."""
-    check.concrete(params=params, args=args)
-    lengths = of_each_call(lambda *call: check.length(call[-1]), loss, params, args, bptt)
-    check.that(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
+    check.require_concrete(params=params, args=args)
+    lengths = of_each_call(lambda *call: check.num_steps(call[-1]), loss, params, args, bptt)
+    check.require(lengths, "loss", "one that runs nothing by its loop", "at least one recurrence")
     steps = max(lengths)
     return steps, [2**i for i in range(steps.bit_length()) if 2**i < steps]
 

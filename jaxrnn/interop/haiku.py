@@ -53,9 +53,11 @@ def _within(params: PyTree, name: str | None) -> PyTree:
 
 
 def _layouts(params: PyTree, name: str | None) -> list[layout.Layout]:
-    check.of_type("name", name, name is None or isinstance(name, str), "a text")
+    check.require_option_type("name", name, name is None or isinstance(name, str), "a text")
     texts = isinstance(params, Mapping) and all(isinstance(module, str) for module in params)
-    check.kind(params is None or texts, "params", params, "arrays by the names of Haiku's modules")
+    check.require_type(
+        params is None or texts, "params", params, "arrays by the names of Haiku's modules"
+    )
     # Of a core "lstm" a module is "lstm/linear", and an array by its path "lstm/linear.w".
     first = re.split(r"/linear|\.", next(iter(params or {"core": None})))[0]
     return layout.layouts("haiku", first if name is None else name)

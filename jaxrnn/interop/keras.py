@@ -57,7 +57,7 @@ def _weights(layer: Any) -> dict[str, Any]:
 def _layouts(layer: Any) -> list[Layout]:
     cell, backwards = getattr(layer, "cell", layer), getattr(layer, "go_backwards", False)
     expected = "False (jaxrnn.unroll has reverse=True)"
-    check.that(not backwards, "go_backwards", backwards, expected)
+    check.require(not backwards, "go_backwards", backwards, expected)
     after = getattr(cell, "reset_after", None)
     found = layout.of_module(LAYOUTS, cell, PLAIN)
     return [x for x in found if x.options.get("reset_after", after) == after]

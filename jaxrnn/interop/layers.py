@@ -4,8 +4,8 @@ from typing import Any
 
 from jaxrnn import check
 from jaxrnn.layers import dropout
-from jaxrnn.networks import Bidirectional, BothWays, Stack, bidirectional, concatenated, stacked
-from jaxrnn.types import RECIPES, Params
+from jaxrnn.networks import Directions, bidirectional, concatenate_features, stacked
+from jaxrnn.types import Params
 
 Layer = list[tuple[Any, Params]]  # a cell and its parameters for each direction
 
@@ -18,7 +18,7 @@ def joined(layers: list[Layer], rate: float = 0.0) -> tuple[Any, Params]:
             parts.append((dropout(rate), ()))
         cells, params = zip(*layer, strict=True)
         both = len(layer) > 1
-        parts.append((bidirectional(*cells), BothWays(*params)) if both else layer[0])
+        parts.append((bidirectional(*cells), Directions(*params)) if both else layer[0])
     networks, trees = zip(*parts, strict=True)
     return (stacked(*networks), trees) if len(parts) > 1 else parts[0]
 
@@ -26,12 +26,12 @@ def joined(layers: list[Layer], rate: float = 0.0) -> tuple[Any, Params]:
 def layers_of(network: Any, params: Params) -> list[Layer]:
     """The inverse of `joined`; what is neither stacked nor both ways is one layer."""
     match network:
-        case Stack(parts=parts):
-            check.one_each(parts, params=params)
+        case stacked(parts=parts):
+            check.require_one_per_part(parts, params=params)
             pairs = zip(parts, params, strict=True)
-            kept = [pair for pair in pairs if RECIPES.get(pair[0], ("", None))[0] != "dropout"]
+            kept = [pair for pair in pairs if not isinstance(pair[0], dropout)]
             return [layer for pair in kept for layer in layers_of(*pair)]
-        case Bidirectional(parts=parts, merge=merge) if merge is concatenated:
-            check.one_each(parts, params=params)
+        case bidirectional(parts=parts, merge=merge) if merge in (None, concatenate_features):
+            check.require_one_per_part(parts, params=params)
             return [list(zip(parts, params, strict=True))]
     return [[(network, params)]]

@@ -29,9 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import check, tree
-from jaxrnn.cells import elman, parts
-from jaxrnn.interop.recipe import ACTIVATIONS, form_of, input_size_of, spelt
-from jaxrnn.types import FACTORIES, RECIPES, Array, Cell, Params, Part, PyTree
+from jaxrnn.cells import elman, kernels
+from jaxrnn.interop.expressions import (
+    ACTIVATIONS,
+    CALLABLES,
+    abstract_params,
+    expression_of,
+    input_size_of,
+)
+from jaxrnn.types import Array, Cell, Params, Part, PyTree
 
 Tensors = Mapping[str, jax.Array]  # those of another library, by their names
 Misfit = tuple[str, str, str]  # a tensor's name, what came, what was expected
@@ -65,7 +71,7 @@ class Layout:
 
     def spread(self, params: Params, once: bool = False) -> dict[str, jax.Array]:
         """S of (I3): their tensors, of what ours are; or S₁ of (I2), that says nothing twice."""
-        gates = functools.cache(lambda name: parts.split_gates(params[name], len(self.gates)))
+        gates = functools.cache(lambda name: kernels.split_gates(params[name], len(self.gates)))
         said, tensors = [], {}
 
         def block(key: str) -> Array:
@@ -101,7 +107,7 @@ class Layout:
         input_size = max(1, height - lines_below * hidden_size)
         sizes = {option: len(tensors[name]) for option, name in self.sizes.items()}
         cell = self.cell(hidden_size, **self.options, **sizes)
-        return cell, form_of(cell, input_size, tensors[name].dtype)
+        return cell, abstract_params(cell, input_size, tensors[name].dtype)
 
     def misfits(self, tensors: Tensors) -> list[Misfit]:
         """Where tensors are not those of the table."""
@@ -121,7 +127,7 @@ def layouts(library: str, name: str = "") -> list[Layout]:
     shared = tomllib.loads(text.replace("{}", name))[library]
     found = []
     for said in shared.pop("classes"):
-        said["name"], said["cell"] = f"{library}.{said['name']}", FACTORIES[said["cell"]]
+        said["name"], said["cell"] = f"{library}.{said['name']}", CALLABLES[said["cell"]]
         said["rows"] = [row.split(" = ") for row in said["rows"]]
         options = said.get("options", {}).items()
         said["options"] = {option: ACTIVATIONS.get(value, value) for option, value in options}
@@ -148,7 +154,7 @@ def fitting(layouts: Sequence[Layout], tensors: Tensors) -> Layout:
     found = [(layout, layout.misfits(tensors)) for layout in layouts]
     best, misfits_of_best = min(found, key=lambda pair: len(pair[1]))
     for misfit in misfits_of_best:
-        check.that(False, *misfit)
+        check.require(False, *misfit)
     return best
 
 
@@ -160,7 +166,7 @@ def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) 
     """
     kind = type(module).__name__.removesuffix("Cell")
     found = [x for x in layouts if x.name.partition(".")[2].removesuffix("Cell") == kind]
-    check.that(found, "module", type(module).__name__, f"one of {_names(layouts)}")
+    check.require(found, "module", type(module).__name__, f"one of {_names(layouts)}")
     for attribute, wanted in plain.items():
         value = getattr(module, attribute, wanted)
         value = getattr(value, "__name__", value)
@@ -168,14 +174,16 @@ def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) 
             found = activated(found, attribute, value)
         else:
             expected = f"{wanted!r} for {found[0].name}"
-            check.that(value == wanted, attribute, repr(value), expected)
+            check.require(value == wanted, attribute, repr(value), expected)
     return found
 
 
 def activated(layouts: Sequence[Layout], attribute: str, function: str) -> list[Layout]:
     """Layouts of an Elman cell with the activation that an attribute names."""
     known = function in ACTIVATIONS
-    check.that(known, attribute, repr(function), f"one of {[*ACTIVATIONS]} for {layouts[0].name}")
+    check.require(
+        known, attribute, repr(function), f"one of {[*ACTIVATIONS]} for {layouts[0].name}"
+    )
     options = {"activation": ACTIVATIONS[function]}
     return [dataclasses.replace(layout, options=options) for layout in layouts]
 
@@ -188,13 +196,17 @@ def tensors_of(source: PyTree) -> Tensors:
 
     def array(name: str, leaf: Any) -> jax.Array:
         name = name or "source"
-        dtype = check.floating(name, str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch."))
+        dtype = check.require_floating(
+            name, str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch.")
+        )
         known = jax.dtypes.canonicalize_dtype(dtype) == dtype
-        check.that(known, name, leaf, "float32 at most, or jax_enable_x64 switched on", TypeError)
+        check.require(
+            known, name, leaf, "float32 at most, or jax_enable_x64 switched on", TypeError
+        )
         # NumPy does not know PyTorch's bfloat16.
         return jnp.asarray(leaf.detach().cpu().double() if hasattr(leaf, "detach") else leaf, dtype)
 
-    named = {name.removesuffix(".value"): x for name, x in tree.named(source).items()}
+    named = {name.removesuffix(".value"): x for name, x in tree.leaves_by_name(source).items()}
     return {name: array(name, x) for name, x in named.items()}
 
 
@@ -212,11 +224,10 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
 def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
     """Those that have a cell; ValueError if there is none."""
     expected = f"a cell such as {_names(layouts)}"
-    check.that(isinstance(cell, Part), "cell", check.describe(cell), expected)
-    made: Any = RECIPES.get(cell, ("", None))  # a network has none
-    of_factory = [x for x in layouts if x.cell.__name__ == made[0]]
-    found = [x for x in of_factory if x.options.items() <= made[1].arguments.items()]
-    check.that(found, "cell", spelt(cell), expected)
+    check.require(isinstance(cell, Part), "cell", check.describe(cell), expected)
+    of_class = [x for x in layouts if x.cell is type(cell)]
+    found = [x for x in of_class if all(getattr(cell, name) == v for name, v in x.options.items())]
+    check.require(found, "cell", expression_of(cell), expected)
     return found
 
 
@@ -232,12 +243,12 @@ def write(layouts: Sequence[Layout], cell: Cell, params: Params, like: PyTree = 
     tensors = layout.spread(layout.shifted(params, -1), once=True)
     if wanted is not None:
         tensors = {name: tensors[name] for name in wanted}
-        check.same_tree("like", wanted, tensors, ", by params")
+        check.require_same_tree("like", wanted, tensors, ", by params")
     _, back = read([layout], tensors)
     for name, param in params.items():
         error = 4 * jnp.finfo(param.dtype).eps
         same = np.allclose(param, back[name], rtol=error, atol=error, equal_nan=True)
-        check.that(same, f"params[{name!r}]", param, f"values that {layout.name} can hold")
+        check.require(same, f"params[{name!r}]", param, f"values that {layout.name} can hold")
     return tensors if like is None else _filled(like, tensors.values())
 
 

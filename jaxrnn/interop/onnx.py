@@ -12,10 +12,11 @@ import numpy as np
 from jaxrnn import check
 from jaxrnn.cells import LSTMCarry
 from jaxrnn.interop import layout
+from jaxrnn.interop.expressions import expression_of, input_size_of
 from jaxrnn.interop.layers import Layer, joined, layers_of
-from jaxrnn.interop.recipe import input_size_of, recipe_of, spelt
-from jaxrnn.networks import BothWays
-from jaxrnn.types import RECIPES, Params
+from jaxrnn.layers import linear
+from jaxrnn.networks import Directions
+from jaxrnn.types import Params
 
 OPSET, IR_VERSION = 14, 8  # the first whose operators have all these attributes, and its time's
 INPUTS = {"RNN": ["X", "W", "R", "B", "sequence_lens", "initial_h"]}
@@ -46,7 +47,7 @@ def load(path: Path | str, name: str | None = None) -> Node:
     import onnx
     from google.protobuf.message import DecodeError
 
-    check.path("path", path)
+    check.require_path("path", path)
     try:
         return read(onnx.load(path), name)
     except DecodeError as error:
@@ -70,16 +71,16 @@ def read(model: Any, name: str | None = None) -> Node:
     """
     from onnx import helper, numpy_helper
 
-    check.kind(hasattr(model, "graph"), "model", model, "an onnx.ModelProto")
+    check.require_type(hasattr(model, "graph"), "model", model, "an onnx.ModelProto")
     nodes = [n for n in model.graph.node if n.op_type in INPUTS and name in (None, n.name)]
     got = f"{name!r}, which {[node.name for node in nodes]} have"
-    check.that(len(nodes) == 1, "name", got, "that of one RNN, GRU or LSTM")
+    check.require(len(nodes) == 1, "name", got, "that of one RNN, GRU or LSTM")
     (node,), operator = nodes, nodes[0].op_type
     said = {x.name: helper.get_attribute_value(x) for x in node.attribute}
     for attribute in ABSENT:
-        check.that(not said.get(attribute), attribute, said.get(attribute), "none")
+        check.require(not said.get(attribute), attribute, said.get(attribute), "none")
     direction = said.get("direction", b"forward").decode()
-    check.that(direction in DIRECTIONS, "direction", direction, f"one of {[*DIRECTIONS]}")
+    check.require(direction in DIRECTIONS, "direction", direction, f"one of {[*DIRECTIONS]}")
 
     known = {x.name: x for x in model.graph.initializer}
     known |= {x.output[0]: x.attribute[0].t for x in model.graph.node if x.op_type == "Constant"}
@@ -87,7 +88,7 @@ def read(model: Any, name: str | None = None) -> Node:
     arrays = {role: numpy_helper.to_array(known[x]) for role, x in inputs.items() if x in known}
     weights = sorted(inputs.keys() & {"W", "R", "B", "P"})
     for role in weights:
-        check.that(role in arrays, role, f"{inputs[role]!r} computed in the graph", "a constant")
+        check.require(role in arrays, role, f"{inputs[role]!r} computed in the graph", "a constant")
 
     after = bool(said.get("linear_before_reset"))
     layouts = [x for x in LAYOUTS if x.name == f"onnx.{operator}"]
@@ -100,10 +101,10 @@ def read(model: Any, name: str | None = None) -> Node:
         if operator == "RNN":
             layouts = layout.activated(layouts, "activations", of_way[0].lower())
         else:
-            check.that(of_way == default, "activations", of_way, f"{default} for {operator}")
+            check.require(of_way == default, "activations", of_way, f"{default} for {operator}")
         layer.append(layout.read(layouts, {role: arrays[role][way] for role in weights}))
     hidden_size, size = said.get("hidden_size"), len(layer[0][1]["w_h"])
-    check.that(hidden_size in (None, size), "hidden_size", hidden_size, f"{size}, as of R")
+    check.require(hidden_size in (None, size), "hidden_size", hidden_size, f"{size}, as of R")
     how: dict[str, Any] = {"reverse": True} if direction == "reverse" else {}
     if "sequence_lens" in arrays:
         how["lengths"] = jnp.asarray(arrays["sequence_lens"])
@@ -112,7 +113,7 @@ def read(model: Any, name: str | None = None) -> Node:
         h = jnp.moveaxis(jnp.asarray(arrays["initial_h"]), axis, 0)
         c = jnp.moveaxis(jnp.asarray(arrays.get("initial_c", 0 * arrays["initial_h"])), axis, 0)
         carries = [*map(LSTMCarry, h, c)] if operator == "LSTM" else [*h]
-        how["carry"] = BothWays(*carries) if len(carries) == 2 else carries[0]
+        how["carry"] = Directions(*carries) if len(carries) == 2 else carries[0]
     return Node(*joined([layer]), how)
 
 
@@ -141,10 +142,10 @@ def write(
 
     size = input_size_of(cell, params)
     for name, value in (("reverse", reverse), ("lengths", lengths), ("carry", carry)):
-        check.boolean(name, value)
+        check.require_bool(name, value)
     of_params = check.float_dtype(params)
     known = of_params in (np.float16, np.float32, np.float64)
-    check.that(known, "params", f"the dtype {of_params}", "one that ONNX's operators have")
+    check.require(known, "params", f"the dtype {of_params}", "one that ONNX's operators have")
 
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(of_params))
     constants: dict[str, Any] = {"joined": [0, 0, -1]}
@@ -152,14 +153,14 @@ def write(
     outputs: dict[str, list[Any]] = {"ys": ["T", "B", None]}
     nodes, xs = [], "xs"
     layers = layers_of(cell, params)
-    check.that(not reverse or len(layers[0]) == len(layers) == 1, "reverse", reverse, "one Cell")
+    check.require(not reverse or len(layers[0]) == len(layers) == 1, "reverse", reverse, "one Cell")
 
     def add(operator: str, given: list[str], made: list[str], **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, given, made, **attributes))
         return made[0]
 
     for index, layer in enumerate(layers):
-        if RECIPES.get(layer[0][0], ("", None))[0] == "readout":
+        if isinstance(layer[0][0], linear):
             ((_, of_readout),) = layer
             constants |= {f"{name}_{index}": x for name, x in of_readout.items()}
             xs = add("MatMul", [xs, f"w_o_{index}"], [f"product_{index}"])
@@ -196,13 +197,15 @@ def _operator(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The operator of a layer, its attributes, and its tensors with an axis of directions."""
     layouts = [layout.holding(LAYOUTS, cell)[0] for cell, _ in layer]
     kinds = {(x.name, *x.options.items(), len(x.rows)) for x in layouts}
-    check.that(len(kinds) == 1, "cell", [spelt(cell) for cell, _ in layer], "one kind both ways")
+    check.require(
+        len(kinds) == 1, "cell", [expression_of(cell) for cell, _ in layer], "one kind both ways"
+    )
     written = [layout.write(LAYOUTS, cell, params) for cell, params in layer]
     attributes: dict[str, Any] = {"hidden_size": written[0]["R"].shape[-1]}
     attributes["direction"] = "bidirectional" if len(layer) == 2 else "forward"
     if (operator := layouts[0].name.removeprefix("onnx.")) == "GRU":
         attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        functions = (recipe_of(cell)[1].arguments["activation"] for cell, _ in layer)
-        attributes["activations"] = [spelt(function).capitalize() for function in functions]
+        names = (expression_of(cell.activation) for cell, _ in layer)
+        attributes["activations"] = [name.capitalize() for name in names]
     return operator, attributes, {r: np.stack([x[r] for x in written]) for r in written[0]}

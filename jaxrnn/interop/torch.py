@@ -6,9 +6,9 @@ from typing import Any
 
 from jaxrnn import check
 from jaxrnn.interop import layout
+from jaxrnn.interop.expressions import ACTIVATIONS
 from jaxrnn.interop.layers import joined, layers_of
 from jaxrnn.interop.layout import Layout
-from jaxrnn.interop.recipe import ACTIVATIONS
 from jaxrnn.types import Params
 
 NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)?)?)")
@@ -37,8 +37,8 @@ def read(source: Any, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any
     """
     nonlinearity = getattr(source, "nonlinearity", nonlinearity)
     known = nonlinearity in NONLINEARITIES
-    check.that(known, "nonlinearity", repr(nonlinearity), f"one of {', '.join(NONLINEARITIES)}")
-    check.of_type("prefix", prefix, isinstance(prefix, str), "a text")
+    check.require(known, "nonlinearity", repr(nonlinearity), f"one of {', '.join(NONLINEARITIES)}")
+    check.require_option_type("prefix", prefix, isinstance(prefix, str), "a text")
     state = [(str(name), x) for name, x in _state("source", source).items()]
     directions = _directions({k[len(prefix) :]: x for k, x in state if k.startswith(prefix)})
     depth = 1 + max(int((re.findall(r"\d+", ending) or [0])[0]) for ending in directions)
@@ -77,13 +77,15 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
         for (of_cell, of_params), ending in zip(layer, endings, strict=True):
             template = None if like is None else directions.pop(ending, {})
             written |= layout.write(_layouts(ending, nonlinearities), of_cell, of_params, template)
-    check.that(not directions, "like", f"{[*directions]} too", f"{len(layers)} layers, as params")
+    check.require(
+        not directions, "like", f"{[*directions]} too", f"{len(layers)} layers, as params"
+    )
     return written
 
 
 def _state(name: str, source: Any) -> Any:
     state = source.state_dict() if hasattr(source, "state_dict") else source
-    check.kind(isinstance(state, Mapping), name, state, "a module, or tensors by name")
+    check.require_type(isinstance(state, Mapping), name, state, "a module, or tensors by name")
     return state
 
 
@@ -93,9 +95,9 @@ def _directions(state: Any) -> dict[str, dict[str, Any]]:
     for name, tensor in state.items():
         found: Any = NAME.fullmatch(name)
         expected = "names such as weight_ih_l0 (of a larger model, a prefix)"
-        check.that(found, name, check.describe(tensor), expected)
+        check.require(found, name, check.describe(tensor), expected)
         directions.setdefault(found[1], {})[name] = tensor
-    check.that(directions, "source", "no tensors", "some, with that prefix")
+    check.require(directions, "source", "no tensors", "some, with that prefix")
     return directions
 
 

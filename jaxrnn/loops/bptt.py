@@ -1,4 +1,4 @@
-"""Backpropagation through time, written by hand: one adjoint that runs in order, one gather."""
+"""Backpropagation through time: one adjoint that runs in order, one product for each weight."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 
 from jaxrnn import check, tree
 from jaxrnn.loops import chunks, derived
-from jaxrnn.types import Carry, Cell, Params, PyTree, Seen, Step, Stepped
+from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult
 
 
 def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
@@ -19,7 +19,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
         ∂L/∂W   = Σ_t (∂c_t/∂W)ᵀ λ_t                                                         (2)
 
     (1) runs backward in a scan that carries λ and nothing else; (2) is taken afterwards for all
-    steps at once. A Cell brings both by hand (`adjoint`, `gather`), and its input products are
+    steps at once. A Cell brings both (`adjoint`, `gradients`), and its input products are
     taken for all steps beforehand. For any other step all of this is read off its jaxpr. All steps
     are those of a chunk: a sequence whose projections take more than 8 MiB is run in chunks of 2,
     or of 8 steps, which stay in the cache, and each adds its part to (2). Chunks are equal, so of a
@@ -46,22 +46,22 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
 
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
-    params, carry = tree.fitted(step, params, carry, xs)
-    with check.reverse_mode("bptt"):
+    params, carry = tree.checked_arguments(step, params, carry, xs)
+    with check.explain_forward_mode("bptt"):
         if not isinstance(step, Cell):
             return derived.run(step, params, carry, xs)
-        return (_compiled if step.by_hand else _chunked)(step, params, carry, xs)
+        return (_compiled if step.has_handwritten_backward else _chunked)(step, params, carry, xs)
 
 
-def _chunked(cell: Cell, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+def _chunked(cell: Cell, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     """Chunk after chunk, each by (1) and (2)."""
 
-    def run(carry: Carry, xs: PyTree) -> Stepped:
+    def run(carry: Carry, xs: PyTree) -> StepResult:
         w, zs = cell.prepare(params), cell.project(params, xs)
-        if cell.by_hand:
+        if cell.has_handwritten_backward:
             carry, carries = _recurrence(cell, w, carry, zs)
         else:
-            carry, carries = derived.run(_advance_alone(cell), w, carry, zs)
+            carry, carries = derived.run(_without_output(cell), w, carry, zs)
         return carry, cell.output(params, carries)
 
     size = chunks.bytes_of(jax.eval_shape(cell.project, params, xs))
@@ -72,10 +72,10 @@ def _chunked(cell: Cell, params: Params, carry: Carry, xs: PyTree) -> Stepped:
 _compiled = jax.jit(_chunked, static_argnums=0)
 
 
-def _advance_alone(cell: Cell) -> Step:
+def _without_output(cell: Cell) -> Step:
     """The plain step of a Cell without a backward pass of its own, whose output is its carry."""
 
-    def step(w: PyTree, carry: Carry, z: PyTree) -> Stepped:
+    def step(w: PyTree, carry: Carry, z: PyTree) -> StepResult:
         carry, _ = cell.advance(w, carry, z)
         return carry, carry
 
@@ -108,15 +108,15 @@ def _backward(cell, residuals, cotangents):
     w, carry, zs, carries, saved = residuals
     # An output that nobody used has no cotangent: it must not become an array of T zeros.
     d_last, d_carries = tree.sparse_cotangents(cotangents)
-    seen = Seen(tree.shifted(carry, carries), zs, carries, saved)
+    steps = Residuals(tree.shift_right(carry, carries), zs, carries, saved)
 
     def backward(d_carry, at_t):
-        seen_t, d_carry_t = at_t
-        return cell.adjoint(w, seen_t, tree.add(d_carry, d_carry_t))  # (1)
+        residuals_t, d_carry_t = at_t
+        return cell.adjoint(w, residuals_t, tree.add_sparse(d_carry, d_carry_t))  # (1)
 
-    d_carry = tree.add(tree.zeros(carry), d_last)
-    d_carry, deltas = jax.lax.scan(backward, d_carry, (seen, d_carries), reverse=True)
-    d_w, d_zs = cell.gather(w, seen, deltas)  # (2)
+    d_carry = tree.add_sparse(tree.zero_cotangents(carry), d_last)
+    d_carry, deltas = jax.lax.scan(backward, d_carry, (steps, d_carries), reverse=True)
+    d_w, d_zs = cell.gradients(w, steps, deltas)  # (2)
     return d_w, d_carry, d_zs
 
 

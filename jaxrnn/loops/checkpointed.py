@@ -1,5 +1,6 @@
 """Backpropagation through time that keeps few states and computes the others anew."""
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -10,9 +11,10 @@ import numpy as np
 from jax import lax
 
 from jaxrnn import check, tree
+from jaxrnn.expression import Expression
 from jaxrnn.loops import derived, schedule
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, exact_loop
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult, exact_loop
 
 # A sequence may be cut into so many segments, with so few states, that there is no end to it.
 MOST_RUNS = 2**24
@@ -34,14 +36,8 @@ class Plan(NamedTuple):
     states: int
 
 
-def checkpointed(
-    *,
-    levels: int | None = None,
-    states: int | None = None,
-    budget: int | str | None = None,
-    segment: int | None = None,
-    loop: Loop = bptt,
-) -> Loop:
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class checkpointed(Expression):
     """A Loop with the exact gradient that keeps few states and runs the steps between them anew.
 
     The sequence is cut into N segments of m steps. In the forward pass s of the states c_{jm} are
@@ -60,7 +56,7 @@ def checkpointed(
                     within b bytes, on one device and before any vmap                         (5)
 
     Inputs are projected and outputs made segment by segment too, and outputs that nobody uses
-    (many-to-one) are not kept. (`jaxrnn.scored` takes the loss inside the loop.)
+    (many-to-one) are not kept. (`jaxrnn.transforms.step_loss` takes the loss inside the loop.)
 
     Args:
         levels: r, an int of at least 1.
@@ -71,7 +67,7 @@ def checkpointed(
         loop: the exact Loop that runs each segment.
 
     Returns:
-        A Loop; equal arguments give the same function.
+        A Loop; equal arguments give equal loops.
 
     Raises:
         TypeError, ValueError: for more than one of levels, states and budget; for a loop that is
@@ -87,40 +83,51 @@ def checkpointed(
     I. Danihelka, M. Lanctot, A. Graves, "Memory-efficient backpropagation through time", NeurIPS
     2016.
     """
-    asked = {"levels": levels, "states": states, "budget": budget}
-    given = [name for name, value in asked.items() if value is not None]
-    check.that(len(given) <= 1, ", ".join(given), f"{len(given)} of them", "at most one")
-    for name, value in (("levels", levels), ("states", states), ("segment", segment)):
-        if value is not None:
-            check.integer(name, value, least=1)
-    if budget is not None and segment is not None:
-        raise ValueError("segment: got a segment and a budget, which decides on it; expected one")
-    return _checkpointed(
-        exact_loop("loop", loop), check.size("budget", budget), levels or 1, states, segment
-    )
 
+    levels: int | None = None
+    states: int | None = None
+    budget: int | str | None = None
+    segment: int | None = None
+    loop: Loop = bptt
 
-@functools.cache
-def _checkpointed(loop: Loop, budget: int | None, *wanted: Any) -> Loop:
-    def replaying(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        params, carry = tree.fitted(step, params, carry, xs)
-        steps = check.length(xs)
-        if steps == 0:
-            return check.looped("loop", loop(step, params, carry, xs))
-        replayed: Any = _compiled_replayed if isinstance(step, Cell) else _replayed
+    gradient = "exact"
+
+    def __post_init__(self) -> None:
+        wanted = {"levels": self.levels, "states": self.states, "budget": self.budget}
+        names = [name for name, value in wanted.items() if value is not None]
+        check.require(len(names) <= 1, ", ".join(names), f"{len(names)} of them", "at most one")
+        for name in ("levels", "states", "segment"):
+            value = getattr(self, name)
+            if value is not None:
+                check.require_int(name, value, least=1)
+        if self.budget is not None and self.segment is not None:
+            raise ValueError(
+                "segment: got a segment and a budget, which decides on it; expected one"
+            )
+        exact_loop("loop", self.loop)
+        self.replace_fields(budget=check.parse_bytes("budget", self.budget))
+
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the step over time; see `jaxrnn.Loop`."""
+        params, carry = tree.checked_arguments(step, params, carry, xs)
+        if check.num_steps(xs) == 0:
+            return check.require_pair("loop", self.loop(step, params, carry, xs))
+        is_cell = isinstance(step, Cell)
         whole = None
-        if not isinstance(step, Cell):
+        if not is_cell:
             step, params, carry, whole = derived.closed(step, params, carry, xs)
-        if budget is None:
-            plan = _planned(steps, *wanted)
-        else:
-            plan = _within(budget, steps, *_costs(loop, step, params, carry, xs))
-        with check.reverse_mode("checkpointed"):
-            last, ys = replayed(step, loop, plan, params, carry, xs)
+        plan = self._plan(step, params, carry, xs)
+        replay: Any = _compiled_replayed if is_cell else _replayed
+        with check.explain_forward_mode("checkpointed"):
+            last, ys = replay(step, self.loop, plan, params, carry, xs)
         return (last if whole is None else whole(last)), ys
 
-    replaying.__name__ = "checkpointed"
-    return replaying
+    def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
+        steps = check.num_steps(xs)
+        if self.budget is None:
+            return _planned(steps, self.levels or 1, self.states, self.segment)
+        state_bytes, step_bytes = _costs(self.loop, step, params, carry, xs)
+        return _within(int(self.budget), steps, state_bytes, step_bytes)
 
 
 def _planned(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
@@ -133,7 +140,7 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     states = min(states or max(1, schedule.least(segments, levels)), segments)
     runs = schedule.forward_runs(segments, states)
     got = f"{states} for {segments} segments, which makes {runs} runs of a segment"
-    check.that(runs <= MOST_RUNS, "states", got, "more states, or longer segments")
+    check.require(runs <= MOST_RUNS, "states", got, "more states, or longer segments")
     return Plan(steps % length, length, segments, states)
 
 
@@ -143,7 +150,7 @@ def _within(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
     """
     least = state_bytes + step_bytes
     expected = f"at least {least}, for one state and the residuals of one step"
-    check.that(budget >= least, "budget", f"{budget} bytes", expected)
+    check.require(budget >= least, "budget", f"{budget} bytes", expected)
     plans = {}
     whole = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
     powers = [2**e for e in range(steps.bit_length())]
@@ -160,9 +167,9 @@ def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> 
     """Bytes of one state, and bytes that `loop` keeps for one step more."""
 
     def kept(steps: int) -> int:
-        one = check.at_one_step(xs)
+        one = check.one_step(xs)
         some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), one)
-        pull = functools.partial(tree.pullback, functools.partial(loop, step))
+        pull = functools.partial(tree.vjp_inexact, functools.partial(loop, step))
         return _bytes(jax.eval_shape(pull, params, carry, some))
 
     return _bytes(carry), kept(2) - kept(1)
@@ -181,7 +188,7 @@ def _run(step, loop, plan, params, carry, xs):
     """The outputs; and what is kept: the slots, and the state at the last segment's beginning."""
     if plan.head:
         head = _steps(xs, 0, plan.head)
-        carry, head_ys = check.looped("loop", loop(step, params, carry, head))
+        carry, head_ys = check.require_pair("loop", loop(step, params, carry, head))
     stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
     # One slot more than there are states, for a state that is not to be kept.
     slots = jax.tree.map(
@@ -192,7 +199,7 @@ def _run(step, loop, plan, params, carry, xs):
         (carry, slots, _), (k, slot) = state, at_k
         slots = _stored(slots, carry, slot)
         segment = _steps(xs, plan.head + k * plan.length, plan.length)
-        last, ys = check.looped("loop", loop(step, params, carry, segment))
+        last, ys = check.require_pair("loop", loop(step, params, carry, segment))
         return (last, slots, carry), ys
 
     at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)
@@ -213,7 +220,7 @@ def _forward(step, loop, plan, params, carry, xs):
 def _backward(step, loop, plan, residuals, cotangents):
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
-    rows = tree.between(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
+    rows = tree.slice_time(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
     def turned(carry, d_carry, xs, d_ys):
         """(2), for any stretch of the sequence."""
@@ -221,16 +228,16 @@ def _backward(step, loop, plan, residuals, cotangents):
         def stretch(params, carry, xs):
             carry, ys = loop(step, params, carry, xs)
             # An output without cotangent is left out, and need not be made.
-            return carry, tree.where_not_none(d_ys, ys)
+            return carry, tree.keep_where_present(d_ys, ys)
 
-        pull = tree.pullback(stretch, params, carry, xs)
+        pull = tree.vjp_inexact(stretch, params, carry, xs)
         ((d_params, d_carry, d_xs),) = pull((d_carry, d_ys))
         return carry, d_carry, d_params, d_xs
 
     def run(carry, d_carry, xs, d_ys):
         """(1), with gradients that are zero."""
         carry, _ = loop(step, params, carry, xs)
-        return carry, d_carry, tree.zeros(params), tree.zeros(xs)
+        return carry, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
 
     def backward(state, row):
         (at_hand, slots, d_carry, d_params, d_xs), (load, k, turn, store) = state, row
@@ -244,15 +251,15 @@ def _backward(step, loop, plan, residuals, cotangents):
             slots = _stored(slots, at_hand, store % (plan.states + 1))
         # A segment is turned after all its runs, so what they put here is replaced.
         d_xs = _put(d_xs, d_here, start)
-        return (at_hand, slots, d_carry, tree.add(d_params, more), d_xs), None
+        return (at_hand, slots, d_carry, tree.add_sparse(d_params, more), d_xs), None
 
-    d_carry = tree.add(tree.zeros(first), d_last)
-    state = at_hand, slots, d_carry, tree.zeros(params), tree.zeros(xs)
+    d_carry = tree.add_sparse(tree.zero_cotangents(first), d_last)
+    state = at_hand, slots, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
     (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, more, d_here = turned(first, d_carry, *head)
-        d_params, d_xs = tree.add(d_params, more), _put(d_xs, d_here, 0)
+        d_params, d_xs = tree.add_sparse(d_params, more), _put(d_xs, d_here, 0)
     return d_params, d_carry, d_xs
 
 

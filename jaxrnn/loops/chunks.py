@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, PyTree, Stepped
+from jaxrnn.types import Carry, PyTree, StepResult
 
 # A sequence that takes more bytes than this beside its loop is run chunk by chunk, since the first
 # of them would have left the cache before the loop gets to them. A chunk takes so many; and it has
@@ -15,8 +15,8 @@ WHOLE_BYTES, CHUNK_BYTES, CHUNK_STEPS = 2**23, 2**21, 8
 
 
 def in_chunks(
-    run: Callable[[Carry, PyTree], Stepped], carry: Carry, xs: PyTree, size_in_bytes: int
-) -> Stepped:
+    run: Callable[[Carry, PyTree], StepResult], carry: Carry, xs: PyTree, size_in_bytes: int
+) -> StepResult:
     """Run a sequence chunk by chunk, or as a whole if it is short.
 
     Args:
@@ -25,7 +25,7 @@ def in_chunks(
         xs: `(T, ...)`.
         size_in_bytes: of what `run` makes of the whole sequence before or after its loop.
     """
-    steps = check.length(xs)
+    steps = check.num_steps(xs)
     size = chunk_steps(steps, size_in_bytes)
     if size == steps:
         return run(carry, xs)
@@ -36,7 +36,7 @@ def in_chunks(
 
 def chunk_steps(steps: int, size_in_bytes: int) -> int:
     """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
-    if not tree.surely_less(WHOLE_BYTES, size_in_bytes):
+    if not tree.is_surely_less(WHOLE_BYTES, size_in_bytes):
         return steps
     wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // size_in_bytes)
     near = [n for n in range(max(1, wanted // 4), 4 * wanted + 1) if steps % n == 0]

@@ -1,15 +1,19 @@
 """Randomly truncated backpropagation through time, whose expectation is the exact gradient."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
+from jaxrnn.expression import Expression
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.transforms.crossed import Crossed, crossed
-from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step, exact_loop
+from jaxrnn.transforms.carry_gradient import ScaledInputs, scale_carry_gradient
+from jaxrnn.types import Carry, Key, Loop, Params, PyTree, Step, StepResult, exact_loop
 
 
-def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class randomized(Expression):
     """A Loop that cuts the gradient before steps drawn at random, and is unbiased all the same.
 
         ξ_t     = 1/p with probability p, else 0,    t = 1, …, T-1                           (1)
@@ -42,22 +46,31 @@ def randomized(key: Key, keep: float, *, loop: Loop = bptt) -> Loop:
     Source: C. Tallec, Y. Ollivier, "Unbiasing truncated backpropagation through time" (2017),
     arXiv:1705.08209; A. Zhang, Z. Lipton, M. Li, A. Smola, "Dive into deep learning", 9.7.
     """
-    check.key("key", key)
-    keep = check.number("keep", keep)
-    check.that(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
-    exact_loop("loop", loop)
 
-    def cut_at_random(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        params, carry = tree.fitted(step, params, carry, xs)
-        kept = jax.random.bernoulli(key, keep, (check.length(xs),))
-        factor = jnp.where(kept, 1 / keep, 0.0).at[:1].set(1.0)  # (1)
-        return check.looped("loop", loop(crossed(step), params, carry, Crossed(xs, factor)))
+    # A key is an array, which has no hash and may be traced: each object equals itself alone.
+    key: Key = dataclasses.field(repr=False)
+    keep: float
+    _: dataclasses.KW_ONLY
+    loop: Loop = bptt
 
-    def of_part(index: int) -> Loop:
-        return randomized(jax.random.fold_in(key, index), keep, loop=loop)
+    gradient = "stochastic"
 
-    cut_at_random.__name__ = f"randomized({keep})"
-    # See types.gradient_of and types.loop_of_part.
-    setattr(cut_at_random, "gradient", "stochastic")
-    setattr(cut_at_random, "of_part", of_part)
-    return cut_at_random
+    def __post_init__(self) -> None:
+        check.require_key("key", self.key)
+        keep = check.require_number("keep", self.keep)
+        check.require(0 < keep <= 1, "keep", keep, "a probability in (0, 1]")
+        exact_loop("loop", self.loop)
+        self.replace_fields(keep=keep)
+
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the step over time; see `jaxrnn.Loop`."""
+        params, carry = tree.checked_arguments(step, params, carry, xs)
+        is_kept = jax.random.bernoulli(self.key, self.keep, (check.num_steps(xs),))
+        factor = jnp.where(is_kept, 1 / self.keep, 0.0).at[:1].set(1.0)  # (1)
+        return check.require_pair(
+            "loop", self.loop(scale_carry_gradient(step), params, carry, ScaledInputs(xs, factor))
+        )
+
+    def of_part(self, index: int) -> "randomized":
+        """The loop for part number `index` of a network, which draws numbers of its own."""
+        return dataclasses.replace(self, key=jax.random.fold_in(self.key, index))

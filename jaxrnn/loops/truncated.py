@@ -1,17 +1,19 @@
 """Truncated backpropagation through time: windows beyond which no gradient reaches."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import check, tree
+from jaxrnn.expression import Expression
 from jaxrnn.loops.bptt import bptt
-from jaxrnn.types import Carry, Loop, Params, PyTree, Step, exact_loop
+from jaxrnn.types import Carry, Loop, Params, PyTree, Step, StepResult, exact_loop
 
 
-def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
+@dataclasses.dataclass(frozen=True, repr=False)
+class truncated(Expression):
     """A Loop whose gradient is that of BPTT(k2; k1): every k1 steps it reaches k2 steps back.
 
     Steps are counted from 0 and cut into segments of k1; with c̄ = stop_gradient(c), the outputs of
@@ -28,11 +30,11 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
 
     Args:
         k1: steps in a segment, at least 1; T need not be divisible by it.
-        k2: steps in a window, at least k1; k1 unless given.
+        k2: steps in a window, at least k1; defaults to k1.
         loop: the exact Loop that runs each window.
 
     Returns:
-        A Loop with the values of every other; equal arguments give the same function.
+        A Loop with the values of every other; equal arguments give equal loops.
 
     Raises:
         TypeError, ValueError: if k1 or k2 is not an int, k1 < 1, or k2 < k1; for a loop that is not
@@ -40,68 +42,79 @@ def truncated(k1: int, k2: int | None = None, *, loop: Loop = bptt) -> Loop:
 
     Gradient: biased unless k2 ≥ T. Time: k2 / k1 times that of `loop`, since windows overlap.
     Memory: O(T k2 / k1) in one call; O(k2) where each window is followed by an update of its own,
-    `jaxrnn.windowed`. Compile time does not depend on T.
+    `jaxrnn.training.truncated_trainer`. Compile time does not depend on T.
 
     Source: R. Williams, J. Peng, "An efficient gradient-based algorithm for on-line training of
     recurrent network trajectories", Neural Computation 2 (1990).
     """
-    check.integer("k1", k1, least=1)
-    k2 = k1 if k2 is None else check.integer("k2", k2, least=1)
-    check.that(k2 >= k1, "k2", k2, f"an int of at least k1 = {k1}")
-    return _truncated(k1, k2, exact_loop("loop", loop))
 
+    k1: int
+    k2: int | None = None
+    _: dataclasses.KW_ONLY
+    loop: Loop = bptt
 
-@functools.cache
-def _truncated(k1: int, k2: int, loop: Loop) -> Loop:
-    before = k2 - k1  # how many steps a window begins before its segment
-    head = k2 // k1 * k1 if before else 0  # all outputs before this step reach step 0
+    gradient = "truncated"
 
-    def windowed(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-        params, carry = tree.fitted(step, params, carry, xs)
-        segments, rest = divmod(check.length(xs) - head, k1)
-        if segments < 0 or (segments == 0 and not before):
-            return check.looped("loop", loop(step, params, carry, xs))
+    def __post_init__(self) -> None:
+        check.require_int("k1", self.k1, least=1)
+        k2 = self.k1 if self.k2 is None else check.require_int("k2", self.k2, least=1)
+        check.require(k2 >= self.k1, "k2", k2, f"an int of at least k1 = {self.k1}")
+        exact_loop("loop", self.loop)
+        self.replace_fields(k2=None if k2 == self.k1 else k2)
+
+    @property
+    def window_length(self) -> int:
+        """k2, which defaults to k1."""
+        return self.k1 if self.k2 is None else self.k2
+
+    def window_start(self, t: int) -> int:
+        """p_s of (1) for the segment of step t: the first step that the gradient of y_t reaches."""
+        return max(0, (t // self.k1 + 1) * self.k1 - self.window_length)
+
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the step over time; see `jaxrnn.Loop`."""
+        params, carry = tree.checked_arguments(step, params, carry, xs)
+        k1, k2 = self.k1, self.window_length
+        overlap = k2 - k1  # how many steps a window begins before its segment
+        head = k2 // k1 * k1 if overlap else 0  # all outputs before this step reach step 0
+        segments, rest = divmod(check.num_steps(xs) - head, k1)
+        if segments < 0 or (segments == 0 and not overlap):
+            return check.require_pair("loop", self.loop(step, params, carry, xs))
 
         def run(carry: Carry, xs: PyTree) -> tuple[Carry, list[PyTree]]:
-            if check.length(xs) == 0:
+            if check.num_steps(xs) == 0:
                 return carry, []
-            carry, ys = check.looped("loop", loop(step, params, carry, xs))
+            carry, ys = check.require_pair("loop", self.loop(step, params, carry, xs))
             return carry, [ys]
 
-        start, start_ys = run(carry, tree.between(xs, 0, head - before))
-        last, head_ys = run(start, tree.between(xs, head - before, head))
+        start, start_ys = run(carry, tree.slice_time(xs, 0, head - overlap))
+        last, head_ys = run(start, tree.slice_time(xs, head - overlap, head))
 
-        def window(carries, at_s):
-            s, xs_s = at_s
-            start = _cut(carries[0], (s > 0) | (head > 0))  # (2)
-            start, ys = run(start, tree.between(xs_s, 0, k1))
-            last, more = run(start, tree.between(xs_s, k1, k2))
-            return (start, last), tree.between(_joined(*ys, *more), before, k2)
+        def window(carries, inputs):
+            s, xs_s = inputs
+            start = _stop_gradient(carries[0], (s > 0) | (head > 0))  # (2)
+            start, ys = run(start, tree.slice_time(xs_s, 0, k1))
+            last, more_ys = run(start, tree.slice_time(xs_s, k1, k2))
+            return (start, last), tree.slice_time(_concatenate(*ys, *more_ys), overlap, k2)
 
         parts = [*start_ys, *head_ys]
-        if segments:  # under jax.disable_jit a scan cannot be of none
-            at_all = jnp.arange(segments), _windows(xs, head - before, segments, k1, k2)
-            (start, last), ys = jax.lax.scan(window, (start, last), at_all)
+        if segments:  # a scan of no steps fails under jax.disable_jit
+            inputs = jnp.arange(segments), _windows(xs, head - overlap, segments, k1, k2)
+            (start, last), ys = jax.lax.scan(window, (start, last), inputs)
             parts.append(jax.tree.map(lambda y: jnp.reshape(y, (segments * k1, *y.shape[2:])), ys))
         if rest:
-            xs_s = tree.between(xs, head - before + segments * k1, None)
-            last, (ys,) = run(_cut(start, True), xs_s)
-            parts.append(tree.between(ys, before, None))
-        return last, _joined(*parts)
-
-    windowed.__name__ = f"truncated({k1})" if k1 == k2 else f"truncated({k1}, {k2})"
-    # See types.gradient_of and types.reach_of.
-    setattr(windowed, "gradient", "truncated")
-    setattr(windowed, "reach", lambda t: max(0, (t // k1 + 1) * k1 - k2))
-    return windowed
+            xs_s = tree.slice_time(xs, head - overlap + segments * k1, None)
+            last, (ys,) = run(_stop_gradient(start, True), xs_s)
+            parts.append(tree.slice_time(ys, overlap, None))
+        return last, _concatenate(*parts)
 
 
-def _cut(carry: Carry, where: jax.Array | bool) -> Carry:
+def _stop_gradient(carry: Carry, where: jax.Array | bool) -> Carry:
     """The carry, its gradient stopped where the condition holds."""
     return jax.tree.map(lambda c: jnp.where(where, jax.lax.stop_gradient(c), c), carry)
 
 
-def _joined(*parts: PyTree) -> PyTree:
+def _concatenate(*parts: PyTree) -> PyTree:
     return jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
 
 

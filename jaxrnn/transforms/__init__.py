@@ -1,15 +1,20 @@
 """Transformations of a step, one subject a file: what they return is a step for every loop.
 
-They act on `advance` and on `adjoint` and `gather` alike, since what changes only the way forward
-is not seen by a backward pass that is written by hand.
+They change `advance` and also `adjoint` and `gradients`, since a hand-written backward pass knows
+nothing of a change of the forward pass alone.
 """
 
-from jaxrnn.transforms.controlled import Probed as Probed, clipped as clipped
-from jaxrnn.transforms.controlled import controlled as controlled, probed as probed
-from jaxrnn.transforms.crossed import Crossed as Crossed, crossed as crossed
-from jaxrnn.transforms.dropout import candidate_dropout as candidate_dropout
-from jaxrnn.transforms.dropout import variational as variational
-from jaxrnn.transforms.fed_back import Fed as Fed, fed_back as fed_back
-from jaxrnn.transforms.marks import Masked as Masked, Restarted as Restarted, masked as masked
-from jaxrnn.transforms.marks import Restarting as Restarting, restarted as restarted
+from jaxrnn.transforms.adjoint import ProbeInputs as ProbeInputs, clip_adjoint as clip_adjoint
+from jaxrnn.transforms.adjoint import probe_adjoint as probe_adjoint, scale_adjoint as scale_adjoint
+from jaxrnn.transforms.autoregressive import Generated as Generated
+from jaxrnn.transforms.autoregressive import autoregressive as autoregressive
+from jaxrnn.transforms.carry_gradient import ScaledInputs as ScaledInputs
+from jaxrnn.transforms.carry_gradient import scale_carry_gradient as scale_carry_gradient
+from jaxrnn.transforms.detach import detach_adjoint as detach_adjoint
+from jaxrnn.transforms.dropout import recurrent_dropout as recurrent_dropout
+from jaxrnn.transforms.dropout import variational_dropout as variational_dropout
+from jaxrnn.transforms.masking import MaskedInputs as MaskedInputs, masked as masked
+from jaxrnn.transforms.resets import ResetInputs as ResetInputs, ResetParams as ResetParams
+from jaxrnn.transforms.resets import resettable as resettable
+from jaxrnn.transforms.step_loss import StepLossInputs as StepLossInputs, step_loss as step_loss
 from jaxrnn.transforms.zoneout import zoneout as zoneout

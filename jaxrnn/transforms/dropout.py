@@ -1,17 +1,24 @@
 """Dropout inside a recurrence: one mask for all time, or on the candidate, anew at every step."""
 
+import dataclasses
 from typing import Any
 
 import jax
 
 from jaxrnn import check
-from jaxrnn.cells.parts import Drive, Kernel, scaled
-from jaxrnn.transforms.noise import factors, found, with_keep, with_noise
-from jaxrnn.types import Array, Carry, Cell, Key, Noised, Params, PyTree, once
+from jaxrnn.cells.gated import GateInputs
+from jaxrnn.cells.kernels import RecurrentKernel, scale
+from jaxrnn.transforms.noise import (
+    NoisyCell,
+    add_dropout_mask,
+    dropout_factors,
+    find_all,
+)
+from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Weights, WithNoise
 
 
-@once
-def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class variational_dropout(NoisyCell):
     """Dropout with one mask for all time, on the inputs and on the state that the products see.
 
         x̃_t = k_x ⊙ x_t,    P = (k_h ⊙ h_{t-1}) W_h                                          (V1)
@@ -20,15 +27,15 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     What a cell takes of h_{t-1} without a product (the GRU's z ⊙ h_{t-1}) is left alone.
 
     Args:
-        cell: a Cell; for `state` above 0 one whose recurrence is a matrix product.
-        inputs: the rate on x, in [0, 1).
-        state: the rate on h, in [0, 1).
+        cell: a Cell; for `state_rate` above 0 one whose recurrence is a matrix product.
+        input_rate: the rate on x, in [0, 1).
+        state_rate: the rate on h, in [0, 1).
 
     Returns:
         A Cell: with `unroll(key=...)` it draws both masks, without a key it is `cell`.
 
     Raises:
-        ValueError: a rate outside [0, 1); `inputs` above 0 for a cell that takes tokens; while
+        ValueError: a rate outside [0, 1); `input_rate` above 0 for a cell that takes tokens; while
             tracing, if there is no product of the state.
 
     Gradient: exact for the masks drawn. Memory: no array over time is added.
@@ -36,43 +43,51 @@ def variational(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     Source: Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
     neural networks", NeurIPS 2016.
     """
-    check.instance("cell", cell, Cell)
-    inputs, state = check.rate("inputs", inputs), check.rate("state", state)
-    fits = not inputs or cell.num_feature_axes
-    check.that(fits, "inputs", inputs, "0 for a cell that takes tokens")
 
-    def draw(key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
+    _: dataclasses.KW_ONLY
+    input_rate: float = 0.0
+    state_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.require_instance("cell", self.cell, Cell)
+        input_rate = check.require_rate("input_rate", self.input_rate)
+        state_rate = check.require_rate("state_rate", self.state_rate)
+        fits = not input_rate or self.cell.num_feature_axes
+        check.require(fits, "input_rate", input_rate, "0 for a cell that takes tokens")
+        self.replace_fields(input_rate=input_rate, state_rate=state_rate)
+
+    def _draw(self, key: Key, params: Params, carry: Carry, xs: Array) -> tuple[PyTree, None]:
         key_x, key_h = jax.random.split(key)
-        if inputs:
+        keep_x = keep_h = None
+        if self.input_rate:
             expected = "an array (of a masked cell and the like, transform the variational cell)"
-            check.kind(hasattr(xs, "shape"), "xs", xs, expected)
-        keep_x = jax.random.bernoulli(key_x, 1 - inputs, xs.shape[1:]) if inputs else None
-        if not state:
-            return (keep_x, None), None
-        kernels = found(Kernel, jax.eval_shape(cell.prepare, params))
-        check.that(kernels, "state", state, "0 for a cell without a matrix product of its state")
-        batch = check.batch_shape(check.at_one_step(xs), cell.num_feature_axes)
-        of_state = (*batch, kernels[0].w.shape[0])
-        return (keep_x, jax.random.bernoulli(key_h, 1 - state, of_state)), None
+            check.require_type(hasattr(xs, "shape"), "xs", xs, expected)
+            keep_x = jax.random.bernoulli(key_x, 1 - self.input_rate, xs.shape[1:])
+        if self.state_rate:
+            recurrent = find_all(RecurrentKernel, jax.eval_shape(self.cell.prepare, params))
+            expected = "0 for a cell without a matrix product of its state"
+            check.require(recurrent, "state_rate", self.state_rate, expected)
+            batch = check.batch_shape(check.one_step(xs), self.cell.num_feature_axes)
+            shape = (*batch, recurrent[0].w.shape[0])
+            keep_h = jax.random.bernoulli(key_h, 1 - self.state_rate, shape)
+        return (keep_x, keep_h), None
 
-    def project(params: Params, xs: PyTree, shared: Any, _: None) -> PyTree:
+    def _project(self, params: Params, xs: PyTree, shared: Any, per_step: None) -> PyTree:
         keep_x = None if shared is None else shared[0]
         if keep_x is not None:
-            value, inner = xs if isinstance(xs, Noised) else (xs, None)
-            value = scaled(value, factors(keep_x, inputs, value.dtype))  # (V1)
-            xs = value if inner is None else Noised(value, inner)
-        return cell.project(params, xs)
+            value, inner = xs if isinstance(xs, WithNoise) else (xs, None)
+            value = scale(value, dropout_factors(keep_x, self.input_rate, value.dtype))  # (V1)
+            xs = value if inner is None else WithNoise(value, inner)
+        return self.cell.project(params, xs)
 
-    def prepare(params: Params, shared: Any) -> PyTree:
+    def _prepare(self, params: Params, shared: Any) -> Weights:
         keep_h = None if shared is None else shared[1]
-        keep_h = factors(keep_h, state, check.float_dtype(params))
-        return with_keep(Kernel, cell.prepare(params), keep_h)  # (V1)
-
-    return with_noise(cell, draw, project=project, prepare=prepare)
+        mask = dropout_factors(keep_h, self.state_rate, check.float_dtype(params))
+        return add_dropout_mask(RecurrentKernel, self.cell.prepare(params), mask)  # (V1)
 
 
-@once
-def candidate_dropout(cell: Cell, rate: float) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class recurrent_dropout(NoisyCell):
     """Dropout on the candidate alone, drawn anew at every step: memory is never erased.
 
         LSTM: c_t = f ⊙ c_{t-1} + i ⊙ (k_t ⊙ g)                                              (D1)
@@ -95,17 +110,19 @@ def candidate_dropout(cell: Cell, rate: float) -> Cell:
     Source: S. Semeniuta, A. Severyn, E. Barth, "Recurrent dropout without memory loss", COLING
     2016.
     """
-    check.instance("cell", cell, Cell)
-    rate = check.rate("rate", rate)
 
-    def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, jax.Array]:
-        drives = found(Drive, jax.eval_shape(cell.project, params, xs))
-        check.that(drives, "cell", "one without a candidate", "one such as lstm or gru")
-        gate = jax.tree.leaves(drives[0].gates)[0]
-        return None, jax.random.bernoulli(key, 1 - rate, gate.shape)
+    rate: float
 
-    def project(params: Params, xs: PyTree, _: None, keep: Any) -> PyTree:
-        keep = factors(keep, rate, check.float_dtype(params))
-        return with_keep(Drive, cell.project(params, xs), keep)  # (D1), (D2)
+    def __post_init__(self) -> None:
+        check.require_instance("cell", self.cell, Cell)
+        self.replace_fields(rate=check.require_rate("rate", self.rate))
 
-    return with_noise(cell, draw, project=project)
+    def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, jax.Array]:
+        inputs = find_all(GateInputs, jax.eval_shape(self.cell.project, params, xs))
+        check.require(inputs, "cell", "one without a candidate", "one such as lstm or gru")
+        gate = jax.tree.leaves(inputs[0].gates)[0]
+        return None, jax.random.bernoulli(key, 1 - self.rate, gate.shape)
+
+    def _project(self, params: Params, xs: PyTree, shared: None, per_step: Any) -> PyTree:
+        mask = dropout_factors(per_step, self.rate, check.float_dtype(params))
+        return add_dropout_mask(GateInputs, self.cell.project(params, xs), mask)  # (D1), (D2)

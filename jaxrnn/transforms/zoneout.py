@@ -1,24 +1,31 @@
 """Zoneout: units that keep their last value."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.transforms.noise import drawn, of_arrays, rates, with_noise
-from jaxrnn.types import Carry, Cell, Key, Noised, Params, PyTree, Seen, once
+from jaxrnn.transforms.noise import (
+    NoisyCell,
+    check_rates,
+    draw_booleans,
+    hash_with_rates,
+    rate_of_each_array,
+)
+from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights, WithNoise
 
 
 class ZoneoutSaved(NamedTuple):
-    """What the cell inside remembers, and the carry that it made."""
+    """What the inner cell saved, and the carry that it returned."""
 
     saved: PyTree
     carry: Carry
 
 
-@once
-def zoneout(cell: Cell, rate: float | Carry) -> Cell:
+@dataclasses.dataclass(frozen=True, repr=False)
+class zoneout(NoisyCell):
     """Each unit of the carry keeps its last value with a probability p, drawn anew at every step.
 
         c'_t = cell(c_{t-1}, x_t)
@@ -45,41 +52,54 @@ def zoneout(cell: Cell, rate: float | Carry) -> Cell:
     Source: D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden
     activations", ICLR 2017.
     """
-    check.instance("cell", cell, Cell)
-    rates("rate", rate)
-    inner: Any = cell  # has an adjoint and a gather where they are called
 
-    def draw(key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        steps, each = check.length(xs), of_arrays("rate", rate, carry)
-        return None, drawn(key, each, lambda c: (steps, *c.shape), carry)
+    rate: float | Carry
 
-    def project(params: Params, xs: PyTree, _: None, hold: Carry | None) -> Noised:
-        """What drives the cell inside, and which units hold."""
-        return Noised(cell.project(params, xs), hold)
+    def __post_init__(self) -> None:
+        check.require_instance("cell", self.cell, Cell)
+        check_rates("rate", self.rate)
 
-    def mixed(hold: Carry | None, held: Carry, new: Carry) -> Carry:
+    def __hash__(self) -> int:
+        return hash_with_rates(self, self.rate)
+
+    def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
+        steps, rates = check.num_steps(xs), rate_of_each_array("rate", self.rate, carry)
+        return None, draw_booleans(key, rates, lambda c: (steps, *c.shape), carry)
+
+    def _project(
+        self, params: Params, xs: PyTree, shared: None, per_step: Carry | None
+    ) -> WithNoise:
+        return WithNoise(self.cell.project(params, xs), per_step)
+
+    def _mix(self, hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """`held` with weight D, `new` with weight 1 - D."""
-        if hold is None:
-            each = of_arrays("rate", rate, new)
-            return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, each, held, new)
-        return jax.tree.map(jnp.where, hold, held, new)
+        if hold is not None:
+            return jax.tree.map(jnp.where, hold, held, new)
+        rates = rate_of_each_array("rate", self.rate, new)
+        return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates, held, new)
 
-    def advance(w: PyTree, carry_tm1: Carry, z: Noised) -> tuple[Carry, ZoneoutSaved]:
-        new, saved = cell.advance(w, carry_tm1, z.value)
-        return mixed(z.noise, carry_tm1, new), ZoneoutSaved(saved, new)  # (Z1), (Z2)
+    def advance(self, w: Weights, carry: Carry, z: WithNoise) -> tuple[Carry, ZoneoutSaved]:
+        """One step of (Z1) or (Z2)."""
+        new_carry, saved = self.cell.advance(w, carry, z.value)
+        mixed = self._mix(z.noise, carry, new_carry)  # (Z1), (Z2)
+        return mixed, ZoneoutSaved(saved, new_carry)
 
-    def inner_seen(seen: Seen) -> Seen:
-        """What the cell inside saw, which made c'."""
-        return Seen(seen.carry_tm1, seen.z.value, seen.saved.carry, seen.saved.saved)
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """One step of (Z3)."""
+        hold, zero = residuals.z.noise, jax.tree.map(jnp.zeros_like, d_carry)
+        d_new, d_held = self._mix(hold, zero, d_carry), self._mix(hold, d_carry, zero)
+        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_new)
+        return jax.tree.map(jnp.add, d_previous, d_held), delta  # (Z3)
 
-    def adjoint(w: PyTree, seen: Seen, d_carry: Carry) -> tuple[Carry, PyTree]:
-        hold, nothing = seen.z.noise, jax.tree.map(jnp.zeros_like, d_carry)
-        d_new, d_held = mixed(hold, nothing, d_carry), mixed(hold, d_carry, nothing)
-        d_carry_tm1, delta = inner.adjoint(w, inner_seen(seen), d_new)
-        return jax.tree.map(jnp.add, d_carry_tm1, d_held), delta  # (Z3)
+    def gradients(
+        self, w: Weights, residuals: Residuals, deltas: PyTree
+    ) -> tuple[Weights, WithNoise]:
+        """As the inner cell; the noise has no gradient."""
+        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
+        return d_w, WithNoise(d_zs, None)
 
-    def gather(w: PyTree, seen: Seen, deltas: PyTree) -> tuple[PyTree, Noised]:
-        d_w, d_zs = inner.gather(w, inner_seen(seen), deltas)
-        return d_w, Noised(d_zs, None)
 
-    return with_noise(cell, draw, project=project).changed(adjoint, gather, advance=advance)
+def _of_inner_cell(residuals: Residuals) -> Residuals:
+    """The residuals of the inner cell, which returned c'."""
+    saved, carry = residuals.saved
+    return Residuals(residuals.previous_carry, residuals.z.value, carry, saved)

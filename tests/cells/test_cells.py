@@ -99,7 +99,10 @@ def test_forget_bias_lies_in_the_parameter(make):
 @every_cell
 def test_a_cell_can_be_jitted_and_is_a_step(cell_name):
     cell = CELLS[cell_name](5)
-    params, carry = cell.init(jax.random.key(0), 4, jnp.float64), cell.carry((2,), jnp.float64)
+    params, carry = (
+        cell.init(jax.random.key(0), 4, jnp.float64),
+        cell.initial_carry((2,), jnp.float64),
+    )
     x = jnp.ones((2, 4))
     new, y = jax.jit(cell)(params, carry, x)
     assert jax.tree.structure(new) == jax.tree.structure(carry)
@@ -110,7 +113,7 @@ def test_a_cell_can_be_jitted_and_is_a_step(cell_name):
 @every_cell
 def test_carries_share_no_buffer(cell_name):
     """Or a donated state would be donated twice."""
-    leaves = jax.tree.leaves(CELLS[cell_name](5).carry((2,), jnp.float32))
+    leaves = jax.tree.leaves(CELLS[cell_name](5).initial_carry((2,), jnp.float32))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
@@ -118,7 +121,10 @@ def test_carries_share_no_buffer(cell_name):
 def test_a_narrow_step_computes_in_float32(cell_name):
     """Its products have narrow factors and wide sums; nothing else in the loop is narrow."""
     cell = CELLS[cell_name](5)
-    params, carry = cell.init(jax.random.key(0), 4, jnp.bfloat16), cell.carry((3,), jnp.bfloat16)
+    params, carry = (
+        cell.init(jax.random.key(0), 4, jnp.bfloat16),
+        cell.initial_carry((3,), jnp.bfloat16),
+    )
 
     def value(params, xs):
         return jnp.sum(jaxrnn.bptt(cell, params, carry, xs)[1].astype(jnp.float32))

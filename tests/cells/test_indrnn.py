@@ -32,5 +32,5 @@ def test_the_slope_of_relu_at_its_kink_is_jaxs():
 def test_a_gradient_scales_with_powers_of_u():
     cell, u = jaxrnn.indrnn(2), jnp.array([0.5, 1.0])
     params = {"w_x": jnp.ones((1, 2)), "u": u, "b": jnp.zeros(2)}
-    d_carry = jax.grad(lambda c: jnp.sum(jaxrnn.unroll(cell, params, jnp.ones((9, 1)), c)[0]))
+    d_carry = jax.grad(lambda c: jnp.sum(jaxrnn.unroll(cell, params, jnp.ones((9, 1)), carry=c)[0]))
     assert distance(d_carry(jnp.ones(2)), u**9) < 1e-15

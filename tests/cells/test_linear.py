@@ -29,7 +29,9 @@ def test_min_lstm_has_a_value_where_both_gates_underflow(dtype, b_f, b_i, kept):
     cell = jaxrnn.min_lstm(1)
     params = {"w_x": jnp.zeros((1, 3), dtype), "b": jnp.array([b_f, b_i, 0], dtype)}
     xs, carry = jnp.ones((1, 1), dtype), jnp.ones(1, dtype)
-    last, grads = jax.value_and_grad(lambda p: jaxrnn.unroll(cell, p, xs, carry)[0][0])(params)
+    last, grads = jax.value_and_grad(lambda p: jaxrnn.unroll(cell, p, xs, carry=carry)[0][0])(
+        params
+    )
     assert last == kept
     assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads))
 

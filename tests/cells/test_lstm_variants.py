@@ -83,7 +83,7 @@ def test_narrow_params_may_have_a_start_that_is_learned_and_wide():
     """A reset's start rides beside the parameters, and does not make them wide."""
     cell = jaxrnn.lstm(H)
     params = cell.init(jax.random.key(0), I, jnp.bfloat16)
-    start = jax.tree.map(lambda c: c + 0.5, cell.carry((B,), jnp.bfloat16))
+    start = jax.tree.map(lambda c: c + 0.5, cell.initial_carry((B,), jnp.bfloat16))
     xs, reset = jnp.ones((T, B, I), jnp.bfloat16), jnp.zeros((T, B), bool).at[2].set(True)
 
     def value(start):

@@ -36,13 +36,13 @@ def direct(cell, params, xs):
     """‖∂L/∂c_t‖ as the gradient for zeros added to every carry, in a Python loop."""
 
     def perturbed(zeros):
-        c, ys = cell.carry((B,), jnp.float64), []
+        c, ys = cell.initial_carry((B,), jnp.float64), []
         for x, zero in zip(xs, zeros, strict=True):
             c = jax.tree.map(jnp.add, cell(params, c, x)[0], zero)
             ys.append(cell.output(params, c))
         return value(jnp.stack(ys))
 
-    zeros = [jax.tree.map(jnp.zeros_like, cell.carry((B,), jnp.float64)) for _ in xs]
+    zeros = [jax.tree.map(jnp.zeros_like, cell.initial_carry((B,), jnp.float64)) for _ in xs]
     of_each = jax.jit(jax.grad(perturbed))(zeros)
     return jnp.stack(
         [jnp.sqrt(sum(jnp.sum(abs(d) ** 2, -1) for d in jax.tree.leaves(g))) for g in of_each]
@@ -64,7 +64,7 @@ def test_flow_of_a_plain_step_under_scan_equals_that_of_the_cell():
     params, xs = problem(cell)
 
     def loss(params, loop):
-        start = cell.carry((B,), jnp.float64)
+        start = cell.initial_carry((B,), jnp.float64)
         return value(loop(lambda p, c, x: cell(p, c, x), params, start, xs)[1])
 
     found = jax.jit(functools.partial(flow, loss, loop=jaxrnn.scan))(params)
@@ -76,7 +76,7 @@ def test_every_layer_of_a_network_has_its_flow_with_masks_resets_and_noise():
         jaxrnn.bidirectional(jaxrnn.elman(H)),
         jaxrnn.dropout(0.5),
         jaxrnn.elman(4),
-        jaxrnn.readout(2),
+        jaxrnn.linear(2),
     )
     params, xs = problem(net)
     reset = jnp.zeros((T, B), bool).at[3].set(True)
@@ -124,7 +124,7 @@ def test_contributions_are_those_of_single_steps_and_sum_to_the_gradient():
     assert distance(jax.tree.map(lambda g: g.sum(0), terms.params), grads) < 1e-12
 
     def at_each(each):
-        c, ys = cell.carry((B,), jnp.float64), []
+        c, ys = cell.initial_carry((B,), jnp.float64), []
         for t, x in enumerate(xs):
             c = jax.tree.map(lambda c, t=t: c.at[0].multiply(0.0 if t == 2 else 1.0), c)
             c, y = cell(jax.tree.map(lambda p, t=t: p[t], each), c, x)

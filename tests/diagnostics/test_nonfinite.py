@@ -9,7 +9,7 @@ import jaxrnn
 from jaxrnn import locate_nonfinite
 
 T, B, I, H = 6, 3, 2, 3
-NET = jaxrnn.stacked(jaxrnn.elman(H), jaxrnn.lstm(H), jaxrnn.readout(2))
+NET = jaxrnn.stacked(jaxrnn.elman(H), jaxrnn.lstm(H), jaxrnn.linear(2))
 
 
 def problem():

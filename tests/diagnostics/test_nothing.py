@@ -17,20 +17,24 @@ def loss(params, xs, loop=jaxrnn.bptt):
 @pytest.mark.parametrize(("steps", "rows"), [(4, 0), (0, 2)])
 def test_of_nothing_there_is_nothing_to_see(steps, rows):
     params, xs = CELL.init(jax.random.key(0), I, jnp.float64), jnp.zeros((steps, rows, I))
-    flow = jaxrnn.flow(loss, params, xs)
+    flow = jaxrnn.diagnostics.gradient_flow(loss, params, xs)
     assert [norms.shape for norms in flow.norms] == [(steps, rows)]
-    (each,) = jaxrnn.contributions(loss, params, xs)
+    (each,) = jaxrnn.diagnostics.per_step_gradients(loss, params, xs)
     assert {name: x.shape for name, x in each.items()} == {
         name: (steps, *p.shape) for name, p in params.items()
     }
     assert not any(map(jnp.any, jax.tree.leaves((flow.grads, each))))
-    gates = jaxrnn.saturation(jaxrnn.history(CELL, params, xs)[0])
+    gates = jaxrnn.diagnostics.saturation(jaxrnn.history(CELL, params, xs)[0])
     assert {shares.shape for shares in gates.values()} == {(steps, 2)}
-    assert jaxrnn.locate_nonfinite(loss, params, xs) is None
-    lengths = [row.k for row in jaxrnn.truncation_bias(loss, params, xs)]
+    assert jaxrnn.diagnostics.locate_nonfinite(loss, params, xs) is None
+    lengths = [row.k for row in jaxrnn.diagnostics.truncation_bias(loss, params, xs)]
     assert lengths == [k for k in (1, 2) if k < steps]
-    assert jaxrnn.adaptive(loss, params, xs).bias == 0
-    found = jaxrnn.spectrum(CELL, params, CELL.carry((rows,), jnp.float64), xs)
+    assert jaxrnn.diagnostics.adaptive_truncation(loss, params, xs).bias == 0
+    found = jaxrnn.diagnostics.jacobian_spectrum(
+        CELL, params, CELL.initial_carry((rows,), jnp.float64), xs
+    )
     assert (found.exponents.shape, found.products.shape) == ((rows, H), (steps + 1, rows, H))
     if rows:
-        assert jaxrnn.verdict(jaxrnn.reach(found), found, gates).findings.keys() == {"fine"}
+        assert jaxrnn.diagnostics.diagnose(
+            jaxrnn.diagnostics.memory_horizon(found), found, gates
+        ).findings.keys() == {"fine"}

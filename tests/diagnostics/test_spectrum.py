@@ -23,7 +23,11 @@ def found_of(step, params, carry, xs):
 def problem(cell):
     rng = np.random.default_rng(0)
     params = cell.init(jax.random.key(0), I, jnp.float64)
-    return params, cell.carry((B,), jnp.float64), jnp.asarray(rng.standard_normal((T, B, I)))
+    return (
+        params,
+        cell.initial_carry((B,), jnp.float64),
+        jnp.asarray(rng.standard_normal((T, B, I))),
+    )
 
 
 def real(carry):
@@ -114,7 +118,7 @@ def test_a_tanh_cell_at_zero_input_is_its_kernel():
     cell = jaxrnn.elman(4)
     params = cell.init(jax.random.key(0), 1, jnp.float64)
     params["w_h"] = 0.9 * params["w_h"]  # orthogonal but for the factor
-    found = found_of(cell, params, cell.carry((), jnp.float64), jnp.zeros((50, 1)))
+    found = found_of(cell, params, cell.initial_carry((), jnp.float64), jnp.zeros((50, 1)))
     np.testing.assert_allclose(found.exponents, np.full(4, np.log(0.9)), rtol=1e-12)
     reached = reach(found, threshold=0.1)
     np.testing.assert_allclose(reached.spectral, 0.9 ** np.arange(51), rtol=1e-10)
@@ -140,7 +144,7 @@ def test_few_probes_bound_and_estimate():
     params = cell.init(jax.random.key(0), I, jnp.float64)
     params["w_h"] = params["w_h"] * jnp.linspace(0.1, 1, 12)[:, None]
     xs = jnp.zeros((8, I))
-    carry = cell.carry((), jnp.float64)
+    carry = cell.initial_carry((), jnp.float64)
     exact = reach(found_of(cell, params, carry, xs))
 
     @jax.jit
@@ -176,9 +180,11 @@ def test_a_reset_ends_the_reach():
     cell = jaxrnn.elman(H)
     params, carry, xs = problem(cell)
     reset = jnp.zeros((T, B), bool).at[3, 0].set(True)
-    step = jaxrnn.restarted(jaxrnn.masked(cell))
-    inputs = jaxrnn.Restarted(jaxrnn.Masked(xs, jnp.ones((T, B), bool)), reset)
-    found = found_of(step, jaxrnn.Restarting(params, carry), carry, inputs)
+    step = jaxrnn.transforms.resettable(jaxrnn.transforms.masked(cell))
+    inputs = jaxrnn.transforms.ResetInputs(
+        jaxrnn.transforms.MaskedInputs(xs, jnp.ones((T, B), bool)), reset
+    )
+    found = found_of(step, jaxrnn.transforms.ResetParams(params, carry), carry, inputs)
     reached = reach(found)
     assert (np.asarray(reached.spectral)[:, 0] > 0).tolist() == [True] * 3 + [False] * 4
     assert int(reached.horizon[0]) == 2

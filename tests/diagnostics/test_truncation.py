@@ -19,7 +19,7 @@ T, B, SIZE = 37, 3, 4
 @functools.cache
 def problem(cell_name="gru"):
     """A loss at every step of a layer after a layer, and its parameters."""
-    net = jaxrnn.stacked(dict(jaxrnn.CELLS)[cell_name](5), jaxrnn.readout(SIZE))
+    net = jaxrnn.stacked(dict(jaxrnn.CELLS)[cell_name](5), jaxrnn.linear(SIZE))
     params = net.init(jax.random.key(0), SIZE, jnp.float64)
     xs = np.random.default_rng(0).standard_normal((T, B, SIZE))
 
@@ -47,7 +47,7 @@ def by_hand(loss, params, loop):
 
 def test_rows_are_errors_and_angles_of_truncated_gradients():
     loss, params = problem()
-    rows = jaxrnn.truncation_bias(loss, params, 1.0)
+    rows = jaxrnn.diagnostics.truncation_bias(loss, params, 1.0)
     assert [row.k for row in rows] == [1, 2, 4, 8, 16, 32]
     for k, error, angle in rows:
         wanted = by_hand(loss, params, jaxrnn.truncated(k))
@@ -58,7 +58,7 @@ def test_rows_are_errors_and_angles_of_truncated_gradients():
 def test_lengths_and_loops_are_the_users():
     loss, params = problem()
     others = {"make": double, "loop": jaxrnn.checkpointed()}
-    first, exact = jaxrnn.truncation_bias(loss, params, 1.0, ks=(3, T), **others)
+    first, exact = jaxrnn.diagnostics.truncation_bias(loss, params, 1.0, ks=(3, T), **others)
     assert (first.k, exact.k) == (3, T)
     wanted = by_hand(loss, params, jaxrnn.truncated(3, 6))
     np.testing.assert_allclose((first.error, first.angle), wanted, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_lengths_and_loops_are_the_users():
 
 def test_where_there_is_no_gradient_there_is_no_angle():
     loss, params = problem()
-    (row,) = jaxrnn.truncation_bias(
+    (row,) = jaxrnn.diagnostics.truncation_bias(
         lambda *args, loop: 0 * loss(*args, loop=loop), params, 1.0, ks=[2]
     )
     assert np.isnan(row.error)
@@ -79,7 +79,7 @@ def test_where_there_is_no_gradient_there_is_no_angle():
 @pytest.mark.parametrize("cell_name", ["elman", "gru", "lstm"])
 def test_the_bias_is_within_the_estimate_and_that_within_the_tolerance(cell_name, tolerance):
     loss, params = problem(cell_name)
-    found = jaxrnn.adaptive(loss, params, 1.0, tolerance=tolerance)
+    found = jaxrnn.diagnostics.adaptive_truncation(loss, params, 1.0, tolerance=tolerance)
     assert found.loop is (jaxrnn.truncated(found.k, 2 * found.k) if found.k < T else jaxrnn.bptt)
     true, _ = by_hand(loss, params, found.loop)
     assert true <= found.bias + 1e-14
@@ -97,7 +97,7 @@ def test_of_a_geometric_decay_it_finds_the_least_power_of_two(decay, k):
     def loss(b, loop):
         return loop(lambda b, h, x: (decay * h + b, ()), b, jnp.zeros(()), jnp.zeros(1024))[0]
 
-    found = jaxrnn.adaptive(loss, jnp.asarray(1.0), tolerance=0.01)
+    found = jaxrnn.diagnostics.adaptive_truncation(loss, jnp.asarray(1.0), tolerance=0.01)
     lacking = decay ** np.array([2 * found.k, found.k])  # at k, which reaches 2k here, and at k / 2
     assert (found.k, found.loop) == (k // 2, jaxrnn.truncated(k // 2, k))
     assert lacking[0] <= found.bias <= 0.01 < lacking[1] / (1 - decay**found.k)
@@ -110,7 +110,7 @@ def test_what_does_not_decay_is_not_truncated():
         return loop(lambda b, h, x: (h + b, ()), b, jnp.zeros(()), jnp.zeros(steps))[0]
 
     for steps in (64, 3, 1):
-        found = jaxrnn.adaptive(loss, jnp.asarray(1.0), steps, tolerance=0.5)
+        found = jaxrnn.diagnostics.adaptive_truncation(loss, jnp.asarray(1.0), steps, tolerance=0.5)
         assert found == (steps, 0.0, jaxrnn.bptt)
 
 
@@ -118,7 +118,7 @@ def test_real_text_keeps_within_the_tolerance():
     """A character model on a page of English, as it starts and once it has learned a little."""
     text = np.frombuffer((jaxrnn.bptt.__doc__ * 2).encode("ascii", "replace"), np.uint8)
     tokens = jnp.asarray(text[: 128 * 9].reshape(9, 128).T, jnp.int32)
-    embedding, net = jaxrnn.embedding(8), jaxrnn.stacked(jaxrnn.gru(16), jaxrnn.readout(128))
+    embedding, net = jaxrnn.embedding(8), jaxrnn.stacked(jaxrnn.gru(16), jaxrnn.linear(128))
     keys = jax.random.split(jax.random.key(0))
     params = embedding.init(keys[0], 128), net.init(keys[1], 8)
 
@@ -126,23 +126,23 @@ def test_real_text_keeps_within_the_tolerance():
         xs = embedding.apply(params[0], tokens[:-1])
         _, logits = jaxrnn.unroll(net, params[1], xs, loop=loop)
         nats = optax.softmax_cross_entropy_with_integer_labels
-        return jaxrnn.mean_over_time(nats, logits, tokens[1:])
+        return jaxrnn.masked_mean(nats, logits, tokens[1:])
 
     descend = jax.jit(lambda p: jax.tree.map(lambda p, g: p - 0.5 * g, p, jax.grad(loss)(p)))
     for steps in (0, 60):
         for _ in range(steps):
             params = descend(params)
-        found = jaxrnn.adaptive(loss, params, tolerance=0.05)
-        (row,) = jaxrnn.truncation_bias(loss, params, ks=[found.k], make=double)
+        found = jaxrnn.diagnostics.adaptive_truncation(loss, params, tolerance=0.05)
+        (row,) = jaxrnn.diagnostics.truncation_bias(loss, params, ks=[found.k], make=double)
         assert row.error <= found.bias <= 0.05
 
 
 def test_bad_arguments_are_named():
     loss, params = problem()
     with pytest.raises(ValueError, match=r"tolerance: got 0.0, expected a number above 0"):
-        jaxrnn.adaptive(loss, params, 1.0, tolerance=0.0)
+        jaxrnn.diagnostics.adaptive_truncation(loss, params, 1.0, tolerance=0.0)
     with pytest.raises(ValueError, match=r"loss: got one that runs nothing by its loop"):
-        jaxrnn.adaptive(lambda params, loop: 0.0, params)
+        jaxrnn.diagnostics.adaptive_truncation(lambda params, loop: 0.0, params)
 
 
 def test_the_picture_has_a_line_for_each_name():

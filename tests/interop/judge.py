@@ -79,7 +79,7 @@ def agrees(read, theirs, tensors, carry, xs, tolerance=EXACT):
 
     def ours(tensors, carry, xs):
         cell, params = read(tensors)
-        return jaxrnn.unroll(cell, params, xs, carry)
+        return jaxrnn.unroll(cell, params, xs, carry=carry)
 
     with at_ease():
         made = jax.eval_shape(theirs, tensors, carry, xs)

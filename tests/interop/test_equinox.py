@@ -26,7 +26,7 @@ def made(kind, use_bias, sizes):
 
         return jax.lax.scan(step, carry, xs)
 
-    carry = like(interop.read(module)[0].carry((b,), float), seed + 1)
+    carry = like(interop.read(module)[0].initial_carry((b,), float), seed + 1)
     return module, theirs, carry, np.random.default_rng(seed).normal(size=(t, b, i))
 
 

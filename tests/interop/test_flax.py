@@ -58,7 +58,7 @@ def made(kind, sizes, **options):
         return back(carry), ys
 
     ours, _ = interop.read(params, cell)
-    return cell, params, theirs, like(ours.carry((b,), float), seed + 1), xs
+    return cell, params, theirs, like(ours.initial_carry((b,), float), seed + 1), xs
 
 
 @pytest.mark.parametrize("kind", [*LINEN, *NNX], ids=named)

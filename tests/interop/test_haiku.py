@@ -32,7 +32,7 @@ def made(kind, sizes, name=None):
 
     pure = haiku.without_apply_rng(haiku.transform(run))
     cell = jaxrnn.lstm(h) if kind == "LSTM" else jaxrnn.gru(h)
-    carry = like(cell.carry((b,), float), seed + 1)
+    carry = like(cell.initial_carry((b,), float), seed + 1)
     params = like(pure.init(jax.random.key(0), carry, xs), seed)
     return params, pure.apply, carry, xs
 

@@ -71,7 +71,7 @@ def held(layer, carry, xs, mask=None):
     def ours(weights, carry, xs):
         cell, params = interop.read(with_weights(layer, weights))
         options = {} if mask is None else {"mask": jnp.asarray(mask)}
-        carry, ys = jaxrnn.unroll(cell, params, xs, carry, **options)
+        carry, ys = jaxrnn.unroll(cell, params, xs, carry=carry, **options)
         return carry, valid(jnp.swapaxes(ys, 0, 1))
 
     def valid(ys):
@@ -91,7 +91,7 @@ def test_values_and_gradients_are_those_of_keras(kind, sizes):
     t, b, i, h, seed = sizes
     with at_ease():
         layer = layer_of(kind, i, h)
-    carry = like(interop.read(layer)[0].carry((b,), "float32"), seed)
+    carry = like(interop.read(layer)[0].initial_carry((b,), "float32"), seed)
     held(layer, carry, like(np.zeros((t, b, i), "float32"), seed))
 
 
@@ -99,7 +99,7 @@ def test_values_and_gradients_are_those_of_keras(kind, sizes):
 def test_masked_steps_are_those_of_keras(kind):
     with at_ease():
         layer = layer_of(kind, 3, 4)
-    carry = like(interop.read(layer)[0].carry((2,), "float32"), 1)
+    carry = like(interop.read(layer)[0].initial_carry((2,), "float32"), 1)
     mask = np.array([[True, True], [True, True], [True, False], [False, False]])
     held(layer, carry, like(np.zeros((4, 2, 3), "float32"), 2), mask)
 

@@ -32,7 +32,7 @@ NETWORKS = {
         jaxrnn.dropout(0.5),
         jaxrnn.bidirectional(CELLS["gru"]),
         CELLS["elman"],
-        jaxrnn.readout(2),
+        jaxrnn.linear(2),
     ),
 }
 networks = pytest.mark.parametrize("name", NETWORKS)
@@ -93,7 +93,7 @@ def ours(model, xs):
     """Y (T, D, B, H) and Y_h (D, B, H), as ONNX has them."""
     node = interop.read(model)
     carry, ys = jaxrnn.unroll(node.cell, node.params, xs, **node.how)
-    ends = carry if isinstance(carry, jaxrnn.BothWays) else [carry]
+    ends = carry if isinstance(carry, jaxrnn.Directions) else [carry]
     ends = np.stack([getattr(end, "h", end) for end in ends])
     return np.stack(np.split(np.asarray(ys), len(ends), axis=-1), axis=1), ends
 
@@ -162,13 +162,13 @@ def test_a_written_model_gives_our_numbers_in_onnxruntime(name, sizes):
     _, ys = jaxrnn.unroll(network, params, xs)
     assert distance(run(interop.write(network, params), xs=xs)[0], ys) < SINGLE
 
-    carry = like(network.carry((b,), "float32"), seed + 1)
+    carry = like(network.initial_carry((b,), "float32"), seed + 1)
     model = interop.write(network, params, lengths=True, carry=True)
     given, names = {"xs": xs, "lengths": lengths}, [x.name for x in model.graph.input]
     leaves = iter(layers(carry))
     for state in [name for name in names if name[:2] in ("h_", "c_")]:
         given[state] = next(leaves)
-    last, ys = jaxrnn.unroll(network, params, xs, carry, lengths=lengths)
+    last, ys = jaxrnn.unroll(network, params, xs, carry=carry, lengths=lengths)
     found, *ends = run(model, **given)
     valid = (np.arange(t)[:, None] < lengths)[..., None]
     assert distance(found * valid, np.asarray(ys) * valid) < SINGLE
@@ -177,7 +177,7 @@ def test_a_written_model_gives_our_numbers_in_onnxruntime(name, sizes):
 
 def layers(carry):
     """h_0, c_0, h_1, ... `(D, B, H)` each, of our carries."""
-    if isinstance(carry, jaxrnn.BothWays):
+    if isinstance(carry, jaxrnn.Directions):
         return [np.stack(pair) for pair in zip(*map(layers_of_one, carry), strict=True)]
     if isinstance(carry, tuple) and not isinstance(carry, jaxrnn.LSTMCarry):
         return [x for part in carry for x in layers(part)]

@@ -1,4 +1,4 @@
-"""Whatever returns a Cell records how it was made: it is spelt, and read back the same object."""
+"""Whatever returns a Cell records how it was made: it is expression_of, and read back the same object."""
 
 import gc
 import inspect
@@ -14,7 +14,7 @@ from test_networks import with_gradient
 
 import jaxrnn
 from jaxrnn import LSTMCarry
-from jaxrnn.interop.recipe import input_size_of, made_of, spelt
+from jaxrnn.interop.expressions import expression_of, input_size_of, parse_expression
 from jaxrnn.types import Cell
 
 T, B, I, H = 5, 3, 2, 4
@@ -34,15 +34,18 @@ TRANSFORMS = {
         lambda f: f(GRU, jnp.tanh, elementwise=True),
         lambda f: f(LSTM, cut=LSTMCarry(h=0.25, c=0.0)),
         lambda f: f(GRU, cut=0.5),
-        lambda f: f(jaxrnn.scored(LSTM, jaxrnn.readout(3), NATS), cut=(LSTMCarry(0.1, 0.2), 0.0)),
+        lambda f: f(
+            jaxrnn.transforms.step_loss(LSTM, jaxrnn.linear(3), NATS),
+            cut=(LSTMCarry(0.1, 0.2), 0.0),
+        ),
     ],
     "crossed": [lambda f: f(GRU)],
-    "masked": [lambda f: f(GRU), lambda f: f(jaxrnn.clipped(LSTM, 1.0), fill=7.0)],
+    "masked": [lambda f: f(GRU), lambda f: f(jaxrnn.transforms.clip_adjoint(LSTM, 1.0), fill=7.0)],
     "probed": [lambda f: f(GRU), lambda f: f(GRU, whole=True)],
-    "restarted": [lambda f: f(GRU), lambda f: f(jaxrnn.masked(LSTM), learned=True)],
+    "restarted": [lambda f: f(GRU), lambda f: f(jaxrnn.transforms.masked(LSTM), learned=True)],
     "scored": [
-        lambda f: f(GRU, jaxrnn.readout(3), NATS),
-        lambda f: f(LSTM, jaxrnn.readout(3), optax.l2_loss, jax.ShapeDtypeStruct((3,), "float32")),
+        lambda f: f(GRU, jaxrnn.linear(3), NATS),
+        lambda f: f(LSTM, jaxrnn.linear(3), optax.l2_loss, jax.ShapeDtypeStruct((3,), "float32")),
     ],
     "variational": [lambda f: f(GRU, inputs=0.1, state=0.2)],
     "zoneout": [lambda f: f(GRU, 0.1), lambda f: f(LSTM, LSTMCarry(0.1, np.float64(0.5)))],
@@ -72,18 +75,20 @@ def test_it_is_spelt_and_read_back(name, call):
     cell = call(getattr(jaxrnn, name))
     assert isinstance(cell, Cell)
     assert call(getattr(jaxrnn, name)) is cell
-    assert spelt(cell).startswith(f"{name}(")
-    assert made_of(spelt(cell)) is cell
+    assert expression_of(cell).startswith(f"{name}(")
+    assert parse_expression(expression_of(cell)) is cell
     params = cell.init(jax.random.key(0), I, jnp.float64)
     assert input_size_of(cell, params) == I
     net = jaxrnn.stacked(jaxrnn.dropout(0.1), jaxrnn.residual(cell))
-    assert made_of(spelt(net)) == net
+    assert parse_expression(expression_of(net)) == net
 
 
 def test_equal_arguments_however_written_are_one_cell():
-    assert jaxrnn.clipped(GRU, 1.0) is jaxrnn.clipped(step=GRU, limit=1.0, elementwise=False)
-    assert jaxrnn.masked(GRU, fill=0.0) is jaxrnn.masked(GRU)
-    assert jaxrnn.controlled(GRU) is not jaxrnn.clipped(GRU, 1.0)
+    assert jaxrnn.transforms.clip_adjoint(GRU, 1.0) is jaxrnn.transforms.clip_adjoint(
+        step=GRU, limit=1.0, elementwise=False
+    )
+    assert jaxrnn.transforms.masked(GRU, fill=0.0) is jaxrnn.transforms.masked(GRU)
+    assert jaxrnn.transforms.scale_adjoint(GRU) is not jaxrnn.transforms.clip_adjoint(GRU, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +114,14 @@ def test_a_file_gives_back_its_values_and_gradients(wrap, tmp_path):
     cell = (
         TRANSFORMS[wrap][-1](getattr(jaxrnn, wrap))
         if wrap != "clipped"
-        else jaxrnn.clipped(GRU, 0.1)
+        else jaxrnn.transforms.clip_adjoint(GRU, 0.1)
     )
     params = cell.init(jax.random.key(0), I, jnp.float64)
     rng = np.random.default_rng(0)
     xs = jnp.asarray(rng.standard_normal((T, B, I)))
     mask, reset = (jnp.asarray(rng.random((T, B)) < 0.5) for _ in range(2))
-    xs = {"clipped": xs, "masked": jaxrnn.Masked(xs, mask)}.get(
-        wrap, jaxrnn.Restarted(jaxrnn.Masked(xs, mask), reset)
+    xs = {"clipped": xs, "masked": jaxrnn.transforms.MaskedInputs(xs, mask)}.get(
+        wrap, jaxrnn.transforms.ResetInputs(jaxrnn.transforms.MaskedInputs(xs, mask), reset)
     )
     files.save(tmp_path / "cell", cell, params)
     loaded, same = files.load(tmp_path / "cell")
@@ -133,15 +138,15 @@ def test_a_file_gives_back_its_values_and_gradients(wrap, tmp_path):
     ("cell", "message"),
     [
         (
-            jaxrnn.controlled(GRU, lambda size: 0.9),
+            jaxrnn.transforms.scale_adjoint(GRU, lambda size: 0.9),
             "cell: got <function <lambda> at .* in it, expe",
         ),
         (
-            jaxrnn.scored(GRU, jaxrnn.readout(3), lambda o, y: o.sum(-1)),
+            jaxrnn.transforms.step_loss(GRU, jaxrnn.linear(3), lambda o, y: o.sum(-1)),
             "cell: got <function <lambda> at .* in it, expected one of tanh, ",
         ),
         (
-            jaxrnn.zoneout(GRU, {"h": 0.1}),
+            jaxrnn.transforms.zoneout(GRU, {"h": 0.1}),
             "cell: got Cell, expected one that a factory of jaxrnn ma",
         ),
     ],

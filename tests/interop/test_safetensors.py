@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import subprocess
 import sys
@@ -7,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import with_functions
 from judge import bits
 
 import jaxrnn
-from jaxrnn.interop import recipe
+from jaxrnn.interop import expressions
 from jaxrnn.interop import safetensors as interop
 
 CELLS = {name: make(4) for name, make in jaxrnn.CELLS}
@@ -18,18 +18,18 @@ NETWORKS = {
     **CELLS,
     "an activation": jaxrnn.elman(4, activation=jax.nn.softplus),
     "options": jaxrnn.gru(4, reset_after=False),
-    "zoneout": jaxrnn.zoneout(jaxrnn.lstm(4), 0.1),
-    "variational": jaxrnn.variational(jaxrnn.gru(4), state=0.25),
+    "zoneout": jaxrnn.transforms.zoneout(jaxrnn.lstm(4), 0.1),
+    "variational": jaxrnn.transforms.variational_dropout(jaxrnn.gru(4), state=0.25),
     "both ways": jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(3), merge=None),
     "deep": jaxrnn.stacked(
         jaxrnn.dropout(0.5),
         jaxrnn.bidirectional(jaxrnn.gru(4), merge=jnp.add),
         jaxrnn.residual(jaxrnn.lstm(4)),
         jaxrnn.dropout(0.5),
-        jaxrnn.readout(2),
+        jaxrnn.linear(2),
     ),
 }
-CHANGED = dataclasses.replace(jaxrnn.gru(4), output=lambda params, carries: carries)
+CHANGED = with_functions(jaxrnn.gru(4), output=lambda params, carries: carries)
 networks = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -47,7 +47,7 @@ def test_a_file_gives_back_the_cell_and_every_bit(name, dtype, tmp_path):
 
 
 def test_a_part_of_another_dtype_keeps_it(tmp_path):
-    network = jaxrnn.stacked(jaxrnn.gru(4), jaxrnn.readout(2))
+    network = jaxrnn.stacked(jaxrnn.gru(4), jaxrnn.linear(2))
     first, last = network.init(jax.random.key(0), 3)
     params = first, jax.tree.map(lambda x: x.astype("float64"), last)
     interop.save(tmp_path / "net", network, params)
@@ -73,7 +73,7 @@ def test_a_fresh_process_reads_it(tmp_path):
 
 @networks
 def test_what_is_spelt_is_read_again(name):
-    assert recipe.made_of(recipe.spelt(NETWORKS[name])) == NETWORKS[name]
+    assert expressions.parse_expression(expressions.expression_of(NETWORKS[name])) == NETWORKS[name]
 
 
 def rewritten(path, **changes):

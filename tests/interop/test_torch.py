@@ -67,7 +67,7 @@ def held(module, carry, xs, run, lengths=None):
 
     def ours(tensors, carry, xs):
         cell, params = interop.read(tensors, nonlinearity=getattr(module, "nonlinearity", "tanh"))
-        return jaxrnn.unroll(cell, params, xs, carry, lengths=lengths)
+        return jaxrnn.unroll(cell, params, xs, carry=carry, lengths=lengths)
 
     made, grads = gradients(ours, cotangents, arrays(module.state_dict()), carry, xs)
     same([x.detach().numpy() for x in theirs], [*jax.tree.leaves(made)], EXACT)
@@ -82,7 +82,7 @@ def test_values_and_gradients_are_those_of_pytorch(variant, sizes):
     t, b, i, h, seed = sizes
     module = module_of(variant, i, h, seed)
     cell, _ = interop.read(module)
-    carry = like(cell.carry((b,), float), seed)
+    carry = like(cell.initial_carry((b,), float), seed)
     xs = np.random.default_rng(seed).normal(size=(t, b, i))
     held(module, carry, xs, lambda xs, start: module(xs, start)[::-1])
 
@@ -99,7 +99,7 @@ def test_values_and_gradients_are_those_of_a_single_step(kind):
         last = tuple(x[None] for x in pair) if isinstance(carry, tuple) else carry[None]
         return last, pair[0][None]
 
-    held(module, like(cell.carry((2,), float), 1), like(np.zeros((1, 2, 3)), 2), run)
+    held(module, like(cell.initial_carry((2,), float), 1), like(np.zeros((1, 2, 3)), 2), run)
 
 
 @pytest.mark.parametrize("variant", ["RNN", "GRU both ways", "LSTM deep, both ways"])
@@ -113,7 +113,7 @@ def test_a_ragged_batch_is_a_packed_sequence(variant):
         packed, last = module(pack(xs, torch.tensor(lengths), enforce_sorted=False), start)
         return last, torch.nn.utils.rnn.pad_packed_sequence(packed, total_length=len(xs))[0]
 
-    carry, xs = like(cell.carry((3,), float), 1), like(np.zeros((7, 3, 3)), 2)
+    carry, xs = like(cell.initial_carry((3,), float), 1), like(np.zeros((7, 3, 3)), 2)
     held(module, carry, xs, run, lengths=jnp.asarray(lengths))
 
 

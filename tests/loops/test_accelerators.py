@@ -17,7 +17,7 @@ CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
 def gradient_and_arguments(step, loop, dtype=jnp.float32):
     cell = CELLS["gru"](8) if step == "plain" else CELLS[step](8)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 4, dtype))
-    carry = jax.eval_shape(lambda: cell.carry((2,), dtype))
+    carry = jax.eval_shape(lambda: cell.initial_carry((2,), dtype))
     run = functools.partial(cell) if step == "plain" else cell
 
     def loss(params, carry, xs):

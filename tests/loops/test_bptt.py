@@ -1,6 +1,5 @@
 """Backpropagation through time: what it remembers, what it carries, which steps it takes."""
 
-import dataclasses
 import functools
 import re
 import sys
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import DerivedBackward
 from reference import distance, often, scans
 
 import jaxrnn
@@ -23,7 +23,11 @@ some_cells = pytest.mark.parametrize("cell_name", often(CELLS, ("gru", "lstm", "
 def arguments(cell, dtype=jnp.float64, seed=0):
     rng = np.random.default_rng(seed)
     params = cell.init(jax.random.key(seed), I, dtype)
-    return params, cell.carry((B,), dtype), jnp.asarray(rng.standard_normal((T, B, I)), dtype)
+    return (
+        params,
+        cell.initial_carry((B,), dtype),
+        jnp.asarray(rng.standard_normal((T, B, I)), dtype),
+    )
 
 
 def loss(loop, step, params, carry, xs):
@@ -73,7 +77,7 @@ def test_the_compiled_loop_changes_no_weight_and_needs_few_arrays_more_than_auto
     """In its while loops weights stand unchanged; nothing of their shape is computed."""
     steps, batch, inputs, hidden = 101, 17, 31, 61  # primes again, and large beside what is fixed
     cell = CELLS[cell_name](hidden)
-    params, carry = cell.init(jax.random.key(0), inputs), cell.carry((batch,))
+    params, carry = cell.init(jax.random.key(0), inputs), cell.initial_carry((batch,))
     xs = jax.ShapeDtypeStruct((steps, batch, inputs), jnp.float32)
 
     def compiled(loop):
@@ -145,7 +149,7 @@ def test_a_cell_may_leave_out_its_backward_pass(cell_name):
     cell = CELLS[cell_name](H)
     args = arguments(cell)
     wanted = jax.grad(functools.partial(loss, jaxrnn.scan, cell), argnums=(0, 1, 2))(*args)
-    derived = dataclasses.replace(cell, adjoint=None, gather=None)
+    derived = DerivedBackward(cell)
     got = jax.grad(functools.partial(loss, jaxrnn.bptt, derived), argnums=(0, 1, 2))(*args)
     assert distance(got, wanted) < 1e-12
 
@@ -256,7 +260,10 @@ def test_forward_mode_names_scan():
 def test_hessian_by_forward_over_reverse():
     cell = jaxrnn.gru(2)
     rng = np.random.default_rng(0)
-    params, carry = cell.init(jax.random.key(0), 2, jnp.float64), cell.carry((), jnp.float64)
+    params, carry = (
+        cell.init(jax.random.key(0), 2, jnp.float64),
+        cell.initial_carry((), jnp.float64),
+    )
     xs = jnp.asarray(rng.standard_normal((4, 2)))
     got, wanted = (
         jax.hessian(functools.partial(loss, loop, cell))(params, carry, xs)
@@ -338,7 +345,7 @@ def test_chunks_keep_neither_projections_nor_zeros_for_the_whole_sequence():
     params = cell.init(jax.random.key(0), 8)
 
     def last(params, xs):
-        carry, _ = jaxrnn.bptt(cell, params, cell.carry((batch,)), xs)
+        carry, _ = jaxrnn.bptt(cell, params, cell.initial_carry((batch,)), xs)
         return jnp.sum(cell.output(params, carry) ** 2)
 
     xs = jax.ShapeDtypeStruct((steps, batch, 8), jnp.float32)
@@ -353,13 +360,13 @@ def test_what_has_no_gradient_goes_through_chunks(short_chunks):
     def nats(logits, tokens):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
 
-    scored = jaxrnn.scored(jaxrnn.lstm(H), jaxrnn.readout(3), nats)
+    scored = jaxrnn.transforms.step_loss(jaxrnn.lstm(H), jaxrnn.linear(3), nats)
     params = scored.init(jax.random.key(0), I, jnp.float64)
     xs = jnp.asarray(np.random.default_rng(0).standard_normal((24, B, I)))
-    inputs = jaxrnn.Scored(xs, jnp.zeros((24, B), jnp.int32))
+    inputs = jaxrnn.transforms.StepLossInputs(xs, jnp.zeros((24, B), jnp.int32))
 
     def value(loop, params):
-        carry, losses = loop(scored, params, scored.carry((B,), jnp.float64), inputs)
+        carry, losses = loop(scored, params, scored.initial_carry((B,), jnp.float64), inputs)
         return jnp.sum(losses) + jnp.sum(carry[0].c)
 
     by_bptt, by_scan = (functools.partial(value, loop) for loop in (jaxrnn.bptt, jaxrnn.scan))

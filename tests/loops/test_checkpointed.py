@@ -17,7 +17,7 @@ B, I, H = 2, 3, 4
 def problem(cell, length, seed=0):
     rng = np.random.default_rng(seed)
     params = cell.init(jax.random.key(0), I, jnp.float64)
-    carry = noise(rng, cell.carry((B,), jnp.float64))
+    carry = noise(rng, cell.initial_carry((B,), jnp.float64))
     xs = noise(rng, jax.ShapeDtypeStruct((length, B, I), jnp.float64))
     v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
     return (params, carry, xs), v
@@ -71,7 +71,7 @@ def test_a_plain_step_with_closures_counters_and_several_outputs():
 @functools.cache
 def temporary(loop, cell, length):
     """Bytes that the gradient of a many-to-one loss takes beside arguments and results."""
-    params, carry = cell.init(jax.random.key(0), 8), cell.carry((4,))
+    params, carry = cell.init(jax.random.key(0), 8), cell.initial_carry((4,))
     xs = jax.ShapeDtypeStruct((length, 4, 8), jnp.float32)
 
     def loss(params, xs):
@@ -97,7 +97,7 @@ def test_memory_grows_like_the_square_root_or_the_logarithm(cell):
 
 def test_program_does_not_grow_with_time():
     cell = jaxrnn.lstm(H)
-    params, carry = cell.init(jax.random.key(0), I), cell.carry((B,))
+    params, carry = cell.init(jax.random.key(0), I), cell.initial_carry((B,))
 
     def size(length, loop):
         def loss(params, xs):
@@ -174,7 +174,7 @@ def test_so_few_states_that_there_is_no_end_to_it_are_refused():
     loop = jaxrnn.checkpointed(states=1, segment=1)
     with pytest.raises(ValueError, match=r"states: got 1 for 1000000 segments"):
         jax.eval_shape(
-            functools.partial(loop, cell), cell.init(jax.random.key(0), I), cell.carry(), xs
+            functools.partial(loop, cell), cell.init(jax.random.key(0), I), cell.initial_carry(), xs
         )
 
 
@@ -183,9 +183,9 @@ def test_forward_mode_names_the_loop_that_has_it():
     params = cell.init(jax.random.key(0), I)
     with pytest.raises(TypeError, match=r"loop: got checkpointed under forward-mode.*jaxrnn.scan"):
         jax.jvp(
-            lambda p: jaxrnn.checkpointed()(cell, p, cell.carry(), jnp.ones((4, I), jnp.float32))[
-                1
-            ],
+            lambda p: jaxrnn.checkpointed()(
+                cell, p, cell.initial_carry(), jnp.ones((4, I), jnp.float32)
+            )[1],
             (params,),
             (params,),
         )

@@ -151,7 +151,7 @@ def result(loop, name, xs=XS):
     inexact, others = tree.split_inexact(carry)
 
     def value(params, inexact, xs):
-        outputs = loop(step, params, tree.merge(inexact, others), xs)
+        outputs = loop(step, params, tree.merge_inexact(inexact, others), xs)
         return weighted(outputs), outputs
 
     grads, outputs = jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))(params, inexact, xs)
@@ -441,7 +441,7 @@ def test_what_rides_in_the_carry_has_a_gradient_of_its_gradient(name):
 
     def slope(loop, args):
         def value(params, inexact, xs):
-            return weighted(loop(step, params, tree.merge(inexact, others), xs))
+            return weighted(loop(step, params, tree.merge_inexact(inexact, others), xs))
 
         return weighted(jax.grad(lambda args: value(*args))(args))
 

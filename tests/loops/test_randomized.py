@@ -20,7 +20,7 @@ def problem():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         params = CELL.init(jax.random.key(0), I, jnp.float64)
-        carry = noise(rng, CELL.carry((B,), jnp.float64))
+        carry = noise(rng, CELL.initial_carry((B,), jnp.float64))
         xs = noise(rng, jax.ShapeDtypeStruct((T, B, I), jnp.float64))
         v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, CELL), params, carry, xs))
     return (params, carry, xs), v
@@ -132,7 +132,7 @@ def test_each_part_of_a_network_draws_for_itself():
     line = jaxrnn.elman(1, activation=lambda a: a)
     net = jaxrnn.stacked(jaxrnn.bidirectional(line, merge=jnp.add), line)
     one = {"w_x": jnp.ones((1, 1)), "w_h": jnp.ones((1, 1)), "b": jnp.zeros(1)}
-    params, xs = (jaxrnn.BothWays(one, one), one), jnp.array([[1.0], [2.0], [0.5], [3.0]])
+    params, xs = (jaxrnn.Directions(one, one), one), jnp.array([[1.0], [2.0], [0.5], [3.0]])
 
     def gradient(loop):
         return jax.grad(lambda params: jaxrnn.unroll(net, params, xs, loop=loop)[1].sum())(params)

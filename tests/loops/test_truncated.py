@@ -19,7 +19,7 @@ def problem():
     rng = np.random.default_rng(0)
     params = cell.init(jax.random.key(0), I, jnp.float64)
     carry = jax.tree.map(
-        lambda x: jnp.asarray(rng.standard_normal(x.shape)), cell.carry((B,), jnp.float64)
+        lambda x: jnp.asarray(rng.standard_normal(x.shape)), cell.initial_carry((B,), jnp.float64)
     )
     return cell, params, carry, jnp.asarray(rng.standard_normal((T, B, I)))
 

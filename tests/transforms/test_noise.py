@@ -9,7 +9,7 @@ import pytest
 from reference import affine, distance, sigmoid
 
 import jaxrnn
-from jaxrnn import LSTMCarry, candidate_dropout, unroll, variational, zoneout
+from jaxrnn import LSTMCarry, recurrent_dropout, unroll, variational_dropout, zoneout
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, I, H = 6, 3, 2, 4
@@ -17,13 +17,17 @@ RATES = LSTMCarry(h=0.3, c=0.6)
 
 NOISY = {
     "zoneout": zoneout(jaxrnn.lstm(H), RATES),
-    "variational": variational(jaxrnn.gru(H), inputs=0.4, state=0.5),
-    "variational_before": variational(jaxrnn.gru(H, reset_after=False), state=0.5),
-    "candidate_lstm": candidate_dropout(jaxrnn.lstm(H), 0.5),
-    "candidate_gru": candidate_dropout(jaxrnn.gru(H), 0.5),
-    "all": zoneout(candidate_dropout(variational(jaxrnn.lstm(H), inputs=0.3, state=0.3), 0.4), 0.2),
+    "variational": variational_dropout(jaxrnn.gru(H), inputs=0.4, state=0.5),
+    "variational_before": variational_dropout(jaxrnn.gru(H, reset_after=False), state=0.5),
+    "candidate_lstm": recurrent_dropout(jaxrnn.lstm(H), 0.5),
+    "candidate_gru": recurrent_dropout(jaxrnn.gru(H), 0.5),
+    "all": zoneout(
+        recurrent_dropout(variational_dropout(jaxrnn.lstm(H), inputs=0.3, state=0.3), 0.4), 0.2
+    ),
     "stack": jaxrnn.stacked(
-        zoneout(jaxrnn.gru(H), 0.3), jaxrnn.dropout(0.4), variational(jaxrnn.lstm(H), state=0.5)
+        zoneout(jaxrnn.gru(H), 0.3),
+        jaxrnn.dropout(0.4),
+        variational_dropout(jaxrnn.lstm(H), state=0.5),
     ),
 }
 SELDOM = [("bptt", "variational"), ("bptt", "candidate_lstm"), ("truncated:4", "all")]
@@ -34,7 +38,9 @@ def problem(net):
     rng = np.random.default_rng(0)
     params = net.init(jax.random.key(0), I, jnp.float64)
     params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape), params)
-    carry = jax.tree.map(lambda c: jnp.asarray(rng.standard_normal(c.shape)), net.carry((B,)))
+    carry = jax.tree.map(
+        lambda c: jnp.asarray(rng.standard_normal(c.shape)), net.initial_carry((B,))
+    )
     return params, carry, jnp.asarray(rng.standard_normal((T, B, I)))
 
 
@@ -65,7 +71,7 @@ def test_zoneout_holds_units():
     _, hold = drawn(cell, key, params, carry, xs)
     assert hold.h.shape == hold.c.shape == (T, B, H)
     assert np.any(hold.h != hold.c)
-    got = unroll(cell, params, xs, carry, key=key)
+    got = unroll(cell, params, xs, carry=carry, key=key)
     params, (h, c), xs = in_numpy(params, carry, xs)
     ys = []
     for t in range(T):
@@ -78,7 +84,7 @@ def test_zoneout_holds_units():
 def test_zoneout_without_a_key_takes_the_mean():
     cell = NOISY["zoneout"]
     params, (h, c), xs = problem(cell)
-    got = unroll(cell, params, xs, LSTMCarry(h, c))
+    got = unroll(cell, params, xs, carry=LSTMCarry(h, c))
     params, h, c, xs = in_numpy(params, h, c, xs)
     for t in range(T):
         new_h, new_c = lstm_new(params, h, c, xs[t])
@@ -88,7 +94,7 @@ def test_zoneout_without_a_key_takes_the_mean():
 
 @pytest.mark.parametrize("reset_after", [True, False])
 def test_variational_noise_is_the_same_at_all_steps(reset_after):
-    cell = variational(jaxrnn.gru(H, reset_after=reset_after), inputs=0.4, state=0.5)
+    cell = variational_dropout(jaxrnn.gru(H, reset_after=reset_after), inputs=0.4, state=0.5)
     key = jax.random.key(5)
     params, h, xs = problem(cell)
     (keep_x, keep_h), stepwise = drawn(cell, key, params, h, xs)
@@ -96,7 +102,7 @@ def test_variational_noise_is_the_same_at_all_steps(reset_after):
     assert keep_x.dtype == keep_h.dtype == bool
     assert (keep_x.shape, keep_h.shape) == ((B, I), (B, H))
     keep_x, keep_h = keep_x / 0.6, keep_h / 0.5
-    got = unroll(cell, params, xs, h, key=key)
+    got = unroll(cell, params, xs, carry=h, key=key)
     params, h, xs = in_numpy(params, h, xs)
     r_cols, z_cols, n_cols = columns(3)
     for t in range(T):
@@ -117,7 +123,7 @@ def test_candidate_dropout_of_an_lstm_leaves_memory_alone():
     _, keep = drawn(cell, key, params, LSTMCarry(h, c), xs)
     assert keep.shape == (T, B, H)
     keep = keep / 0.5
-    got = unroll(cell, params, xs, LSTMCarry(h, c), key=key)
+    got = unroll(cell, params, xs, carry=LSTMCarry(h, c), key=key)
     params, h, c, xs = in_numpy(params, h, c, xs)
     for t in range(T):
         h, c = lstm_new(params, h, c, xs[t], keep[t])
@@ -129,7 +135,7 @@ def test_candidate_dropout_of_a_gru():
     params, h, xs = problem(cell)
     _, keep = drawn(cell, key, params, h, xs)
     keep = keep / 0.5
-    got = unroll(cell, params, xs, h, key=key)
+    got = unroll(cell, params, xs, carry=h, key=key)
     params, h, xs = in_numpy(params, h, xs)
     r_cols, z_cols, n_cols = columns(3)
     for t in range(T):
@@ -141,16 +147,16 @@ def test_candidate_dropout_of_a_gru():
 
 
 def test_noise_over_noise_keeps_both():
-    inner = variational(jaxrnn.gru(H), state=0.5)
+    inner = variational_dropout(jaxrnn.gru(H), state=0.5)
     params, h, xs = problem(inner)
 
     def dropped(cell, key):
         shared, _ = cell.noise(key, params, h, xs)
-        return np.mean(cell.prepare(jaxrnn.Noised(params, shared)).w_h.keep == 0)
+        return np.mean(cell.prepare(jaxrnn.WithNoise(params, shared)).w_h.keep == 0)
 
     for outer, share in (
-        (variational(inner, inputs=0.1), 0.5),
-        (variational(inner, state=0.5), 0.75),
+        (variational_dropout(inner, inputs=0.1), 0.5),
+        (variational_dropout(inner, state=0.5), 0.75),
     ):
         shares = [dropped(outer, key) for key in jax.random.split(jax.random.key(0), 50)]
         assert abs(np.mean(shares) - share) < 0.06
@@ -160,10 +166,10 @@ def test_dropout_between_layers():
     layer = jaxrnn.dropout(0.25)
     net = jaxrnn.stacked(layer, layer)
     xs = jnp.ones((50, 40, 30))
-    _, ys = unroll(net, ((), ()), xs, ((), ()), key=jax.random.key(0))
+    _, ys = unroll(net, ((), ()), xs, carry=((), ()), key=jax.random.key(0))
     np.testing.assert_allclose(np.unique(ys), [0, (1 / 0.75) ** 2])
     assert abs(np.mean(np.asarray(ys)) - 1) < 0.02
-    assert np.array_equal(unroll(net, ((), ()), xs, ((), ()))[1], xs)
+    assert np.array_equal(unroll(net, ((), ()), xs, carry=((), ()))[1], xs)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +188,7 @@ def test_one_key_gives_one_result_and_gradient_under_every_loop(loop_name, name)
 
     def value(args, key, loop):
         params, carry, xs = args
-        last, ys = unroll(net, params, xs, carry, key=key, loop=loop)
+        last, ys = unroll(net, params, xs, carry=carry, key=key, loop=loop)
         return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c**3) for c in jax.tree.leaves(last)), (last, ys)
 
     grad = jax.jit(jax.grad(value, has_aux=True), static_argnums=2)
@@ -215,7 +221,10 @@ def test_without_a_key_nothing_is_drawn(name):
 )
 def test_without_a_key_it_is_the_cell(noisy, plain):
     params, carry, xs = problem(plain)
-    assert distance(unroll(noisy, params, xs, carry), unroll(plain, params, xs, carry)) < VALUES
+    assert (
+        distance(unroll(noisy, params, xs, carry=carry), unroll(plain, params, xs, carry=carry))
+        < VALUES
+    )
 
 
 @every_noise
@@ -228,7 +237,7 @@ def test_masks_and_resets_go_with_noise(name):
     def value(params, xs, fill, loop):
         xs = jnp.where(mask[..., None], xs, fill)
         keywords = {"mask": mask, "reset": reset, "key": jax.random.key(1)}
-        last, ys = unroll(net, params, xs, carry, loop=loop, **keywords)
+        last, ys = unroll(net, params, xs, carry=carry, loop=loop, **keywords)
         return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(c**3) for c in jax.tree.leaves(last))
 
     grad = jax.jit(jax.value_and_grad(value, argnums=(0, 1)), static_argnums=3)
@@ -241,7 +250,7 @@ def test_masks_and_resets_go_with_noise(name):
 def test_dtypes_are_kept(name, dtype):
     net = NOISY[name]
     params, _, xs = jax.tree.map(lambda x: x.astype(dtype), problem(net))
-    carry = net.carry((B,), dtype)
+    carry = net.initial_carry((B,), dtype)
     for key in (None, jax.random.key(0)):
         run = functools.partial(unroll, net, key=key)
         last, ys = jax.eval_shape(run, params, xs, carry)
@@ -253,7 +262,9 @@ def test_dtypes_are_kept(name, dtype):
 def test_equal_arguments_give_the_same_cell():
     assert zoneout(jaxrnn.gru(3), 0.1) is zoneout(jaxrnn.gru(3), 0.1)
     assert zoneout(jaxrnn.gru(3), 0.1) is not zoneout(jaxrnn.gru(3), 0.2)
-    assert variational(jaxrnn.gru(3), state=0.1) is variational(jaxrnn.gru(3), state=0.1)
+    assert variational_dropout(jaxrnn.gru(3), state=0.1) is variational_dropout(
+        jaxrnn.gru(3), state=0.1
+    )
 
 
 def test_noise_keeps_the_backward_pass_by_hand():

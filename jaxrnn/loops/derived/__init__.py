@@ -56,7 +56,7 @@ from jaxrnn.loops import chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
 from jaxrnn.loops.derived.linearized import where
 from jaxrnn.loops.derived.recurrence import Recurrence
-from jaxrnn.types import Carry, Params, PyTree, Step, Stepped
+from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
 Values = list[Any]
 
@@ -105,7 +105,7 @@ class _Step(NamedTuple):
         return self.carry_form.unflatten([c if same else next(left) for same, c in pairs])
 
 
-def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
+def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     """Run a step over time, and differentiate it by (1) to (6)."""
     traced = _traced(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.own), len(traced.carry))
@@ -125,14 +125,14 @@ def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> Stepped:
         return traced.y_form.unflatten([jaxprs.value_of(at_t, v) for v in parts.outputs])
 
     def chunk(carry: Values, xs: PyTree) -> tuple[Values, PyTree]:
-        steps = check.length(xs)
+        steps = check.num_steps(xs)
         stepwise = jax.vmap(ahead, axis_size=steps)(*jax.tree.leaves(xs))
         # The numbers of the steps make a sequence of them where nothing of the input is needed.
         over_time = stepwise, jnp.arange(steps)
         carry, handed_on = recurrence.run(loop, invariant, transposed, carry, over_time)
         return carry, jax.vmap(late, axis_size=steps)(stepwise, handed_on)
 
-    size = check.length(xs) * loop.bytes_beside
+    size = check.num_steps(xs) * loop.bytes_beside
     last, ys = chunks.in_chunks(chunk, traced.varying, xs, size)
     return traced.whole(last), ys
 
@@ -141,7 +141,7 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
     """The step as a function of its arguments alone; what it closed over is among its params."""
     traced = _traced(step, params, carry, xs)
 
-    def pure(params: Values, varying: Values, x: PyTree) -> Stepped:
+    def pure(params: Values, varying: Values, x: PyTree) -> StepResult:
         own, kept = params[: len(traced.own)], iter(params[len(traced.own) :])
         left = iter(varying)
         carry = [next(kept if same else left) for same in traced.unchanged]
@@ -154,7 +154,7 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
 
 
 def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Step:
-    jaxpr, constants, form = jaxprs.flat(step, params, carry, check.at_one_step(xs))
+    jaxpr, constants, form = jaxprs.flat(step, params, carry, check.one_step(xs))
     own = [*constants, *jax.tree.leaves(params)]
     leaves, carry_form = jax.tree.flatten(carry)
     unchanged = regions.unchanged(jaxpr, len(own), len(leaves))

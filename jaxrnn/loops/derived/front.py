@@ -95,7 +95,7 @@ class Front:
         `stepwise`, `constants` and `deltas`, of `gathered` alone, are stacked over time.
         """
         over_time = jax.vmap(self.values, in_axes=(None, 0, 0), axis_size=steps)
-        pull = tree.pullback(lambda w, zs: over_time(w, zs, constants), invariant, stepwise)
+        pull = tree.vjp_inexact(lambda w, zs: over_time(w, zs, constants), invariant, stepwise)
         ((d_invariant, d_stepwise),) = pull(deltas)
         return d_invariant, d_stepwise
 
@@ -118,10 +118,10 @@ class Front:
         def at_one_step(
             invariant: Values, stepwise: Values, constants: Values, deltas: Values
         ) -> Any:
-            pull = tree.pullback(lambda w, z: self.values(w, z, constants), invariant, stepwise)
+            pull = tree.vjp_inexact(lambda w, z: self.values(w, z, constants), invariant, stepwise)
             return pull(deltas)
 
-        forms = [[jaxprs.form_of(v) for v in some] for some in variables]
+        forms = [[jaxprs.abstract_params(v) for v in some] for some in variables]
         jaxpr, constants, _ = jaxprs.flat(at_one_step, *forms)
         eqns = jaxprs.leading_to(jaxpr.outvars, jaxpr.eqns)
         read = {*jaxprs.reads(eqns), *jaxprs.variables_of(jaxpr.outvars)}

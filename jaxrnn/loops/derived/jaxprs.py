@@ -183,7 +183,7 @@ def size_in_bytes(v: Var) -> int:
     return math.prod(sizes) * v.aval.dtype.itemsize
 
 
-def form_of(v: Var) -> jax.ShapeDtypeStruct:
+def abstract_params(v: Var) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a variable, and over which devices it lies."""
     if jnp.issubdtype(v.aval.dtype, jax.dtypes.extended):
         return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
@@ -193,10 +193,10 @@ def form_of(v: Var) -> jax.ShapeDtypeStruct:
 
 def transposed_form_of(v: Var) -> jax.ShapeDtypeStruct:
     """The form of a matrix transposed."""
-    return jax.eval_shape(jnp.transpose, form_of(v))
+    return jax.eval_shape(jnp.transpose, abstract_params(v))
 
 
 def zeros_like(v: Var) -> jax.Array:
     """Zeros in the form of a variable."""
     zero = jnp.zeros(v.aval.shape, v.aval.dtype, out_sharding=v.aval.sharding)
-    return tree.varying(zero, v.aval.manual_axis_type.varying)
+    return tree.to_varying(zero, v.aval.manual_axis_type.varying)

@@ -175,7 +175,7 @@ def _traced(
         where(has_out, regions.carry_out),
         where(apart, regions.handed_on),
     )
-    forms = Inputs(*([jaxprs.form_of(v) for v in part] for part in variables))
+    forms = Inputs(*([jaxprs.abstract_params(v) for v in part] for part in variables))
     forms = forms._replace(transposed=[jaxprs.transposed_form_of(v) for v in matrices])
     jaxpr, constants, tree_of_outputs = jaxprs.flat(both_ways, forms)
     places = [*jaxpr.constvars, *jaxpr.invars]

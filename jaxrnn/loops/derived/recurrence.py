@@ -147,7 +147,7 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     def backward(state: Any, at_t: Any) -> Any:
         d_carry, sums = state
         _, at_t, joining_t, d_apart_t = at_t
-        d_carry = tree.add(d_carry, joining_t)
+        d_carry = tree.add_sparse(d_carry, joining_t)
         d_apart_t = [
             jaxprs.zeros_like(v) if d is None else d
             for v, d in zip(where(apart, regions.handed_on), d_apart_t, strict=True)
@@ -157,12 +157,15 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
         env |= dict(zip(cotangent_inputs, d_carry + d_apart_t, strict=True))
         env = jaxprs.run([*step.again, *step.backward], env)
         deltas = _values(env, step.outputs.deltas)
-        sums = tree.add(sums, where(summed, deltas))
+        sums = tree.add_sparse(sums, where(summed, deltas))
         stacked = [d for d, is_summed in zip(deltas, summed, strict=True) if not is_summed]
         return (_values(env, step.outputs.d_carry_in), sums), stacked
 
     zeros = [jaxprs.zeros_like(v) for v in where(has_out, regions.carry_out)]
-    state = tree.add(zeros, where(has_out, d_last)), [jaxprs.zeros_like(v) for v in front.summed]
+    state = (
+        tree.add_sparse(zeros, where(has_out, d_last)),
+        [jaxprs.zeros_like(v) for v in front.summed],
+    )
     over_time = numbers, list(stacks.values()), joining, d_apart
     (d_carry, sums), deltas = jax.lax.scan(backward, state, over_time, reverse=True)
     stacked = (v for v in front.cut if v not in front.summed)
@@ -189,7 +192,7 @@ def _stacks(
     stacks |= _there(step.outputs.handed_on, handed_on)
     for v, out, c in zip(step.inputs.carry_in, step.outputs.carry_out, first, strict=True):
         if c is not None:
-            stacks[v] = tree.shifted(c, stacks[out])
+            stacks[v] = tree.shift_right(c, stacks[out])
     return stacks | _there(step.inputs.stepwise, stepwise)
 
 

@@ -1,0 +1,191 @@
+"""What cells with gates share: their parameters, their dtypes, the projection of their inputs.
+
+Where parameters are narrower than float32, a step computes in float32: products have narrow factors
+and wide sums. What is kept from step to step or for the backward pass is narrow again, unless the
+cell's zero state is wide.
+
+Dropout has two places in a cell, each None until `jaxrnn.transforms` fills it: in
+`RecurrentKernel.dropout_mask` it scales the state that a product reads, in
+`GateInputs.dropout_mask` the candidate.
+"""
+
+import abc
+import dataclasses
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxrnn import check, tree
+from jaxrnn.cells import kernels
+from jaxrnn.cells.orthogonal import orthogonal
+from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Residuals, State, Weights
+
+
+class GateInputs(namedtuple("GateInputs", "gates dropout_mask", defaults=(None,))):
+    """The input's share of the gates at a step.
+
+    Fields:
+        gates: the pre-activations that the input contributes, one array `(*lead, H)` a gate.
+        dropout_mask: `(*lead, H)`, a factor of the candidate; None without dropout.
+    """
+
+
+class GateCotangents(namedtuple("GateCotangents", "gates extra")):
+    """The cotangents of the gates' pre-activations, and of what a variant computes beside them."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a cell.
+
+    Fields:
+        shape: of the array.
+        initializer: `(key, shape, dtype) -> array`, as those of `jax.nn.initializers`.
+    """
+
+    shape: tuple[int, ...]
+    initializer: Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GatedCell(Cell):
+    """A cell with the parameters `w_x`, `w_h` and `b`, which computes in float32 at least.
+
+    The parameters are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal gate by gate, `b
+    (G·H)`, and the cell's `extra_parameters`. A subclass says what its gates are and defines
+    `_advance`, `_adjoint` and `_gradients`, which are the functions of a Cell without a leading
+    underscore for arrays that are float32 at least.
+    """
+
+    hidden_size: int
+
+    def __post_init__(self) -> None:
+        check.require_int("hidden_size", self.hidden_size, least=1)
+
+    @property
+    @abc.abstractmethod
+    def gate_biases(self) -> Any:
+        """The number at which each gate's part of `b` starts, a tuple with one for each gate.
+
+        A NamedTuple of the gates where `project` gives one of them.
+        """
+
+    @property
+    def extra_parameters(self) -> Mapping[str, Parameter]:
+        """The parameters beside `w_x`, `w_h` and `b`, by name."""
+        return {}
+
+    @property
+    def state_size(self) -> int:
+        """S, the features of h that the recurrent product reads; 0 if there is no `w_h`."""
+        return self.hidden_size
+
+    @abc.abstractmethod
+    def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
+        """`advance` in float32 at least."""
+
+    @abc.abstractmethod
+    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """`adjoint` in float32 at least."""
+
+    @abc.abstractmethod
+    def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
+        """`gradients` in float32 at least."""
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the initial parameters."""
+        check.require_int("input_size", input_size, least=1)
+        wide, biases, extra = (
+            kernels.at_least_float32(dtype),
+            self.gate_biases,
+            self.extra_parameters,
+        )
+        gates, shapes = len(biases), self.parameter_shapes
+        check.require_key("key", key)
+        keys = jax.random.split(key, 1 + gates + len(extra))
+        key_x, keys_h, keys_extra = keys[0], keys[1 : 1 + gates], keys[1 + gates :]
+        lecun_normal = jax.nn.initializers.lecun_normal()
+        params = {
+            "w_x": lecun_normal(key_x, (input_size, gates * self.hidden_size), wide),
+            "b": kernels.join_gates(*(jnp.full(self.hidden_size, b, wide) for b in biases)),
+        }
+        if "w_h" in shapes:
+            gate_shape = (self.state_size, self.hidden_size)
+            gate_kernels = jax.vmap(lambda key_h: orthogonal(key_h, gate_shape, wide))(keys_h)
+            params["w_h"] = kernels.join_gates(*gate_kernels)
+        for key_extra, (name, parameter) in zip(keys_extra, extra.items(), strict=True):
+            params[name] = parameter.initializer(key_extra, parameter.shape, wide)
+        return {name: p.astype(dtype) for name, p in params.items()}
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The zero state h."""
+        return kernels.zeros(self.hidden_size, batch_shape, dtype)
+
+    def output(self, params: Params, carries: Carry) -> State:
+        """The state itself, y = h."""
+        return carries
+
+    def project(self, params: Params, xs: Array) -> Any:
+        """The input's share of the gates, `GateInputs` of the gates' NamedTuple."""
+        return GateInputs(self.gate_biases._make(self.project_gates(params, xs)))
+
+    def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
+        """x W_x + b over any leading axes, one array a gate, after a check that both fit."""
+        self._check_inputs(params, xs)
+        xs, gates = jnp.asarray(xs, params["w_x"].dtype), len(self.gate_biases)
+        if tree.is_surely_less(xs.size, len(params["w_x"]) ** 2):
+            # Fewer rows than inputs, as in streaming: splitting the product is less work than
+            # splitting the kernel.
+            products = kernels.add_bias(xs @ params["w_x"], params["b"])
+            return list(kernels.split_gates(products, gates))
+        gate_kernels = kernels.split_gates(params["w_x"], gates)
+        biases = kernels.split_gates(params["b"], gates)
+        return [kernels.add_bias(xs @ w, b) for w, b in zip(gate_kernels, biases, strict=True)]
+
+    def prepare(self, params: Params) -> Any:
+        """The recurrent kernel with its transpose, all that most loops read of the parameters."""
+        return kernels.recurrent_kernel(params["w_h"])
+
+    def advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
+        """`_advance` in float32 at least; carry and residuals keep their dtype."""
+        dtype = check.float_dtype(z)
+        wide_carry, wide_z = tree.cast((carry, z), kernels.at_least_float32(dtype))
+        new_carry, saved = self._advance(w, wide_carry, wide_z)
+        return tree.cast_like(new_carry, carry), tree.cast(saved, dtype)
+
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """`_adjoint` in float32 at least."""
+        dtype = check.float_dtype(residuals.z)
+        wide = tree.cast((residuals, d_carry), kernels.at_least_float32(dtype))
+        d_previous, delta = self._adjoint(w, *wide)
+        return tree.cast_like(d_previous, residuals.previous_carry), tree.cast(delta, dtype)
+
+    def gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
+        """`_gradients` in float32 at least."""
+        dtype = check.float_dtype(residuals.z)
+        wide = tree.cast((residuals, deltas), kernels.at_least_float32(dtype))
+        return tree.cast(self._gradients(w, *wide), dtype)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shape of each parameter; None for any size."""
+        width = len(self.gate_biases) * self.hidden_size
+        w_h = {"w_h": (self.state_size, width)} if self.state_size else {}
+        extra = {name: parameter.shape for name, parameter in self.extra_parameters.items()}
+        return {"w_x": (None, width), **w_h, "b": (width,), **extra}
+
+    def _check_inputs(self, params: Params, xs: Array) -> None:
+        name = self.expression_name
+        check.require_params(name, params, self.parameter_shapes)
+        check.require_features("xs", name, xs, size=params["w_x"].shape[0])
+
+
+def weights_of(weights: Any, params: Params) -> Any:
+    """The NamedTuple `weights` whose first field is the recurrent kernel, of these parameters."""
+    rest = (params[name] for name in weights._fields[1:])
+    return weights(kernels.recurrent_kernel(params["w_h"]), *rest)

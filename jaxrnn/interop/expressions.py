@@ -1,0 +1,116 @@
+"""How a cell was made, as text that can be read again: `gru(128, reset_after=False)`."""
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrnn import cells, check, layers, networks, transforms
+from jaxrnn.cells import LSTMCarry
+from jaxrnn.types import Params, Part
+
+# The functions and classes whose calls an expression may hold, by name.
+CALLABLES: dict[str, Callable[..., Any]] = {
+    value.__name__: value
+    for value in (
+        *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
+        *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
+        *(cells.projected_lstm, cells.LSTMCarry),
+        *(layers.dropout, layers.embedding, layers.linear),
+        *(networks.bidirectional, networks.residual, networks.stacked),
+        *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),
+        *(transforms.probe_adjoint, transforms.recurrent_dropout, transforms.resettable),
+        *(transforms.scale_adjoint, transforms.scale_carry_gradient, transforms.step_loss),
+        *(transforms.variational_dropout, transforms.zoneout),
+        jax.ShapeDtypeStruct,
+    )
+}
+ACTIVATIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+}
+MERGES = {"concatenate_features": networks.concatenate_features, "add": jnp.add}
+LOSSES: dict[str, Any] = {
+    name: getattr(optax, name)
+    for name in (
+        "softmax_cross_entropy_with_integer_labels",
+        "softmax_cross_entropy",
+        "sigmoid_binary_cross_entropy",
+        "squared_error",
+        "l2_loss",
+    )
+}
+# All functions that may be an argument in an expression.
+FUNCTIONS = {**ACTIVATIONS, **MERGES, **LOSSES, "ones_like": jnp.ones_like}
+
+
+def expression_of(value: Any) -> str:
+    """The expression that makes a cell or a network; ValueError if there is none.
+
+    There is none for functions that are not in `FUNCTIONS`, such as a lambda, for a Cell or Layer
+    of the user's own, and for a dict of rates.
+    """
+    match value:
+        case Part() if type(value).__module__.partition(".")[0] == "jaxrnn":
+            return value.expression(expression_of)
+        case Part():
+            check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
+        case LSTMCarry():
+            return f"LSTMCarry(h={expression_of(value.h)}, c={expression_of(value.c)})"
+        case jax.ShapeDtypeStruct():
+            return f"ShapeDtypeStruct({value.shape}, {str(value.dtype)!r})"
+        case tuple():
+            return f"({' '.join(f'{expression_of(x)},' for x in value)})"
+        case bool() | None:
+            return repr(value)
+        case int():
+            return repr(int(value))
+        case float():  # NumPy's too, whose repr is no literal; and infinity has no literal
+            return repr(float(value)).replace("inf", "1e999")
+    names = [name for name, function in FUNCTIONS.items() if function is value]
+    check.require(names, "cell", f"{value!r} in it", f"one of {', '.join(FUNCTIONS)}")
+    return names[0]
+
+
+def parse_expression(text: str) -> Any:
+    """The inverse of `expression_of`; ValueError for anything but calls of `CALLABLES`."""
+
+    def value_of(node: ast.expr) -> Any:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in CALLABLES:
+                keywords = {str(word.arg): value_of(word.value) for word in node.keywords}
+                return CALLABLES[name](*map(value_of, node.args), **keywords)
+            case ast.Name(id=name) if name in FUNCTIONS:
+                return FUNCTIONS[name]
+            case ast.Tuple(elts=nodes):
+                return tuple(map(value_of, nodes))
+        return ast.literal_eval(node)
+
+    try:
+        value = value_of(ast.parse(text, mode="eval").body)
+        return check.require_option_type("expression", value, isinstance(value, Part), "a cell")
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        got = f"{text[:80]!r} ({str(error)[:160]})"
+        raise ValueError(f"cell: got {got}, expected such as 'gru(128)'") from None
+
+
+def abstract_params(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
+    """The shapes and dtypes of the parameters that `cell.init` draws."""
+    return jax.eval_shape(lambda key: cell.init(key, input_size, dtype), jax.random.key(0))
+
+
+def input_size_of(cell: Any, params: Params) -> int:
+    """The size that `cell.init` draws such parameters for; ValueError if there is none."""
+    check.require(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
+    check.require_arrays(params=params)
+    shapes = jax.tree.map(jnp.shape, params)
+    for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
+        if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
+            return size
+    raise ValueError(f"params: got the shapes {shapes}, expected those of {expression_of(cell)}")

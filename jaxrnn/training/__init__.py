@@ -1,0 +1,5 @@
+"""Training with optax: the trainers, and one batch over many devices."""
+
+from jaxrnn.training.devices import data_parallel as data_parallel
+from jaxrnn.training.trainers import Trainer as Trainer, TrainState as TrainState
+from jaxrnn.training.trainers import trainer as trainer, truncated_trainer as truncated_trainer

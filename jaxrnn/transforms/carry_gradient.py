@@ -1,0 +1,119 @@
+"""The gradient scaled where it passes from a step to the one before."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.expression import Expression
+from jaxrnn.transforms.base import TransformedCell
+from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
+
+
+class ScaledInputs(NamedTuple):
+    """Inputs, and the factor of the gradient that passes to the step before.
+
+    Fields:
+        xs: what the step itself takes.
+        factor: ξ, one real number a step.
+    """
+
+    xs: PyTree
+    factor: Any
+
+
+def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
+    """The same step, with its gradient scaled by a factor where it passes to the step before.
+
+        c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
+        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
+
+    Args:
+        step: a Cell, whose backward pass stays the one by hand, or a plain Step.
+
+    Returns:
+        A Cell or a Step whose inputs are `ScaledInputs(xs, ξ)`. Equal cells give the same cell.
+
+    Gradient: (X2); of ξ none. Time and memory: the step's, and a product for each array of the
+    carry.
+    """
+    check.require_callable("step", step)
+    return ScaledCell(step) if isinstance(step, Cell) else ScaledStep(step)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ScaledStep(Expression):
+    """See `scale_carry_gradient`; of a plain step."""
+
+    step: Step
+
+    expression_name = "scale_carry_gradient"
+
+    def __call__(self, params: Params, carry: Carry, x: ScaledInputs) -> StepResult:
+        """One step."""
+        return self.step(params, _scaled_carry(carry, x), x.xs)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ScaledCell(TransformedCell):
+    """See `scale_carry_gradient`; of a Cell."""
+
+    expression_name = "scale_carry_gradient"
+
+    def project(self, params: Params, xs: ScaledInputs) -> ScaledInputs:
+        """The projected inputs, and the factors."""
+        check.require_instance("xs", xs, ScaledInputs)
+        return ScaledInputs(self.cell.project(params, xs.xs), xs.factor)
+
+    def advance(self, w: Weights, carry: Carry, z: ScaledInputs) -> tuple[Carry, PyTree]:
+        """One step of (X1)."""
+        return self.cell.advance(w, _scaled_carry(carry, z), z.xs)
+
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """One step of (X2)."""
+        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
+        factor = residuals.z.factor
+        return jax.tree.map(lambda d: _times(d, factor), d_previous), delta  # (X2)
+
+    def gradients(
+        self, w: Weights, residuals: Residuals, deltas: PyTree
+    ) -> tuple[Weights, ScaledInputs]:
+        """As the inner cell."""
+        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
+        return d_w, ScaledInputs(d_zs, None)
+
+
+def _of_inner_cell(residuals: Residuals) -> Residuals:
+    return residuals._replace(z=residuals.z.xs)
+
+
+def _scaled_carry(carry: Carry, x: ScaledInputs) -> Carry:
+    """The carry, whose gradient is multiplied by ξ."""
+    check.require_instance("xs", x, ScaledInputs)
+    check.require_arrays(**{"xs.factor": x.factor})
+    fits = x.factor is not None and jnp.shape(x.factor) == ()
+    expected = "one number for all rows of a step"
+    check.require(fits, "xs.factor", check.describe(x.factor), expected)
+    return _with_slope(carry, x.factor)
+
+
+def _times(d: jax.Array, factor: jax.Array) -> jax.Array:
+    """ξ d; where ξ is 0 nothing passes, not 0 · ∞ either."""
+    return jnp.where(factor == 0, 0, d) * factor.astype(d.dtype)
+
+
+@jax.custom_jvp
+def _with_slope(carry: Carry, factor: jax.Array) -> Carry:
+    return carry
+
+
+@_with_slope.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
+    carry, factor = primals
+
+    def scale(c: Any, dc: Any) -> Any:
+        return _times(dc, factor) if check.is_inexact(c) else dc
+
+    return carry, jax.tree.map(scale, carry, tangents[0])

@@ -1,0 +1,79 @@
+"""The new carry of a plain step replaced wherever it goes, by evaluating the step's jaxpr."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Literal
+
+from jaxrnn import check
+from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
+
+REMAT = {"checkpoint", "remat", "remat2"}  # names of `jax.checkpoint` in a jaxpr
+
+
+def with_watched_carry(
+    step: Step, watch: Callable[[Carry], Carry], params: Params, carry: Carry, x: PyTree
+) -> StepResult:
+    """Takes a step, with `watch(new_carry)` in the place of the new carry, also in what y uses."""
+    jaxpr, values, structure = _flat(step, params, carry, x)
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+    for eqn in jaxpr.eqns:
+        env |= zip(eqn.outvars, _evaluate(eqn, env), strict=True)
+    new_carry, _ = structure.unflatten([_value(env, v) for v in jaxpr.outvars])
+    new_carry = watch(new_carry)
+    # What was computed from the carry, once more from the watched one. All else stays as it is: a
+    # rule of the user's own must not run twice.
+    computed = {v for eqn in jaxpr.eqns for v in eqn.outvars}
+    outputs = zip(jaxpr.outvars, jax.tree.leaves(new_carry), strict=False)
+    watched = {v: c for v, c in outputs if not isinstance(v, Literal) and v in computed}
+    renewed = dict(watched)
+    for eqn in jaxpr.eqns:
+        if any(v in renewed for v in eqn.invars if not isinstance(v, Literal)):
+            renewed |= zip(eqn.outvars, _evaluate(eqn, env | renewed), strict=True)
+            renewed |= watched
+    _, y = structure.unflatten([_value(env | renewed, v) for v in jaxpr.outvars])
+    return new_carry, y
+
+
+def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, list[Any], Any]:
+    """The step's jaxpr, the values of its variables, and what tree it returns.
+
+    Calls of `jit` are written out, and a `jax.checkpoint` that returns the new carry: they would
+    hide what of y is computed from the carry. A rule of the user's own stays whole.
+    """
+    traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
+    carries = len(jax.tree.leaves(check.require_pair("step", shapes)[0]))
+
+    def evaluate(jaxpr: Any, carry: list[Any], values: list[Any]) -> list[Any]:
+        """The values of a jaxpr, in which these variables are the new carry."""
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+        for eqn in jaxpr.eqns:
+            of_carry = [any(v is c for c in carry) for v in eqn.outvars]
+            if eqn.primitive.name == "jit" or (eqn.primitive.name in REMAT and any(of_carry)):
+                inner, consts = eqn.params["jaxpr"], []
+                if eqn.primitive.name == "jit":
+                    inner, consts = inner.jaxpr, inner.consts
+                inner_carry = [v for v, c in zip(inner.outvars, of_carry, strict=True) if c]
+                own = [*consts, *(_value(env, v) for v in eqn.invars)]
+                results = evaluate(inner, inner_carry, own)
+            else:
+                results = _evaluate(eqn, env)
+            env |= zip(eqn.outvars, results, strict=True)
+        return [_value(env, v) for v in jaxpr.outvars]
+
+    new_carry = traced.jaxpr.outvars[:carries]
+    leaves = [*traced.consts, *jax.tree.leaves((params, carry, x))]
+    flat = jax.make_jaxpr(lambda *leaves: evaluate(traced.jaxpr, new_carry, [*leaves]))(*leaves)
+    return flat.jaxpr, [*flat.consts, *leaves], jax.tree.structure(shapes)
+
+
+def _value(env: dict[Any, Any], v: Any) -> Any:
+    return v.val if isinstance(v, Literal) else env[v]
+
+
+def _evaluate(eqn: Any, env: dict[Any, Any]) -> list[Any]:
+    """The results of an equation."""
+    params, values = eqn.primitive.get_bind_params(eqn.params), [_value(env, v) for v in eqn.invars]
+    results = eqn.primitive.bind(*values, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]

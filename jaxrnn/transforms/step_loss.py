@@ -1,0 +1,171 @@
+"""The loss inside the loop, so that outputs are in memory for one segment at most."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxrnn import check
+from jaxrnn.expression import Expression
+from jaxrnn.transforms.base import TransformedCell
+from jaxrnn.types import (
+    Carry,
+    Cell,
+    Key,
+    Layer,
+    Params,
+    PyTree,
+    Residuals,
+    Step,
+    StepResult,
+    Weights,
+)
+
+StepLoss = Callable[[Any, Any], Any]  # of outputs (*lead, V) and targets (*lead, ...)
+INTEGER_TARGET = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+class StepLossInputs(NamedTuple):
+    """Inputs, and the targets of the outputs.
+
+    Fields:
+        xs: what the step itself takes.
+        targets: y `(*lead, ...)`, what the loss takes beside the readout's outputs.
+    """
+
+    xs: PyTree
+    targets: Any
+
+
+def step_loss(
+    step: Cell | Step,
+    readout: Layer,
+    loss: StepLoss,
+    target: jax.ShapeDtypeStruct = INTEGER_TARGET,
+) -> Cell | Step:
+    """The step whose output is its loss, so that logits stand in memory for one segment at most.
+
+        c_t = cell(params, c_{t-1}, x_t),    o_t = readout(h_t),    y_t = ℓ(o_t, target_t)    (1)
+
+    Under a loop that goes through the sequence segment by segment (`checkpointed`) the `(T, *batch,
+    V)` outputs of the readout are never in memory all at once, nor are their cotangents.
+
+    Args:
+        step: a Cell without noise, whose backward pass stays the one by hand, or a plain Step.
+        readout: a Layer.
+        loss: `(outputs (*lead, V), targets (*lead, ...)) -> (*lead)`, such as
+            `optax.softmax_cross_entropy_with_integer_labels`.
+        target: shape and dtype of what one row is to be at one step; an int32 token unless given. A
+            Cell's carry has room for it.
+
+    Returns:
+        A Cell or a Step with inputs `StepLossInputs(xs, targets)` and one loss for each step and row as its
+        output. Its params are those of `stacked(cell, readout)`; a Cell's carry is the pair of the
+        cell's and the last target. Equal arguments give the same cell.
+
+    Gradient: exact. Time and memory: the cell's; readout and loss where outputs are made.
+    """
+    check.require_callable("step", step, takes=3)
+    check.require_instance("readout", readout, Layer)
+    check.require_callable("loss", loss, takes=2)
+    check.require_instance("target", target, jax.ShapeDtypeStruct)
+    if not isinstance(step, Cell):
+        return StepLossStep(step, readout, loss)
+    check.require(not step.is_noisy, "step", "one that draws noise", "one without")
+    return StepLossCell(step, readout, loss, target)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StepLossStep(Expression):
+    """See `step_loss`; of a plain step."""
+
+    step: Step
+    readout: Layer
+    loss: StepLoss
+
+    expression_name = "step_loss"
+
+    def __call__(self, params: Params, carry: Carry, x: StepLossInputs) -> StepResult:
+        """One step."""
+        check.require_instance("xs", x, StepLossInputs)
+        check.require_one_per_part((self.step, self.readout), params=params)
+        step_params, readout_params = params
+        carry, y = self.step(step_params, carry, x.xs)
+        return carry, self.loss(self.readout.apply(readout_params, y), x.targets)  # (1)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StepLossCell(TransformedCell):
+    """See `step_loss`; of a Cell.
+
+    An output is made of the carry, so a step's target rides there beside the inner cell's carry.
+    """
+
+    readout: Layer
+    loss: StepLoss
+    target: jax.ShapeDtypeStruct = INTEGER_TARGET
+
+    expression_name = "step_loss"
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """The parameters of the cell and of the readout, as `stacked` draws them."""
+        check.require_key("key", key)
+        key_cell, key_readout = jax.random.split(key)
+        params = self.cell.init(key_cell, input_size, dtype)
+        ys = jax.eval_shape(self.cell.output, params, self.cell.initial_carry((1,), dtype))
+        return params, self.readout.init(key_readout, ys.shape[-1], dtype)
+
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The inner cell's zero state, and a target of zeros."""
+        target = jnp.zeros((*batch_shape, *self.target.shape), self.target.dtype)
+        return self.cell.initial_carry(batch_shape, dtype), target
+
+    def project(self, params: Params, xs: StepLossInputs) -> StepLossInputs:
+        """The projected inputs, and the targets."""
+        check.require_instance("xs", xs, StepLossInputs)
+        check.require_one_per_part((self.cell, self.readout), params=params)
+        batch = check.batch_shape(xs.xs, self.num_feature_axes)
+        like = jax.ShapeDtypeStruct((*batch, *self.target.shape), self.target.dtype)
+        check.require_same_tree("xs.targets", xs.targets, like)
+        return StepLossInputs(self.cell.project(params[0], xs.xs), xs.targets)
+
+    def prepare(self, params: Params) -> Weights:
+        """As the inner cell."""
+        return self.cell.prepare(params[0])
+
+    def advance(self, w: Weights, carry: Carry, z: StepLossInputs) -> tuple[Carry, PyTree]:
+        """As the inner cell; the carry takes the step's target along."""
+        inner_carry, _ = carry
+        new_carry, saved = self.cell.advance(w, inner_carry, z.xs)
+        return (new_carry, z.targets), saved
+
+    def output(self, params: Params, carries: Carry) -> PyTree:
+        """The losses (1)."""
+        (cell_params, readout_params), (inner_carries, targets) = params, carries
+        ys = self.cell.output(cell_params, inner_carries)
+        return self.loss(self.readout.apply(readout_params, ys), targets)  # (1)
+
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """That of the inner cell; a target comes from the inputs."""
+        d_inner, d_target = d_carry
+        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_inner)
+        no_target = jax.tree.map(jnp.zeros_like, d_target)
+        return (d_previous, no_target), (delta, d_target)
+
+    def gradients(
+        self, w: Weights, residuals: Residuals, deltas: PyTree
+    ) -> tuple[Weights, StepLossInputs]:
+        """Those of the inner cell, and of the targets."""
+        inner_deltas, d_targets = deltas
+        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), inner_deltas)
+        return d_w, StepLossInputs(d_zs, d_targets)
+
+
+def _of_inner_cell(residuals: Residuals) -> Residuals:
+    (previous_carry, _), (carry, _) = residuals.previous_carry, residuals.carry
+    return Residuals(previous_carry, residuals.z.xs, carry, residuals.saved)
