@@ -12,6 +12,7 @@ from jaxrnn.certify import Certificate, certify, drawn
 from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 from jaxrnn.transforms.noise import add_noise
+from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, StepResult
 
 # Of `certify`: the names, the arguments and the options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
@@ -69,8 +70,9 @@ def _around(hidden_size: int) -> Iterator[Job]:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
     yield ("lstm, noise", "bptt"), (noisy, with_noise[0], carry, with_noise[1]), {}
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.linear(2))
-    # `unroll` has the contract of a loop.
-    by_layer = {
-        "loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry=carry)
-    }
-    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), by_layer
+
+    def unroll(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        return sequence.unroll(step, params, xs, carry=carry, loop=loop)
+
+    layer_by_layer = {"loop": LoopAround(bptt, unroll)}
+    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), layer_by_layer
