@@ -10,7 +10,7 @@ from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.exits import Exits
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
-from jaxrnn.loops.derived.linearized import Linearized, separate_sunk_inputs, linearize, where
+from jaxrnn.loops.derived.linearized import Linearized, linearize, separate_sunk_inputs, where
 from jaxrnn.loops.derived.regions import Regions
 
 Values = list[Any]
