@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
@@ -49,11 +50,16 @@ def _flax(posed: Problem) -> Peer:
     params, _, xs = posed.args
     makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
     cell = makes[posed.cell_name](xs.shape[-1], posed.shape.H, rngs=nnx.Rngs(0))
-    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, params, nnx.state(cell)))
+    # It starts from an orthogonal matrix, which is not to be had in bfloat16.
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, wide, nnx.state(cell)))
     form, state, rest = nnx.split(nnx.RNN(cell, time_major=True, return_carry=True), nnx.Param, ...)
+    state = jax.tree.map(lambda p: p.astype(xs.dtype), state)
 
     def run(state: Any, carry: Any, xs: Any) -> Any:
-        last, ys = nnx.merge(form, state, rest)(xs, initial_carry=_theirs(carry))
+        # Flax keeps the whole carry in the dtype that it computes in; our LSTM's c may be wider.
+        carry = jax.tree.map(lambda c: c.astype(xs.dtype), _theirs(carry))
+        last, ys = nnx.merge(form, state, rest)(xs, initial_carry=carry)
         return _ours(last), ys
 
     def step(state: Any, carry: Any, x: Any) -> Any:

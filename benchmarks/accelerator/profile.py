@@ -9,6 +9,7 @@ import functools
 import gzip
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -119,9 +120,9 @@ def of_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
                 is_copy = name.lower().startswith(("memcpy", "memset"))
                 (copies if is_copy else taken[name]).append(event.get("dur", 0.0))
                 spans.append((event["ts"], event["ts"] + event.get("dur", 0.0)))
-        elif "launch" in name.lower():
-            launched[name] += 1
-    found: dict[str, Any] = {"processes": sorted(set(processes.values())), "launches": launched}
+        elif re.match(r"cu(da)?[A-Z]", name):
+            launched[name] += 1  # a call of CUDA's by the host
+    found: dict[str, Any] = {"processes": sorted(set(processes.values())), "calls": launched}
     if not spans:
         return {**found, "missing": "no kernel of a GPU in the trace"}
     kernels = sum(map(len, taken.values()))
@@ -194,7 +195,7 @@ def by_flag(run: Run) -> None:
 def is_shown(rows: list[dict[str, Any]], profiles: list[dict[str, Any]]) -> tuple[bool, str]:
     """Graphs in a trace, or times that differ by more than a tenth at any shape."""
     graphs = {
-        row["side"]: sum(n for name, n in row["measured"]["launches"].items() if "Graph" in name)
+        row["side"]: sum(n for name, n in row["measured"]["calls"].items() if "GraphLaunch" in name)
         for row in profiles
     }
     plain, captured = graphs.get("bptt", 0), graphs.get("bptt, command buffers", 0)
