@@ -88,7 +88,6 @@ def gradient(posed: Problem, run: Callable[..., Any], *more: Any, split: bool = 
         more: other arguments of it.
         split: the batch over all devices.
     """
-
     loss = mean_square_loss(run)
     if split:
         loss = jaxrnn.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))

@@ -106,7 +106,11 @@ def _key(case: Case, dtype: str) -> str:
 
 def _group(run: Run, group: list[Case], dtype: str, truths: dict[tuple[str, str], Any]) -> None:
     begun = time.perf_counter()
-    run.record.begin(f"correctness/{dtype}/compiling {group[0].name} …", 150)
+    compiling = f"correctness/{dtype}/compiling {group[0].name} and {len(group) - 1} more"
+    if run.is_done(compiling):
+        run.record.skip(compiling, "a worker before this one ended over it")
+        return
+    run.record.begin(compiling, 150)
     jobs: dict[tuple[str, str, str], Callable[[], Job]] = {}
     drawn = {}
     for case in group:

@@ -54,17 +54,14 @@ def measure(run: Run) -> None:
 def _ms_a_step(run: Run, name: str) -> float:
     """Of the slowest side at the lengths before, or a guess."""
     rows = [row for row in run.record.rows("linear") if row["cell"] == name]
-    return max((max(row["milliseconds"].values()) / row["shape"]["T"] for row in rows), default=0) or (
-        0.0 if run.dry else FIRST_GUESS_MS
-    )
+    measured = [max(row["milliseconds"].values()) / row["shape"]["T"] for row in rows]
+    return max(measured, default=0.0 if run.dry else FIRST_GUESS_MS)
 
 
 def _point(run: Run, name: str, shape: Shape) -> dict[str, Any]:
     posed = _pose(name, shape)
     jobs = {
-        side: functools.partial(
-            sides.job, posed, functools.partial(loop, posed.problem.cell)
-        )
+        side: functools.partial(sides.job, posed, functools.partial(loop, posed.problem.cell))
         for side, loop in LOOPS.items()
     }
     built = compiler.build(jobs, 90)

@@ -41,7 +41,8 @@ def measure(run: Run) -> None:
     shape, mode = (speed.DRY_SHAPES if run.dry else speed.SHAPES)[0], sides.MODES[0]
     jobs: dict[Any, Callable[[], compiler.Job]] = {}
     for cell in CELLS:
-        waiting = [side for side in SIDES if not run.is_done(_key(cell, side))]
+        there = [side for side in SIDES if side in sides.SIDES]
+        waiting = [side for side in there if not run.is_done(_key(cell, side))]
         if waiting:
             posed = sides.pose(cell, shape, mode, "gradient")
             jobs |= {(cell, s): functools.partial(sides.SIDES[s], posed) for s in waiting}
@@ -164,7 +165,7 @@ def by_flag(run: Run) -> None:
     if shown:
         return
     for name in [name for name in sides.SIDES if name.endswith("command buffers")]:
-        del sides.SIDES[name]  # It would be timed and compiled for nothing.
+        del sides.SIDES[name]  # To time and compile it would show nothing.
     key = "flag/command buffers"
     if run.is_done(key):
         return

@@ -43,7 +43,7 @@ class Record:
         beside.write_text(json.dumps(_finite(self.content)) + "\n")
         os.replace(beside, self.path)
 
-    def keys(self) -> set[str]:
+    def done(self) -> set[str]:
         """The points that have a result or have failed, which a new worker does not repeat."""
         rows = [row for rows in self.content["rows"].values() for row in rows]
         return {row["key"] for row in [*rows, *self.content["errors"]] if row.get("key")}

@@ -60,7 +60,8 @@ def _products(rows: Rows) -> str:
         return ""
     row = rows[0]
     rates = ", ".join(f"{name} {rate:.1f}" for name, rate in row["tflops"].items())
-    return f"One product of {row['size']}³, TFLOP/s at best: {rates}."
+    tf32 = "takes TF32" if row["jax_takes_tf32"] else "takes no TF32"
+    return f"One product of {row['size']}³, TFLOP/s at best: {rates}. In float32 JAX {tf32}."
 
 
 def _correctness(rows: Rows) -> str:
@@ -203,7 +204,9 @@ def _profile(rows: Rows) -> str:
 
 
 def _certificates(rows: Rows) -> str:
-    lines = [(row["cell"], "ok" if row["ok"] else "OUT OF LIMITS", len(row["rows"])) for row in rows]
+    lines = [
+        (row["cell"], "ok" if row["ok"] else "OUT OF LIMITS", len(row["rows"])) for row in rows
+    ]
     return f"## Certificate\n\n{_table(('cell', '', 'comparisons'), lines)}" if lines else ""
 
 

@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
     def is_done(self, key: str) -> bool:
         """Whether a worker before this one has been there."""
-        return key in self.record.keys()
+        return key in self.record.done()
 
     def say(self, line: str) -> None:
         """A line of progress, with the time left."""

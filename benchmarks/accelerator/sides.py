@@ -170,6 +170,9 @@ SIDES: dict[str, Callable[[Posed], Job]] = {
     "cudnn's lstm": _cudnn_lstm,
 }
 
+# These are never left out; the others are tried on a small problem first, see speed.probe.
+SAFE = ("scan", "bptt", "flax")
+
 
 def torch(posed: Posed) -> Program:
     """PyTorch with the same permission to take TF32."""
@@ -191,8 +194,11 @@ def torch(posed: Posed) -> Program:
 
 
 def outcome(name: str, posed: Posed, result: Any) -> tuple[float | None, np.ndarray]:
-    """What has to be the same for all sides: the loss, and dL/dx at the first step or, of the
-    outputs, those at the last, which depend on all steps."""
+    """What has to be the same for all sides.
+
+    The loss, and dL/dx at the first step; or, of the outputs, those at the last. They depend on all
+    steps.
+    """
     is_gradient = posed.work == "gradient"
     value = float(result[0]) if is_gradient else None
     over_time = _numbers(result[1][-1] if is_gradient else result)

@@ -1,6 +1,9 @@
 """The worker process: all stages, in the order of their worth."""
 
+import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +23,34 @@ def run(path: Path, deadline: float, seconds: float, dry: bool) -> int:
     from benchmarks.accelerator import correctness, linear, machine, profile, speed
     from benchmarks.accelerator.run import BrokenDevice, Run
 
+    # From a cold disk PyTorch and Flax take long to import: another process reads them meanwhile.
+    reader = subprocess.Popen(
+        [sys.executable, "-c", "import flax.nnx, torch"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     dry = dry or jax.default_backend() == "cpu"
     this = Run(record, deadline, seconds, dry)
     if not record.content["machine"]:
         record.content["machine"] = machine.machine()
         record.content["settings"] = {"minutes": seconds / 60, "dry_run": dry}
-    record.begin("starting PyTorch", 120)
-    record.content["machine"]["torch"] = machine.torch_settings()
     record.save()
     this.say(f"{record.content['machine']}")
     batches = speed.batches(dry)
+
+    def start_torch() -> None:
+        record.begin("starting PyTorch", 120)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            reader.wait(60)
+        record.content["machine"]["torch"] = machine.torch_settings()
+        this.say(f"PyTorch: {record.content['machine']['torch']}")
+
     stages: dict[str, Callable[[], None]] = {
         "rate": lambda: speed.rates(this),
         "correctness": lambda: correctness.measure(this),
+        "starting PyTorch": start_torch,
+        "probe": lambda: speed.probe(this),
         "gradient, float32": lambda: speed.measure(this, batches[:2]),
         "profile": lambda: profile.measure(this),
         "command buffers by flag": lambda: profile.by_flag(this),
