@@ -49,7 +49,8 @@ def _flax(posed: Problem) -> Peer:
 
     params, _, xs = posed.args
     makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    cell = makes[posed.cell_name](xs.shape[-1], posed.shape.H, rngs=nnx.Rngs(0))
+    sizes = xs.shape[-1], posed.shape.H
+    cell = makes[posed.cell_name](*sizes, dtype=xs.dtype, rngs=nnx.Rngs(0))
     # It starts from an orthogonal matrix, which is not to be had in bfloat16.
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, wide, nnx.state(cell)))

@@ -34,9 +34,8 @@ CHILD_SECONDS = 90
 
 def measure(run: Run) -> None:
     """Trace one call of each side."""
-    earlier = [e["key"] for e in run.record.content["errors"] if e["key"].startswith("profile/")]
-    if earlier and run.record.content["restarts"]:
-        run.record.skip("profile", "it may have ended a worker before this one")
+    if run.record.died("profile"):
+        run.record.skip("profile", "it ended a worker before this one")
         return
     shape, mode = (speed.DRY_SHAPES if run.dry else speed.SHAPES)[0], sides.MODES[0]
     jobs: dict[Any, Callable[[], compiler.Job]] = {}

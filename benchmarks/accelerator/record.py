@@ -63,11 +63,16 @@ class Record:
         self.content["running"] = None
         self.save()
 
-    def fail(self, key: str, error: BaseException | str) -> None:
-        """A point failed, and the run goes on."""
-        self.content["errors"].append({"key": key, "error": describe(error)})
+    def fail(self, key: str, error: BaseException | str, died: bool = False) -> None:
+        """A point failed, and the run goes on, in a new worker if it took this one with it."""
+        self.content["errors"].append({"key": key, "error": describe(error), "died": died})
         self.content["running"] = None
         self.save()
+
+    def died(self, stage: str) -> list[str]:
+        """The points of a stage that ended a worker."""
+        keys = [error["key"] for error in self.content["errors"] if error["died"]]
+        return [key for key in keys if key.startswith(f"{stage}/")]
 
     def skip(self, what: str, why: str) -> None:
         """Something was left out; said once."""

@@ -211,16 +211,21 @@ def _certificates(rows: Rows) -> str:
 
 
 def _left_out(content: dict[str, Any]) -> str:
-    skipped = [f"- {entry['what']}: {entry['why']}" for entry in content["skipped"]]
-    failed = [f"- {entry['key']}: {entry['error']}" for entry in content["errors"]]
-    absent: dict[str, set[str]] = {}
+    """Each error and each reason once, with the points that it holds for."""
+    skipped: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}
+    for entry in content["skipped"]:
+        skipped.setdefault(entry["why"], []).append(entry["what"])
+    for entry in content["errors"]:
+        failed.setdefault(entry["error"].splitlines()[0], []).append(entry["key"])
     for row in content["rows"].get("speed", []):
-        for name, why in row.get("absent", {}).items():
-            absent.setdefault(f"{name}: {why}", set()).add(row["mode"])
-        failed += [f"- {row['key']}, {name}: {why}" for name, why in row["errors"].items()]
-    skipped += [f"- {what} ({', '.join(sorted(modes))})" for what, modes in absent.items()]
+        for name, why in row["absent"].items():
+            skipped.setdefault(f"{name}: {why}", []).append(f"{row['work']}, {row['mode']}")
+        for name, why in row["errors"].items():
+            failed.setdefault(f"{name}: {why.splitlines()[0]}", []).append(row["key"])
     return _list("Failed", failed) + _list("Left out", skipped)
 
 
-def _list(title: str, lines: list[str]) -> str:
+def _list(title: str, entries: dict[str, list[str]]) -> str:
+    lines = [f"- {why}: {'; '.join(dict.fromkeys(what))}" for why, what in entries.items()]
     return f"## {title}\n\n" + "\n".join(lines) + "\n\n" if lines else ""

@@ -100,8 +100,7 @@ def probe(run: Run) -> None:
 
     A worker that replaces one that ended over a point leaves out all that is not safe.
     """
-    died = [e["key"] for e in run.record.content["errors"] if e["key"].startswith("speed/")]
-    died = [key for key in died if key.count("/") == 4] if run.record.content["restarts"] else []
+    died = run.record.died("speed")
     posed = sides.pose("lstm", DRY_SHAPES[0], MODES[0], "gradient")
     for name in [name for name in sides.SIDES if name not in sides.SAFE]:
         key = f"probe/{name}"

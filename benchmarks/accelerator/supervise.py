@@ -37,7 +37,7 @@ def supervise(command: list[str], path: Path, deadline: float) -> int:
         why = why or f"the worker ended with code {process.returncode}"
         running, left = record.content["running"], deadline - time.time()
         if running and process.returncode != RESTART:
-            record.fail(running["key"], why)
+            record.fail(running["key"], why, died=True)
         record.content["restarts"].append({"why": why, "seconds_left": round(left)})
         record.save()
         print(f"{why}; {left:.0f} s left", flush=True)
