@@ -33,7 +33,7 @@ def test_there_are_two_commands_that_install():
     ("row", "comparison", "share"),
     [
         ("`jax.grad` of `lax.scan`, time", "bptt / scan", "time"),
-        ("the fastest of Flax, Equinox and Haiku, time", "bptt / fastest JAX peer", "time"),
+        ("the fastest of `scan`, Flax, Equinox and Haiku, time", "bptt / fastest JAX peer", "time"),
         ("the same, both split", "ours / fastest JAX peer, split", "time"),
         ("PyTorch 2.13 with oneDNN, time", "bptt / torch", "time"),
         ("`jax.grad` of `lax.scan`, temporary memory", "bptt / scan", "memory"),
