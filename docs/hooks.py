@@ -1,7 +1,7 @@
 """What mkdocs needs beside its plugins: MathML at build time, pictures of the benchmarks.
 
-Nothing on a page is loaded from another site. Formulas are `$...$` and `$$...$$`; latex2mathml turns
-them into MathML, which browsers draw themselves.
+Nothing on a page is loaded from another site. Formulas are `$...$` and `$$...$$`; latex2mathml
+turns them into MathML, which browsers draw themselves.
 """
 
 import re
@@ -22,17 +22,18 @@ class Formulas(Extension):
     """Formulas in a line, `$...$`, and in a paragraph of their own, `$$...$$`."""
 
     def extendMarkdown(self, md):
-        """Before fenced code is taken out there must be no formula left to find in it."""
+        """Code is already taken out when formulas are looked for: fences first, then spans."""
         md.preprocessors.register(DisplayFormulas(md), "display_formulas", 24)
         md.inlinePatterns.register(InlineFormulas(r"(?<![\\$])\$([^$\n]+?)\$", md), "formulas", 185)
 
 
 class DisplayFormulas(Preprocessor):
-    """A paragraph that begins and ends with `$$`; `\\tag{1}` at its end is the number."""
+    r"""A paragraph that begins and ends with `$$`; `\tag{1}` at its end is the number."""
 
     def run(self, lines):
         """Replaces each formula by MathML that Markdown leaves alone."""
-        return re.sub(r"^\$\$\n(.*?)\n\$\$$", self._formula, "\n".join(lines), flags=re.M | re.S).split("\n")
+        formula = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
+        return formula.sub(self._formula, "\n".join(lines)).split("\n")
 
     def _formula(self, match):
         latex, number = re.fullmatch(r"(.*?)(?:\\tag\{(.*?)\})?\s*", match[1], re.S).groups()
