@@ -97,13 +97,15 @@ def _in_time():
 
 @pytest.mark.usefixtures("_as_a_newcomer", "own_messages", "_in_time")
 @pytest.mark.parametrize("name", NAMES)
-def test_every_block_of_code_runs(name, tmp_path, monkeypatch):
+def test_every_block_of_code_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace = {"__name__": "page"}
     for line, code in blocks(ROOT / name, "python"):
         if not code.startswith(EXCERPT) and not missing(code):
             exec(compile("\n" * line + code, name, "exec"), namespace)
+    if name == "README.md":
+        assert capsys.readouterr().out.startswith("True\n")  # the certificate of its first block
 
 
 @pytest.mark.parametrize("name", NAMES)
