@@ -11,6 +11,8 @@ import inspect
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -150,6 +152,23 @@ def test_every_public_name_stands_once_in_the_reference():
     told = re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE)
     assert sorted(told) == sorted(public_names())
     assert len(told) > 80
+
+
+SITE = ("mkdocs", "material", "mkdocstrings_handlers", "latex2mathml")  # the extra `docs`
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in SITE),
+    reason="what builds the site is not installed",
+)
+def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert len(pages) > 15
+    loaded = re.compile(r'<(?:script|img)[^>]* src="(?:https?:)?//|<link[^>]* href="(?:https?:)?//')
+    assert not any(map(loaded.search, pages))
 
 
 def test_the_new_names_in_the_changelog_exist():
