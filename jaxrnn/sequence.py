@@ -224,7 +224,7 @@ class _Runner:
         result, ys = self._run_loop(step, params, carry, xs)
         return result, tree.reverse_time(ys) if self.reverse else ys
 
-    def _reset_in_running_order(self) -> jax.Array:
+    def _reset_in_running_order(self) -> Array:
         """Where to reset before a step.
 
         A reset at t cuts between t-1 and t. In reverse, step t-1 is the later one to be taken.
