@@ -106,7 +106,9 @@ def found_of(params, xs, **probes):
 def judged(params, xs):
     found = found_of(params, xs)
     gates = jaxrnn.diagnostics.saturation(jaxrnn.history(CELL, params, xs)[0])
-    return jaxrnn.diagnostics.diagnose(jaxrnn.diagnostics.memory_horizon(found), found, gates)
+    return jaxrnn.diagnostics.diagnose(
+        jaxrnn.diagnostics.memory_horizon(found), spectrum=found, gates=gates
+    )
 
 
 # Each public diagnostic by its name, and what trains.
