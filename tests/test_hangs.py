@@ -186,7 +186,7 @@ for seed in range(30):
 net = jaxrnn.stacked(jaxrnn.lstm(32), jaxrnn.gru(32))
 
 def loss(params, carry, xs, key):
-    carry, ys = jaxrnn.unroll(net, params, xs, carry)
+    carry, ys = jaxrnn.unroll(net, params, xs, carry=carry)
     return jnp.mean(ys**2), (carry, {})
 
 trainer = jaxrnn.training.trainer(loss, optax.adam(1e-2))

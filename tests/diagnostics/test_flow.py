@@ -155,7 +155,7 @@ def test_saturation_counts_what_the_mask_leaves():
     mask[0], mask[1] = False, True
     gate[~mask] = 7  # counts for nothing, not even for the range
     states = jaxrnn.History(free, {"f": jnp.asarray(gate), "g": jnp.asarray(candidate)})
-    found = jax.jit(functools.partial(saturation, tail=0.1))(states, mask)
+    found = jax.jit(functools.partial(saturation, tail=0.1))(states, mask=mask)
     assert list(found) == ["carries", "saved.f", "saved.g"]
     assert jnp.isnan(found["carries"]).all()
     for name, values, low, high in (("f", gate, 0.1, 0.9), ("g", candidate, -0.8, 0.8)):
