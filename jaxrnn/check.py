@@ -224,18 +224,6 @@ def parse_bytes(name: str, value: Any) -> int | None:
     return None if value is None else require_int(name, value, least=1)
 
 
-@contextlib.contextmanager
-def explain_forward_mode(loop: str) -> Iterator[None]:
-    """Say of JAX's error under forward-mode differentiation what to do about it."""
-    try:
-        yield
-    except TypeError as error:
-        got = f"{loop} under forward-mode differentiation (jvp, jacfwd or linearize)"
-        expected = "loop=jaxrnn.scan, since a hand-written backward pass has no rule for it"
-        require("forward-mode" not in str(error), "loop", got, expected, TypeError)
-        raise
-
-
 def require_bool(name: str, value: Any) -> bool:
     """`value` if it is a bool; otherwise our error."""
     return require_option_type(name, value, isinstance(value, bool), "a bool")
@@ -262,6 +250,16 @@ def require_callable(name: str, value: Any, takes: int | None = None, **named: A
                 got = f"{getattr(value, '__name__', value)} ({error})"
                 raise TypeError(f"{name}: got {got}, expected {expected}") from None
     return value
+
+
+def require_hashable(name: str, value: Any) -> None:
+    """Raise unless `value` has a hash, as a static argument of `jax.jit` needs one."""
+    try:
+        hash(value)
+    except TypeError as error:
+        got = f"{value!r} ({error})"
+        expected = "one with a hash, such as a frozen dataclass of numbers and functions"
+        raise TypeError(f"{name}: got {got}, expected {expected}") from None
 
 
 def require_elementwise(name: str, value: Any) -> Any:
@@ -395,12 +393,3 @@ def require_batch_axes(
         place = f"carry{jax.tree_util.keystr(path)} is {describe(leaf)}"
         expected = f"some that every array of the carry begins with; {place}"
         require(jnp.shape(leaf)[: len(shape)] == shape, name, got, expected)
-
-
-def require_mask_axes(xs: PyTree, shape: tuple[int, ...]) -> None:
-    """Raise unless all floats of a plain Step's inputs begin with the mask's axes."""
-    for path, leaf in jax.tree.leaves_with_path(xs):
-        place = f"xs{jax.tree_util.keystr(path)} is {describe(leaf)}"
-        expected = "axes that all floats of xs begin with, since padding is replaced there; "
-        leads = not is_inexact(leaf) or jnp.shape(leaf)[: len(shape)] == shape
-        require(leads, "mask", list(shape), expected + place)

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 
 class Expression:
     """A frozen dataclass whose repr is the expression that makes it."""
@@ -17,6 +19,8 @@ class Expression:
 
     def expression(self, spell_argument: Callable[[Any], str]) -> str:
         """The expression that makes the object, each argument as `spell_argument` writes it."""
+        if not dataclasses.is_dataclass(self):  # a user's own class, whose arguments are unknown
+            return object.__repr__(self)
         return call_expression(self, spell_argument)
 
     @property
@@ -47,6 +51,10 @@ def call_expression(value: Any, spell_argument: Callable[[Any], str]) -> str:
 
 def spell(value: Any) -> str:
     """The expression of an argument; of a function its name."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return f"ShapeDtypeStruct({value.shape}, {str(value.dtype)!r})"
+    if isinstance(value, float):
+        return repr(float(value)).replace("inf", "1e999")  # infinity has no literal
     if callable(value) and not isinstance(value, Expression):
         return getattr(value, "__name__", repr(value))
     return repr(value)

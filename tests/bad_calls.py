@@ -37,7 +37,7 @@ STATE = jaxrnn.training.TrainState(
 )
 OPTIMIZER = optax.sgd(0.1)
 CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
-REACH = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
+HORIZON = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
 
 
@@ -78,7 +78,11 @@ def of_cells():
     for name in ("lstm", "peephole_lstm", "layer_norm_lstm"):
         yield name, nan, lambda m=name: getattr(jaxrnn, m)(H, forget_bias=np.nan)
     yield "projected_lstm", nan, lambda: jaxrnn.projected_lstm(H, 2, forget_bias=np.nan)
-    yield "gru", "TypeError: gru() got an unexpected keyword", lambda: jaxrnn.gru(4, size=3)
+    yield (
+        "gru",
+        "TypeError: gru.__init__() got an unexpected keyword",
+        lambda: jaxrnn.gru(4, size=3),
+    )
     traced = "TypeError: hidden_size: got ...Tracer, expected a Python int"
     yield "gru", traced, lambda: jax.eval_shape(lambda n: jaxrnn.gru(n).init, STRUCT)
     yield (
@@ -87,7 +91,7 @@ def of_cells():
         lambda: LSTM.output(None, (CARRY, CARRY)),
     )
     yield "lru", "TypeError: params: got ['b', ", lambda: jaxrnn.lru(H).output(GRU_PARAMS, CARRY)
-    for name in ("readout", "embedding"):
+    for name in ("linear", "embedding"):
         make = getattr(jaxrnn, name)
         yield name, key.format("NoneType"), lambda m=make: m(2).init(None, 3)
     for message, function in {
@@ -161,8 +165,9 @@ def of_tokens():
     tokens = "TypeError: tokens: got float64[3], expected an array of integers"
     yield "stacked", tokens, lambda: net(params, start, array(B))
     of_tokens = with_functions(GRU, num_feature_axes=0)
-    zero = "ValueError: inputs: got 0.1, expected 0 for a cell that takes tokens"
-    yield "variational", zero, lambda: jaxrnn.transforms.variational_dropout(of_tokens, inputs=0.1)
+    zero = "ValueError: input_rate: got 0.1, expected 0 for a cell that takes tokens"
+    call = lambda: jaxrnn.transforms.variational_dropout(of_tokens, input_rate=0.1)  # noqa: E731
+    yield "variational_dropout", zero, call
     rest = "TypeError: carry: got the tree PyTreeDef(*), expected PyTreeDef(())"
     yield "embedding", rest, run(table, params[0], TOKENS, CARRY)
 
@@ -179,7 +184,7 @@ def of_sequences():
         pair,
         lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, carry=CARRY, loop=lambda *_: None),
     )
-    unknown = "TypeError: options: got masks, expected some of loop, mask, "
+    unknown = "TypeError: history() got an unexpected keyword argument 'masks'"
     yield "history", unknown, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, masks=MASK)
     for message, options in {
         "params['b']: got str, ": {"params": {**GRU_PARAMS, "b": "x"}},
@@ -195,7 +200,11 @@ def of_sequences():
         "mask: got ShapeDtypeStruct": {"mask": jax.ShapeDtypeStruct((T, B), bool)},
     }.items():
         yield "unroll", f"TypeError: {message}...expected an array", run(**options)
-    yield "unroll", "ValueError: fill: got nan, expected a fin", run(mask=MASK, fill=np.nan)
+    yield (
+        "unroll",
+        "ValueError: fill_value: got nan, expected a fin",
+        run(mask=MASK, fill_value=np.nan),
+    )
     lengths = "TypeError: lengths: got ShapeDtypeStruct"
     yield "lengths_to_mask", lengths, lambda: jaxrnn.lengths_to_mask(STRUCT, 3)
     axis = "ValueError: xs: got float64[3], expected one with an axis {}"
@@ -207,14 +216,14 @@ def of_sequences():
         yield "to_time_major", "TypeError: axis: got ...expected a Python int", call
     yield "to_time_major", "TypeError: xs: got str, expected", lambda: jaxrnn.to_time_major("abc")
     lead = "ValueError: rest: got float64[], expected a leading time axis"
-    yield "shifted", lead, lambda: jaxrnn.shift_right(array(), array())
+    yield "shift_right", lead, lambda: jaxrnn.shift_right(array(), array())
     yield (
-        "shifted",
+        "shift_right",
         "ValueError: rest: got leading (time) axes of sizes",
         lambda: jaxrnn.shift_right((array(), array()), (array(4), array(3))),
     )
     yield (
-        "shifted",
+        "shift_right",
         "TypeError: first: got str, expected an array",
         lambda: jaxrnn.shift_right("a", XS),
     )
@@ -248,13 +257,18 @@ def of_sequences():
 
 
 def of_transforms():
-    masked, restarted = jaxrnn.transforms.masked(GRU), jaxrnn.transforms.resettable(GRU)
+    masked, resettable = jaxrnn.transforms.masked(GRU), jaxrnn.transforms.resettable(GRU)
     plain = lambda p, c, x: (c, x)  # noqa: E731
     begun = jaxrnn.transforms.ResetParams(GRU_PARAMS, CARRY)
-    for name in ("masked", "restarted", "crossed", "probed"):
-        params = begun if name == "restarted" else GRU_PARAMS
-        wanted = f"TypeError: xs: got ..., expected a {name.capitalize()}"
-        make = getattr(jaxrnn, name)
+    for name, inputs in (
+        ("masked", "MaskedInputs"),
+        ("resettable", "ResetInputs"),
+        ("scale_carry_gradient", "ScaledInputs"),
+        ("probe_adjoint", "ProbeInputs"),
+    ):
+        params = begun if name == "resettable" else GRU_PARAMS
+        wanted = f"TypeError: xs: got ..., expected a {inputs}"
+        make = getattr(jaxrnn.transforms, name)
         yield name, wanted, run(make(GRU), params)
         yield name, wanted, run(make(plain), params, carry=CARRY)
     for message, mask in {
@@ -266,31 +280,39 @@ def of_transforms():
     other = jaxrnn.transforms.MaskedInputs(XS, array(T, 7, dtype=bool))
     rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
     yield "masked", rows, run(jaxrnn.transforms.masked(plain), None, other, CARRY)
-    yield "masked", "ValueError: fill: got inf", lambda: jaxrnn.transforms.masked(GRU, fill=np.inf)
+    yield (
+        "masked",
+        "ValueError: fill_value: got inf",
+        lambda: jaxrnn.transforms.masked(GRU, fill_value=np.inf),
+    )
     anew = jaxrnn.transforms.ResetInputs(XS, MASK)
-    yield "restarted", "TypeError: params: got dict, expected a Res", run(restarted, xs=anew)
+    yield (
+        "resettable",
+        "TypeError: params: got dict, expected a ResetParams",
+        run(resettable, xs=anew),
+    )
     for message, start in {
-        "TypeError: params.carry: got the tree PyTreeDef(None)": None,
-        "ValueError: params.carry: got float64[1,4], expected float64[3,4]": array(1, H),
+        "TypeError: params.reset_carry: got the tree PyTreeDef(None)": None,
+        "ValueError: params.reset_carry: got float64[1,4], expected float64[3,4]": array(1, H),
     }.items():
-        call = run(restarted, jaxrnn.transforms.ResetParams(GRU_PARAMS, start), anew, CARRY)
-        yield "restarted", message, call
+        call = run(resettable, jaxrnn.transforms.ResetParams(GRU_PARAMS, start), anew, CARRY)
+        yield "resettable", message, call
     no_bool = jaxrnn.transforms.ResetInputs(XS, array(T, B))
-    yield "restarted", "TypeError: xs.reset: got float64[5,3]", run(restarted, begun, no_bool)
+    yield "resettable", "TypeError: xs.reset: got float64[5,3]", run(resettable, begun, no_bool)
     factor = jaxrnn.transforms.ScaledInputs(XS, array(T, B))
     yield (
-        "crossed",
+        "scale_carry_gradient",
         "ValueError: xs.factor: got float64[3], expected one number",
         run(jaxrnn.transforms.scale_carry_gradient(GRU), xs=factor, carry=CARRY),
     )
     probe = jaxrnn.transforms.ProbeInputs(XS, array(T, B + 2))
     yield (
-        "probed",
+        "probe_adjoint",
         "ValueError: xs.probe: got float64[5], expected float64[3]",
         run(jaxrnn.transforms.probe_adjoint(GRU), xs=probe, carry=CARRY),
     )
     yield (
-        "probed",
+        "probe_adjoint",
         "TypeError: xs.probe: got the tree PyTreeDef(None)",
         run(
             jaxrnn.transforms.probe_adjoint(GRU),
@@ -302,46 +324,54 @@ def of_transforms():
         "ValueError: factor: got float64[7], expected the shape of the si": lambda s: jnp.ones(7),
         "ValueError: factor: got NoneType, expected": lambda s: None,
     }.items():
-        yield "controlled", message, run(jaxrnn.transforms.scale_adjoint(GRU, factor), carry=CARRY)
+        yield (
+            "scale_adjoint",
+            message,
+            run(jaxrnn.transforms.scale_adjoint(GRU, factor), carry=CARRY),
+        )
     yield (
-        "controlled",
+        "scale_adjoint",
         "TypeError: factor: got <lambda> (too many",
         lambda: jaxrnn.transforms.scale_adjoint(GRU, lambda: 1),
     )
     rate = "ValueError: {}: got None, expected a rate in [0, 1)"
-    yield "controlled", rate.format("cut"), lambda: jaxrnn.transforms.scale_adjoint(GRU, cut=None)
+    yield "detach_adjoint", rate.format("rate"), lambda: jaxrnn.transforms.detach_adjoint(GRU, None)
     yield "zoneout", rate.format("rate"), lambda: jaxrnn.transforms.zoneout(GRU, None)
-    form = "TypeError: cut: got the tree PyTreeDef({'a': *}), expected"
-    yield "controlled", form, run(jaxrnn.transforms.scale_adjoint(GRU, cut={"a": 0.1}), key=KEY)
+    form = "TypeError: rate: got the tree PyTreeDef({'a': *}), expected"
+    for name in ("detach_adjoint", "zoneout"):
+        make = getattr(jaxrnn.transforms, name)
+        yield name, form, run(make(GRU, {"a": 0.1}), key=KEY)
+        cell = "TypeError: cell: got function, expected a Cell"
+        yield name, cell, lambda m=make: m(plain, 0.1)
     yield (
-        "clipped",
+        "clip_adjoint",
         "ValueError: limit: got nan",
         lambda: jaxrnn.transforms.clip_adjoint(GRU, np.nan),
     )
     yield (
-        "variational",
-        "TypeError: variational() takes 1",
+        "variational_dropout",
+        "TypeError: variational_dropout.__init__() takes 2",
         lambda: jaxrnn.transforms.variational_dropout(GRU, 0.1),
     )
     whole = "TypeError: xs: got a tuple of 2, expected an array (of a masked cell and the like, tra"
     cell, marked = (
-        jaxrnn.transforms.variational_dropout(masked, inputs=0.1),
+        jaxrnn.transforms.variational_dropout(masked, input_rate=0.1),
         jaxrnn.transforms.MaskedInputs(XS, MASK),
     )
-    yield "variational", whole, run(cell, xs=marked, key=KEY)
+    yield "variational_dropout", whole, run(cell, xs=marked, key=KEY)
     yield (
-        "candidate_dropout",
+        "recurrent_dropout",
         "TypeError: rate: got '1'",
         lambda: jaxrnn.transforms.recurrent_dropout(GRU, "1"),
     )
-    fed = jaxrnn.transforms.autoregressive(GRU, lambda y, s: y)
+    generating = jaxrnn.transforms.autoregressive(GRU, lambda y, s: y)
     yield (
-        "fed_back",
+        "autoregressive",
         "TypeError: carry: got float64[3,4], expected (carry, x)",
-        run(fed, xs=array(T), carry=CARRY),
+        run(generating, xs=array(T), carry=CARRY),
     )
     yield (
-        "fed_back",
+        "autoregressive",
         "TypeError: feedback: got <lambda> (too",
         lambda: jaxrnn.transforms.autoregressive(GRU, lambda y: y),
     )
@@ -349,27 +379,35 @@ def of_transforms():
 
 def of_losses_and_training():
     readout, entropy = jaxrnn.linear(7), optax.softmax_cross_entropy_with_integer_labels
-    scored, params = jaxrnn.transforms.step_loss(GRU, readout, entropy), (GRU_PARAMS, weights(1))
+    with_loss, params = jaxrnn.transforms.step_loss(GRU, readout, entropy), (GRU_PARAMS, weights(1))
     for target in (3, np.int32, None):
         wanted = "TypeError: target: got ..., expected a ShapeDtypeStruct"
         yield (
-            "scored",
+            "step_loss",
             wanted,
             lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, t),
         )
-    yield "scored", "TypeError: xs: got float64[...], expected a Scored", run(scored, params)
+    yield (
+        "step_loss",
+        "TypeError: xs: got float64[...], expected a StepLossInputs",
+        run(with_loss, params),
+    )
     for message, targets in {
         "TypeError: xs.targets: got float64[5,3], expected int32[5,3]": array(T, B),
         "ValueError: xs.targets: got int32[5,4], expected int32[5,3]": array(T, 4, dtype=np.int32),
         "TypeError: xs.targets: got the tree PyTreeDef(None)": None,
     }.items():
-        yield "scored", message, run(scored, params, jaxrnn.transforms.StepLossInputs(XS, targets))
+        yield (
+            "step_loss",
+            message,
+            run(with_loss, params, jaxrnn.transforms.StepLossInputs(XS, targets)),
+        )
     two = "TypeError: params: got {}, expected a tuple of 2, one a part"
     for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
         yield (
-            "scored",
+            "step_loss",
             two.format(got),
-            run(scored, wrong, jaxrnn.transforms.StepLossInputs(XS, TOKENS)),
+            run(with_loss, wrong, jaxrnn.transforms.StepLossInputs(XS, TOKENS)),
         )
     for message, outputs, targets in (
         ("outputs: got NoneType,", None, XS),
@@ -400,21 +438,28 @@ def of_losses_and_training():
         "TypeError: loss: got ...(too many",
         lambda: jaxrnn.training.trainer(len, OPTIMIZER),
     )
-    windowed = jaxrnn.training.truncated_trainer(training_loss, OPTIMIZER, 2, 4)
+    windows = jaxrnn.training.truncated_trainer(training_loss, OPTIMIZER, 2, 4)
     for name, update in (
         ("trainer", jaxrnn.training.trainer(training_loss, OPTIMIZER).update),
-        ("windowed", windowed.update),
+        ("truncated_trainer", windows.update),
     ):
         for got, state in (("NoneType", None), ("dict", {}), ("float64[5,3,2]", XS)):
             wanted = f"TypeError: state: got {got}, expected a TrainState"
             yield name, wanted, lambda u=update, s=state: u(s, XS)
-    yield "windowed", "ValueError: batch: got None, which has", lambda: windowed.update(STATE, None)
+    yield (
+        "truncated_trainer",
+        "ValueError: batch: got None, which has",
+        lambda: windows.update(STATE, None),
+    )
 
 
 def of_diagnostics():
-    traced = lambda name, *args: lambda: jax.eval_shape(getattr(jaxrnn, name), *args)  # noqa: E731
-    for name in ("flow", "contributions", "truncation_bias", "adaptive", "locate_nonfinite"):
-        function = getattr(jaxrnn, name)
+    traced = lambda function, *args: lambda: jax.eval_shape(function, *args)  # noqa: E731
+    for name in (
+        *("gradient_flow", "per_step_gradients", "truncation_bias"),
+        *("adaptive_truncation", "locate_nonfinite"),
+    ):
+        function = getattr(jaxrnn.diagnostics, name)
         for message, wrong, params, args in (
             (
                 "TypeError: loss: got <lambda> (got an unexpected",
@@ -427,8 +472,11 @@ def of_diagnostics():
             ("ValueError: loss: got float64[5,3,4], expected a sca", vector, GRU_PARAMS, [XS]),
         ):
             yield name, message, lambda f=function, w=wrong, p=params, a=args: f(w, p, *a)
-    for name in ("truncation_bias", "adaptive", "locate_nonfinite"):
-        function, wanted = getattr(jaxrnn, name), "TypeError: params...: got a traced float64["
+    for name in ("truncation_bias", "adaptive_truncation", "locate_nonfinite"):
+        function, wanted = (
+            getattr(jaxrnn.diagnostics, name),
+            "TypeError: params...: got a traced float64[",
+        )
         call = lambda f=function: jax.eval_shape(lambda p: f(loss, p, XS), GRU_PARAMS)  # noqa: E731
         yield name, wanted, call
     for message, options in {
@@ -451,25 +499,33 @@ def of_diagnostics():
         )
     some = "ValueError: carry: got int64[3], expected some floats"
     yield (
-        "spectrum",
+        "jacobian_spectrum",
         some,
         lambda: jaxrnn.diagnostics.jacobian_spectrum(
             lambda p, c, x: (c, x), None, array(B, dtype=int), XS
         ),
     )
     yield (
-        "reach",
-        "TypeError: found: got NoneType, expected a Spec",
+        "memory_horizon",
+        "TypeError: spectrum: got NoneType, expected a JacobianSpectrum",
         lambda: jaxrnn.diagnostics.memory_horizon(None),
     )
-    for message, args in {
-        "TypeError: reach: got NoneType, expected a Reach": (None,),
-        "TypeError: spectrum: got a tuple of 4, expected a Spectrum": (REACH, REACH),
-        "TypeError: gates: got list, expected a dict": (REACH, None, [1]),
-        "ValueError: reach: got that of no rows": (REACH._replace(rate=np.ones(0)),),
+    for message, (horizon, options) in {
+        "TypeError: horizon: got NoneType, expected a MemoryHorizon": (None, {}),
+        "TypeError: spectrum: got a tuple of 4, expected a JacobianSpectrum": (
+            HORIZON,
+            {"spectrum": HORIZON},
+        ),
+        "TypeError: gates: got list, expected a dict": (HORIZON, {"gates": [1]}),
+        "ValueError: horizon: got that of no rows": (
+            HORIZON._replace(decay_rate=np.ones(0)),
+            {},
+        ),
     }.items():
-        yield "verdict", message, lambda a=args: jaxrnn.diagnostics.diagnose(*a)
-    yield "verdict", "TypeError: reach...: got a traced float64", traced("verdict", REACH)
+        call = lambda h=horizon, o=options: jaxrnn.diagnostics.diagnose(h, **o)  # noqa: E731
+        yield "diagnose", message, call
+    wanted = "TypeError: horizon...: got a traced float64"
+    yield "diagnose", wanted, traced(jaxrnn.diagnostics.diagnose, HORIZON)
     for message, args, options in (
         ("ValueError: args: got none", (), {}),
         ("TypeError: args[0]: got str", ("x", XS), {}),
@@ -493,7 +549,7 @@ def of_diagnostics():
         yield "data_parallel", message, call
     for message, options in {
         "TypeError: names: got 3 of type int": {"names": 3},
-        "ValueError: narrow: got float64": {"narrow": np.float64},
+        "ValueError: narrow_dtype: got float64": {"narrow_dtype": np.float64},
     }.items():
         yield "certify", message, lambda o=options: jaxrnn.certify(GRU, **o)
     drawing = jaxrnn.randomized(jax.random.key(0), 0.5)

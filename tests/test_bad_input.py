@@ -9,6 +9,7 @@ from bad_calls import TABLE
 from test_check import compiled  # noqa: F401  (a fixture)
 
 import jaxrnn
+from jaxrnn.expression import Expression
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,20 @@ def test_bad_input_raises_our_error_before_anything_compiles(
     assert compiled == []
 
 
+def makes_a_part_or_loop(value):
+    """Whether it is a class such as `gru`, `stacked` or `truncated`, and none to be subclassed."""
+    return (
+        inspect.isclass(value) and issubclass(value, Expression) and not inspect.isabstract(value)
+    )
+
+
 def test_every_public_function_stands_in_the_table():
+    spaces = jaxrnn, jaxrnn.transforms, jaxrnn.diagnostics, jaxrnn.training
     functions = {
         name
-        for name, value in vars(jaxrnn).items()
-        if inspect.isfunction(value) and not name.startswith("_")
+        for space in spaces
+        for name, value in vars(space).items()
+        if (inspect.isfunction(value) or makes_a_part_or_loop(value)) and not name.startswith("_")
     }
+    assert {"gru", "zoneout", "truncated", "unroll", "gradient_flow", "trainer"} <= functions
     assert functions - {name for name, *_ in TABLE} == set()

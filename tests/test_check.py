@@ -43,7 +43,7 @@ XS, CARRY = array(T, B, I), memory(B)
 def loops(step, params, carry, xs):
     """The calls by which a step runs over a sequence."""
     return {
-        "unroll": partial(jaxrnn.unroll, step, params, xs, carry),
+        "unroll": partial(jaxrnn.unroll, step, params, xs, carry=carry),
         "scan": partial(jaxrnn.scan, step, params, carry, xs),
         "bptt": partial(jaxrnn.bptt, step, params, carry, xs),
         "truncated": partial(jaxrnn.truncated(2), step, params, carry, xs),
@@ -142,11 +142,11 @@ def wrong_sizes():
         ("layer_norm_gru", jaxrnn.layer_norm_gru, "hidden_size"),
         ("projected_lstm", lambda size: jaxrnn.projected_lstm(size, 2), "hidden_size"),
         ("projected_lstm", partial(jaxrnn.projected_lstm, 2), "projection_size"),
-        ("readout", jaxrnn.linear, "output_size"),
+        ("linear", jaxrnn.linear, "output_size"),
         ("embedding", jaxrnn.embedding, "output_size"),
         ("truncated", jaxrnn.truncated, "k1"),
         ("lstm.init", partial(LSTM.init, None), "input_size"),
-        ("readout.init", partial(jaxrnn.linear(2).init, None), "input_size"),
+        ("linear.init", partial(jaxrnn.linear(2).init, None), "input_size"),
         ("embedding.init", partial(jaxrnn.embedding(2).init, None), "input_size"),
     ):
         for value in (0, -3):
@@ -163,11 +163,13 @@ def wrong_options():
     yield not_a_loop, partial(jaxrnn.truncated, 4, loop="bptt"), "truncated"
     yield not_a_loop, unrolled(XS, loop="bptt"), "unroll"
     yield not_floating, partial(LSTM.init, None, I, int), "init"
-    yield not_floating, partial(LSTM.carry, (B,), int), "carry"
+    yield not_floating, partial(LSTM.initial_carry, (B,), int), "carry"
     unknown = partial(LSTM.init, None, I, "f9")
     yield from {
         "TypeError: dtype: got f9, expected a floating-point dtype": unknown,
-        "TypeError: batch_shape: got 3 of type int, expected a tuple": partial(LSTM.carry, B),
+        "TypeError: batch_shape: got 3 of type int, expected a tuple": partial(
+            LSTM.initial_carry, B
+        ),
         "TypeError: activation: got 'tanh' of type s": partial(jaxrnn.elman, H, activation="tanh"),
         "TypeError: reset_after: got 1 of type int, exp": partial(jaxrnn.gru, H, reset_after=1),
         "TypeError: forget_bias: got 'x' of type str": partial(jaxrnn.lstm, H, forget_bias="x"),
@@ -214,8 +216,8 @@ def wrong_certificates():
         three.format(0) + " for a plain Step": plain,
         three.format(1) + " or none": certify(LSTM, LSTM_PARAMS),
         three.format(2) + " or none": certify(LSTM, LSTM_PARAMS, CARRY),
-        "ValueError: draws: got 7, expected an int of at least 8": certify(LSTM, draws=7),
-        "TypeError: draws: got 8.0 of type float, expected a Py": certify(LSTM, draws=8.0),
+        "ValueError: num_draws: got 7, expected an int of at least 8": certify(LSTM, num_draws=7),
+        "TypeError: num_draws: got 8.0 of type float, expected a Py": certify(LSTM, num_draws=8.0),
         "TypeError: seed: got 'x' of type str, expected a Pytho": certify(LSTM, seed="x"),
         "TypeError: loop: got 3 of type int, expected a function": certify(LSTM, loop=3),
         "TypeError: step: got 3 of type int, expected a function": certify(3),
@@ -224,30 +226,34 @@ def wrong_certificates():
 
 def wrong_layers():
     hs, tokens = array(T, B, H), array(T, B, dtype=np.int32)
-    linear, table = {"w_o": array(H, 2), "b_o": array(2)}, {"w_e": array(7, 2)}
+    of_linear, table = {"w_o": array(H, 2), "b_o": array(2)}, {"w_e": array(7, 2)}
     wide_linear, wide_table = {"w_o": array(H, 3), "b_o": array(3)}, {"w_e": array(7, 3)}
-    readout, embedding = jaxrnn.linear(2).apply, jaxrnn.embedding(2).apply
+    linear, embedding = jaxrnn.linear(2).apply, jaxrnn.embedding(2).apply
     yield from {
-        "ValueError: hs: got float64[5,3,2], expected a last axis": partial(readout, linear, XS),
-        "TypeError: hs: got int32[5,3], expected floating": partial(readout, linear, tokens),
-        "TypeError: hs: got list, expected an array for readout": partial(readout, linear, [hs]),
-        "ValueError: params['w_o']: got ...4,3], expected [any,2]": partial(
-            readout, wide_linear, hs
+        "ValueError: inputs: got float64[5,3,2], expected a last axis": partial(
+            linear, of_linear, XS
         ),
-        "TypeError: params: got ['w_e'], expected the arrays ['b_o',": partial(readout, table, hs),
+        "TypeError: inputs: got int32[5,3], expected floating": partial(linear, of_linear, tokens),
+        "TypeError: inputs: got list, expected an array for linear": partial(
+            linear, of_linear, [hs]
+        ),
+        "ValueError: params['w_o']: got ...4,3], expected [any,2]": partial(
+            linear, wide_linear, hs
+        ),
+        "TypeError: params: got ['w_e'], expected the arrays ['b_o',": partial(linear, table, hs),
         "TypeError: tokens: got float64[5,3,4], expected an array": partial(embedding, table, hs),
         "TypeError: tokens: got list, expected an array of integers": partial(
             embedding, table, [1]
         ),
         "ValueError: params['w_e']: got ...[7,3], exp": partial(embedding, wide_table, tokens),
-        "TypeError: params: got ['b_o', 'w_o'], exp": partial(embedding, linear, tokens),
+        "TypeError: params: got ['b_o', 'w_o'], exp": partial(embedding, of_linear, tokens),
     }.items()
 
 
 def wrong_losses():
     def mean(loss=optax.l2_loss, *, outputs=(T, B, 2), targets=(T, B, 2), mask=None):
-        args = loss, array(*outputs), array(*targets), mask
-        return partial(jaxrnn.masked_mean, *args)
+        args = loss, array(*outputs), array(*targets)
+        return partial(jaxrnn.masked_mean, *args, mask=mask)
 
     def broadcasting(outputs, targets):
         return jnp.broadcast_to(outputs, (T, *outputs.shape))
@@ -360,18 +366,20 @@ def wrong_marks():
             reset_carry=CARRY
         ),
         "ValueError: reset_carry: got None, expected a carry, since a plain": partial(
-            plain, carry, reset=MARKS
+            plain, carry=carry, reset=MARKS
         ),
         "ValueError: reset_carry: got float64[2,4], expected float64[3,4], as the carry": partial(
-            plain, carry, reset=MARKS, reset_carry=array(2, H)
+            plain, carry=carry, reset=MARKS, reset_carry=array(2, H)
         ),
         "ValueError: mask: got the batch axes (3,), ...; carry['n'] is int64[]": partial(
-            plain, counting, mask=MARKS
+            plain, carry=counting, mask=MARKS
         ),
         "ValueError: mask: got [5, 2], expected axes that all floats of xs begin with": partial(
-            plain, array(2, H), mask=MARKS[:, :2]
+            plain, carry=array(2, H), mask=MARKS[:, :2]
         ),
-        "TypeError: fill: got 'x' of type str, expected a number": unrolled(XS, fill="x"),
+        "TypeError: fill_value: got 'x' of type str, expected a number": unrolled(
+            XS, fill_value="x"
+        ),
         "TypeError: key: got int, expected a key": unrolled(XS, cell=NOISY, key=3),
         "TypeError: key: got float64[2], expected a key": unrolled(XS, cell=NOISY, key=array(2)),
         "ValueError: key: got a key, expected None, since nothing in the cell draws": unrolled(
@@ -432,8 +440,8 @@ def wrong_transforms():
         yield "TypeError: cell: got function, expected a Cell", partial(make, array, 0.1)
     for name, make in {
         "rate": jaxrnn.dropout,
-        "inputs": lambda rate: jaxrnn.transforms.variational_dropout(GRU, inputs=rate),
-        "state": lambda rate: jaxrnn.transforms.variational_dropout(GRU, state=rate),
+        "input_rate": lambda rate: jaxrnn.transforms.variational_dropout(GRU, input_rate=rate),
+        "state_rate": lambda rate: jaxrnn.transforms.variational_dropout(GRU, state_rate=rate),
     }.items():
         for rate in (-0.1, 1, 1.5, float("nan")):
             message = f"ValueError: {name}: got {float(rate)}, expected a rate in [0, 1)"

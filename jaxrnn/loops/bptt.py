@@ -5,6 +5,7 @@ import jax
 from jaxrnn import check, tree
 from jaxrnn.loops import backend, chunks, derived, recomputing, saving
 from jaxrnn.loops.backend import Settings
+from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.types import Carry, Cell, Params, PyTree, Step, StepResult
 
 
@@ -48,9 +49,10 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
-    with check.explain_forward_mode("bptt"):
+    with explain_forward_mode("bptt"):
         if not isinstance(step, Cell):
             return derived.run(step, params, carry, xs)
+        check.require_hashable("step", step)
         run = _compiled if step.has_handwritten_backward else _run_cell
         return run(step, backend.settings(), params, carry, xs)
 

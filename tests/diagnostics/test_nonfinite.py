@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import locate_nonfinite
+from jaxrnn.diagnostics import locate_nonfinite
 
 T, B, I, H = 6, 3, 2, 3
 NET = jaxrnn.stacked(jaxrnn.elman(H), jaxrnn.lstm(H), jaxrnn.linear(2))
@@ -31,7 +31,7 @@ def changed(params, part, name, at, value):
 
 
 def where(found):
-    return found.phase, found.layer, found.quantity, found.step, found.place
+    return found.phase, found.layer, found.quantity, found.step, found.index
 
 
 def test_nothing_is_found_where_all_is_finite_and_padding_does_not_count():
