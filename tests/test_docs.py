@@ -192,7 +192,9 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
 def test_the_times_on_a_gpu_are_those_of_the_file():
     content = json.loads((ROOT / "benchmarks" / "results" / "gpu_h200.json").read_text())
     page = (ROOT / "docs" / "benchmarks.md").read_text()
-    rows = [r for r in content["rows"]["speed"] if (r["work"], r["mode"]) == ("gradient", "float32")]
+    rows = [
+        r for r in content["rows"]["speed"] if (r["work"], r["mode"]) == ("gradient", "float32")
+    ]
     assert len(rows) == 10
     for row in rows:
         times = row["microseconds_a_step"]
