@@ -264,6 +264,16 @@ def require_callable(name: str, value: Any, takes: int | None = None, **named: A
     return value
 
 
+def require_hashable(name: str, value: Any) -> None:
+    """Raise unless `value` has a hash, as a static argument of `jax.jit` needs one."""
+    try:
+        hash(value)
+    except TypeError as error:
+        got = f"{value!r} ({error})"
+        expected = "one with a hash, such as a frozen dataclass of numbers and functions"
+        raise TypeError(f"{name}: got {got}, expected {expected}") from None
+
+
 def require_elementwise(name: str, value: Any) -> Any:
     """`value` if it is a function that keeps the form of its argument; otherwise our error."""
     x = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -395,12 +405,3 @@ def require_batch_axes(
         place = f"carry{jax.tree_util.keystr(path)} is {describe(leaf)}"
         expected = f"some that every array of the carry begins with; {place}"
         require(jnp.shape(leaf)[: len(shape)] == shape, name, got, expected)
-
-
-def require_mask_axes(xs: PyTree, shape: tuple[int, ...]) -> None:
-    """Raise unless all floats of a plain Step's inputs begin with the mask's axes."""
-    for path, leaf in jax.tree.leaves_with_path(xs):
-        place = f"xs{jax.tree_util.keystr(path)} is {describe(leaf)}"
-        expected = "axes that all floats of xs begin with, since padding is replaced there; "
-        leads = not is_inexact(leaf) or jnp.shape(leaf)[: len(shape)] == shape
-        require(leads, "mask", list(shape), expected + place)

@@ -17,6 +17,8 @@ class Expression:
 
     def expression(self, spell_argument: Callable[[Any], str]) -> str:
         """The expression that makes the object, each argument as `spell_argument` writes it."""
+        if not dataclasses.is_dataclass(self):  # a user's own class, whose arguments are unknown
+            return object.__repr__(self)
         return call_expression(self, spell_argument)
 
     @property

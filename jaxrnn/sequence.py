@@ -299,7 +299,7 @@ def _checked_run(
         _check_carries_of_plain_step(runner, carry)
     mask = _checked_mask(runner, lengths, steps, batch, carry)
     if mask is not None and batch is None:
-        check.require_mask_axes(xs, mask.shape)
+        _check_mask_axes(xs, mask.shape)
     if carry is None:
         carry = _zero_carry(cell, params, xs, batch)
     arrays = tree.to_arrays("arguments", (mask, runner.reset, runner.reset_carry, carry))
@@ -372,3 +372,11 @@ def _checked_mask(
     check.require_integer_array("lengths", lengths)
     check.require_batch_axes("lengths", lengths.shape, batch, carry)
     return lengths_to_mask(lengths, steps)
+
+def _check_mask_axes(xs: PyTree, shape: tuple[int, ...]) -> None:
+    """Raises unless all floats of a plain Step's inputs begin with the mask's axes."""
+    for path, leaf in jax.tree.leaves_with_path(xs):
+        place = f"xs{jax.tree_util.keystr(path)} is {check.describe(leaf)}"
+        expected = "axes that all floats of xs begin with, since padding is replaced there; "
+        leads = not check.is_inexact(leaf) or jnp.shape(leaf)[: len(shape)] == shape
+        check.require(leads, "mask", list(shape), expected + place)

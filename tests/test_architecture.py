@@ -16,15 +16,15 @@ ROOT = Path(jaxrnn.__file__).parent
 
 # Room, that is the name after `jaxrnn.`, to floor.
 FLOORS = {
-    **dict.fromkeys(("types", "tree", "check"), 0),
+    **dict.fromkeys(("types", "expression", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
     **dict.fromkeys(("sequence", "networks", "losses", "certify", "certify_all"), 2),
-    **dict.fromkeys(("train", "memory", "diagnostics", "sharding", "interop"), 3),
-    **dict.fromkeys(("app", "__main__"), 4),
+    **dict.fromkeys(("training", "memory", "diagnostics", "interop"), 3),
+    **dict.fromkeys(("cli", "__main__"), 4),
 }
-OPTAX_FROM = FLOORS["train"]
+OPTAX_FROM = FLOORS["training"]
 # The package itself hands on names of all floors below, so only what stands on top may import it.
-TOP = FLOORS["app"]
+TOP = FLOORS["cli"]
 
 Sources = dict[str, str]  # module to its text
 
@@ -177,8 +177,8 @@ def test_an_import_that_goes_upward_is_seen():
     sources = {
         "jaxrnn.types": "def lazy():\n    from jaxrnn import sequence",
         "jaxrnn.cells": "from . import gru",
-        "jaxrnn.cells.gru": "from ..loops.bptt import bptt\nfrom .parts import x",
-        "jaxrnn.cells.parts": "",
+        "jaxrnn.cells.gru": "from ..loops.bptt import bptt\nfrom .kernels import x",
+        "jaxrnn.cells.kernels": "",
         "jaxrnn.loops.bptt": "import jaxrnn.cells.gru as gru",
         "jaxrnn.sequence": "import importlib\nimportlib.import_module('jaxrnn.training.trainers')",
         "jaxrnn.training.trainers": "from jaxrnn import unroll, sequence\nimport jaxrnn.loops.bptt",

@@ -202,7 +202,8 @@ for seed in range(10):
 cell = jaxrnn.gru(256)
 params = cell.init(jax.random.key(0), 16)
 xs = jax.random.normal(jax.random.key(1), (T, B, 16))
-found = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell, probes=32, key=jax.random.key(2)))
+spectrum = jaxrnn.diagnostics.jacobian_spectrum
+found = jax.jit(functools.partial(spectrum, cell, probes=32, key=jax.random.key(2)))
 jax.block_until_ready(found(params, cell.initial_carry((B,)), xs))
 """,
     "two spectra in one program": """
@@ -213,8 +214,9 @@ def found(key, xs):
     p, q = first.init(key, 16), second.init(key, 64)
     _, ys = jaxrnn.unroll(first, p, xs)
     probes = {"probes": 16, "key": key}
-    return (jaxrnn.diagnostics.jacobian_spectrum(first, p, first.initial_carry((B,)), xs, **probes),
-            jaxrnn.diagnostics.jacobian_spectrum(second, q, second.initial_carry((B,)), ys, **probes))
+    spectrum = jaxrnn.diagnostics.jacobian_spectrum
+    return (spectrum(first, p, first.initial_carry((B,)), xs, **probes),
+            spectrum(second, q, second.initial_carry((B,)), ys, **probes))
 
 for seed in range(2):
     jax.block_until_ready(found(jax.random.key(seed), jnp.ones((T, B, 16))))
@@ -226,7 +228,8 @@ cell = jaxrnn.elman(32)
 @jax.vmap
 def found(key):
     xs = jax.random.normal(key, (T, 2, 8))
-    return jaxrnn.diagnostics.jacobian_spectrum(cell, cell.init(key, 8), cell.initial_carry((2,)), xs, probes=8, key=key)
+    spectrum = jaxrnn.diagnostics.jacobian_spectrum
+    return spectrum(cell, cell.init(key, 8), cell.initial_carry((2,)), xs, probes=8, key=key)
 
 for seed in range(2):
     jax.block_until_ready(found(split(seed, 8)))

@@ -1,10 +1,11 @@
-"""Readout and embedding: values and gradients against plain NumPy, over any leading axes."""
+"""Linear and embedding: values and gradients against plain NumPy, over any leading axes."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_interchangeable
 from jax.test_util import check_grads
 
 import jaxrnn
@@ -13,22 +14,22 @@ LEADS = [(), (3,), (5, 3, 2), (0, 3)]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
-def linear(rng, hidden=4, output=2):
+def parameters(rng, hidden=4, output=2):
     return {"w_o": rng.standard_normal((hidden, output)), "b_o": rng.standard_normal(output)}
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=str)
-def test_readout_takes_the_affine_map_over_all_leading_axes(lead):
+def test_linear_takes_the_affine_map_over_all_leading_axes(lead):
     rng = np.random.default_rng(0)
-    params, hs = linear(rng), rng.standard_normal((*lead, 4))
+    params, hs = parameters(rng), rng.standard_normal((*lead, 4))
     outputs = jaxrnn.linear(2).apply(params, hs)
     chex.assert_trees_all_close(outputs, hs @ params["w_o"] + params["b_o"], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=str)
-def test_gradient_of_readout(lead):
+def test_gradient_of_linear(lead):
     rng = np.random.default_rng(1)
-    params, hs = linear(rng), rng.standard_normal((*lead, 4))
+    params, hs = parameters(rng), rng.standard_normal((*lead, 4))
     d_outputs = rng.standard_normal((*lead, 2))
     _, pullback = jax.vjp(jaxrnn.linear(2).apply, params, hs)
     rows, d_rows = hs.reshape(-1, 4), d_outputs.reshape(-1, 2)
@@ -37,9 +38,9 @@ def test_gradient_of_readout(lead):
     chex.assert_trees_all_close(pullback(d_outputs), expected, rtol=1e-12, atol=1e-13)
 
 
-def test_gradient_of_readout_agrees_with_differences():
+def test_gradient_of_linear_agrees_with_differences():
     rng = np.random.default_rng(1)
-    args = linear(rng), rng.standard_normal((3, 4))
+    args = parameters(rng), rng.standard_normal((3, 4))
     check_grads(jaxrnn.linear(2).apply, args, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
@@ -87,12 +88,12 @@ def test_tokens_of_every_integer_dtype(dtype, vocabulary):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_is_that_of_the_parameters(dtype):
     key, wide = jax.random.key(0), np.ones((3, 4))
-    readout, embedding = jaxrnn.linear(2), jaxrnn.embedding(2)
+    linear, embedding = jaxrnn.linear(2), jaxrnn.embedding(2)
 
     @jax.jit
     def start_and_apply():
-        linear, table = readout.init(key, 4, dtype), embedding.init(key, 7, dtype)
-        return linear, table, readout.apply(linear, wide), embedding.apply(table, np.array([1, 2]))
+        affine, table = linear.init(key, 4, dtype), embedding.init(key, 7, dtype)
+        return affine, table, linear.apply(affine, wide), embedding.apply(table, np.array([1, 2]))
 
     leaves = jax.tree.leaves(start_and_apply())
     chex.assert_tree_all_finite(leaves)
@@ -110,6 +111,6 @@ def test_parameters_start_at_their_scale():
 
 
 @pytest.mark.parametrize("make", [jaxrnn.linear, jaxrnn.embedding])
-def test_equal_sizes_give_the_same_layer(make):
-    assert make(3) is make(3)
-    assert make(3) is not make(4)
+def test_equal_sizes_give_equal_layers(make):
+    assert_interchangeable(make(3), make(3))
+    assert make(3) != make(4)

@@ -108,7 +108,7 @@ def test_padding_reaches_neither_value_nor_gradient(name, lead, mask_shape):
     @jax.jit
     def with_and_without(outputs, targets):
         value_and_grad = jax.value_and_grad(masked_mean, argnums=1)
-        padded = value_and_grad(loss, outputs, targets, mask)
+        padded = value_and_grad(loss, outputs, targets, mask=mask)
         return padded, value_and_grad(loss, outputs[valid], targets[valid])
 
     (value, gradient), (alone, gradient_alone) = with_and_without(outputs, targets)
@@ -137,7 +137,7 @@ def test_where_nothing_counts_the_mean_and_its_gradient_are_zero(lead):
 @pytest.mark.parametrize("mask", [None, np.ones((T, B), bool)], ids=["no mask", "mask"])
 def test_gradient_is_the_mean_of_the_steps(mask):
     outputs, targets = drawn((T, B), "numbers")
-    gradient = jax.grad(masked_mean, argnums=1)(optax.l2_loss, outputs, targets, mask)
+    gradient = jax.grad(masked_mean, argnums=1)(optax.l2_loss, outputs, targets, mask=mask)
     np.testing.assert_allclose(gradient, (outputs - targets) / outputs.size, rtol=1e-12)
 
 
@@ -175,7 +175,7 @@ def test_a_long_mean_keeps_its_dtype_and_stays_finite(dtype, masked):
     assert mean == 2
 
 
-def scored_and_stacked(cell):
+def inside_and_stacked(cell):
     """A per-step loss inside the loop, and the same of the outputs of the whole sequence."""
     steps, batch, inputs, classes = 9, 2, 3, 5
     nats, readout = optax.softmax_cross_entropy_with_integer_labels, jaxrnn.linear(classes)
@@ -208,7 +208,7 @@ def scored_and_stacked(cell):
 
 @pytest.mark.parametrize("cell", [jaxrnn.gru(4), jaxrnn.lstm(4)], ids=["gru", "lstm"])
 def test_a_loss_inside_the_loop_is_the_loss_of_the_outputs(cell):
-    args, within, outside, plain = scored_and_stacked(cell)
+    args, within, outside, plain = inside_and_stacked(cell)
     mask = jnp.asarray(np.random.default_rng(1).random((9, 2)) < 0.7)
     with jax.numpy_dtype_promotion("standard"):  # optax's losses need it
         wanted = jax.jit(jax.value_and_grad(outside, argnums=(0, 1)))
@@ -273,8 +273,8 @@ def test_logits_of_the_whole_sequence_never_stand_in_memory():
     assert temporary(jaxrnn.checkpointed()) < 0.5 * logits
 
 
-def test_a_cell_that_draws_noise_is_not_scored():
-    with pytest.raises(ValueError, match="cell: got one that draws noise, expected one without"):
+def test_a_cell_that_draws_noise_has_no_loss_inside_it():
+    with pytest.raises(ValueError, match="step: got one that draws noise, expected one without"):
         jaxrnn.transforms.step_loss(
             jaxrnn.transforms.zoneout(jaxrnn.gru(2), 0.1), jaxrnn.linear(2), optax.l2_loss
         )

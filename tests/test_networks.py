@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_interchangeable
 from reference import SOME_LOOPS, distance, often
 
 import jaxrnn
@@ -67,7 +68,7 @@ every_mark = pytest.mark.parametrize("keywords", MARKS.values(), ids=MARKS)
 def test_a_stack_is_its_parts_one_after_another():
     params, carry, xs = problem(DEEP)
 
-    def by_hand(params, carry, xs):
+    def handwritten(params, carry, xs):
         first, ys = unroll(jaxrnn.lstm(H), params[0], xs, carry=carry[0])
         second, more = unroll(jaxrnn.gru(H), params[1], ys, carry=carry[1])
         third, last = unroll(jaxrnn.elman(3), params[3], ys + more, carry=carry[3])
@@ -77,7 +78,7 @@ def test_a_stack_is_its_parts_one_after_another():
         return unroll(DEEP, params, xs, carry=carry)
 
     args = params, carry, xs
-    assert distance(with_gradient(ours, *args), with_gradient(by_hand, *args)) < GRADIENTS
+    assert distance(with_gradient(ours, *args), with_gradient(handwritten, *args)) < GRADIENTS
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_both_directions_equal_two_runs_by_hand(keywords, merge):
     net = bidirectional(jaxrnn.gru(H), jaxrnn.gru(H), merge=merge)
     args = problem(net)
 
-    def by_hand(params, carry, xs):
+    def handwritten(params, carry, xs):
         forward, ys = unroll(jaxrnn.gru(H), params.forward, xs, carry=carry.forward, **keywords)
         backward, back = unroll(
             jaxrnn.gru(H), params.backward, xs, carry=carry.backward, reverse=True, **keywords
@@ -149,7 +150,7 @@ def test_both_directions_equal_two_runs_by_hand(keywords, merge):
     def ours(params, carry, xs):
         return unroll(net, params, xs, carry=carry, **keywords)
 
-    assert distance(with_gradient(ours, *args), with_gradient(by_hand, *args)) < GRADIENTS
+    assert distance(with_gradient(ours, *args), with_gradient(handwritten, *args)) < GRADIENTS
 
 
 @some_loops
@@ -231,8 +232,7 @@ def test_parts_start_apart():
 def test_a_network_is_equal_to_its_like():
     """Or jit would compile each anew."""
     first, second = (stacked(jaxrnn.gru(3), residual(jaxrnn.lstm(3))) for _ in range(2))
-    assert first == second
-    assert hash(first) == hash(second)
+    assert_interchangeable(first, second)
 
 
 def test_an_error_says_in_which_part():

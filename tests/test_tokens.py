@@ -13,20 +13,20 @@ from reference import distance
 from test_networks import with_gradient
 
 import jaxrnn
-from jaxrnn import bidirectional, dropout, embedding, gru, lstm, readout, residual, stacked, unroll
+from jaxrnn import bidirectional, dropout, embedding, gru, linear, lstm, residual, stacked, unroll
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, V, I, H = 6, 3, 7, 4, 5
 LOOPS = dict(jaxrnn.LOOPS)
 
-NET = stacked(embedding(I), gru(H), readout(V))
+NET = stacked(embedding(I), gru(H), linear(V))
 NETWORKS = {
     "stacked": NET,
-    "nested": stacked(stacked(embedding(I), gru(H)), readout(V)),
+    "nested": stacked(stacked(embedding(I), gru(H)), linear(V)),
     "both ways": bidirectional(stacked(embedding(I), gru(H))),
-    "both ways inside": stacked(bidirectional(stacked(embedding(I), lstm(H))), readout(V)),
+    "both ways inside": stacked(bidirectional(stacked(embedding(I), lstm(H))), linear(V)),
     "deep": stacked(embedding(I), dropout(0.5), residual(gru(I)), lstm(H)),
-    "projected": stacked(embedding(I), readout(3), gru(H)),
+    "projected": stacked(embedding(I), linear(3), gru(H)),
     "both tables": stacked(bidirectional(embedding(I)), gru(H)),
     "table": stacked(embedding(I)),
     "Layer": embedding(I),
@@ -51,7 +51,7 @@ def zero(net, batch=(B,)):
     return net.initial_carry(batch, jnp.float64)
 
 
-def by_hand(params, carry, tokens):
+def handwritten(params, carry, tokens):
     """NET, by an index, `lax.scan` over the cell and one product."""
 
     def step(h, token):
@@ -81,9 +81,9 @@ def test_tokens_go_in_and_logits_come_out(loop_name, batch):
 
     def judge(params, carry):
         if loop_name != "truncated:4":
-            return by_hand(params, carry, tokens)
-        carry, first = by_hand(params, carry, tokens[:4])
-        carry, second = by_hand(params, jax.tree.map(lax.stop_gradient, carry), tokens[4:])
+            return handwritten(params, carry, tokens)
+        carry, first = handwritten(params, carry, tokens[:4])
+        carry, second = handwritten(params, jax.tree.map(lax.stop_gradient, carry), tokens[4:])
         return carry, jnp.concatenate([first, second])
 
     got = with_gradient(lambda p, c: unroll(NET, p, tokens, carry=c, loop=loop), params, carry)
@@ -239,14 +239,14 @@ def test_a_cell_may_take_tokens_itself():
     own = cell.init(jax.random.key(0), V, jnp.float64)
     for wrapped in (
         jaxrnn.transforms.zoneout(cell, 0.1),
-        jaxrnn.transforms.variational_dropout(cell, state=0.3),
+        jaxrnn.transforms.variational_dropout(cell, state_rate=0.3),
     ):
         _, ys = unroll(wrapped, own, tokens, key=jax.random.key(0), lengths=np.array([T, 0, 2]))
         assert ys.shape == (T, B, H)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    scored = jaxrnn.transforms.step_loss(cell, readout(V), nats)
+    with_loss = jaxrnn.transforms.step_loss(cell, linear(V), nats)
     xs = jaxrnn.transforms.StepLossInputs(tokens, tokens.astype(jnp.int32))
-    _, losses = unroll(scored, scored.init(jax.random.key(0), V, jnp.float64), xs)
+    _, losses = unroll(with_loss, with_loss.init(jax.random.key(0), V, jnp.float64), xs)
     assert losses.shape == (T, B)
 
 
@@ -289,9 +289,9 @@ def test_a_loss_over_tokens_is_looked_at_and_planned():
     params, tokens = params_of(NET), tokens_of(T, 4)
     targets = jnp.roll(tokens, -1, 0)
     value, grads = jax.value_and_grad(mean_loss)(params, tokens, targets)
-    seen = jaxrnn.diagnostics.gradient_flow(mean_loss, params, tokens, targets)
-    assert distance((seen.value, seen.grads), (value, grads)) < GRADIENTS
-    assert seen.norms[0].shape == (T, 4)
+    flow = jaxrnn.diagnostics.gradient_flow(mean_loss, params, tokens, targets)
+    assert distance((flow.value, flow.grads), (value, grads)) < GRADIENTS
+    assert flow.norms[0].shape == (T, 4)
     (terms,) = jaxrnn.diagnostics.per_step_gradients(mean_loss, params, tokens, targets)
     assert distance(jax.tree.map(lambda x: x.sum(0), terms), grads[1]) < GRADIENTS
     assert jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens, targets) is None
@@ -308,7 +308,7 @@ def test_a_loss_inside_the_loop():
     params, tokens = params_of(NET), tokens_of(T, B)
     targets = jnp.roll(tokens, -1, 0)
     nats = optax.softmax_cross_entropy_with_integer_labels
-    step = jaxrnn.transforms.step_loss(stacked(embedding(I), gru(H)), readout(V), nats)
+    step = jaxrnn.transforms.step_loss(stacked(embedding(I), gru(H)), linear(V), nats)
 
     def inside(params):
         own = (params[:2], params[2])
@@ -339,12 +339,12 @@ def test_it_is_trained_and_writes_on():
     write = jaxrnn.transforms.autoregressive(NET, lambda logits, _: jnp.argmax(logits, -1))
     first = (NET.initial_carry((1,)), jnp.array([2]))
     _, written = unroll(write, state.params, jnp.arange(8), carry=first)
-    assert written.x[:, 0].tolist() == [3, 4, 0, 1, 2, 3, 4, 0]
+    assert written.next_x[:, 0].tolist() == [3, 4, 0, 1, 2, 3, 4, 0]
     carry, streamed = first, []
     for s in range(8):
-        carry, fed = write(state.params, carry, s)
-        streamed.append(int(fed.x[0]))
-    assert streamed == written.x[:, 0].tolist()
+        carry, generated = write(state.params, carry, s)
+        streamed.append(int(generated.next_x[0]))
+    assert streamed == written.next_x[:, 0].tolist()
 
 
 def test_sizes_chain_behind_a_table():
@@ -356,8 +356,16 @@ def test_sizes_chain_behind_a_table():
 
 
 def test_a_layer_of_tokens_hands_their_number_on():
-    shift = jaxrnn.Layer(lambda *args: (), lambda params, xs: (xs + 1) % V, num_feature_axes=0)
-    net = stacked(shift, embedding(I), gru(H))
+    class shift(jaxrnn.Layer):
+        num_feature_axes = 0
+
+        def init(self, key, input_size, dtype=jnp.float32):
+            return ()
+
+        def apply(self, params, inputs):
+            return (inputs + 1) % V
+
+    net = stacked(shift(), embedding(I), gru(H))
     params, tokens = net.init(jax.random.key(0), V), tokens_of(T, B)
     assert params[1]["w_e"].shape == (V, I)
     wanted = unroll(stacked(*net.parts[1:]), params[1:], (tokens + 1) % V)

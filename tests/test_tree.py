@@ -79,7 +79,7 @@ def test_shifted_puts_the_first_in_front_and_drops_the_last(length):
     chex.assert_trees_all_equal(tree.shift_right(first, rest), {"h": jnp.asarray(whole[:-1])})
 
 
-def test_time_first_moves_one_axis_and_keeps_the_order_of_the_others():
+def test_to_time_major_moves_one_axis_and_keeps_the_order_of_the_others():
     batch_major = {"x": np.arange(24).reshape(2, 3, 4), "y": np.arange(6).reshape(2, 3)}
     moved = jaxrnn.to_time_major(batch_major)
     np.testing.assert_array_equal(moved["x"], batch_major["x"].transpose(1, 0, 2))

@@ -50,6 +50,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     with check.explain_forward_mode("bptt"):
         if not isinstance(step, Cell):
             return derived.run(step, params, carry, xs)
+        check.require_hashable("step", step)
         return (_compiled if step.has_handwritten_backward else _chunked)(step, params, carry, xs)
 
 

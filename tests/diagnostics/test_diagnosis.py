@@ -274,5 +274,6 @@ def test_contributions_are_a_line_for_each_parameter(axes):
 
 
 def test_the_library_is_imported_without_matplotlib():
-    code = "import sys; sys.modules['matplotlib'] = None; import jaxrnn; jaxrnn.diagnostics.plots.draw_flow"
+    without = "import sys; sys.modules['matplotlib'] = None"
+    code = f"{without}; import jaxrnn; jaxrnn.diagnostics.plots.draw_flow"
     subprocess.run([sys.executable, "-c", code], check=True)

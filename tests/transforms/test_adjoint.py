@@ -1,4 +1,4 @@
-"""`controlled`, `clipped`, `probed`, against a Python loop over steps and rows."""
+"""Transformations of the adjoint, against a Python loop over steps and rows."""
 
 import functools
 
@@ -6,12 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DerivedBackward, with_functions
+from helpers import DerivedBackward, assert_interchangeable, with_functions
 from reference import distance
 
 import jaxrnn
-from jaxrnn import LSTMCarry, ProbeInputs, clip_adjoint, probe_adjoint, scale_adjoint
-from jaxrnn.loops.truncated import truncated
+from jaxrnn import LSTMCarry, truncated
+from jaxrnn.transforms import (
+    ProbeInputs,
+    clip_adjoint,
+    detach_adjoint,
+    probe_adjoint,
+    scale_adjoint,
+)
 
 T, B, I, H = 6, 3, 2, 4
 CELLS = {"lstm": jaxrnn.lstm(H), "gru": jaxrnn.gru(H), "lru": jaxrnn.lru(H)}
@@ -20,6 +26,15 @@ LOOPS = {"bptt": jaxrnn.bptt, "scan": jaxrnn.scan, "truncated": truncated(4)}
 
 def plain(cell):
     return lambda params, carry, x: cell(params, carry, x)
+
+
+def one(size):
+    """The factor that changes nothing."""
+    return 1.0
+
+
+def plain_gru(params, carry, x):
+    return jaxrnn.gru(3)(params, carry, x)
 
 
 def underived(cell):
@@ -123,7 +138,7 @@ def test_every_control_equals_a_python_loop(control_name, cell_name, loop_name):
 
 
 @pytest.mark.parametrize("form", ["underived", "plain"])
-def test_steps_without_an_adjoint_are_controlled_alike(form):
+def test_steps_without_an_adjoint_are_clipped_alike(form):
     cell, loop = CELLS["gru"], jaxrnn.scan if form == "plain" else jaxrnn.bptt
     args = problem(cell)
     wanted = gradient(jaxrnn.bptt, clip_adjoint(cell, 2.0), *args)
@@ -154,7 +169,7 @@ def test_what_is_inactive_changes_nothing(form):
     cell = CELLS["gru"]
     step, args = FORMS[form](cell), problem(cell)
     run = jax.jit(jaxrnn.bptt, static_argnums=0)
-    for inactive in (scale_adjoint(step), clip_adjoint(step, 1e9)):
+    for inactive in (scale_adjoint(step, one), clip_adjoint(step, 1e9)):
         assert (
             distance(gradient(jaxrnn.bptt, inactive, *args), gradient(jaxrnn.bptt, step, *args))
             == 0
@@ -179,10 +194,10 @@ def test_zero_and_extreme_adjoints_are_normalised():
         assert slope(scale) == pytest.approx(3 * np.sqrt(3), rel=1e-6)
 
 
-def test_h_detach_cuts_the_link_of_h_alone():
+def test_h_detach_stops_the_gradient_of_h_alone():
     cell = CELLS["lstm"]
     params, carry, xs = problem(cell)
-    detached = scale_adjoint(cell, cut=LSTMCarry(h=0.5, c=0.0))
+    detached = detach_adjoint(cell, LSTMCarry(h=0.5, c=0.0))
     key = jax.random.key(3)
     weights = jnp.exp(jnp.arange(1.0, T + 1))[:, None, None]
 
@@ -194,11 +209,11 @@ def test_h_detach_cuts_the_link_of_h_alone():
             1
         ]
 
-    noise = detached.noise(key, params, carry, xs)[1][0]
+    noise = detached.draw_noise(key, params, carry, xs)[1][0]
     assert noise.c.all()
     assert 0 < noise.h.sum() < noise.h.size
 
-    def by_hand(params):
+    def handwritten(params):
         c, ys = carry, []
         for x, keep in zip(xs, noise.h, strict=True):
             h = jnp.where(keep[:, None], c.h, jax.lax.stop_gradient(c.h))
@@ -207,7 +222,7 @@ def test_h_detach_cuts_the_link_of_h_alone():
         return jnp.stack(ys)
 
     grad = jax.jit(jax.grad(loss), static_argnums=1)
-    wanted = grad(params, by_hand)
+    wanted = grad(params, handwritten)
     for loop in (jaxrnn.bptt, jaxrnn.scan):
         assert distance(grad(params, unrolled(loop)), wanted) < 1e-12
     assert distance(gradient(jaxrnn.bptt, cell, params, carry, xs), wanted) > 1e-3
@@ -261,7 +276,7 @@ def test_rows_are_told_apart_under_vmap_masks_and_resets():
     assert distance(jax.tree.map(lambda g: g.sum(0), rows), whole) < 1e-12
 
 
-def test_a_controlled_cell_can_stand_in_a_network_and_be_masked_outside():
+def test_a_clipped_cell_can_stand_in_a_network_and_be_masked_outside():
     net = jaxrnn.stacked(
         clip_adjoint(jaxrnn.elman(H), 0.1), jaxrnn.residual(clip_adjoint(jaxrnn.elman(H), 0.1))
     )
@@ -286,13 +301,27 @@ def test_short_sequences(form, steps):
     assert distance(got, gradient(jaxrnn.scan, cell, params, carry, xs[:steps])) < 1e-12
 
 
-def test_equal_arguments_give_the_same_cell():
+def test_equal_arguments_give_equal_cells():
     cell = jaxrnn.gru(3)
-    assert clip_adjoint(cell, 1.0) is clip_adjoint(jaxrnn.gru(3), 1.0)
-    assert clip_adjoint(cell, 1.0) is not clip_adjoint(cell, 1.0, elementwise=True)
-    assert probe_adjoint(cell) is probe_adjoint(cell)
-    cut = LSTMCarry(0.1, 0.0)
-    assert scale_adjoint(jaxrnn.lstm(3), cut=cut) is scale_adjoint(jaxrnn.lstm(3), cut=cut)
+    assert_interchangeable(clip_adjoint(cell, 1.0), clip_adjoint(jaxrnn.gru(3), 1.0))
+    assert clip_adjoint(cell, 1.0) != clip_adjoint(cell, 1.0, elementwise=True)
+    assert clip_adjoint(cell, 1.0) != clip_adjoint(cell, 2.0)
+    assert_interchangeable(scale_adjoint(cell, one), scale_adjoint(jaxrnn.gru(3), one))
+    assert_interchangeable(probe_adjoint(cell), probe_adjoint(cell))
+    assert probe_adjoint(cell) != probe_adjoint(cell, whole=True)
+    for rate in (0.1, LSTMCarry(0.1, 0.0), {"h": 0.1, "c": 0.0}):
+        first, second = (detach_adjoint(jaxrnn.lstm(3), rate) for _ in range(2))
+        assert_interchangeable(first, second)
+    assert detach_adjoint(cell, 0.1) != detach_adjoint(cell, 0.2)
+
+
+@pytest.mark.parametrize("transform", [clip_adjoint, detach_adjoint, probe_adjoint, scale_adjoint])
+def test_equal_steps_give_equal_steps(transform):
+    """A plain Step, or one that draws, is a dataclass around the function, too."""
+    arguments = {clip_adjoint: (1.0,), detach_adjoint: (0.1,), scale_adjoint: (one,)}
+    step = jaxrnn.gru(3) if transform is detach_adjoint else plain_gru
+    first, second = (transform(step, *arguments.get(transform, ())) for _ in range(2))
+    assert_interchangeable(first, second)
 
 
 @pytest.mark.usefixtures("own_messages")
@@ -302,14 +331,14 @@ def test_wrong_arguments_are_named():
         clip_adjoint(cell, 0)
     with pytest.raises(TypeError, match=r"factor: got 0.5 .* expected a function"):
         scale_adjoint(cell, 0.5)
-    with pytest.raises(ValueError, match=r"cut: got 1.0, expected a rate"):
-        scale_adjoint(cell, cut=1.0)
-    with pytest.raises(TypeError, match=r"cut: got 0.5 for a plain Step, expected 0"):
-        scale_adjoint(plain(cell), cut=0.5)
+    with pytest.raises(ValueError, match=r"rate: got 1.0, expected a rate"):
+        detach_adjoint(cell, 1.0)
+    with pytest.raises(TypeError, match=r"cell: got function, expected a Cell"):
+        detach_adjoint(plain(cell), 0.5)
     with pytest.raises(TypeError, match=r"step: got 3 .* expected a function"):
         clip_adjoint(3, 1.0)
-    detached, params = scale_adjoint(cell, cut=LSTMCarry(0.1, 0.2)), cell.init(jax.random.key(0), 1)
-    with pytest.raises(TypeError, match=r"cut: got the tree"):
+    detached, params = detach_adjoint(cell, LSTMCarry(0.1, 0.2)), cell.init(jax.random.key(0), 1)
+    with pytest.raises(TypeError, match=r"rate: got the tree"):
         jaxrnn.unroll(detached, params, jnp.zeros((2, 1)), key=jax.random.key(0))
 
 
@@ -358,10 +387,10 @@ RULED = {
     "jit of wraps": jax.jit(decorated(jax.jit(with_rule(jax.custom_vjp)))),
 }
 LOOSE = {
-    "clipped": lambda step: clip_adjoint(step, 1e9),
-    "controlled": controlled,
-    "probed": probed,
-    "crossed": jaxrnn.transforms.scale_carry_gradient,
+    "clip_adjoint": lambda step: clip_adjoint(step, 1e9),
+    "scale_adjoint": lambda step: scale_adjoint(step, one),
+    "probe_adjoint": probe_adjoint,
+    "scale_carry_gradient": jaxrnn.transforms.scale_carry_gradient,
 }
 
 
@@ -371,8 +400,8 @@ def test_a_rule_of_the_users_own_is_kept(rule, wrap):
     """Under every loop; that of a step that is not wrapped, by `scan`, is the judge."""
     step, xs = RULED[rule], jnp.arange(1.0, 6.0) / 3
     more = {
-        "probed": ProbeInputs(xs, jnp.zeros(5)),
-        "crossed": jaxrnn.transforms.ScaledInputs(xs, jnp.ones(5)),
+        "probe_adjoint": ProbeInputs(xs, jnp.zeros(5)),
+        "scale_carry_gradient": jaxrnn.transforms.ScaledInputs(xs, jnp.ones(5)),
     }
 
     def gradient(loop, step, xs):
@@ -394,7 +423,7 @@ def test_a_rule_that_does_not_scale_runs_once_a_step():
 
     seven = jax.custom_vjp(step)
     seven.defvjp(lambda *args: (step(*args), None), lambda _, d: (jnp.array(7.0), d[0], d[0]))
-    for wrapped in (seven, clip_adjoint(seven, 1e9), scale_adjoint(seven)):
+    for wrapped in (seven, clip_adjoint(seven, 1e9), scale_adjoint(seven, one)):
 
         def value(w, step=wrapped):
             h, ys = jaxrnn.scan(step, w, jnp.array(0.3), jnp.arange(3.0))
@@ -403,7 +432,7 @@ def test_a_rule_that_does_not_scale_runs_once_a_step():
         assert jax.grad(value)(0.4) == 21
 
 
-def test_a_cell_under_jit_is_controlled_as_a_plain_step():
+def test_a_cell_under_jit_is_clipped_as_a_plain_step():
     cell = CELLS["lstm"]
     args = problem(cell)
     wanted = gradient(jaxrnn.bptt, clip_adjoint(cell, 2.0), *args)

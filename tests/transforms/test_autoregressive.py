@@ -24,9 +24,9 @@ def test_it_is_a_python_loop_and_differentiates(loop):
 
     def ours(params, h, x):
         (h, x), ys = jaxrnn.unroll(step, params, jnp.arange(5.0), carry=(h, x), loop=loop)
-        return h, x, ys.y, ys.x
+        return h, x, ys.y, ys.next_x
 
-    def by_hand(params, h, x):
+    def handwritten(params, h, x):
         ys, xs = [], []
         for t in range(5):
             h, y = CELL(params, h, x)
@@ -41,8 +41,8 @@ def test_it_is_a_python_loop_and_differentiates(loop):
 
         return jax.grad(value)(problem())
 
-    assert distance(ours(*problem()), by_hand(*problem())) < 1e-13
-    assert distance(gradient(ours), gradient(by_hand)) < 1e-12
+    assert distance(ours(*problem()), handwritten(*problem())) < 1e-13
+    assert distance(gradient(ours), gradient(handwritten)) < 1e-12
 
 
 def test_tokens_are_drawn_and_streamed():
@@ -59,8 +59,8 @@ def test_tokens_are_drawn_and_streamed():
     start = net.initial_carry(), jnp.asarray(0)
     _, out = jaxrnn.unroll(step, params, keys, carry=start)
     assert out.y.shape == (20, 7)
-    assert len(set(out.x.tolist())) > 3
+    assert len(set(out.next_x.tolist())) > 3
     carry = start
-    for key, token in zip(keys, out.x, strict=True):
-        carry, fed = jax.jit(step)(params, carry, key)
-        assert fed.x == token
+    for key, token in zip(keys, out.next_x, strict=True):
+        carry, generated = jax.jit(step)(params, carry, key)
+        assert generated.next_x == token

@@ -1,14 +1,14 @@
-"""`masked` and `restarted` as steps of their own, and their certificates."""
+"""`masked` and `resettable` as steps of their own, and their certificates."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DerivedBackward
+from helpers import DerivedBackward, assert_interchangeable
 from reference import distance
 
 import jaxrnn
-from jaxrnn import MaskedInputs, ResetInputs, ResetParams, masked, resettable
+from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams, masked, resettable
 
 T, B, I, H = 6, 3, 2, 4
 
@@ -40,16 +40,21 @@ def test_a_cell_with_masks_and_resets_has_a_certificate(loop_name):
     certificate = jaxrnn.certify(*both(jaxrnn.lstm(H)), loop=dict(jaxrnn.LOOPS)[loop_name])
     assert certificate.ok, str(certificate)
     arrays = {row.array for row in certificate.rows}
-    assert {"params.carry.h", "params.carry.c", "params.params['w_h']", "xs.xs.xs"} < arrays
+    assert {
+        "params.reset_carry.h",
+        "params.reset_carry.c",
+        "params.params['w_h']",
+        "xs.xs.xs",
+    } < arrays
     if loop_name == "bptt":
         assert {row.path for row in certificate.rows} == {"by hand"}
 
 
-@pytest.mark.parametrize("transform", [masked, restarted])
+@pytest.mark.parametrize("transform", [masked, resettable])
 def test_a_cell_without_an_adjoint_stays_one(transform):
     cell = jaxrnn.gru(H)
-    plain = DerivedBackward(cell)
-    assert transform(plain).adjoint is None
+    assert transform(cell).has_handwritten_backward
+    assert not transform(DerivedBackward(cell)).has_handwritten_backward
 
 
 def test_steps_can_be_streamed():
@@ -76,9 +81,11 @@ def test_nan_where_the_mask_is_false_reaches_nothing():
         assert distance(result(step, jnp.nan), result(step, 0.0)) < 1e-13
 
 
-def test_equal_cells_give_the_same_cell():
-    assert masked(jaxrnn.gru(3)) is masked(jaxrnn.gru(3))
-    assert resettable(jaxrnn.gru(3)) is not resettable(jaxrnn.gru(3), learned=True)
+def test_equal_cells_give_equal_cells():
+    assert_interchangeable(masked(jaxrnn.gru(3)), masked(jaxrnn.gru(3)))
+    assert masked(jaxrnn.gru(3)) != masked(jaxrnn.gru(3), fill=1.0)
+    assert_interchangeable(resettable(jaxrnn.gru(3)), resettable(jaxrnn.gru(3)))
+    assert resettable(jaxrnn.gru(3)) != resettable(jaxrnn.gru(3), learned=True)
 
 
 def test_without_learned_no_gradient_is_kept_for_the_start():
@@ -96,25 +103,23 @@ def test_without_learned_no_gradient_is_kept_for_the_start():
 
 @pytest.mark.parametrize("form", ["cell", "plain"])
 def test_a_start_without_batch_axes_is_that_of_all_rows(form):
-    """As a restarted cell's `init` makes it; its gradient is the sum over rows."""
+    """As a resettable cell's `init` makes it; its gradient is the sum over rows."""
     rng, cell = np.random.default_rng(0), jaxrnn.lstm(4)
     step = cell if form == "cell" else lambda params, carry, x: cell(params, carry, x)
-    restarted = jaxrnn.transforms.resettable(step, learned=True)
-    params = jaxrnn.transforms.resettable(cell, learned=True).init(
-        jax.random.key(0), 2, jnp.float64
-    )
-    assert jax.tree.map(jnp.shape, params.carry) == ((4,), (4,))
-    params = params._replace(carry=jax.tree.map(lambda c: c + 0.3, params.carry))
-    xs = jaxrnn.transforms.ResetInputs(
+    with_resets = resettable(step, learned=True)
+    params = resettable(cell, learned=True).init(jax.random.key(0), 2, jnp.float64)
+    assert jax.tree.map(jnp.shape, params.reset_carry) == ((4,), (4,))
+    params = params._replace(reset_carry=jax.tree.map(lambda c: c + 0.3, params.reset_carry))
+    xs = ResetInputs(
         jnp.asarray(rng.standard_normal((5, 3, 2))), jnp.asarray(rng.random((5, 3)) < 0.5)
     )
 
     def gradient(repeated):
         def value(params):
             if repeated:
-                rows = jax.tree.map(lambda c: jnp.broadcast_to(c, (3, 4)), params.carry)
-                params = params._replace(carry=rows)
-            _, ys = jaxrnn.bptt(restarted, params, cell.initial_carry((3,), jnp.float64), xs)
+                rows = jax.tree.map(lambda c: jnp.broadcast_to(c, (3, 4)), params.reset_carry)
+                params = params._replace(reset_carry=rows)
+            _, ys = jaxrnn.bptt(with_resets, params, cell.initial_carry((3,), jnp.float64), xs)
             return jnp.sum(jnp.sin(ys))
 
         return jax.grad(value)(params)

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_interchangeable
 from reference import affine, distance, sigmoid
 
 import jaxrnn
-from jaxrnn import LSTMCarry, recurrent_dropout, unroll, variational_dropout, zoneout
+from jaxrnn import LSTMCarry, unroll
+from jaxrnn.transforms import detach_adjoint, recurrent_dropout, variational_dropout, zoneout
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, I, H = 6, 3, 2, 4
@@ -17,17 +19,18 @@ RATES = LSTMCarry(h=0.3, c=0.6)
 
 NOISY = {
     "zoneout": zoneout(jaxrnn.lstm(H), RATES),
-    "variational": variational_dropout(jaxrnn.gru(H), inputs=0.4, state=0.5),
-    "variational_before": variational_dropout(jaxrnn.gru(H, reset_after=False), state=0.5),
+    "variational": variational_dropout(jaxrnn.gru(H), input_rate=0.4, state_rate=0.5),
+    "variational_before": variational_dropout(jaxrnn.gru(H, reset_after=False), state_rate=0.5),
     "candidate_lstm": recurrent_dropout(jaxrnn.lstm(H), 0.5),
     "candidate_gru": recurrent_dropout(jaxrnn.gru(H), 0.5),
     "all": zoneout(
-        recurrent_dropout(variational_dropout(jaxrnn.lstm(H), inputs=0.3, state=0.3), 0.4), 0.2
+        recurrent_dropout(variational_dropout(jaxrnn.lstm(H), input_rate=0.3, state_rate=0.3), 0.4),
+        0.2,
     ),
     "stack": jaxrnn.stacked(
         zoneout(jaxrnn.gru(H), 0.3),
         jaxrnn.dropout(0.4),
-        variational_dropout(jaxrnn.lstm(H), state=0.5),
+        variational_dropout(jaxrnn.lstm(H), state_rate=0.5),
     ),
 }
 SELDOM = [("bptt", "variational"), ("bptt", "candidate_lstm"), ("truncated:4", "all")]
@@ -52,16 +55,16 @@ def in_numpy(*trees):
     return jax.tree.map(np.asarray, trees)
 
 
-def lstm_new(params, h, c, x, keep=1.0, h_seen=None):
-    h_seen = h if h_seen is None else h_seen
-    i, f, g, o = (sum(affine(params, x, h_seen, gate)) for gate in columns(4))
+def lstm_new(params, h, c, x, keep=1.0, read=None):
+    read = h if read is None else read
+    i, f, g, o = (sum(affine(params, x, read, gate)) for gate in columns(4))
     c = sigmoid(f) * c + sigmoid(i) * keep * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
 
 
 def drawn(cell, key, params, carry, xs):
     """(own shared, own stepwise) noise of a cell, as `unroll` draws it."""
-    (shared, _), (stepwise, _) = cell.noise(key, params, carry, xs)
+    (shared, _), (stepwise, _) = cell.draw_noise(key, params, carry, xs)
     return jax.tree.map(np.asarray, (shared, stepwise))
 
 
@@ -94,7 +97,9 @@ def test_zoneout_without_a_key_takes_the_mean():
 
 @pytest.mark.parametrize("reset_after", [True, False])
 def test_variational_noise_is_the_same_at_all_steps(reset_after):
-    cell = variational_dropout(jaxrnn.gru(H, reset_after=reset_after), inputs=0.4, state=0.5)
+    cell = variational_dropout(
+        jaxrnn.gru(H, reset_after=reset_after), input_rate=0.4, state_rate=0.5
+    )
     key = jax.random.key(5)
     params, h, xs = problem(cell)
     (keep_x, keep_h), stepwise = drawn(cell, key, params, h, xs)
@@ -106,18 +111,18 @@ def test_variational_noise_is_the_same_at_all_steps(reset_after):
     params, h, xs = in_numpy(params, h, xs)
     r_cols, z_cols, n_cols = columns(3)
     for t in range(T):
-        x, seen = xs[t] * keep_x, h * keep_h
-        r, z = (sigmoid(sum(affine(params, x, seen, gate))) for gate in (r_cols, z_cols))
+        x, read = xs[t] * keep_x, h * keep_h
+        r, z = (sigmoid(sum(affine(params, x, read, gate))) for gate in (r_cols, z_cols))
         if reset_after:
-            from_x, from_h = affine(params, x, seen, n_cols)
+            from_x, from_h = affine(params, x, read, n_cols)
             n = np.tanh(from_x + r * (from_h + params["b_n"]))
         else:
-            n = np.tanh(sum(affine(params, x, r * seen, n_cols)))
+            n = np.tanh(sum(affine(params, x, r * read, n_cols)))
         h = (1 - z) * n + z * h
     assert distance(got[0], h) < VALUES
 
 
-def test_candidate_dropout_of_an_lstm_leaves_memory_alone():
+def test_recurrent_dropout_of_an_lstm_leaves_memory_alone():
     cell, key = NOISY["candidate_lstm"], jax.random.key(5)
     params, (h, c), xs = problem(cell)
     _, keep = drawn(cell, key, params, LSTMCarry(h, c), xs)
@@ -130,7 +135,7 @@ def test_candidate_dropout_of_an_lstm_leaves_memory_alone():
     assert distance(got[0], (h, c)) < VALUES
 
 
-def test_candidate_dropout_of_a_gru():
+def test_recurrent_dropout_of_a_gru():
     cell, key = NOISY["candidate_gru"], jax.random.key(5)
     params, h, xs = problem(cell)
     _, keep = drawn(cell, key, params, h, xs)
@@ -147,16 +152,16 @@ def test_candidate_dropout_of_a_gru():
 
 
 def test_noise_over_noise_keeps_both():
-    inner = variational_dropout(jaxrnn.gru(H), state=0.5)
+    inner = variational_dropout(jaxrnn.gru(H), state_rate=0.5)
     params, h, xs = problem(inner)
 
     def dropped(cell, key):
-        shared, _ = cell.noise(key, params, h, xs)
-        return np.mean(cell.prepare(jaxrnn.WithNoise(params, shared)).w_h.keep == 0)
+        shared, _ = cell.draw_noise(key, params, h, xs)
+        return np.mean(cell.prepare(jaxrnn.WithNoise(params, shared)).w_h.dropout_mask == 0)
 
     for outer, share in (
-        (variational_dropout(inner, inputs=0.1), 0.5),
-        (variational_dropout(inner, state=0.5), 0.75),
+        (variational_dropout(inner, input_rate=0.1), 0.5),
+        (variational_dropout(inner, state_rate=0.5), 0.75),
     ):
         shares = [dropped(outer, key) for key in jax.random.split(jax.random.key(0), 50)]
         assert abs(np.mean(shares) - share) < 0.06
@@ -205,7 +210,8 @@ def test_one_key_gives_one_result_and_gradient_under_every_loop(loop_name, name)
 def test_without_a_key_nothing_is_drawn(name):
     net = NOISY[name]
     params, carry, xs = problem(net)
-    program = str(jax.make_jaxpr(functools.partial(unroll, net))(params, xs, carry))
+    run = functools.partial(unroll, net)
+    program = str(jax.make_jaxpr(run)(params, xs, carry=carry))
     assert "random" not in program
     assert "threefry" not in program
 
@@ -253,20 +259,31 @@ def test_dtypes_are_kept(name, dtype):
     carry = net.initial_carry((B,), dtype)
     for key in (None, jax.random.key(0)):
         run = functools.partial(unroll, net, key=key)
-        last, ys = jax.eval_shape(run, params, xs, carry)
+        last, ys = jax.eval_shape(run, params, xs, carry=carry)
         for path, leaf in jax.tree.leaves_with_path((last, ys)):
             is_c = jax.tree_util.keystr(path[-1:]) == ".c"  # which sums up over all time
             assert leaf.dtype == ("float32" if is_c else dtype), path
 
 
-def test_equal_arguments_give_the_same_cell():
-    assert zoneout(jaxrnn.gru(3), 0.1) is zoneout(jaxrnn.gru(3), 0.1)
-    assert zoneout(jaxrnn.gru(3), 0.1) is not zoneout(jaxrnn.gru(3), 0.2)
-    assert variational_dropout(jaxrnn.gru(3), state=0.1) is variational_dropout(
-        jaxrnn.gru(3), state=0.1
-    )
+RATES_OF_ARRAYS = [0.1, LSTMCarry(0.1, 0.2), LSTMCarry(0.1, 0.0)]
 
 
-def test_noise_keeps_the_backward_pass_by_hand():
+@pytest.mark.parametrize("make", [zoneout, detach_adjoint])
+@pytest.mark.parametrize("rate", RATES_OF_ARRAYS, ids=str)
+def test_equal_rates_give_equal_cells(make, rate):
+    assert_interchangeable(make(jaxrnn.lstm(3), rate), make(jaxrnn.lstm(3), rate))
+    assert make(jaxrnn.lstm(3), rate) != make(jaxrnn.lstm(3), 0.3)
+    assert make(jaxrnn.lstm(3), rate) != make(jaxrnn.lstm(4), rate)
+
+
+def test_equal_arguments_give_equal_cells():
+    first, second = (variational_dropout(jaxrnn.gru(3), state_rate=0.1) for _ in range(2))
+    assert_interchangeable(first, second)
+    assert first != variational_dropout(jaxrnn.gru(3), input_rate=0.1)
+    assert_interchangeable(*(recurrent_dropout(jaxrnn.gru(3), 0.1) for _ in range(2)))
+    assert zoneout(jaxrnn.gru(3), 0.1) != detach_adjoint(jaxrnn.gru(3), 0.1)
+
+
+def test_noise_keeps_the_handwritten_backward_pass():
     for name in ("zoneout", "variational", "candidate_lstm", "all"):
-        assert NOISY[name].adjoint is not None
+        assert NOISY[name].has_handwritten_backward
