@@ -68,7 +68,7 @@ def test_the_test_of_every_fault_is_there():
     """Of all modules that can be collected: not those whose library is not installed."""
     files = sorted({fault.test.split("::")[0] for fault in FAULTS})
     assert [file for file in files if not (TESTS / file).is_file()] == []
-    options = ["-q", "-n0", "-m", "", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    options = ["-n0", "-m", "", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     command = [sys.executable, "-m", "pytest", "--collect-only", *options, *files]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     tests = {line.removeprefix("tests/") for line in done.stdout.splitlines() if "::" in line}

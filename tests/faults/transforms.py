@@ -184,7 +184,7 @@ ADJOINT_FAULTS = (
         "a rule unwrapped",
         "jax.make_jaxpr(step,",
         'jax.make_jaxpr(getattr(step, "__wrapped__", step),',
-        f"{ADJOINTS}_a_rule_of_the_users_own_is_kept[custom_vjp-clipped]",
+        f"{ADJOINTS}_a_rule_of_the_users_own_is_kept[custom_vjp-clip_adjoint]",
     ),
     fault(
         PLAIN_ADJOINT,
@@ -200,7 +200,7 @@ ADJOINT_FAULTS = (
         "detached by autodiff alone",
         "_where_kept(residuals.z.noise, d_previous, zero)",
         "d_previous",
-        f"{ADJOINTS}_h_detach_cuts_the_link_of_h_alone",
+        f"{ADJOINTS}_h_detach_stops_the_gradient_of_h_alone",
     ),
 )
 
