@@ -16,7 +16,7 @@ LOOPS: dict[str, jaxrnn.Loop] = {
     "scan": jaxrnn.scan,
     "checkpointed()": jaxrnn.checkpointed(),
     "checkpointed(levels=2)": jaxrnn.checkpointed(levels=2),
-    "checkpointed(states=10)": jaxrnn.checkpointed(states=10),
+    "checkpointed(num_states=10)": jaxrnn.checkpointed(num_states=10),
     "truncated(50)": jaxrnn.truncated(50),
     "truncated(50, 100)": jaxrnn.truncated(50, 100),
     "randomized(key, 0.98)": jaxrnn.randomized(jax.random.key(0), 0.98),

@@ -68,7 +68,7 @@ def _sides(posed: Problem) -> dict[str, Program]:
         "checkpointed()": under(posed, jaxrnn.checkpointed()),
         "levels=2": under(posed, jaxrnn.checkpointed(levels=2)),
         "levels=4": under(posed, jaxrnn.checkpointed(levels=4)),
-        "states=10": under(posed, jaxrnn.checkpointed(states=10)),
+        "states=10": under(posed, jaxrnn.checkpointed(num_states=10)),
         "jax.checkpoint": _nested(posed),
     }
     return sides if "equinox" in MISSING else {**sides, "equinox": _equinox(posed)}

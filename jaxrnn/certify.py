@@ -10,10 +10,22 @@ from jaxrnn import check, tree
 from jaxrnn.expression import name_of
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, Part, PyTree, Step, gradient_of, window_start_of
+from jaxrnn.types import (
+    Carry,
+    Cell,
+    Loop,
+    LoopAround,
+    Network,
+    Params,
+    Part,
+    PyTree,
+    Step,
+    gradient_of,
+    window_start_of,
+)
 
 # The laws (float64, leaf by leaf: ‖a - b‖ ≤ limit ‖b‖).
-LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "differences": 1e-6}
+LIMITS = {"values of scan": 1e-13, "autodiff": 1e-12, "finite differences": 1e-6}
 # How much farther from the truth than autodiff a narrow gradient may be, and one rounding more.
 NARROW_FACTOR = 1.5
 MOVE = 2.0**-12
@@ -34,8 +46,9 @@ class Row(NamedTuple):
 
     Fields:
         step, loop: names of what was certified.
-        path: which backward pass ran: "by hand", "derived" or "autodiff".
-        judge: "values of scan", "autodiff", "differences", or "truth of float32", the narrow dtype.
+        backward: which backward pass ran: "handwritten", "derived", "autodiff", or "unknown" of a loop
+            that is not ours.
+        reference: "values of scan", "autodiff", "finite differences", or "float64 (in float32)", the narrow dtype.
         array: "params['w_h']", "carry", "xs", …; for values "carry_T.h", "ys", ….
         error: ‖a - b‖ / ‖b‖, the worst of all draws, of differences but for one that met a kink
             (relu); against the float64 truth the median.
@@ -44,8 +57,8 @@ class Row(NamedTuple):
 
     step: str
     loop: str
-    path: str
-    judge: str
+    backward: str
+    reference: str
     array: str
     error: float
     limit: float
@@ -64,7 +77,7 @@ class Certificate(NamedTuple):
     """All comparisons; prints as a table.
 
     Fields:
-        rows: one Row an array and judge.
+        rows: one Row an array and reference.
     """
 
     rows: tuple[Row, ...]
@@ -75,7 +88,7 @@ class Certificate(NamedTuple):
         return bool(self.rows) and all(row.ok for row in self.rows)
 
     def worst(self) -> "Certificate":
-        """Of each step, loop and judge only the array nearest to, or farthest past, its limit."""
+        """Of each step, loop and reference only the array nearest to, or farthest past, its limit."""
         # The last of each remains: the worst, and of those that are as bad the first.
         kept = {row[:4]: row for row in sorted(self.rows[::-1], key=Row.excess)}
         return Certificate(tuple(row for row in self.rows if kept[row[:4]] is row))
@@ -98,8 +111,8 @@ def certify(
     xs: PyTree = None,
     *,
     loop: Loop = bptt,
-    narrow: jax.typing.DTypeLike = jnp.float32,
-    draws: int = 8,
+    narrow_dtype: jax.typing.DTypeLike = jnp.float32,
+    num_draws: int = 8,
     seed: int = 0,
     names: tuple[str, str] | None = None,
 ) -> Certificate:
@@ -116,8 +129,8 @@ def certify(
 
     where med is the median of all draws, each at arguments moved by 2⁻¹² of themselves in a random
     direction, g* is the float64 gradient at the float32 arguments, and products are taken at the
-    highest precision. For a loop that cuts the gradient, `scan` runs each window from the carry
-    that was there, held constant; so the cut gradient too is judged by differences.
+    highest precision. For a loop that truncates the gradient, `scan` runs each window from the carry
+    that was there, held constant; so the truncated gradient too is compared with differences.
 
     It works in 64-bit mode and leaves no global setting changed.
 
@@ -129,8 +142,8 @@ def certify(
         carry: likewise.
         xs: likewise.
         loop: the loop to certify.
-        narrow: the floating dtype of (4); what a zero state has wider is kept wider.
-        draws: how often cotangents (and arguments that were not given) are drawn anew; at least 8.
+        narrow_dtype: the floating dtype of (4); what a zero state has wider is kept wider.
+        num_draws: how often cotangents (and arguments that were not given) are drawn anew; at least 8.
         seed: of all draws, an int.
         names: what to call step and loop in the table; their own names unless given.
 
@@ -145,12 +158,13 @@ def certify(
     drawn_anew = gradient_of(loop) == "stochastic"
     got = f"{name_of(loop)}, whose gradient is stochastic"
     check.require(not drawn_anew, "loop", got, "one with a gradient to compare")
-    narrow = check.require_floating("narrow", narrow)
-    check.require(jnp.dtype(narrow).itemsize < 8, "narrow", narrow, "a dtype narrower than float64")
+    narrow_dtype = check.require_floating("narrow_dtype", narrow_dtype)
+    fits = jnp.dtype(narrow_dtype).itemsize < 8
+    check.require(fits, "narrow_dtype", narrow_dtype, "a dtype narrower than float64")
     if names is not None:
         pair = isinstance(names, (tuple, list)) and [*map(type, names)] == [str, str]
         check.require_option_type("names", names, pair, "two texts")
-    check.require_int("draws", draws, least=8)
+    check.require_int("num_draws", num_draws, least=8)
     check.require_int("seed", seed, least=0)
     given = [arg is not None for arg in (params, carry, xs)]
     fits = all(given) or (isinstance(step, Part) and not any(given))
@@ -159,17 +173,19 @@ def certify(
     check.require_arrays(params=params, carry=carry, xs=xs)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials: list[tuple[Arguments, PyTree, PyTree]] = []
-        for rng in np.random.default_rng(seed).spawn(draws):
-            args = tree.cast((params, carry, xs) if any(given) else drawn(step, rng), jnp.float64)
+        for rng in np.random.default_rng(seed).spawn(num_draws):
+            args = tree.cast(
+                (params, carry, xs) if any(given) else draw_arguments(step, rng), jnp.float64
+            )
             v = _normal_like(rng, jax.eval_shape(lambda *args: scan(step, *args), *args))
             trials.append((args, v, _normal_like(rng, tree.split_inexact(args)[0], (4,))))
-        path = _path(step, loop, trials[0][0])
-        rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow)]
+        backward = _backward_pass(step, loop)
+        rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow_dtype)]
     names = names or (name_of(step), name_of(loop))
-    return Certificate(tuple(Row(*names, path, *row) for row in rows))
+    return Certificate(tuple(Row(*names, backward, *row) for row in rows))
 
 
-def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
+def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     """Parameters as they start, with noise so that no bias is zero, and a carry and xs to go with.
 
     T = 11, so that segments of 4 and of 5 leave a rest; batch 3; 5 inputs, or tokens from 0 to 4,
@@ -184,21 +200,17 @@ def drawn(cell: Any, rng: np.random.Generator) -> Arguments:
     return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
 
 
-def _path(step: Step, loop: Loop, args: Arguments) -> str:
-    """Which backward pass runs, read off the program: does the loop bring one of its own?"""
-    inside = str(jax.make_jaxpr(step)(*args[:2], check.one_step(args[2])))
-    outside = str(
-        jax.make_jaxpr(lambda *args: check.require_pair("loop", loop(step, *args)))(*args)
-    )
-    if outside.count("custom_vjp_call") <= inside.count("custom_vjp_call"):
+def _backward_pass(step: Part | Step, loop: Loop) -> str:
+    """Which backward pass runs: that of JAX, a hand-written one, or one derived from the step."""
+    is_layer_by_layer = isinstance(loop, LoopAround) and isinstance(step, Network)
+    while hasattr(loop, "loop"):
+        loop = loop.loop
+    if loop is scan:
         return "autodiff"
-    # A network's cells are found in the program, by the name of what is compiled for them.
-    in_a_network = "name=_chunked" in outside
-    return (
-        "by hand"
-        if in_a_network or (isinstance(step, Cell) and step.has_handwritten_backward)
-        else "derived"
-    )
+    if loop is not bptt:
+        return "unknown"
+    is_handwritten = isinstance(step, Cell) and step.has_handwritten_backward
+    return "handwritten" if is_handwritten or is_layer_by_layer else "derived"
 
 
 def _float64_rows(step, loop, trials):
@@ -206,8 +218,10 @@ def _float64_rows(step, loop, trials):
 
     @jax.jit
     def errors(args, v, us):
-        judge = _judge(loop, step, args)
-        (gradient, values), (autodiff, truth) = (_gradient(f, step, args, v) for f in (loop, judge))
+        reference = _reference_loop(loop, step, args)
+        (gradient, values), (autodiff, truth) = (
+            _gradient(f, step, args, v) for f in (loop, reference)
+        )
         inexact, others = tree.split_inexact(args)
         form: Any = jax.tree.structure(inexact)
 
@@ -217,7 +231,7 @@ def _float64_rows(step, loop, trials):
             def value(e):
                 steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
                 return _inner(
-                    v, judge(step, *tree.merge_inexact(tree.add_sparse(inexact, steps), others))
+                    v, reference(step, *tree.merge_inexact(tree.add_sparse(inexact, steps), others))
                 )
 
             return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
@@ -230,16 +244,21 @@ def _float64_rows(step, loop, trials):
         rows = {
             "values of scan": _distances(OUTPUTS, values, truth),
             "autodiff": _distances(ARGUMENTS, gradient, autodiff),
-            "differences": _distances(ARGUMENTS, slopes, along),
+            "finite differences": _distances(ARGUMENTS, slopes, along),
         }
         return rows, _distances(ARGUMENTS, tree.add_sparse(slopes, kinks), slopes)
 
-    found, kinks = jax.tree.map(lambda *e: np.array(e), *(errors(*trial) for trial in trials))
-    for judge, arrays in found.items():
+    errors_by_reference, kinks = jax.tree.map(
+        lambda *e: np.array(e), *(errors(*trial) for trial in trials)
+    )
+    for reference, arrays in errors_by_reference.items():
         for array, draws in arrays.items():
-            if judge == "differences" and np.sum(met := kinks[array] > LIMITS[judge]) == 1:
+            if (
+                reference == "finite differences"
+                and np.sum(met := kinks[array] > LIMITS[reference]) == 1
+            ):
                 draws = draws[~met]  # That one says nothing.
-            yield judge, array, float(np.max(draws)), LIMITS[judge]
+            yield reference, array, float(np.max(draws)), LIMITS[reference]
 
 
 def _narrow_rows(step, loop, trials, dtype):
@@ -259,18 +278,18 @@ def _narrow_rows(step, loop, trials, dtype):
             carry, d_carry = (tree.cast_like(c, like) for c in (carry, d_carry))
         args, v = (params, carry, xs), (d_carry, d_ys)
         wide, wide_v = tree.cast((args, v), jnp.float64)
-        truth, _ = _gradient(_judge(loop, step, wide), step, wide, wide_v)
-        pair = (_gradient(f, step, args, v)[0] for f in (loop, _judge(loop, step, args)))
+        truth, _ = _gradient(_reference_loop(loop, step, wide), step, wide, wide_v)
+        pair = (_gradient(f, step, args, v)[0] for f in (loop, _reference_loop(loop, step, args)))
         return tuple(_distances(ARGUMENTS, tree.cast(g, jnp.float64), truth) for g in pair)
 
     draws = [errors(*trial) for trial in trials]
     ours, autodiff = jax.tree.map(lambda *e: float(np.median(e)), *draws)
     for array, error in ours.items():
         limit = NARROW_FACTOR * autodiff[array] + float(jnp.finfo(dtype).eps)
-        yield f"truth of {dtype}", array, error, limit
+        yield f"float64 (in {dtype})", array, error, limit
 
 
-def _judge(loop: Loop, step: Step, args: Arguments) -> Loop:
+def _reference_loop(loop: Loop, step: Step, args: Arguments) -> Loop:
     """`scan`; for a loop that cuts, window by window, each from the carry that was there.
 
     Those carries are constants here, so autodiff and differences alike see the cut gradient.

@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Certificate, certify, drawn
+from jaxrnn.certify import Certificate, certify, draw_arguments
 from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 from jaxrnn.transforms.noise import add_noise
+from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, StepResult
 
 # Of `certify`: the names, the arguments and the options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
@@ -46,18 +47,18 @@ def _of_cells(hidden_size: int) -> Iterator[Job]:
             if loop is bptt or cell_name in SOME_CELLS:
                 yield (cell_name, name), (cell,), {"loop": loop}
         if cell_name in NARROW_CELLS:
-            yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow": jax.numpy.bfloat16}
+            yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow_dtype": jax.numpy.bfloat16}
         # A method is a function that shows no parts.
-        plain, args = cell.__call__, drawn(cell, np.random.default_rng(0))
-        # At one point, unlike at many drawn ones, a layer norm's rounding differs from draw to draw
+        plain, args = cell.__call__, draw_arguments(cell, np.random.default_rng(0))
+        # At one point, unlike at many draw_arguments ones, a layer norm's rounding differs from draw to draw
         # by more than the limit, so that it takes many for a median.
-        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {"draws": 32}
+        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {"num_draws": 32}
 
 
 def _around(hidden_size: int) -> Iterator[Job]:
     rng = np.random.default_rng(0)
     cell = lstm(hidden_size)
-    params, carry, xs = drawn(cell, rng)
+    params, carry, xs = draw_arguments(cell, rng)
     mask, reset = (jax.numpy.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
     marked = transforms.resettable(transforms.masked(cell), learned=True)
     start = jax.tree.map(jax.numpy.cos, carry)
@@ -69,8 +70,9 @@ def _around(hidden_size: int) -> Iterator[Job]:
         yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
     yield ("lstm, noise", "bptt"), (noisy, with_noise[0], carry, with_noise[1]), {}
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.linear(2))
-    # `unroll` has the contract of a loop.
-    by_layer = {
-        "loop": lambda step, params, carry, xs: sequence.unroll(step, params, xs, carry=carry)
-    }
-    yield ("stack", "bptt, layer by layer"), (net, *drawn(net, rng)), by_layer
+
+    def unroll(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        return sequence.unroll(step, params, xs, carry=carry, loop=loop)
+
+    layer_by_layer = {"loop": LoopAround(bptt, unroll)}
+    yield ("stack", "bptt, layer by layer"), (net, *draw_arguments(net, rng)), layer_by_layer

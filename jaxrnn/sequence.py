@@ -52,7 +52,7 @@ def unroll(
     loop: Loop = bptt,
     mask: Bool[Array, " T *batch"] | None = None,
     lengths: Integer[Array, "*batch"] | None = None,
-    fill: float = 0.0,
+    fill_value: float = 0.0,
     reset: Bool[Array, " T *batch"] | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
@@ -80,7 +80,7 @@ def unroll(
             reaches neither values nor gradients.
         lengths: how many steps of each row count, from 0 to T, in place of a mask; clipped to that
             where they are traced.
-        fill: what stands in the place of padded inputs, but for integers, such as tokens, where it
+        fill_value: what stands in the place of padded inputs, but for integers, such as tokens, where it
             is 0; a plain Step has to make finite numbers with finite slopes of it.
         reset: r, True where a new sequence begins: its step t starts from `reset_carry`, whatever
             the mask says, and no gradient crosses. It is `done[t-1]` for those who have `done[t]`
@@ -100,7 +100,7 @@ def unroll(
 
     Gradient: what `loop` makes of it; by default exact backpropagation through time.
     """
-    runner = _Runner(loop, mask, fill, reset, reset_carry, reverse, key)
+    runner = _Runner(loop, mask, fill_value, reset, reset_carry, reverse, key)
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -113,7 +113,7 @@ def history(
     loop: Loop = bptt,
     mask: Bool[Array, " T *batch"] | None = None,
     lengths: Integer[Array, "*batch"] | None = None,
-    fill: float = 0.0,
+    fill_value: float = 0.0,
     reset: Bool[Array, " T *batch"] | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
@@ -129,7 +129,7 @@ def history(
         loop: as in `unroll`.
         mask: as in `unroll`.
         lengths: as in `unroll`.
-        fill: as in `unroll`.
+        fill_value: as in `unroll`.
         reset: as in `unroll`.
         reset_carry: as in `unroll`.
         reverse: as in `unroll`; the states, too, stand where their inputs do.
@@ -141,7 +141,7 @@ def history(
 
     Gradient: that of `unroll`. Time: one more `advance`, of all steps at once.
     """
-    runner = _HistoryRunner(loop, mask, fill, reset, reset_carry, reverse, key)
+    runner = _HistoryRunner(loop, mask, fill_value, reset, reset_carry, reverse, key)
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -172,7 +172,7 @@ class _Runner:
 
     loop: Loop = bptt
     mask: Any = None
-    fill: float = 0.0
+    fill_value: float = 0.0
     reset: Any = None
     reset_carry: Any = None
     reverse: bool = False
@@ -211,7 +211,7 @@ class _Runner:
     def _run_step(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
         """Runs a Cell or a plain Step with its mask, its resets and its direction."""
         if self.mask is not None:
-            step, xs = masked(step, fill=self.fill), MaskedInputs(xs, self.mask)
+            step, xs = masked(step, fill_value=self.fill_value), MaskedInputs(xs, self.mask)
         if self.reset is not None:
             reset_carry = self.reset_carry
             if reset_carry is None:
@@ -304,7 +304,7 @@ def _checked_run(
         carry = _zero_carry(cell, params, xs, batch)
     arrays = tree.to_arrays("arguments", (mask, runner.reset, runner.reset_carry, carry))
     mask, reset, reset_carry, carry = arrays
-    xs = xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill)
+    xs = xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill_value)
     runner = dataclasses.replace(runner, mask=mask, reset=reset, reset_carry=reset_carry)
     result, ys = runner(cell, params, carry, xs)
     return result, ys if mask is None else tree.zero_unmasked(mask, ys)  # (3)
@@ -314,7 +314,7 @@ def _check_options(runner: _Runner) -> None:
     """Raises unless each option is of its type."""
     check.require_callable("loop", runner.loop, takes=4)
     check.require_bool("reverse", runner.reverse)
-    check.require_finite("fill", runner.fill)
+    check.require_finite("fill_value", runner.fill_value)
 
 
 def _check_exclusive_options(runner: _Runner, lengths: Any, cell: Any) -> None:

@@ -97,6 +97,7 @@ class LoopAround:
         self.window_start = window_start_of(loop)
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the loop by `run`."""
         return self.run(self.loop, step, params, carry, xs)
 
     def of_part(self, index: int) -> "LoopAround":

@@ -131,14 +131,14 @@ def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
     rows = 1 + len(layers)
     figure = Figure(figsize=(18, 4.5 * rows), layout="constrained")
     axes = figure.subplots(rows, 3)
-    plots.draw_flow(axes[0, 0], norms)
+    plots.plot_gradient_flow(axes[0, 0], norms)
     reaches = {name: layer.reach for name, layer in zip(names, layers, strict=True)}
-    plots.draw_reach(axes[0, 1], reaches)
-    plots.draw_truncation(axes[0, 2], biases)
+    plots.plot_memory_horizon(axes[0, 1], reaches)
+    plots.plot_truncation_bias(axes[0, 2], biases)
     for name, layer, (left, middle, right) in zip(names, layers, axes[1:], strict=True):
-        plots.draw_contributions(left, layer.terms)
-        plots.draw_spectrum(middle, layer.spectrum)
-        plots.draw_saturation(right, layer.gates)
+        plots.plot_per_step_gradients(left, layer.terms)
+        plots.plot_jacobian_spectrum(middle, layer.spectrum)
+        plots.plot_saturation(right, layer.gates)
         for ax in (left, middle, right) if len(layers) > 1 else ():
             ax.set_title(f"{name}: {ax.get_title()}")
     return figure
@@ -164,18 +164,22 @@ def story(chosen: run.Options) -> None:
     figure = Figure(figsize=(16, 4.5), layout="constrained")
     axes = figure.subplots(1, 3)
     radii = {f"tanh RNN, radius {r}": horizon(rnn, r) for r in (0.9, 1.0, 1.1)}
-    plots.draw_reach(axes[0], radii).set_title("A product of Jacobians vanishes or explodes")
+    plots.plot_memory_horizon(axes[0], radii).set_title(
+        "A product of Jacobians vanishes or explodes"
+    )
     loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
     loss, params = _last(rnn, xs), started(rnn, 0.9)
     flows = [
         jaxrnn.diagnostics.gradient_flow(loss, params, loop=loop).norms[0]
         for loop in loops.values()
     ]
-    plots.draw_flow(axes[1], flows, "").set_title("Truncation drops what lies before its cut")
+    plots.plot_gradient_flow(axes[1], flows, "").set_title(
+        "Truncation drops what lies before its cut"
+    )
     axes[1].set_yticks(range(len(loops)), [*loops])
     cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
     small = {name: horizon(cell, 0.2) for name, cell in {"tanh RNN": rnn, **cells}.items()}
-    plots.draw_reach(axes[2], small).set_title("At radius 0.2 an LSTM has its forget gate")
+    plots.plot_memory_horizon(axes[2], small).set_title("At radius 0.2 an LSTM has its forget gate")
     figures.save(figure, chosen.out, dpi=100)
     print(f"drawn in {chosen.out}")
 

@@ -256,7 +256,7 @@ def _picture(progress: Progress, task: Task, chosen: options.Options) -> Figure:
     picture = curve(task.measure, values, title, task.levels, scores, best)
     if progress.norms:
         rows = f"updates / {chosen.inspect_every}"
-        plots.draw_flow(picture.add_subplot(1, 2, 2), progress.norms, rows)
+        plots.plot_gradient_flow(picture.add_subplot(1, 2, 2), progress.norms, rows)
     return picture
 
 

@@ -20,7 +20,7 @@ ADVICE = {
 }
 
 
-class Verdict(NamedTuple):
+class Diagnosis(NamedTuple):
     """What was found of one layer, to be printed.
 
     Fields:
@@ -49,10 +49,11 @@ class Row(NamedTuple):
 
 
 def diagnose(
-    reach: MemoryHorizon,
+    horizon: MemoryHorizon,
+    *,
     spectrum: JacobianSpectrum | None = None,
     gates: Mapping[str, Array] | None = None,
-) -> Verdict:
+) -> Diagnosis:
     """The numbers of one recurrent layer in plain sentences, and what to try.
 
     With limits that are conventions of ours, a row of T steps is
@@ -71,12 +72,12 @@ def diagnose(
     Where a norm rises above 10 on the way back and falls again, the sentence says so.
 
     Args:
-        reach: what `reach` gives; ValueError if it has no rows, or NaN before any growth.
-        spectrum: what `spectrum` gives, if (1) is to be judged.
+        horizon: what `memory_horizon` gives; ValueError if it has no rows, or NaN before any growth.
+        spectrum: what `jacobian_spectrum` gives, if (1) is to be judged.
         gates: what `saturation` gives, if (4) is.
 
     Returns:
-        A `Verdict`. Not for use under jit.
+        A `Diagnosis`. Not for use under jit.
 
     Source: of (1) R. Vogt et al., "On Lyapunov exponents for RNNs", Frontiers in Applied
     Mathematics and Statistics 8 (2022); of (2) and (3) R. Pascanu, T. Mikolov, Y. Bengio, ICML
@@ -85,17 +86,17 @@ def diagnose(
     EMNLP 2014; F. Gers, J. Schmidhuber, F. Cummins 2000; R. Jozefowicz, W. Zaremba, I. Sutskever,
     ICML 2015; X. Glorot, Y. Bengio, AISTATS 2010; J. Ba, J. Kiros, G. Hinton, arXiv:1607.06450.
     """
-    check.require_instance("reach", reach, MemoryHorizon)
+    check.require_instance("horizon", horizon, MemoryHorizon)
     if spectrum is not None:
         check.require_instance("spectrum", spectrum, JacobianSpectrum)
     if gates is not None:
         check.require_type(
             isinstance(gates, Mapping), "gates", gates, "a dict, such as saturation gives"
         )
-    check.require_arrays(reach=reach, spectrum=spectrum, gates=gates)
-    check.require_concrete(reach=reach, spectrum=spectrum, gates=gates)
-    check.require(np.size(reach.rate), "reach", "that of no rows", "of one at least")
-    rows, steps = _rows(reach), len(reach.spectral) - 1
+    check.require_arrays(horizon=horizon, spectrum=spectrum, gates=gates)
+    check.require_concrete(horizon=horizon, spectrum=spectrum, gates=gates)
+    check.require(np.size(horizon.decay_rate), "horizon", "that of no rows", "of one at least")
+    rows, steps = _rows(horizon), len(horizon.spectral) - 1
     exponents: list[float] = []
     if spectrum is not None:
         exponents = np.sort(np.ravel(spectrum.exponents[..., 0])).tolist()
@@ -116,23 +117,22 @@ def diagnose(
     if not found:  # (5)
         fine = [row for row in rows if row.end <= 10 and row not in short]
         found["fine"] = _seen(_middle(fine), steps) + _share_of_rows(fine, rows)
-    return Verdict(found, tuple(ADVICE[name] for name in found if name in ADVICE))
+    return Diagnosis(found, tuple(ADVICE[name] for name in found if name in ADVICE))
 
 
-def _rows(reach: MemoryHorizon) -> list[Row]:
+def _rows(horizon: MemoryHorizon) -> list[Row]:
     """By horizon, those of equal ones by what is left at the end."""
-    spectral = np.reshape(reach.spectral, (len(reach.spectral), -1))
+    spectral = np.reshape(horizon.spectral, (len(horizon.spectral), -1))
     rows = []
-    for norms, horizon, rate in zip(
-        spectral.T, np.ravel(reach.horizon), np.ravel(reach.rate), strict=True
-    ):
+    horizons, rates = np.ravel(horizon.horizon), np.ravel(horizon.decay_rate)
+    for norms, steps, rate in zip(spectral.T, horizons, rates, strict=True):
         lag = int(np.argmax(np.where(np.isnan(norms), 0, norms)))
         overflows = np.isnan(norms[-1])
         check.require(
-            not overflows or norms[lag] > 10, "reach", "NaN", "numbers, or growth before it"
+            not overflows or norms[lag] > 10, "horizon", "NaN", "numbers, or growth before it"
         )
         end = np.inf if overflows else norms[-1]
-        rows.append(Row(int(horizon), float(end), float(rate), float(norms[lag]), lag))
+        rows.append(Row(int(steps), float(end), float(rate), float(norms[lag]), lag))
     return sorted(rows)
 
 

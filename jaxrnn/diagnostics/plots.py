@@ -19,7 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (5, 1, 1, 1, 1, 1)))
 
 
-def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer") -> Axes:
+def plot_gradient_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer") -> Axes:
     """A heat map of ‖∂L/∂c_t‖, time from left to right, one row for each `(T, *batch)` of `norms`.
 
     `norms` is `GradientFlow.norms`, or those of one layer at several updates; `rows` says which. Over the
@@ -36,14 +36,14 @@ def draw_flow(axes: Axes, norms: Sequence[Array], rows: str = "recurrent layer")
     return axes
 
 
-def draw_reach(axes: Axes, reaches: Mapping[str, spectrum.MemoryHorizon]) -> Axes:
+def plot_memory_horizon(axes: Axes, reaches: Mapping[str, spectrum.MemoryHorizon]) -> Axes:
     """‖∂c_T/∂c_{T-k}‖₂ against the lag k on a logarithmic axis, with the fitted line, by name.
 
     Over rows the median is taken.
     """
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, found in reaches.items():
-        norms, rate = _log10(np.median(_flat(found.spectral), axis=1)), np.median(found.rate)
+        norms, rate = _log10(np.median(_flat(found.spectral), axis=1)), np.median(found.decay_rate)
         label = f"{name}: × {rate:.3g} a step, sees {np.median(found.horizon):g} back"
         (line,) = axes.plot(norms, label=label)
         fit = np.log10(rate) * np.arange(len(norms))
@@ -53,7 +53,7 @@ def draw_reach(axes: Axes, reaches: Mapping[str, spectrum.MemoryHorizon]) -> Axe
     return _finished(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
 
-def draw_spectrum(axes: Axes, found: spectrum.JacobianSpectrum) -> Axes:
+def plot_jacobian_spectrum(axes: Axes, found: spectrum.JacobianSpectrum) -> Axes:
     """Lyapunov exponents in falling order beside the mean log singular values of single steps.
 
     Over rows the median is taken.
@@ -70,7 +70,7 @@ def draw_spectrum(axes: Axes, found: spectrum.JacobianSpectrum) -> Axes:
     return _finished(axes, xlabel="direction", ylabel="log growth a step", title=title)
 
 
-def draw_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
+def plot_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
     """A bar for each gate: the shares of its values near the lower and near the upper end."""
     shares = {name: np.mean(g, axis=0) for name, g in gates.items() if np.all(np.isfinite(g))}
     low, high = np.reshape([*shares.values()], (-1, 2)).T
@@ -80,7 +80,7 @@ def draw_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
     return _finished(axes, xlabel="share of all values", xlim=(0, 1), title=title)
 
 
-def draw_contributions(axes: Axes, terms: Params) -> Axes:
+def plot_per_step_gradients(axes: Axes, terms: Params) -> Axes:
     """The norm of what each step adds to the gradient of each parameter of one layer."""
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, term in tree.leaves_by_name(terms).items():
@@ -89,7 +89,9 @@ def draw_contributions(axes: Axes, terms: Params) -> Axes:
     return _finished(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
 
 
-def draw_truncation(axes: Axes, biases: Mapping[str, Sequence[truncation.TruncationBias]]) -> Axes:
+def plot_truncation_bias(
+    axes: Axes, biases: Mapping[str, Sequence[truncation.TruncationBias]]
+) -> Axes:
     """The relative error of truncated gradients against k, both logarithmic, by name.
 
     What is exact has no logarithm and is not drawn.

@@ -34,14 +34,14 @@ class MemoryHorizon(NamedTuple):
     Fields:
         frobenius: ‖∂c_T/∂c_{T-k}‖_F for k = 0..T, `(T+1, *batch)`.
         spectral: ‖∂c_T/∂c_{T-k}‖₂, likewise; 1 for k = 0.
-        rate: ρ of the fit, `(*batch)`.
+        decay_rate: ρ of the fit, `(*batch)`.
         horizon: `(*batch)`, the largest k whose spectral norm is not below the threshold; T if it
             never falls there.
     """
 
     frobenius: jax.Array
     spectral: jax.Array
-    rate: jax.Array
+    decay_rate: jax.Array
     horizon: jax.Array
 
 
@@ -124,13 +124,13 @@ def jacobian_spectrum(
     return JacobianSpectrum(exponents, steps, products, size)
 
 
-def memory_horizon(found: JacobianSpectrum, *, threshold: float = 0.01) -> MemoryHorizon:
+def memory_horizon(spectrum: JacobianSpectrum, *, threshold: float = 0.01) -> MemoryHorizon:
     """The norms of products of Jacobians against their lag, with the fitted rate and the horizon.
 
         ‖∂c_T/∂c_{T-k}‖₂ ≈ a ρᵏ     by least squares of the logarithms over k = 0..T         (1)
 
     Args:
-        found: what `spectrum` gives; with R < N probes the spectral norm is a lower bound and the
+        spectrum: what `jacobian_spectrum` gives; with R < N probes the spectral norm is a lower bound and the
             Frobenius norm an estimate.
         threshold: below which a state counts as forgotten, above 0.
 
@@ -143,9 +143,9 @@ def memory_horizon(found: JacobianSpectrum, *, threshold: float = 0.01) -> Memor
     networks", ICML 2013.
     """
     check.require_positive("threshold", threshold)
-    check.require_instance("found", found, JacobianSpectrum)
-    values, spectral = found.products, found.products[..., 0]
-    share = found.size / values.shape[-1]
+    check.require_instance("spectrum", spectrum, JacobianSpectrum)
+    values, spectral = spectrum.products, spectrum.products[..., 0]
+    share = spectrum.size / values.shape[-1]
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
     lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
     known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)

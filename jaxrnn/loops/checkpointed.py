@@ -27,7 +27,7 @@ class Plan(NamedTuple):
         head: steps before the first segment, fewer than a segment has.
         length: steps in a segment.
         segments: N, how many segments there are.
-        states: s, how many of their first states are kept at a time.
+        num_states: s, how many of their first states are kept at a time.
     """
 
     head: int
@@ -51,7 +51,7 @@ class checkpointed(Expression):
 
         levels=r    no segment is run more than r + 1 times: N ≤ (s+r)!/(s! r!), m ≈ T^(1/(r+1));
                     r = 1, the default, keeps the first state of each of √T segments          (3)
-        states=s    s states, and segments of s steps: with s ~ log T, memory grows like it    (4)
+        num_states=s  s states, and segments of s steps: with s ~ log T, memory grows like it    (4)
         budget=b    the m and s of least work with s states and the residuals of one segment
                     within b bytes, on one device and before any vmap                         (5)
 
@@ -60,9 +60,9 @@ class checkpointed(Expression):
 
     Args:
         levels: r, an int of at least 1.
-        states: s, an int of at least 1.
+        num_states: s, an int of at least 1.
         budget: b, an int, or a text such as "64MiB" or "1.5 GB".
-        segment: m, an int of at least 1, in the place of what (3) or (4) makes of it. T need not be
+        segment_length: m, an int of at least 1, in the place of what (3) or (4) makes of it. T need not be
             divisible by it.
         loop: the exact Loop that runs each segment.
 
@@ -70,7 +70,7 @@ class checkpointed(Expression):
         A Loop; equal arguments give equal loops.
 
     Raises:
-        TypeError, ValueError: for more than one of levels, states and budget; for a loop that is
+        TypeError, ValueError: for more than one of levels, num_states and budget; for a loop that is
             not exact; while tracing, for a budget below what one state and one step take, naming
             that.
 
@@ -85,22 +85,22 @@ class checkpointed(Expression):
     """
 
     levels: int | None = None
-    states: int | None = None
+    num_states: int | None = None
     budget: int | str | None = None
-    segment: int | None = None
+    segment_length: int | None = None
     loop: Loop = bptt
 
     gradient = "exact"
 
     def __post_init__(self) -> None:
-        wanted = {"levels": self.levels, "states": self.states, "budget": self.budget}
+        wanted = {"levels": self.levels, "num_states": self.num_states, "budget": self.budget}
         names = [name for name, value in wanted.items() if value is not None]
         check.require(len(names) <= 1, ", ".join(names), f"{len(names)} of them", "at most one")
-        for name in ("levels", "states", "segment"):
+        for name in ("levels", "num_states", "segment_length"):
             value = getattr(self, name)
             if value is not None:
                 check.require_int(name, value, least=1)
-        if self.budget is not None and self.segment is not None:
+        if self.budget is not None and self.segment_length is not None:
             raise ValueError(
                 "segment: got a segment and a budget, which decides on it; expected one"
             )
@@ -125,7 +125,7 @@ class checkpointed(Expression):
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)
         if self.budget is None:
-            return _planned(steps, self.levels or 1, self.states, self.segment)
+            return _planned(steps, self.levels or 1, self.num_states, self.segment_length)
         state_bytes, step_bytes = _costs(self.loop, step, params, carry, xs)
         return _within(int(self.budget), steps, state_bytes, step_bytes)
 
@@ -140,7 +140,7 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     states = min(states or max(1, schedule.least(segments, levels)), segments)
     runs = schedule.forward_runs(segments, states)
     got = f"{states} for {segments} segments, which makes {runs} runs of a segment"
-    check.require(runs <= MOST_RUNS, "states", got, "more states, or longer segments")
+    check.require(runs <= MOST_RUNS, "num_states", got, "more states, or longer segments")
     return Plan(steps % length, length, segments, states)
 
 

@@ -21,7 +21,7 @@ class MaskedInputs(NamedTuple):
     mask: Any
 
 
-def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
+def masked(step: Cell | Step, *, fill_value: float = 0.0) -> Cell | Step:
     """The step that is taken where a mask is True and leaves the carry alone elsewhere.
 
         c_t = m_t ? step(params, c_{t-1}, x_t) : c_{t-1}                                     (M1)
@@ -30,14 +30,14 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
 
         λ_{t-1}, δ_t = m_t ? adjoint(λ_t) : (λ_t, 0)                                         (M2)
 
-    Where m_t is False, x_t is replaced by `fill`, an integer by 0, before the step sees it, so that
+    Where m_t is False, x_t is replaced by `fill_value`, an integer by 0, before the step sees it, so that
     NaN there reaches neither value nor gradient, and y_t is whatever the step makes of the carry
     that was held (a Cell: its output), which `unroll` replaces by zeros.
 
     Args:
         step: a Cell, whose backward pass stays the one by hand, or a plain Step, whose carry and
             inputs have the mask's axes in front.
-        fill: an input of which the step makes finite numbers with finite slopes.
+        fill_value: an input of which the step makes finite numbers with finite slopes.
 
     Returns:
         A Cell or a Step whose inputs are `Masked(xs, mask)`. Equal cells give the same cell.
@@ -45,8 +45,12 @@ def masked(step: Cell | Step, *, fill: float = 0.0) -> Cell | Step:
     Gradient: exact. Time and memory: the step's, and a selection for each array of the carry.
     """
     check.require_callable("step", step)
-    fill = check.require_finite("fill", fill)
-    return MaskedCell(step, fill=fill) if isinstance(step, Cell) else MaskedStep(step, fill=fill)
+    fill_value = check.require_finite("fill_value", fill_value)
+    return (
+        MaskedCell(step, fill_value=fill_value)
+        if isinstance(step, Cell)
+        else MaskedStep(step, fill_value=fill_value)
+    )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -54,7 +58,7 @@ class MaskedStep(Expression):
     """See `masked`; of a plain step."""
 
     step: Step
-    fill: float = dataclasses.field(default=0.0, kw_only=True)
+    fill_value: float = dataclasses.field(default=0.0, kw_only=True)
 
     expression_name = "masked"
 
@@ -63,7 +67,7 @@ class MaskedStep(Expression):
         check.require_instance("xs", x, MaskedInputs)
         check.require_bool_array("xs.mask", x.mask)
         check.require_batch_axes("xs.mask", x.mask.shape, None, carry)
-        new_carry, y = self.step(params, carry, tree.fill_unmasked(x.mask, x.xs, self.fill))
+        new_carry, y = self.step(params, carry, tree.fill_unmasked(x.mask, x.xs, self.fill_value))
         return tree.where(x.mask, new_carry, carry), y  # (M1)
 
 
@@ -71,7 +75,7 @@ class MaskedStep(Expression):
 class MaskedCell(TransformedCell):
     """See `masked`; of a Cell."""
 
-    fill: float = dataclasses.field(default=0.0, kw_only=True)
+    fill_value: float = dataclasses.field(default=0.0, kw_only=True)
 
     expression_name = "masked"
 
@@ -79,7 +83,7 @@ class MaskedCell(TransformedCell):
         """The projected inputs, padding filled, and the mask."""
         check.require_instance("xs", xs, MaskedInputs)
         check.require_leading_axes("xs.mask", xs.mask, xs.xs, self.num_feature_axes)
-        inputs = tree.fill_unmasked(xs.mask, xs.xs, self.fill)
+        inputs = tree.fill_unmasked(xs.mask, xs.xs, self.fill_value)
         return MaskedInputs(self.cell.project(params, inputs), xs.mask)
 
     def advance(self, w: Weights, carry: Carry, z: MaskedInputs) -> tuple[Carry, PyTree]:

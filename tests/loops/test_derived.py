@@ -87,7 +87,7 @@ def shared_twice(p, h, x):
     return jnp.tanh(c) * jax.nn.sigmoid(a), a + 2 * c
 
 
-def handed_on(p, carry, x):
+def sunk_inputs(p, carry, x):
     """A carry that is the input, one that is a parameter, one that is a number, one that stays."""
     last, own, one, kept = carry
     return (x, p["b"], 1.0, kept), last @ p["u"] * own + one + kept @ p["w"]
@@ -130,7 +130,7 @@ STEPS = {
     "nested": (nested, DENSE, H0),
     "linear": (linear, DENSE, H0),
     "shared twice": (shared_twice, DENSE, H0),
-    "handed on": (handed_on, DENSE, (XS[0], DENSE["b"], 1.0, H0)),
+    "handed on": (sunk_inputs, DENSE, (XS[0], DENSE["b"], 1.0, H0)),
     "key": (with_a_key, DENSE, KEYED),
     "no inputs": (without_inputs, DENSE, H0),
     "no parameters": (without_parameters, (), H0),
@@ -199,29 +199,29 @@ def shapes(variables):
 
 def test_products_with_inputs_run_ahead_and_readouts_run_late():
     parts = parts_of("readout")
-    assert made_by(parts.ahead) == ["dot_general"]
-    assert made_by(parts.loop).count("dot_general") == 1
-    assert made_by(parts.late).count("dot_general") == 1
-    assert made_by(parts.late).count("exp") == 1
-    assert parts.handed_on == parts.carry_out  # the readout needs the carry alone
+    assert made_by(parts.hoisted) == ["dot_general"]
+    assert made_by(parts.recurrent).count("dot_general") == 1
+    assert made_by(parts.sunk).count("dot_general") == 1
+    assert made_by(parts.sunk).count("exp") == 1
+    assert parts.sunk_inputs == parts.carry_out  # the readout needs the carry alone
 
 
 def test_the_least_is_handed_on_to_what_runs_late():
     """One output is less than the gate and the state that it is made of."""
     parts = parts_of("not of the carry alone")
-    assert parts.handed_on == parts.outputs
-    assert "sin" in made_by(parts.loop)
+    assert parts.sunk_inputs == parts.outputs
+    assert "sin" in made_by(parts.recurrent)
 
 
 def test_branches_and_searches_stay_in_order():
-    assert {"cond", "while"} <= set(made_by(parts_of("nested").loop))
+    assert {"cond", "while"} <= set(made_by(parts_of("nested").recurrent))
 
 
 def test_delta_is_taken_after_what_is_linear():
-    (delta,) = taken_apart(*STEPS["dense"], XS).front.cut
+    (delta,) = taken_apart(*STEPS["dense"], XS).exits.cut
     assert delta.aval.shape == (B, H)
     # After each product, so that neither has to be made again for the other's gradient.
-    assert shapes(taken_apart(*STEPS["low rank"], XS).front.cut) == [(B, 2), (B, H)]
+    assert shapes(taken_apart(*STEPS["low rank"], XS).exits.cut) == [(B, 2), (B, H)]
 
 
 S = 6  # slots of a memory
@@ -511,11 +511,11 @@ def test_an_unchanged_array_of_the_carry_is_a_parameter():
 
 
 def test_a_large_parameter_has_its_gradient_summed_inside_the_loop():
-    front = taken_apart(*STEPS["attending with tanh"], XS).front
-    assert (S, B, H) in shapes(front.summed)
-    assert (S, B, H) not in shapes(front.gathered)
-    front = taken_apart(*STEPS["inner loop"], XS).front
-    assert shapes(front.summed) == [(I, H), (H, H)]
+    exits = taken_apart(*STEPS["attending with tanh"], XS).exits
+    assert (S, B, H) in shapes(exits.summed)
+    assert (S, B, H) not in shapes(exits.computed)
+    exits = taken_apart(*STEPS["inner loop"], XS).exits
+    assert shapes(exits.summed) == [(I, H), (H, H)]
 
 
 def test_an_outer_product_of_inputs_is_made_inside_the_loop():

@@ -31,31 +31,31 @@ CHEAP = STRUCTURAL | {
 }
 
 
-def flat(fun: Callable[..., Any], *args: Any) -> tuple[Any, list[Any], Any]:
+def flat_jaxpr(fun: Callable[..., Any], *args: Any) -> tuple[Any, list[Any], Any]:
     """The jaxpr of a function with calls of jit written out, its constants, and its output's tree.
 
     `args` are trees of arrays, or of shapes and dtypes.
     """
     closed, shapes = jax.make_jaxpr(fun, return_shape=True)(*args)
     leaves = [*closed.consts, *jax.tree.leaves(args)]
-    written_out = jax.make_jaxpr(lambda *leaves: applied(closed.jaxpr, leaves))(*leaves)
+    written_out = jax.make_jaxpr(lambda *leaves: evaluate_jaxpr(closed.jaxpr, leaves))(*leaves)
     # The constants of the first jaxpr are the first inputs of the second.
     constants = [*written_out.consts, *closed.consts]
     return written_out.jaxpr, constants, jax.tree.structure(shapes)
 
 
-def applied(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
+def evaluate_jaxpr(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
     """The outputs of a jaxpr, calls of jit in it written out."""
     variables = [*jaxpr.constvars, *jaxpr.invars]
-    env = run(jaxpr.eqns, dict(zip(variables, values, strict=True)))
+    env = evaluate_equations(jaxpr.eqns, dict(zip(variables, values, strict=True)))
     return [value_of(env, v) for v in jaxpr.outvars]
 
 
-def run(eqns: Iterable[Equation], env: Environment) -> Environment:
+def evaluate_equations(eqns: Iterable[Equation], env: Environment) -> Environment:
     """The environment, and beside it what the equations make."""
     env = dict(env)
     for eqn in eqns:
-        made = evaluated(eqn, [value_of(env, v) for v in eqn.invars])
+        made = evaluate(eqn, [value_of(env, v) for v in eqn.invars])
         env |= zip(eqn.outvars, made, strict=True)
     return env
 
@@ -65,11 +65,11 @@ def value_of(env: Environment, atom: Atom) -> Any:
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
-def evaluated(eqn: Equation, values: list[Any]) -> list[Any]:
+def evaluate(eqn: Equation, values: list[Any]) -> list[Any]:
     """What an equation makes of these values; a call of jit goes through its own equations."""
     if eqn.primitive.name == "jit":
         inner = eqn.params["jaxpr"]
-        return applied(inner.jaxpr, [*inner.consts, *values])
+        return evaluate_jaxpr(inner.jaxpr, [*inner.consts, *values])
     if eqn.primitive.name == "select_n" and all(x is values[1] for x in values[2:]):
         return [values[1]]  # a choice between a value and itself
     with eqn.ctx.manager:  # the settings of JAX under which the step was traced
@@ -87,12 +87,12 @@ def reads(eqns: Iterable[Equation]) -> list[Var]:
     return [v for eqn in eqns for v in variables_of(eqn.invars)]
 
 
-def makers(eqns: Iterable[Equation]) -> dict[Var, Equation]:
+def producers(eqns: Iterable[Equation]) -> dict[Var, Equation]:
     """The equation that makes each variable."""
     return {v: eqn for eqn in eqns for v in eqn.outvars}
 
 
-def leading_to(
+def needed_for(
     outs: Iterable[Atom],
     eqns: Iterable[Equation],
     must_run: Callable[[Equation], Any] = lambda eqn: False,
@@ -183,7 +183,7 @@ def size_in_bytes(v: Var) -> int:
     return math.prod(sizes) * v.aval.dtype.itemsize
 
 
-def abstract_params(v: Var) -> jax.ShapeDtypeStruct:
+def abstract_value(v: Var) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a variable, and over which devices it lies."""
     if jnp.issubdtype(v.aval.dtype, jax.dtypes.extended):
         return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
@@ -191,9 +191,9 @@ def abstract_params(v: Var) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, **lies)
 
 
-def transposed_form_of(v: Var) -> jax.ShapeDtypeStruct:
+def abstract_transpose(v: Var) -> jax.ShapeDtypeStruct:
     """The form of a matrix transposed."""
-    return jax.eval_shape(jnp.transpose, abstract_params(v))
+    return jax.eval_shape(jnp.transpose, abstract_value(v))
 
 
 def zeros_like(v: Var) -> jax.Array:

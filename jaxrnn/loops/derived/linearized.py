@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrnn.loops.derived import graph, jaxprs
-from jaxrnn.loops.derived.front import Front
+from jaxrnn.loops.derived.exits import Exits
 from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
 from jaxrnn.loops.derived.regions import Regions
 
@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
         stepwise: the values of `Regions.stepwise`.
         carry_in: c_{t-1}.
         d_carry_out: λ_t, for the arrays that have a gradient.
-        d_handed_on: the gradients of what is handed on and is not part of c_t, likewise.
+        d_sunk_inputs: the gradients of what is handed on and is not part of c_t, likewise.
     """
 
     invariant: list[Any]
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     stepwise: list[Any]
     carry_in: list[Any]
     d_carry_out: list[Any]
-    d_handed_on: list[Any]
+    d_sunk_inputs: list[Any]
 
 
 class Outputs(NamedTuple):
@@ -38,15 +38,15 @@ class Outputs(NamedTuple):
 
     Fields:
         carry_out: c_t.
-        handed_on: what the equations after the loop read of it.
-        for_gather: what the gather reads of it.
+        sunk_inputs: what the equations after the loop read of it.
+        for_gradients: what the gradients read of it.
         d_carry_in: (∂c_t/∂c_{t-1})ᵀ λ_t, for the arrays that have a gradient.
-        deltas: δ_t, one for each of `Front.cut`.
+        deltas: δ_t, one for each of `Exits.cut`.
     """
 
     carry_out: list[Any]
-    handed_on: list[Any]
-    for_gather: list[Any]
+    sunk_inputs: list[Any]
+    for_gradients: list[Any]
     d_carry_in: list[Any]
     deltas: list[Any]
 
@@ -62,10 +62,10 @@ class Linearized(NamedTuple):
         backward: the others.
         kept: values that each step keeps for the way back, in addition to what is kept anyway.
         from_next: of each array of c_{t-1}, whether the way back takes it from the stack of c_t.
-        reads_handed_on: of what is handed on, whether the way back or the gather reads it.
+        reads_sunk_inputs: of what is handed on, whether the way back or the gradients read it.
         reads_stepwise: likewise of the stepwise values.
-        again: the equations of `forward` that the way back runs once more.
-        again_for_gather: those that the gather runs once more.
+        recomputed: the equations of `forward` that the way back runs once more.
+        recomputed_for_gradients: those that the gradients of parameters and inputs need once more.
     """
 
     inputs: Inputs
@@ -75,10 +75,10 @@ class Linearized(NamedTuple):
     backward: list[Equation]
     kept: list[Var]
     from_next: list[bool]
-    reads_handed_on: list[bool]
+    reads_sunk_inputs: list[bool]
     reads_stepwise: list[bool]
-    again: list[Equation]
-    again_for_gather: list[Equation]
+    recomputed: list[Equation]
+    recomputed_for_gradients: list[Equation]
 
     def shared(self, invariant: Values, transposed: Values) -> Environment:
         """The values that are the same at all steps, by their variables here."""
@@ -91,36 +91,38 @@ def where(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
     return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
 
 
-def linearize(regions: Regions, front: Front, matrices: list[Var]) -> Linearized:
+def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized:
     """Differentiate one step by JAX, and decide what is kept.
 
     `matrices` are the parameters whose transposes are there too.
     """
-    jaxpr, constants, inputs, outputs = _traced(regions, front, matrices)
+    jaxpr, constants, inputs, outputs = _traced(regions, exits, matrices)
     forward, backward = _directions(jaxpr.eqns, inputs, outputs)
     always = {*constants, *inputs.invariant, *inputs.transposed}
-    elsewhere = {*always, *inputs.d_carry_out, *inputs.d_handed_on, *jaxprs.makers(backward)}
+    elsewhere = {*always, *inputs.d_carry_out, *inputs.d_sunk_inputs, *jaxprs.producers(backward)}
 
     def outside(atoms: Iterable[Atom]) -> list[Var]:
         return [v for v in jaxprs.unique(jaxprs.variables_of(atoms)) if v not in elsewhere]
 
     for_way_back = outside([*jaxprs.reads(backward), *outputs.d_carry_in, *outputs.deltas])
-    for_gather = outside(outputs.for_gather)
-    gathered = [v in front.needed_stepwise for v in regions.stepwise]
+    for_gradients = outside(outputs.for_gradients)
+    gathered = [v in exits.needed_stepwise for v in regions.stepwise]
     free = [v in regions.inputs or g for v, g in zip(regions.stepwise, gathered, strict=True)]
-    wanted = for_way_back + for_gather
+    wanted = for_way_back + for_gradients
     chosen = _cheapest(forward, inputs, outputs, where(free, inputs.stepwise), wanted)
-    again, again_for_gather = (_again(some, forward, chosen) for some in (for_way_back, for_gather))
-    read = {*outside([*for_way_back, *for_gather, *jaxprs.reads(again + again_for_gather)])}
-    read -= jaxprs.makers(again).keys() | jaxprs.makers(again_for_gather).keys()
+    recomputed = _recomputed(for_way_back, forward, chosen)
+    recomputed_for_gradients = _recomputed(for_gradients, forward, chosen)
+    recomputed_reads = jaxprs.reads(recomputed + recomputed_for_gradients)
+    read = {*outside([*for_way_back, *for_gradients, *recomputed_reads])}
+    read -= jaxprs.producers(recomputed).keys() | jaxprs.producers(recomputed_for_gradients).keys()
 
-    made = jaxprs.makers(forward)
-    stacked = {v for v in made if v in read or v in jaxprs.variables_of(outputs.handed_on)}
+    made = jaxprs.producers(forward)
+    stacked = {v for v in made if v in read or v in jaxprs.variables_of(outputs.sunk_inputs)}
     pairs = zip(inputs.carry_in, outputs.carry_out, strict=True)
     from_next = [c in read and not jaxprs.is_literal(out) and out in stacked for c, out in pairs]
     later = where(from_next, outputs.carry_out)
     candidates = [*inputs.carry_in, *made]
-    taken = {*where(from_next, inputs.carry_in), *jaxprs.variables_of(outputs.handed_on)}
+    taken = {*where(from_next, inputs.carry_in), *jaxprs.variables_of(outputs.sunk_inputs)}
     return Linearized(
         inputs=inputs,
         outputs=outputs,
@@ -129,22 +131,22 @@ def linearize(regions: Regions, front: Front, matrices: list[Var]) -> Linearized
         backward=backward,
         kept=[v for v in candidates if v in read and v not in taken],
         from_next=from_next,
-        reads_handed_on=[
-            not jaxprs.is_literal(v) and (v in read or v in later) for v in outputs.handed_on
+        reads_sunk_inputs=[
+            not jaxprs.is_literal(v) and (v in read or v in later) for v in outputs.sunk_inputs
         ],
         reads_stepwise=[v in read or g for v, g in zip(inputs.stepwise, gathered, strict=True)],
-        again=again,
-        again_for_gather=again_for_gather,
+        recomputed=recomputed,
+        recomputed_for_gradients=recomputed_for_gradients,
     )
 
 
 def _traced(
-    regions: Regions, front: Front, matrices: list[Var]
+    regions: Regions, exits: Exits, matrices: list[Var]
 ) -> tuple[Any, Environment, Inputs, Outputs]:
     """The jaxpr of a step and its pullback, the numbers in it, its inputs, its outputs."""
     has_in = [jaxprs.has_gradient(v) for v in regions.carry_in]
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
-    apart = handed_apart(regions)
+    apart = separate_sunk_inputs(regions)
 
     def both_ways(given: Inputs) -> Outputs:
         variables = regions.invariant + regions.stepwise
@@ -156,16 +158,16 @@ def _traced(
             carry = [next(left) if h else c for h, c in zip(has_in, given.carry_in, strict=True)]
             env = shared | dict(zip(regions.carry_in, carry, strict=True))
             read = _run_moved(
-                regions.loop, env, dict(zip(front.cut, moves, strict=True)), transposes
+                regions.recurrent, env, dict(zip(exits.cut, moves, strict=True)), transposes
             )
-            parts = regions.carry_out, regions.handed_on, front.needed_constants
-            carry_out, handed_on, for_gather = ([read(v) for v in part] for part in parts)
-            slopes = where(has_out, carry_out), where(apart, handed_on)
-            return slopes, (carry_out, handed_on, for_gather)
+            parts = regions.carry_out, regions.sunk_inputs, exits.needed_constants
+            carry_out, sunk_inputs, for_gradients = ([read(v) for v in part] for part in parts)
+            slopes = where(has_out, carry_out), where(apart, sunk_inputs)
+            return slopes, (carry_out, sunk_inputs, for_gradients)
 
-        moves = [jaxprs.zeros_like(v) for v in front.cut]
+        moves = [jaxprs.zeros_like(v) for v in exits.cut]
         _, pull, made = jax.vjp(step, where(has_in, given.carry_in), moves, has_aux=True)
-        return Outputs(*made, *pull((given.d_carry_out, given.d_handed_on)))
+        return Outputs(*made, *pull((given.d_carry_out, given.d_sunk_inputs)))
 
     variables = Inputs(
         regions.invariant,
@@ -173,11 +175,11 @@ def _traced(
         regions.stepwise,
         regions.carry_in,
         where(has_out, regions.carry_out),
-        where(apart, regions.handed_on),
+        where(apart, regions.sunk_inputs),
     )
-    forms = Inputs(*([jaxprs.abstract_params(v) for v in part] for part in variables))
-    forms = forms._replace(transposed=[jaxprs.transposed_form_of(v) for v in matrices])
-    jaxpr, constants, tree_of_outputs = jaxprs.flat(both_ways, forms)
+    forms = Inputs(*([jaxprs.abstract_value(v) for v in part] for part in variables))
+    forms = forms._replace(transposed=[jaxprs.abstract_transpose(v) for v in matrices])
+    jaxpr, constants, tree_of_outputs = jaxprs.flat_jaxpr(both_ways, forms)
     places = [*jaxpr.constvars, *jaxpr.invars]
     env = dict(zip(places, constants, strict=False))
     tree_of_inputs: Any = jax.tree.structure(forms)
@@ -185,17 +187,17 @@ def _traced(
     return jaxpr, env, inputs, tree_of_outputs.unflatten(jaxpr.outvars)
 
 
-def handed_apart(regions: Regions) -> list[bool]:
+def separate_sunk_inputs(regions: Regions) -> list[bool]:
     """Of what is handed on, whether it has a gradient of its own, being no part of c_t.
 
     It has none if all that outputs make of it goes through a `stop_gradient`, or has none itself.
     """
     reached = {v for v in jaxprs.variables_of(regions.outputs) if jaxprs.has_gradient(v)}
-    for eqn in reversed(regions.late):
+    for eqn in reversed(regions.sunk):
         if eqn.primitive.name != "stop_gradient" and not reached.isdisjoint(eqn.outvars):
             reached.update(v for v in jaxprs.reads([eqn]) if jaxprs.has_gradient(v))
     carry_out = jaxprs.variables_of(regions.carry_out)
-    return [v not in carry_out and v in reached for v in regions.handed_on]
+    return [v not in carry_out and v in reached for v in regions.sunk_inputs]
 
 
 def _run_moved(
@@ -216,7 +218,7 @@ def _run_moved(
             x, w = values
             made = [jaxprs.weight_product(eqn, x, w, transposes[eqn.invars[1]])]
         else:
-            made = jaxprs.evaluated(eqn, values)
+            made = jaxprs.evaluate(eqn, values)
         env |= zip(eqn.outvars, made, strict=True)
     return read
 
@@ -236,7 +238,7 @@ def _directions(
     eqns: list[Equation], inputs: Inputs, outputs: Outputs
 ) -> tuple[list[Equation], list[Equation]]:
     """The equations that need no cotangent, and those that do."""
-    cotangents = {*inputs.d_carry_out, *inputs.d_handed_on}
+    cotangents = {*inputs.d_carry_out, *inputs.d_sunk_inputs}
     forward, backward = [], []
     for eqn in eqns:
         if cotangents.isdisjoint(jaxprs.reads([eqn])):
@@ -244,10 +246,10 @@ def _directions(
         else:
             backward.append(eqn)
             cotangents.update(eqn.outvars)
-    return forward, jaxprs.leading_to([*outputs.d_carry_in, *outputs.deltas], backward)
+    return forward, jaxprs.needed_for([*outputs.d_carry_in, *outputs.deltas], backward)
 
 
-def _again(wanted: list[Var], forward: list[Equation], chosen: set[Var]) -> list[Equation]:
+def _recomputed(wanted: list[Var], forward: list[Equation], chosen: set[Var]) -> list[Equation]:
     """The equations that make what is wanted out of what is chosen."""
     missing, found = {v for v in wanted if v not in chosen}, []
     for eqn in reversed(forward):
@@ -265,7 +267,7 @@ def _cheapest(
     What is handed on is kept anyway, and so are inputs. The stack of c_{t-1} is the stack of c_t
     shifted by one step, so keeping one keeps both.
     """
-    handed_on = {*jaxprs.variables_of(outputs.handed_on)}
+    sunk_inputs = {*jaxprs.variables_of(outputs.sunk_inputs)}
     costs: dict[Any, int | None] = {}
     sources: list[Any] = []
     edges: list[tuple[Any, Any]] = []
@@ -288,15 +290,15 @@ def _cheapest(
     for i, (before, after) in enumerate(zip(inputs.carry_in, outputs.carry_out, strict=True)):
         if jaxprs.is_literal(after) or after not in costs:
             continue
-        if after in handed_on:
+        if after in sunk_inputs:
             costs[before] = jaxprs.size_in_bytes(before) // 4  # a copy, for a while
         elif after in costly:
             pairs[i] = before, after
             costs[i], costs[before], costs[after] = costs[before], None, None
             edges += [(i, before), (i, after)]
             sources.append(i)
-    costs |= {v: 0 for v in handed_on if v in costs}
-    sources += [v for v in handed_on if v in costs]
+    costs |= {v: 0 for v in sunk_inputs if v in costs}
+    sources += [v for v in sunk_inputs if v in costs]
     sources = [v for v in sources if not any(v in pair for pair in pairs.values())]
     cut, _ = graph.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
     chosen = {v for v in cut if v not in pairs}

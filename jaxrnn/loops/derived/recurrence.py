@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.front import Front
+from jaxrnn.loops.derived.exits import Exits
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
-from jaxrnn.loops.derived.linearized import Linearized, handed_apart, linearize, where
+from jaxrnn.loops.derived.linearized import Linearized, linearize, separate_sunk_inputs, where
 from jaxrnn.loops.derived.regions import Regions
 
 Values = list[Any]
@@ -23,22 +23,22 @@ class Recurrence:
         regions: its equations.
         matrices: the parameters that a product in the loop has on its right. The way back is faster
             with their transposes beside them.
-        front: where gradients leave the loop.
+        exits: where gradients leave the loop.
     """
 
     def __init__(self, regions: Regions) -> None:
         """Take the loop apart."""
         self.regions = regions
-        self.front = Front(regions)
-        right = (eqn.invars[1] for eqn in regions.loop if jaxprs.is_weight_product(eqn))
+        self.exits = Exits(regions)
+        right = (eqn.invars[1] for eqn in regions.recurrent if jaxprs.is_weight_product(eqn))
         # The gradient of one that is summed inside the loop is taken there, by JAX's own product.
-        invariant = {*regions.invariant} - {*self.front.summed}
+        invariant = {*regions.invariant} - {*self.exits.summed}
         self.matrices = [v for v in jaxprs.unique(jaxprs.variables_of(right)) if v in invariant]
 
     @functools.cached_property
     def linearized(self) -> Linearized:
         """Its step, differentiated; only a gradient needs it."""
-        return linearize(self.regions, self.front, self.matrices)
+        return linearize(self.regions, self.exits, self.matrices)
 
     @property
     def bytes_beside(self) -> int:
@@ -48,18 +48,18 @@ class Recurrence:
         and the one over chunks is a loop too, XLA's CPU compiler takes up to 30 times as long for
         the gradient of a convolution's kernel.
         """
-        regions, front = self.regions, self.front
-        eqns = [*regions.ahead, *front.equations, *regions.late]
+        regions, exits = self.regions, self.exits
+        eqns = [*regions.hoisted, *exits.equations, *regions.sunk]
         if any(eqn.primitive.name == "conv_general_dilated" for eqn in eqns):
             return 0
-        made_ahead = [v for eqn in regions.ahead for v in eqn.outvars]
-        deltas = [v for v in front.cut if v not in front.summed]
-        # The gradient of what runs late makes as much again.
-        made_late = [v for eqn in regions.late for v in eqn.outvars] * 2
+        made_ahead = [v for eqn in regions.hoisted for v in eqn.outvars]
+        deltas = [v for v in exits.cut if v not in exits.summed]
+        # The gradient of what is sunk takes as much again.
+        made_late = [v for eqn in regions.sunk for v in eqn.outvars] * 2
         # A step of a nested loop has a gradient of its own for each parameter, and more to keep.
-        nested = [eqn for eqn in regions.ahead if jaxprs.is_opaque(eqn)]
-        opaque = [*jaxprs.reads(nested), *jaxprs.makers(nested)] * 4
-        parts = made_ahead, deltas, regions.handed_on, made_late, opaque
+        nested = [eqn for eqn in regions.hoisted if jaxprs.is_opaque(eqn)]
+        opaque = [*jaxprs.reads(nested), *jaxprs.producers(nested)] * 4
+        parts = made_ahead, deltas, regions.sunk_inputs, made_late, opaque
         return max(sum(map(jaxprs.size_in_bytes, part)) for part in parts)
 
     def advance(self, invariant: Values, carry: Values, stepwise: Values) -> tuple[Values, Values]:
@@ -67,8 +67,8 @@ class Recurrence:
         regions = self.regions
         given = invariant + stepwise + carry
         variables = regions.invariant + regions.stepwise + regions.carry_in
-        env = jaxprs.run(regions.loop, dict(zip(variables, given, strict=True)))
-        return _values(env, regions.carry_out), _values(env, regions.handed_on)
+        env = jaxprs.evaluate_equations(regions.recurrent, dict(zip(variables, given, strict=True)))
+        return _values(env, regions.carry_out), _values(env, regions.sunk_inputs)
 
     def advance_and_keep(
         self, shared: Environment, carry: Values, stepwise: Values
@@ -77,10 +77,10 @@ class Recurrence:
         step = self.linearized
         variables = step.inputs.stepwise + step.inputs.carry_in
         env = shared | dict(zip(variables, stepwise + carry, strict=True))
-        outs = [*step.outputs.carry_out, *step.outputs.handed_on, *step.kept]
-        env = jaxprs.run(jaxprs.leading_to(outs, step.forward, _has_effects), env)
-        handed_on, kept = _values(env, step.outputs.handed_on), _values(env, step.kept)
-        return _values(env, step.outputs.carry_out), (handed_on, kept)
+        outs = [*step.outputs.carry_out, *step.outputs.sunk_inputs, *step.kept]
+        env = jaxprs.evaluate_equations(jaxprs.needed_for(outs, step.forward, _has_effects), env)
+        sunk_inputs, kept = _values(env, step.outputs.sunk_inputs), _values(env, step.kept)
+        return _values(env, step.outputs.carry_out), (sunk_inputs, kept)
 
 
 def _has_effects(eqn: Equation) -> bool:
@@ -119,30 +119,30 @@ def _forward(
     def forward(carry: Values, at_t: Any) -> Any:
         return recurrence.advance_and_keep(shared, carry, at_t[0])
 
-    last, (handed_on, kept) = jax.lax.scan(forward, carry, stepwise)
-    read = _only(step.reads_handed_on, handed_on), _only(step.reads_stepwise, stepwise[0])
+    last, (sunk_inputs, kept) = jax.lax.scan(forward, carry, stepwise)
+    read = _only(step.reads_sunk_inputs, sunk_inputs), _only(step.reads_stepwise, stepwise[0])
     first = _only(step.from_next, carry)
-    return (last, handed_on), (invariant, transposed, first, kept, *read, stepwise[1])
+    return (last, sunk_inputs), (invariant, transposed, first, kept, *read, stepwise[1])
 
 
 def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
-    invariant, transposed, first, kept, handed_on, stepwise, numbers = residuals
+    invariant, transposed, first, kept, sunk_inputs, stepwise, numbers = residuals
     # An output that nobody used has no cotangent: it must not become an array of T zeros.
-    d_last, d_handed_on = tree.sparse_cotangents(cotangents)
-    regions, front, step = recurrence.regions, recurrence.front, recurrence.linearized
-    stacks = _stacks(step, first, kept, handed_on, stepwise)
+    d_last, d_sunk_inputs = tree.sparse_cotangents(cotangents)
+    regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
+    stacks = _stacks(step, first, kept, sunk_inputs, stepwise)
     shared = step.shared(invariant, transposed)
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
-    apart = handed_apart(regions)
-    d_apart = where(apart, d_handed_on)
+    apart = separate_sunk_inputs(regions)
+    d_apart = where(apart, d_sunk_inputs)
     # The gradient of what is handed on joins λ where it is part of c_t, but only once, even if the
     # same value appears twice in c_t.
-    left_over = dict(zip(regions.handed_on, d_handed_on, strict=True))
+    left_over = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
     joining = [
         None if jaxprs.is_literal(v) else left_over.pop(v, None)
         for v in where(has_out, regions.carry_out)
     ]
-    summed = [v in front.summed for v in front.cut]
+    summed = [v in exits.summed for v in exits.cut]
 
     def backward(state: Any, at_t: Any) -> Any:
         d_carry, sums = state
@@ -150,12 +150,12 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
         d_carry = tree.add_sparse(d_carry, joining_t)
         d_apart_t = [
             jaxprs.zeros_like(v) if d is None else d
-            for v, d in zip(where(apart, regions.handed_on), d_apart_t, strict=True)
+            for v, d in zip(where(apart, regions.sunk_inputs), d_apart_t, strict=True)
         ]
         env = shared | dict(zip(stacks, at_t, strict=True))
-        cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_handed_on
+        cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
         env |= dict(zip(cotangent_inputs, d_carry + d_apart_t, strict=True))
-        env = jaxprs.run([*step.again, *step.backward], env)
+        env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
         deltas = _values(env, step.outputs.deltas)
         sums = tree.add_sparse(sums, where(summed, deltas))
         stacked = [d for d, is_summed in zip(deltas, summed, strict=True) if not is_summed]
@@ -164,13 +164,13 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     zeros = [jaxprs.zeros_like(v) for v in where(has_out, regions.carry_out)]
     state = (
         tree.add_sparse(zeros, where(has_out, d_last)),
-        [jaxprs.zeros_like(v) for v in front.summed],
+        [jaxprs.zeros_like(v) for v in exits.summed],
     )
     over_time = numbers, list(stacks.values()), joining, d_apart
     (d_carry, sums), deltas = jax.lax.scan(backward, state, over_time, reverse=True)
-    stacked = (v for v in front.cut if v not in front.summed)
-    delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(front.summed, sums, strict=True))
-    d_invariant, d_stepwise = _gathered(recurrence, invariant, shared, stacks, delta, numbers)
+    stacked = (v for v in exits.cut if v not in exits.summed)
+    delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(exits.summed, sums, strict=True))
+    d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, numbers)
     left = iter(d_carry)
     d_carry = [next(left) if jaxprs.has_gradient(v) else None for v in regions.carry_in]
     return d_invariant, [None] * len(transposed), d_carry, (d_stepwise, None)
@@ -185,11 +185,11 @@ def _only(chosen: list[bool], values: Values) -> Values:
 
 
 def _stacks(
-    step: Linearized, first: Values, kept: Values, handed_on: Values, stepwise: Values
+    step: Linearized, first: Values, kept: Values, sunk_inputs: Values, stepwise: Values
 ) -> Environment:
     """All that is kept of all steps, by its variable."""
     stacks = dict(zip(step.kept, kept, strict=True))
-    stacks |= _there(step.outputs.handed_on, handed_on)
+    stacks |= _there(step.outputs.sunk_inputs, sunk_inputs)
     for v, out, c in zip(step.inputs.carry_in, step.outputs.carry_out, first, strict=True):
         if c is not None:
             stacks[v] = tree.shift_right(c, stacks[out])
@@ -200,7 +200,7 @@ def _there(variables: list[Any], values: Values) -> Environment:
     return {v: x for v, x in zip(variables, values, strict=True) if x is not None}
 
 
-def _gathered(
+def _gradients(
     recurrence: Recurrence,
     invariant: Values,
     shared: Environment,
@@ -209,34 +209,35 @@ def _gathered(
     numbers: jax.Array,
 ) -> tuple[Values, Values]:
     """The gradients of parameters and inputs (6)."""
-    regions, front, step = recurrence.regions, recurrence.front, recurrence.linearized
+    regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
     steps = len(numbers)
 
     def constants_at(at_t: Values) -> Values:
-        env = jaxprs.run(step.again_for_gather, shared | dict(zip(stacks, at_t, strict=True)))
-        return _values(env, step.outputs.for_gather)
+        values_t = shared | dict(zip(stacks, at_t, strict=True))
+        env = jaxprs.evaluate_equations(step.recomputed_for_gradients, values_t)
+        return _values(env, step.outputs.for_gradients)
 
     values = list(stacks.values())
-    known = jax.vmap(constants_at, axis_size=steps)(values) if front.needed_constants else []
+    known = jax.vmap(constants_at, axis_size=steps)(values) if exits.needed_constants else []
 
     def or_zeros(found: Environment, variables: list[Var]) -> Values:
-        """What the gather does not read has only to have the right form."""
+        """What the gradients does not read has only to have the right form."""
         return [found[v] if v in found else _zeros_over_time(v, steps) for v in variables]
 
-    constants = or_zeros(dict(zip(front.needed_constants, known, strict=True)), front.constants)
+    constants = or_zeros(dict(zip(exits.needed_constants, known, strict=True)), exits.constants)
     inputs = dict(zip(regions.stepwise, step.inputs.stepwise, strict=True))
     stepwise = or_zeros(
         {v: stacks[own] for v, own in inputs.items() if own in stacks}, regions.stepwise
     )
-    deltas = [delta[v] for v in front.gathered]
-    d_invariant, d_stepwise = front.gather(steps, invariant, stepwise, constants, deltas)
+    deltas = [delta[v] for v in exits.computed]
+    d_invariant, d_stepwise = exits.gradients(steps, invariant, stepwise, constants, deltas)
     # What left the loop before F has its gradient already.
     d_invariant = [
-        delta[v] if v in front.summed else d
+        delta[v] if v in exits.summed else d
         for v, d in zip(regions.invariant, d_invariant, strict=True)
     ]
     d_stepwise = [
-        delta[v] if v in front.direct else d
+        delta[v] if v in exits.direct else d
         for v, d in zip(regions.stepwise, d_stepwise, strict=True)
     ]
     return d_invariant, d_stepwise

@@ -1,4 +1,8 @@
-"""When each equation of a step has to run: once, before the loop, inside it, or after it."""
+"""When each equation of a step has to run.
+
+Compilers have words for it: an equation is invariant (run once), hoisted (run for all steps at
+once, before the loop), recurrent (run in order), or sunk (run for all steps at once, after it).
+"""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -25,13 +29,13 @@ class Regions(NamedTuple):
         carry_out: what becomes of `carry_in`, c_t.
         outputs: y_t.
         depends: INVARIANT, STEPWISE or CARRIED, of each variable.
-        once: equations of parameters alone.
-        ahead: equations of inputs and parameters, which run for all steps at once.
-        loop: equations that run in order.
-        late: equations that only outputs need, which run for all steps at once.
-        invariant: values of `once`, or parameters, that other parts read.
-        stepwise: values of `ahead`, or inputs, that `loop` or `late` read.
-        handed_on: values of `loop`, or of `carry_in`, that `late` reads.
+        parameter_equations: the invariant equations, of parameters alone.
+        hoisted: equations of inputs and parameters.
+        recurrent: equations that run in order.
+        sunk: equations that only outputs need.
+        invariant: values of `parameter_equations`, or parameters, that others read.
+        stepwise: values of `hoisted`, or inputs, that `recurrent` or `sunk` read.
+        sunk_inputs: values of `recurrent`, or of `carry_in`, that `sunk` reads.
     """
 
     parameters: list[Var]
@@ -40,13 +44,13 @@ class Regions(NamedTuple):
     carry_out: list[Atom]
     outputs: list[Atom]
     depends: dict[Any, int]
-    once: list[Equation]
-    ahead: list[Equation]
-    loop: list[Equation]
-    late: list[Equation]
+    parameter_equations: list[Equation]
+    hoisted: list[Equation]
+    recurrent: list[Equation]
+    sunk: list[Equation]
     invariant: list[Var]
     stepwise: list[Var]
-    handed_on: list[Var]
+    sunk_inputs: list[Var]
 
 
 def unchanged(jaxpr: Any, constants: int, carries: int) -> list[bool]:
@@ -82,25 +86,26 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
         return bool(eqn.effects) or (depends[eqn] == CARRIED and unmoved)
 
     def run_in_order(outs: list[Atom]) -> list[Equation]:
-        return jaxprs.leading_to(outs, filter(in_order, jaxpr.eqns), must_run)
+        return jaxprs.needed_for(outs, filter(in_order, jaxpr.eqns), must_run)
 
-    loop = run_in_order(carry_out)
-    handed_on = _handed_on(jaxpr.eqns, loop, carry_in, carry_out, outputs, depends)
-    loop = run_in_order([*carry_out, *handed_on])
-    late = [e for e in jaxpr.eqns if depends[e] == CARRIED and e not in {*loop}]
-    late = jaxprs.leading_to(outputs, late)
-    made = jaxprs.makers(loop)
-    late_reads = [*jaxprs.reads(late), *jaxprs.variables_of(outputs)]
-    loop_reads = [*jaxprs.reads(loop), *jaxprs.variables_of(carry_out)]
-    given = jaxprs.unique([v for v in loop_reads if v not in made] + late_reads)
+    recurrent = run_in_order(carry_out)
+    sunk_inputs = _sunk_inputs(jaxpr.eqns, recurrent, carry_in, carry_out, outputs, depends)
+    recurrent = run_in_order([*carry_out, *sunk_inputs])
+    sunk = [e for e in jaxpr.eqns if depends[e] == CARRIED and e not in {*recurrent}]
+    sunk = jaxprs.needed_for(outputs, sunk)
+    made = jaxprs.producers(recurrent)
+    sunk_reads = [*jaxprs.reads(sunk), *jaxprs.variables_of(outputs)]
+    recurrent_reads = [*jaxprs.reads(recurrent), *jaxprs.variables_of(carry_out)]
+    given = jaxprs.unique([v for v in recurrent_reads if v not in made] + sunk_reads)
     invariant = [v for v in given if depends[v] == INVARIANT]
     stepwise = [v for v in given if depends[v] == STEPWISE]
 
     def all_that_depend(on: int) -> list[Equation]:
         return [eqn for eqn in jaxpr.eqns if depends[eqn] == on]
 
-    ahead = jaxprs.leading_to(stepwise, all_that_depend(STEPWISE))
-    once = jaxprs.leading_to(invariant + jaxprs.reads(ahead), all_that_depend(INVARIANT))
+    hoisted = jaxprs.needed_for(stepwise, all_that_depend(STEPWISE))
+    invariant_reads = invariant + jaxprs.reads(hoisted)
+    parameter_equations = jaxprs.needed_for(invariant_reads, all_that_depend(INVARIANT))
     return Regions(
         parameters=parameters,
         carry_in=carry_in,
@@ -108,13 +113,13 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
         carry_out=carry_out,
         outputs=outputs,
         depends=depends,
-        once=once,
-        ahead=ahead,
-        loop=loop,
-        late=late,
+        parameter_equations=parameter_equations,
+        hoisted=hoisted,
+        recurrent=recurrent,
+        sunk=sunk,
         invariant=invariant,
         stepwise=stepwise,
-        handed_on=handed_on,
+        sunk_inputs=sunk_inputs,
     )
 
 
@@ -162,9 +167,9 @@ def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
     return found
 
 
-def _handed_on(
+def _sunk_inputs(
     eqns: list[Equation],
-    loop: list[Equation],
+    recurrent: list[Equation],
     carry_in: list[Var],
     carry_out: list[Atom],
     outputs: list[Atom],
@@ -179,8 +184,8 @@ def _handed_on(
     costs: dict[Var, int | None] = {}
     edges: list[tuple[Var, Var]] = []
     ends = [v for v in jaxprs.variables_of(outputs) if depends[v] == CARRIED]
-    made = {*carry_in, *jaxprs.makers(loop)}
-    for eqn in jaxprs.leading_to(outputs, [e for e in eqns if depends[e] == CARRIED]):
+    made = {*carry_in, *jaxprs.producers(recurrent)}
+    for eqn in jaxprs.needed_for(outputs, [e for e in eqns if depends[e] == CARRIED]):
         if made.isdisjoint(eqn.outvars):
             read = jaxprs.unique(jaxprs.reads([eqn]))
             carried = [v for v in read if depends[v] == CARRIED]
