@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CERTIFY = """
 import functools, sys
 import jax, jaxrnn, numpy
-from jaxrnn.certify import drawn
+from jaxrnn.certify import draw_arguments
 
 cell_name, loop_name = sys.argv[1:]
 cell = dict(jaxrnn.CELLS).get(cell_name, jaxrnn.elman)(4)
 args = (None, None, None)
 if cell_name == "plain":
     with jax.enable_x64(True):
-        args = drawn(cell, numpy.random.default_rng(0))
+        args = draw_arguments(cell, numpy.random.default_rng(0))
     cell = functools.partial(lambda cell, *args: cell(*args), cell)
 sys.exit(not jaxrnn.certify(cell, *args, loop=dict(jaxrnn.LOOPS)[loop_name]).ok)
 """

@@ -2,9 +2,9 @@
 
 from faults.planting import backward, fault
 
-FRONT, GRAPH, JAXPRS, LINEARIZED, RECURRENCE, REGIONS = (
+EXITS, GRAPH, JAXPRS, LINEARIZED, RECURRENCE, REGIONS = (
     f"loops/derived/{name}.py"
-    for name in ("front", "graph", "jaxprs", "linearized", "recurrence", "regions")
+    for name in ("exits", "graph", "jaxprs", "linearized", "recurrence", "regions")
 )
 TEST = "loops/test_derived.py::test"
 VALUES = f"{TEST}_values_and_gradient_equal_autodiff"
@@ -33,17 +33,17 @@ LOOP_FAULTS = (
     ),
     fault(
         RECURRENCE,
-        "_gathered",
+        "_gradients",
         "sums lost",
-        "delta[v] if v in front.summed else d",
+        "delta[v] if v in exits.summed else d",
         "d",
         f"{IN_THE_CARRY}[7-inner loop]",
     ),
     fault(
         RECURRENCE,
-        "_gathered",
+        "_gradients",
         "inputs' own gradients lost",
-        "delta[v] if v in front.direct else d",
+        "delta[v] if v in exits.direct else d",
         "d",
         f"{IN_THE_CARRY}[7-inner loop]",
     ),
@@ -100,7 +100,7 @@ REGION_FAULTS = (
     ),
     fault(
         LINEARIZED,
-        "handed_apart",
+        "separate_sunk_inputs",
         "a search differentiated",
         "v not in carry_out and v in reached",
         "v not in carry_out and jaxprs.has_gradient(v)",
@@ -111,7 +111,7 @@ REGION_FAULTS = (
 JAXPR_FAULTS = (
     fault(
         JAXPRS,
-        "evaluated",
+        "evaluate",
         "a choice between a value and itself",
         'eqn.primitive.name == "select_n"',
         "False",
@@ -143,17 +143,17 @@ JAXPR_FAULTS = (
     ),
 )
 
-FRONT_FAULTS = (
+EXITS_FAULTS = (
     fault(
-        FRONT,
-        "Front.values",
+        EXITS,
+        "Exits.values",
         "w reached through F as well",
-        "(found if v in self.gathered else env)[v] = x",
+        "(found if v in self.computed else env)[v] = x",
         "found[v] = env[v] = x",
         f"{VALUES}[7-low rank]",
     ),
     fault(
-        FRONT,
+        EXITS,
         "_costs",
         "large gradients stacked",
         "jaxprs.size_in_bytes(v) // 2",
@@ -161,7 +161,7 @@ FRONT_FAULTS = (
         f"{TEST}_a_large_parameter_has_its_gradient_summed_inside_the_loop",
     ),
     fault(
-        FRONT,
+        EXITS,
         "_costs",
         "a matrix in two places",
         " and v not in exits",
@@ -186,4 +186,4 @@ FRONT_FAULTS = (
     ),
 )
 
-FAULTS = (*LOOP_FAULTS, *REGION_FAULTS, *JAXPR_FAULTS, *FRONT_FAULTS)
+FAULTS = (*LOOP_FAULTS, *REGION_FAULTS, *JAXPR_FAULTS, *EXITS_FAULTS)

@@ -18,7 +18,7 @@ HANGS = "test_hangs.py::test"
 GRADIENT_FAULTS = (
     fault(
         "certify.py",
-        "drawn",
+        "draw_arguments",
         "certificate of features",
         "if cell.num_feature_axes == 0:",
         "if False:",

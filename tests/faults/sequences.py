@@ -80,7 +80,7 @@ SEQUENCE_FAULTS = (
         SEQUENCE,
         "_checked_run",
         "NaN let into layers",
-        "xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill)",
+        "xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill_value)",
         "xs",
         f"{NETS}_nan_in_the_padding_reaches_no_layer",
     ),

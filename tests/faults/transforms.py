@@ -47,7 +47,7 @@ MASKING_FAULTS = (
         MASKING,
         "MaskedCell.project",
         "NaN let in",
-        "tree.fill_unmasked(xs.mask, xs.xs, self.fill)",
+        "tree.fill_unmasked(xs.mask, xs.xs, self.fill_value)",
         "xs.xs",
         f"{MASKS}_nan_where_the_mask_is_false_reaches_nothing",
     ),
