@@ -6,7 +6,8 @@
 
 A fault in a gradient has to turn both the laws and the certificate red, a fault in the values of a
 cell the comparison with NumPy, a fault in what is built around cells and loops the test that stands
-beside it. Exits 1 if any fault goes unseen. About ten seconds a fault.
+beside it. Nothing of this may be red without a fault, which is looked at first. Exits 1 if any
+fault goes unseen. About ten seconds a fault.
 
 A fault has its place in the source of one function, so it stays where it is as long as that source
 does (`planting.Fault`). `tests/test_faults.py` checks that each has its place, and that its test is

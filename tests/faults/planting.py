@@ -55,16 +55,16 @@ def backward(
     return Fault(name, file, function, ((old, new),), test, cell, loop)
 
 
-def plant(library: Path, planted: Fault) -> str:
+def plant(library: Path, fault: Fault) -> str:
     """The text of the file with the fault in it; RuntimeError unless the fault has its place."""
-    text = (library / planted.file).read_text()
-    begin, end = span(text, planted.function)
+    text = (library / fault.file).read_text()
+    begin, end = span(text, fault.function)
     source = text[begin:end]
-    for old, new in planted.edits:
+    for old, new in fault.edits:
         if source.count(old) != 1:
-            place = f"{planted.file}, {planted.function or 'the whole file'}"
+            place = f"{fault.file}, {fault.function or 'the whole file'}"
             times = source.count(old)
-            raise RuntimeError(f"{planted.name}: {old!r} stands {times} times in {place}")
+            raise RuntimeError(f"{fault.name}: {old!r} stands {times} times in {place}")
         source = source.replace(old, new)
     return text[:begin] + source + text[end:]
 
