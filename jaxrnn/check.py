@@ -224,18 +224,6 @@ def parse_bytes(name: str, value: Any) -> int | None:
     return None if value is None else require_int(name, value, least=1)
 
 
-@contextlib.contextmanager
-def explain_forward_mode(loop: str) -> Iterator[None]:
-    """Say of JAX's error under forward-mode differentiation what to do about it."""
-    try:
-        yield
-    except TypeError as error:
-        got = f"{loop} under forward-mode differentiation (jvp, jacfwd or linearize)"
-        expected = "loop=jaxrnn.scan, since a hand-written backward pass has no rule for it"
-        require("forward-mode" not in str(error), "loop", got, expected, TypeError)
-        raise
-
-
 def require_bool(name: str, value: Any) -> bool:
     """`value` if it is a bool; otherwise our error."""
     return require_option_type(name, value, isinstance(value, bool), "a bool")

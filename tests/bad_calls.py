@@ -200,7 +200,11 @@ def of_sequences():
         "mask: got ShapeDtypeStruct": {"mask": jax.ShapeDtypeStruct((T, B), bool)},
     }.items():
         yield "unroll", f"TypeError: {message}...expected an array", run(**options)
-    yield "unroll", "ValueError: fill: got nan, expected a fin", run(mask=MASK, fill=np.nan)
+    yield (
+        "unroll",
+        "ValueError: fill_value: got nan, expected a fin",
+        run(mask=MASK, fill_value=np.nan),
+    )
     lengths = "TypeError: lengths: got ShapeDtypeStruct"
     yield "lengths_to_mask", lengths, lambda: jaxrnn.lengths_to_mask(STRUCT, 3)
     axis = "ValueError: xs: got float64[3], expected one with an axis {}"
@@ -276,7 +280,11 @@ def of_transforms():
     other = jaxrnn.transforms.MaskedInputs(XS, array(T, 7, dtype=bool))
     rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
     yield "masked", rows, run(jaxrnn.transforms.masked(plain), None, other, CARRY)
-    yield "masked", "ValueError: fill: got inf", lambda: jaxrnn.transforms.masked(GRU, fill=np.inf)
+    yield (
+        "masked",
+        "ValueError: fill_value: got inf",
+        lambda: jaxrnn.transforms.masked(GRU, fill_value=np.inf),
+    )
     anew = jaxrnn.transforms.ResetInputs(XS, MASK)
     yield (
         "resettable",
@@ -499,17 +507,24 @@ def of_diagnostics():
     )
     yield (
         "memory_horizon",
-        "TypeError: found: got NoneType, expected a JacobianSpectrum",
+        "TypeError: spectrum: got NoneType, expected a JacobianSpectrum",
         lambda: jaxrnn.diagnostics.memory_horizon(None),
     )
-    for message, args in {
-        "TypeError: reach: got NoneType, expected a MemoryHorizon": (None,),
-        "TypeError: spectrum: got a tuple of 4, expected a JacobianSpectrum": (HORIZON, HORIZON),
-        "TypeError: gates: got list, expected a dict": (HORIZON, None, [1]),
-        "ValueError: reach: got that of no rows": (HORIZON._replace(rate=np.ones(0)),),
+    for message, (horizon, options) in {
+        "TypeError: horizon: got NoneType, expected a MemoryHorizon": (None, {}),
+        "TypeError: spectrum: got a tuple of 4, expected a JacobianSpectrum": (
+            HORIZON,
+            {"spectrum": HORIZON},
+        ),
+        "TypeError: gates: got list, expected a dict": (HORIZON, {"gates": [1]}),
+        "ValueError: horizon: got that of no rows": (
+            HORIZON._replace(decay_rate=np.ones(0)),
+            {},
+        ),
     }.items():
-        yield "diagnose", message, lambda a=args: jaxrnn.diagnostics.diagnose(*a)
-    wanted = "TypeError: reach...: got a traced float64"
+        call = lambda h=horizon, o=options: jaxrnn.diagnostics.diagnose(h, **o)  # noqa: E731
+        yield "diagnose", message, call
+    wanted = "TypeError: horizon...: got a traced float64"
     yield "diagnose", wanted, traced(jaxrnn.diagnostics.diagnose, HORIZON)
     for message, args, options in (
         ("ValueError: args: got none", (), {}),
@@ -534,7 +549,7 @@ def of_diagnostics():
         yield "data_parallel", message, call
     for message, options in {
         "TypeError: names: got 3 of type int": {"names": 3},
-        "ValueError: narrow: got float64": {"narrow": np.float64},
+        "ValueError: narrow_dtype: got float64": {"narrow_dtype": np.float64},
     }.items():
         yield "certify", message, lambda o=options: jaxrnn.certify(GRU, **o)
     drawing = jaxrnn.randomized(jax.random.key(0), 0.5)

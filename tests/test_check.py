@@ -216,8 +216,8 @@ def wrong_certificates():
         three.format(0) + " for a plain Step": plain,
         three.format(1) + " or none": certify(LSTM, LSTM_PARAMS),
         three.format(2) + " or none": certify(LSTM, LSTM_PARAMS, CARRY),
-        "ValueError: draws: got 7, expected an int of at least 8": certify(LSTM, draws=7),
-        "TypeError: draws: got 8.0 of type float, expected a Py": certify(LSTM, draws=8.0),
+        "ValueError: num_draws: got 7, expected an int of at least 8": certify(LSTM, num_draws=7),
+        "TypeError: num_draws: got 8.0 of type float, expected a Py": certify(LSTM, num_draws=8.0),
         "TypeError: seed: got 'x' of type str, expected a Pytho": certify(LSTM, seed="x"),
         "TypeError: loop: got 3 of type int, expected a function": certify(LSTM, loop=3),
         "TypeError: step: got 3 of type int, expected a function": certify(3),
@@ -377,7 +377,9 @@ def wrong_marks():
         "ValueError: mask: got [5, 2], expected axes that all floats of xs begin with": partial(
             plain, carry=array(2, H), mask=MARKS[:, :2]
         ),
-        "TypeError: fill: got 'x' of type str, expected a number": unrolled(XS, fill="x"),
+        "TypeError: fill_value: got 'x' of type str, expected a number": unrolled(
+            XS, fill_value="x"
+        ),
         "TypeError: key: got int, expected a key": unrolled(XS, cell=NOISY, key=3),
         "TypeError: key: got float64[2], expected a key": unrolled(XS, cell=NOISY, key=array(2)),
         "ValueError: key: got a key, expected None, since nothing in the cell draws": unrolled(

@@ -57,7 +57,7 @@ def by_steps(cell, params, carry, xs):
 
 
 def unrolled(cell, params, carry, xs, **keywords):
-    return jax.jit(lambda *args: unroll(cell, *args, **keywords))(params, xs, carry)
+    return jax.jit(partial(unroll, cell, **keywords))(params, xs, carry=carry)
 
 
 def outputs_and_gradients(loop, cell, params, carry, xs):
@@ -110,14 +110,14 @@ def test_the_default_carry_is_zero(make):
 
 @every_loop
 def test_reverse_runs_from_the_end_and_keeps_each_output_at_its_input(loop):
-    def by_hand(step, params, carry, xs):
+    def handwritten(step, params, carry, xs):
         carry, ys = loop(step, params, carry, xs[::-1])
         return carry, ys[::-1]
 
     @jax.jit
     def both(*args):
         reverse = through_unroll(loop=loop, reverse=True)
-        return [outputs_and_gradients(f, jaxrnn.elman(H), *args) for f in (reverse, by_hand)]
+        return [outputs_and_gradients(f, jaxrnn.elman(H), *args) for f in (reverse, handwritten)]
 
     reverse, expected = both(*drawn(jaxrnn.elman(H)))
     same_values(reverse[0], expected[0])
@@ -130,7 +130,7 @@ def test_rows_of_a_batch_do_not_know_of_each_other():
     last, ys = unrolled(cell, params, carry, xs)
     run = jax.jit(partial(unroll, cell))
     for row in np.ndindex(batch):
-        alone = run(params, xs[:, *row], carry[row])
+        alone = run(params, xs[:, *row], carry=carry[row])
         same_values((last[row], ys[:, *row]), alone)
 
 
@@ -205,7 +205,7 @@ def test_half_precision_is_near(dtype, error):
     chex.assert_trees_all_close(near, unrolled(cell, *drawn(cell)), atol=error)
 
 
-def test_batch_major_data_goes_in_by_time_first():
+def test_batch_major_data_goes_in_by_to_time_major():
     cell = jaxrnn.gru(H)
     params, carry, xs = drawn(cell)
     batch_major = np.stack([xs[:, b] for b in range(B)])

@@ -261,7 +261,7 @@ def test_what_fills_the_padding_can_be_chosen():
 
         return jax.grad(value, argnums=(0, 1))(jnp.asarray(0.9), xs)
 
-    assert distance(gradient(jnp.nan, fill=1.0), gradient(1.0, fill=2.0)) < VALUES
+    assert distance(gradient(jnp.nan, fill_value=1.0), gradient(1.0, fill_value=2.0)) < VALUES
     assert not np.isfinite(gradient(jnp.nan)[0])
 
 

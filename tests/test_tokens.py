@@ -150,7 +150,7 @@ def test_ragged_rows_are_each_row_alone(name):
 
     def value(params, tokens):
         # Put in the place of a token, this fill would be one that does not exist.
-        outputs = unroll(net, params, tokens, lengths=lengths, fill=-1.0)
+        outputs = unroll(net, params, tokens, lengths=lengths, fill_value=-1.0)
         leaves = jax.tree.leaves(outputs)
         return sum(jnp.vdot(jnp.cos(jnp.arange(y.size * 1.0)), y.ravel()) for y in leaves), outputs
 
@@ -265,7 +265,7 @@ def test_history_shows_every_state():
 def test_the_certificate_draws_tokens(net):
     certificate = jaxrnn.certify(net)
     assert certificate.ok, str(certificate)
-    judged = {row.array for row in certificate.rows if row.judge == "autodiff"}
+    judged = {row.array for row in certificate.rows if row.reference == "autodiff"}
     assert any(array.endswith("['w_e']") for array in judged)
     assert "xs" not in judged
 
@@ -296,7 +296,7 @@ def test_a_loss_over_tokens_is_looked_at_and_planned():
     assert distance(jax.tree.map(lambda x: x.sum(0), terms), grads[1]) < GRADIENTS
     assert jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens, targets) is None
     found = jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens.at[2, 1].set(V), targets)
-    assert (found.quantity, found.step, found.place) == ("inputs", 2, (1,))
+    assert (found.quantity, found.step, found.index) == ("inputs", 2, (1,))
     loops = (("bptt", jaxrnn.bptt),)
     plan = jaxrnn.diagnostics.memory_plan(mean_loss, params, tokens, targets, loops=loops)
     assert plan.best.name == "bptt"

@@ -7,6 +7,7 @@ import jax
 
 from jaxrnn import check, tree
 from jaxrnn.loops import chunks, derived
+from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult
 
 
@@ -47,7 +48,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
-    with check.explain_forward_mode("bptt"):
+    with explain_forward_mode("bptt"):
         if not isinstance(step, Cell):
             return derived.run(step, params, carry, xs)
         check.require_hashable("step", step)

@@ -14,6 +14,7 @@ from jaxrnn import check, tree
 from jaxrnn.expression import Expression
 from jaxrnn.loops import derived, schedule
 from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult, exact_loop
 
 # A sequence may be cut into so many segments, with so few states, that there is no end to it.
@@ -102,10 +103,11 @@ class checkpointed(Expression):
                 check.require_int(name, value, least=1)
         if self.budget is not None and self.segment_length is not None:
             raise ValueError(
-                "segment: got a segment and a budget, which decides on it; expected one"
+                "segment_length: got a length and a budget, which decides on it; expected one"
             )
         exact_loop("loop", self.loop)
-        self.replace_fields(budget=check.parse_bytes("budget", self.budget))
+        levels = None if self.levels == 1 else self.levels  # the default by its name
+        self.replace_fields(levels=levels, budget=check.parse_bytes("budget", self.budget))
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs the step over time; see `jaxrnn.Loop`."""
@@ -118,7 +120,7 @@ class checkpointed(Expression):
             step, params, carry, whole = derived.closed(step, params, carry, xs)
         plan = self._plan(step, params, carry, xs)
         replay: Any = _compiled_replayed if is_cell else _replayed
-        with check.explain_forward_mode("checkpointed"):
+        with explain_forward_mode("checkpointed"):
             last, ys = replay(step, self.loop, plan, params, carry, xs)
         return (last if whole is None else whole(last)), ys
 

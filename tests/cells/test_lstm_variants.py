@@ -73,9 +73,9 @@ def test_a_memory_sums_up_in_float32(make, dtype):
 
 @pytest.mark.parametrize("cell_name", ["elman", "gru", "lstm"])
 def test_bfloat16_is_as_exact_as_it_can_be(cell_name):
-    certificate = jaxrnn.certify(dict(jaxrnn.CELLS)[cell_name](4), narrow=jnp.bfloat16)
+    certificate = jaxrnn.certify(dict(jaxrnn.CELLS)[cell_name](4), narrow_dtype=jnp.bfloat16)
     assert certificate.ok, str(certificate)
-    errors = [row.error for row in certificate.rows if row.judge == "truth of bfloat16"]
+    errors = [row.error for row in certificate.rows if row.reference == "float64 (in bfloat16)"]
     assert max(errors) > 1e-3  # or it was no bfloat16
 
 

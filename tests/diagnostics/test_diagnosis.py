@@ -237,36 +237,36 @@ def axes():
 
 def test_a_flow_map_has_a_row_for_each_layer(axes):
     norms = [jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.full((3, 1), 0.1)]
-    assert plots.draw_flow(axes, norms) is axes
+    assert plots.plot_gradient_flow(axes, norms) is axes
     table = np.ma.filled(axes.images[0].get_array(), np.nan)
     np.testing.assert_allclose(table, [[np.log10(np.sqrt(12.5)), np.nan, np.nan], [-1, -1, -1]])
 
 
 def test_a_flow_map_of_nothing(axes):
-    plots.draw_flow(axes, [jnp.zeros((0, 2))])
+    plots.plot_gradient_flow(axes, [jnp.zeros((0, 2))])
 
 
 def test_curves_carry_their_numbers(axes):
-    assert plots.draw_reach(axes, {"cell": reach(found_of(0.8))}) is axes
+    assert plots.plot_memory_horizon(axes, {"cell": reach(found_of(0.8))}) is axes
     assert axes.get_legend().texts[0].get_text() == "cell: × 0.8 a step, sees 20 back"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.arange(41) * np.log10(0.8), atol=1e-9)
     np.testing.assert_allclose(axes.lines[1].get_ydata(), axes.lines[0].get_ydata(), atol=1e-9)
 
 
 def test_a_spectrum_says_whether_neighbours_meet(axes):
-    plots.draw_spectrum(axes, found_of(0.8))
+    plots.plot_jacobian_spectrum(axes, found_of(0.8))
     assert axes.get_title().endswith("neighbours meet, -0.223 nats a step")
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.full(H, np.log(0.8)))
 
 
 def test_gates_are_bars_and_what_is_no_gate_is_not(axes):
     gates = {"saved.f": jnp.array([[0.2, 0.6], [0.4, 0.0]]), "saved.q": jnp.full((2, 2), jnp.nan)}
-    plots.draw_saturation(axes, gates)
+    plots.plot_saturation(axes, gates)
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.3, 0.3])
 
 
 def test_contributions_are_a_line_for_each_parameter(axes):
-    plots.draw_contributions(
+    plots.plot_per_step_gradients(
         axes, {"w": jnp.array([[3.0, 4.0], [0.0, 0.1]]), "b": jnp.ones((2, 1))}
     )
     assert [text.get_text() for text in axes.get_legend().texts] == ["b", "w"]
@@ -275,5 +275,5 @@ def test_contributions_are_a_line_for_each_parameter(axes):
 
 def test_the_library_is_imported_without_matplotlib():
     without = "import sys; sys.modules['matplotlib'] = None"
-    code = f"{without}; import jaxrnn; jaxrnn.diagnostics.plots.draw_flow"
+    code = f"{without}; import jaxrnn; jaxrnn.diagnostics.plots.plot_gradient_flow"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -97,7 +97,7 @@ def test_singular_values_and_norms_equal_those_of_jacobians(cell_name):
         norms = [np.linalg.norm(p, 2) for p in products]
         np.testing.assert_allclose(reached.spectral[:, row], norms, rtol=1e-10)
         slope = np.polyfit(np.arange(T + 1), np.log(norms), 1)[0]
-        np.testing.assert_allclose(reached.rate[row], np.exp(slope), rtol=1e-10)
+        np.testing.assert_allclose(reached.decay_rate[row], np.exp(slope), rtol=1e-10)
         growth = np.sum(np.log([abs(np.linalg.det(d)) for d in steps])) / T
         np.testing.assert_allclose(np.sum(found.exponents[row]), growth, rtol=1e-9)
 
@@ -122,7 +122,7 @@ def test_a_tanh_cell_at_zero_input_is_its_kernel():
     np.testing.assert_allclose(found.exponents, np.full(4, np.log(0.9)), rtol=1e-12)
     reached = reach(found, threshold=0.1)
     np.testing.assert_allclose(reached.spectral, 0.9 ** np.arange(51), rtol=1e-10)
-    assert float(reached.rate) == pytest.approx(0.9, rel=1e-12)
+    assert float(reached.decay_rate) == pytest.approx(0.9, rel=1e-12)
     assert int(reached.horizon) == int(np.log(0.1) / np.log(0.9))
 
 
@@ -188,7 +188,7 @@ def test_a_reset_ends_the_reach():
     reached = reach(found)
     assert (np.asarray(reached.spectral)[:, 0] > 0).tolist() == [True] * 3 + [False] * 4
     assert int(reached.horizon[0]) == 2
-    assert np.isfinite(np.asarray(reached.rate)).all()
+    assert np.isfinite(np.asarray(reached.decay_rate)).all()
 
 
 @pytest.mark.parametrize("steps", [0, 1])

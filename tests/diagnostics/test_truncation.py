@@ -148,7 +148,7 @@ def test_bad_arguments_are_named():
 def test_the_picture_has_a_line_for_each_name():
     axes = Figure().subplots()
     rows = [TruncationBias(1, 0.1, 3.0), TruncationBias(4, 0.001, 0.1), TruncationBias(8, 0.0, 0.0)]
-    pictures.draw_truncation(axes, {"one": rows, "two": rows[:2]})
+    pictures.plot_truncation_bias(axes, {"one": rows, "two": rows[:2]})
     one, two = axes.get_lines()
     np.testing.assert_allclose(one.get_xydata(), [[0, -1], [2, -3], [3, np.nan]])
     assert len(two.get_xydata()) == 2

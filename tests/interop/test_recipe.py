@@ -40,7 +40,10 @@ TRANSFORMS = {
         ),
     ],
     "crossed": [lambda f: f(GRU)],
-    "masked": [lambda f: f(GRU), lambda f: f(jaxrnn.transforms.clip_adjoint(LSTM, 1.0), fill=7.0)],
+    "masked": [
+        lambda f: f(GRU),
+        lambda f: f(jaxrnn.transforms.clip_adjoint(LSTM, 1.0), fill_value=7.0),
+    ],
     "probed": [lambda f: f(GRU), lambda f: f(GRU, whole=True)],
     "restarted": [lambda f: f(GRU), lambda f: f(jaxrnn.transforms.masked(LSTM), learned=True)],
     "scored": [
@@ -87,7 +90,7 @@ def test_equal_arguments_however_written_are_one_cell():
     assert jaxrnn.transforms.clip_adjoint(GRU, 1.0) is jaxrnn.transforms.clip_adjoint(
         step=GRU, limit=1.0, elementwise=False
     )
-    assert jaxrnn.transforms.masked(GRU, fill=0.0) is jaxrnn.transforms.masked(GRU)
+    assert jaxrnn.transforms.masked(GRU, fill_value=0.0) is jaxrnn.transforms.masked(GRU)
     assert jaxrnn.transforms.scale_adjoint(GRU) is not jaxrnn.transforms.clip_adjoint(GRU, 1.0)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_interchangeable
 from reference import distance, inner, noise
 
 import jaxrnn
@@ -30,10 +31,10 @@ def gradient(loop, step, args, v):
 LOOPS = {
     "levels=1": jaxrnn.checkpointed(),
     "levels=3": jaxrnn.checkpointed(levels=3),
-    "one state": jaxrnn.checkpointed(states=1, segment=1),
-    "three states": jaxrnn.checkpointed(states=3, segment=2),
+    "one state": jaxrnn.checkpointed(num_states=1, segment_length=1),
+    "three states": jaxrnn.checkpointed(num_states=3, segment_length=2),
     "budget": jaxrnn.checkpointed(budget=2000),
-    "a segment longer than T": jaxrnn.checkpointed(segment=100),
+    "a segment longer than T": jaxrnn.checkpointed(segment_length=100),
     "scan inside": jaxrnn.checkpointed(loop=jaxrnn.scan),
 }
 
@@ -91,8 +92,8 @@ def test_memory_grows_like_the_square_root_or_the_logarithm(cell):
     assert temporary(jaxrnn.bptt, cell, 4096) > 10 * temporary(jaxrnn.bptt, cell, 256)
     assert temporary(root, cell, 4096) < 0.05 * temporary(jaxrnn.bptt, cell, 4096)
     # States are log₂ T, steps in a segment 8 and 16, which divide it.
-    log = temporary(jaxrnn.checkpointed(states=8), cell, 256)
-    assert temporary(jaxrnn.checkpointed(states=12), cell, 4096) < 2.2 * log
+    log = temporary(jaxrnn.checkpointed(num_states=8), cell, 256)
+    assert temporary(jaxrnn.checkpointed(num_states=12), cell, 4096) < 2.2 * log
 
 
 def test_program_does_not_grow_with_time():
@@ -108,7 +109,10 @@ def test_program_does_not_grow_with_time():
         # The schedule itself is a table that grows: it stands in constants.
         return len(text.splitlines())
 
-    for loop in (jaxrnn.checkpointed(segment=4), jaxrnn.checkpointed(states=3, segment=4)):
+    for loop in (
+        jaxrnn.checkpointed(segment_length=4),
+        jaxrnn.checkpointed(num_states=3, segment_length=4),
+    ):
         assert size(4 * 10007 + 1, loop) == size(4 * 11 + 1, loop)
 
 
@@ -132,21 +136,26 @@ def test_no_segment_runs_more_often_than_levels_allow():
             assert plan.states <= 3 * levels * steps ** (1 / (levels + 1)) + 1
 
 
-def test_equal_arguments_give_the_same_function():
-    assert jaxrnn.checkpointed() is jaxrnn.checkpointed(levels=1, loop=jaxrnn.bptt)
-    assert jaxrnn.checkpointed(budget="1KiB") is jaxrnn.checkpointed(budget=1024)
-    assert jaxrnn.checkpointed(states=3) is not jaxrnn.checkpointed(states=4)
+def test_equal_arguments_give_equal_loops():
+    checkpointed = jaxrnn.checkpointed
+    assert_interchangeable(checkpointed(), checkpointed(levels=1, loop=jaxrnn.bptt))
+    assert_interchangeable(checkpointed(budget="1KiB"), checkpointed(budget=1024))
+    assert_interchangeable(checkpointed(levels=2), checkpointed(levels=2))
+    assert jaxrnn.checkpointed(num_states=3) != jaxrnn.checkpointed(num_states=4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"levels": 0}, r"levels: got 0, expected an int of at least 1"),
-        ({"states": 2.0}, r"states: got 2.0 of type float, expected a Python int"),
-        ({"levels": 2, "states": 3}, r"levels, states: got 2 of them, expected at most one"),
+        ({"num_states": 2.0}, r"num_states: got 2.0 of type float, expected a Python int"),
+        (
+            {"levels": 2, "num_states": 3},
+            r"levels, num_states: got 2 of them, expected at most one",
+        ),
         ({"budget": "64 apples"}, r"budget: got '64 apples', expected bytes"),
         ({"budget": 0}, r"budget: got 0, expected an int of at least 1"),
-        ({"budget": 64, "segment": 2}, r"segment: got a segment and a budget"),
+        ({"budget": 64, "segment_length": 2}, r"segment_length: got a length and a budget"),
         ({"loop": jaxrnn.truncated(3)}, r"loop: got truncated\(3\), whose gradient is truncated"),
         ({"loop": 3}, r"loop: got 3 of type int, expected a function"),
     ],
@@ -171,8 +180,8 @@ def test_a_budget_too_small_says_the_least_that_works():
 def test_so_few_states_that_there_is_no_end_to_it_are_refused():
     cell = jaxrnn.elman(2)
     xs = jax.ShapeDtypeStruct((10**6, I), jnp.float32)
-    loop = jaxrnn.checkpointed(states=1, segment=1)
-    with pytest.raises(ValueError, match=r"states: got 1 for 1000000 segments"):
+    loop = jaxrnn.checkpointed(num_states=1, segment_length=1)
+    with pytest.raises(ValueError, match=r"num_states: got 1 for 1000000 segments"):
         jax.eval_shape(
             functools.partial(loop, cell), cell.init(jax.random.key(0), I), cell.initial_carry(), xs
         )

@@ -457,8 +457,8 @@ def test_what_rides_in_the_carry_goes_through_segments(name):
     got, wanted = (
         result(loop, name)
         for loop in (
-            jaxrnn.checkpointed(segment=3),
-            jaxrnn.checkpointed(segment=3, loop=jaxrnn.scan),
+            jaxrnn.checkpointed(segment_length=3),
+            jaxrnn.checkpointed(segment_length=3, loop=jaxrnn.scan),
         )
     )
     chex.assert_trees_all_close(got, wanted, rtol=1e-12, atol=1e-14)
