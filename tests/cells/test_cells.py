@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_interchangeable
 from reference import scans
 
 import jaxrnn
@@ -25,21 +26,22 @@ def cells_with(name):
 
 
 @every_cell
-def test_equal_arguments_give_the_same_cell(cell_name):
+def test_equal_arguments_give_equal_cells(cell_name):
     make = CELLS[cell_name]
-    assert make(5) is make(hidden_size=5)
-    assert make(5) is not make(6)
+    assert_interchangeable(make(5), make(hidden_size=5))
+    assert make(5) != make(6)
 
 
 def test_options_make_other_cells():
-    assert jaxrnn.gru(5) is not jaxrnn.gru(5, reset_after=False)
-    assert jaxrnn.lstm(5) is not jaxrnn.lstm(5, forget_bias=0.0)
-    assert jaxrnn.lstm(5) is jaxrnn.lstm(5, forget_bias=1.0)
-    assert jaxrnn.elman(5) is not jaxrnn.elman(5, activation=jax.nn.relu)
-    assert jaxrnn.projected_lstm(5, 2) is not jaxrnn.projected_lstm(5, 3)
-    assert jaxrnn.layer_norm_gru(5) is not jaxrnn.layer_norm_gru(5, epsilon=1e-3)
-    assert jaxrnn.indrnn(5) is not jaxrnn.indrnn(5, activation=jnp.tanh)
-    assert jaxrnn.lru(5) is jaxrnn.lru(5, 5, r_max=1.0) is not jaxrnn.lru(5, r_max=0.9)
+    assert jaxrnn.gru(5) != jaxrnn.gru(5, reset_after=False)
+    assert jaxrnn.lstm(5) != jaxrnn.lstm(5, forget_bias=0.0)
+    assert_interchangeable(jaxrnn.lstm(5), jaxrnn.lstm(5, forget_bias=1.0))
+    assert jaxrnn.elman(5) != jaxrnn.elman(5, activation=jax.nn.relu)
+    assert jaxrnn.projected_lstm(5, 2) != jaxrnn.projected_lstm(5, 3)
+    assert jaxrnn.layer_norm_gru(5) != jaxrnn.layer_norm_gru(5, epsilon=1e-3)
+    assert jaxrnn.indrnn(5) != jaxrnn.indrnn(5, activation=jnp.tanh)
+    assert_interchangeable(jaxrnn.lru(5), jaxrnn.lru(5, 5, r_max=1.0))
+    assert jaxrnn.lru(5) != jaxrnn.lru(5, r_max=0.9)
 
 
 every_dtype = pytest.mark.parametrize(

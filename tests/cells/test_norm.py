@@ -7,7 +7,7 @@ import pytest
 from reference import distance, often
 
 import jaxrnn
-from jaxrnn.cells.norm import normed
+from jaxrnn.cells.norm import normalize
 
 EPSILON = 1e-5
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -15,27 +15,29 @@ MAKERS = [jaxrnn.layer_norm_lstm, jaxrnn.layer_norm_gru]
 
 
 def test_values_have_mean_zero_and_variance_one():
-    values, rate = normed(jnp.asarray(np.random.default_rng(0).normal(3, 2, (4, 50))), EPSILON)
+    values, inverse_std = normalize(
+        jnp.asarray(np.random.default_rng(0).normal(3, 2, (4, 50))), EPSILON
+    )
     np.testing.assert_allclose(np.mean(values, -1), 0, atol=1e-14)
     np.testing.assert_allclose(np.var(values, -1), 1, atol=1e-5)
-    assert rate.shape == (4, 1)
+    assert inverse_std.shape == (4, 1)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
 def test_the_adjoint_is_the_transposed_jacobian(lead):
     rng = np.random.default_rng(0)
     a, g = (jnp.asarray(rng.standard_normal((*lead, 7))) for _ in "ag")
-    wanted = jax.vjp(lambda a: normed(a, EPSILON).values, a)[1](g)[0]
-    assert distance(normed(a, EPSILON).adjoint(g), wanted) < 1e-14
+    wanted = jax.vjp(lambda a: normalize(a, EPSILON).values, a)[1](g)[0]
+    assert distance(normalize(a, EPSILON).adjoint(g), wanted) < 1e-14
 
 
 def test_statistics_of_half_precision_are_taken_in_float32():
     a = jnp.asarray(1000 + np.arange(64) % 8, jnp.float16)  # its squares and its sum overflow
-    seen = normed(a, EPSILON)
-    assert (seen.values.dtype, seen.rate.dtype) == (jnp.float16, jnp.float32)
-    wanted = normed(a.astype(float), EPSILON).values
-    np.testing.assert_allclose(seen.values.astype(float), wanted, atol=1e-3)
-    assert seen.adjoint(a).dtype == jnp.float16
+    normalized = normalize(a, EPSILON)
+    assert (normalized.values.dtype, normalized.inverse_std.dtype) == (jnp.float16, jnp.float32)
+    wanted = normalize(a.astype(float), EPSILON).values
+    np.testing.assert_allclose(normalized.values.astype(float), wanted, atol=1e-3)
+    assert normalized.adjoint(a).dtype == jnp.float16
 
 
 @pytest.mark.optimized  # float16 has room for these slopes where XLA keeps excess precision

@@ -236,7 +236,7 @@ def test_a_step_closes_over_traced_values_under_vmap_of_grad():
 
 
 def test_a_plain_step_is_linearised_once_for_all_time():
-    """The derived gather is one product over time and batch too: no scan carries a weight."""
+    """The derived gradient of a weight is one product over time and batch too: no scan carries a weight."""
     cell = jaxrnn.gru(H)
     args = arguments(cell)
 
@@ -355,18 +355,18 @@ def test_chunks_keep_neither_projections_nor_zeros_for_the_whole_sequence():
 
 
 def test_what_has_no_gradient_goes_through_chunks(short_chunks):
-    """A scored cell has its target, an integer, in the carry."""
+    """A cell with its loss inside has the target, an integer, in the carry."""
 
     def nats(logits, tokens):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
 
-    scored = jaxrnn.transforms.step_loss(jaxrnn.lstm(H), jaxrnn.linear(3), nats)
-    params = scored.init(jax.random.key(0), I, jnp.float64)
+    with_loss = jaxrnn.transforms.step_loss(jaxrnn.lstm(H), jaxrnn.linear(3), nats)
+    params = with_loss.init(jax.random.key(0), I, jnp.float64)
     xs = jnp.asarray(np.random.default_rng(0).standard_normal((24, B, I)))
     inputs = jaxrnn.transforms.StepLossInputs(xs, jnp.zeros((24, B), jnp.int32))
 
     def value(loop, params):
-        carry, losses = loop(scored, params, scored.initial_carry((B,), jnp.float64), inputs)
+        carry, losses = loop(with_loss, params, with_loss.initial_carry((B,), jnp.float64), inputs)
         return jnp.sum(losses) + jnp.sum(carry[0].c)
 
     by_bptt, by_scan = (functools.partial(value, loop) for loop in (jaxrnn.bptt, jaxrnn.scan))
