@@ -1,4 +1,7 @@
-"""Run the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`."""
+"""Run the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`.
+
+All for an accelerator are one command: `python -m benchmarks accelerator --minutes 8 --json FILE`.
+"""
 
 import argparse
 import functools
@@ -6,9 +9,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+if __name__ == "__main__" and sys.argv[1:2] == ["accelerator"]:
+    # It sets what has to be set before JAX is imported, and starts a process that imports it.
+    from benchmarks.accelerator.command import main as accelerator
+
+    sys.exit(accelerator(sys.argv[2:]))
 
 import jax
 import tqdm

@@ -6,10 +6,12 @@ the bias b_n, which starts at zero.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import jaxrnn
 from benchmarks.problems import Problem, Program
@@ -33,10 +35,11 @@ class Peer(NamedTuple):
     step: jaxrnn.Step
 
 
-def peers(posed: Problem) -> dict[str, Peer]:
-    """All that are installed and have the cell."""
+def peers(posed: Problem, names: Collection[str] = ("flax", "equinox", "haiku")) -> dict[str, Peer]:
+    """Of those named all that are installed and have the cell."""
     makes = {"flax": _flax, "equinox": _equinox, "haiku": _haiku}
-    made = {name: make(posed) for name, make in makes.items() if name not in MISSING}
+    there = [name for name in names if name not in MISSING]
+    made = {name: makes[name](posed) for name in there}
     return {name: peer for name, peer in made.items() if peer is not None}
 
 
@@ -46,12 +49,18 @@ def _flax(posed: Problem) -> Peer:
 
     params, _, xs = posed.args
     makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    cell = makes[posed.cell_name](xs.shape[-1], posed.shape.H, rngs=nnx.Rngs(0))
-    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, params, nnx.state(cell)))
+    sizes = xs.shape[-1], posed.shape.H
+    cell = makes[posed.cell_name](*sizes, dtype=xs.dtype, rngs=nnx.Rngs(0))
+    # It starts from an orthogonal matrix, which is not to be had in bfloat16.
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, wide, nnx.state(cell)))
     form, state, rest = nnx.split(nnx.RNN(cell, time_major=True, return_carry=True), nnx.Param, ...)
+    state = jax.tree.map(lambda p: p.astype(xs.dtype), state)
 
     def run(state: Any, carry: Any, xs: Any) -> Any:
-        last, ys = nnx.merge(form, state, rest)(xs, initial_carry=_theirs(carry))
+        # Flax keeps the whole carry in the dtype that it computes in; our LSTM's c may be wider.
+        carry = jax.tree.map(lambda c: c.astype(xs.dtype), _theirs(carry))
+        last, ys = nnx.merge(form, state, rest)(xs, initial_carry=carry)
         return _ours(last), ys
 
     def step(state: Any, carry: Any, x: Any) -> Any:
@@ -141,13 +150,18 @@ def torch(posed: Problem, work: str) -> Program | None:
 
     params, carry, xs = posed.args
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[xs.dtype.name]
 
     def tensor(x: Any, gradient: bool = True) -> Any:
-        return torch.tensor(jax.device_get(x), device=device, requires_grad=gradient)
+        wide = np.asarray(x).astype(np.float32)  # NumPy has no bfloat16
+        return torch.tensor(wide, device=device, dtype=dtype, requires_grad=gradient)
 
     make = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[posed.cell_name]
     module = make(posed.shape.I, posed.shape.H, device=device)
+    params = jax.tree.map(lambda p: np.asarray(p).astype(np.float32), params)
     module.load_state_dict(jaxrnn.interop.torch.write(posed.cell, params, module))
+    # Without gradients cuDNN keeps nothing for the backward pass only where this is said, too.
+    module.to(dtype).train(work == "gradient")
     first = [tensor(c[None]) for c in jax.tree.leaves(carry)]
     inputs, targets = tensor(xs if work != "streamed" else xs[:1]), tensor(posed.targets, False)
     wanted = [*module.parameters(), *first, inputs]

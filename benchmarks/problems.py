@@ -88,15 +88,21 @@ def gradient(posed: Problem, run: Callable[..., Any], *more: Any, split: bool = 
         more: other arguments of it.
         split: the batch over all devices.
     """
+    loss = mean_square_loss(run)
+    if split:
+        loss = jaxrnn.training.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
+    grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
+    return compiled(grad, *posed.args, posed.targets, *more)
+
+
+def mean_square_loss(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Mean (y - target)² of `run`, a function of params, carry, xs, targets and what is more."""
 
     def loss(params: Any, carry: Any, xs: Any, targets: Any, *more: Any) -> Any:
         _, ys = run(params, carry, xs, *more)
         return jnp.mean((ys - targets) ** 2)
 
-    if split:
-        loss = jaxrnn.training.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
-    grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return compiled(grad, *posed.args, posed.targets, *more)
+    return loss
 
 
 def forward(posed: Problem, run: Callable[..., Any], split: bool = False) -> Program:

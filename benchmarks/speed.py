@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jaxrnn
 from benchmarks import peers
 from benchmarks.compare import Question
-from benchmarks.problems import GATES, Problem, Program, forward, gradient, streamed
+from benchmarks.problems import GATES, Problem, Program, Shape, forward, gradient, streamed
 
 JAX_PEERS = ("scan", "flax", "equinox", "haiku")
 
@@ -55,15 +55,15 @@ def _also(work: str, posed: Problem, times: dict[str, float]) -> dict[str, float
         "ours": split["bptt"],
         "fastest JAX peer": min(times[name] for name in there),
         "fastest JAX peer, split": min(split[name] for name in there),
-        "floor": _flops(work, posed) / _rate(),
+        "floor": product_flops(work, posed.cell_name, posed.shape) / _rate(),
     }
 
 
-def _flops(work: str, posed: Problem) -> float:
+def product_flops(work: str, cell_name: str, shape: Shape) -> float:
     """Of the products with W_x and W_h: forward; and, backward, for x, h and themselves."""
-    steps, batch, inputs, hidden = posed.shape
+    steps, batch, inputs, hidden = shape
     steps = 1 if work == "streamed" else steps
-    once = 2 * steps * batch * (inputs + hidden) * GATES[posed.cell_name] * hidden
+    once = 2 * steps * batch * (inputs + hidden) * GATES[cell_name] * hidden
     return 3 * once if work == "gradient" else once
 
 

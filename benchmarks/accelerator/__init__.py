@@ -1,0 +1,1 @@
+"""One command for any accelerator: `python -m benchmarks accelerator --minutes 8 --json FILE`."""

@@ -1,0 +1,271 @@
+"""Is every loop, cell and network right on this device?
+
+Values and gradients (of all outputs with random cotangents, for parameters, carry and inputs) are
+compared with float64 on the host's CPU, at the same narrow arguments: float32 with products at the
+highest precision, and bfloat16. Beside each error stands that of `scan` under the same conditions.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from benchmarks.accelerator import compiler
+from benchmarks.accelerator.compiler import Job
+from benchmarks.accelerator.run import Run
+from benchmarks.problems import STEPS
+from jaxrnn import tree
+
+LOOPS = dict(jaxrnn.LOOPS)
+# How far from the truth a result may be: so many times as far as `scan`, and some roundings more;
+# and in any case not farther than the ceiling, which `scan` has to keep to as well.
+FACTOR, ROUNDINGS = 2.0, 8
+CEILING = {"float32": 1e-4, "bfloat16": 6e-2}
+PRECISION = {"float32": "highest", "bfloat16": None}
+
+
+class Case(NamedTuple):
+    """A network and how it is run.
+
+    Fields:
+        name: what the rows call it.
+        step: a Cell, a Network, or a plain Step.
+        shape: T, B, I.
+        loops: by name, those that are judged.
+        part: what makes parameters and carry, where `step` does not.
+        marked: with a mask and resets.
+        dtypes: in which it is judged.
+    """
+
+    name: str
+    step: Any
+    shape: tuple[int, int, int]
+    loops: dict[str, jaxrnn.Loop]
+    part: Any = None
+    marked: bool = False
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+
+
+def cases(dry: bool) -> list[list[Case]]:
+    """In groups that are compiled together, the most telling first."""
+    hidden, shape = (6, (11, 3, 5)) if dry else (64, (37, 16, 48))
+    lstm, bptt = jaxrnn.lstm(hidden), {"bptt": jaxrnn.bptt}
+    loops = {name: loop for name, loop in LOOPS.items() if name != "scan"}
+    if dry:
+        loops = {name: loops[name] for name in ("bptt", "truncated:4")}
+    every_loop = Case("lstm, mask, resets", lstm, shape, loops, marked=True)
+    cells = [
+        Case(name, make(hidden), shape, bptt)
+        for name, make in jaxrnn.CELLS
+        if not dry or name in ("gru", "lru")
+    ]
+    plain = Case("gru, plain step", STEPS["gru"], shape, bptt, jaxrnn.gru(hidden))
+    plain = plain._replace(dtypes=("float32",))
+    deep = jaxrnn.stacked(lstm, jaxrnn.residual(jaxrnn.gru(hidden)), jaxrnn.linear(5))
+    both = jaxrnn.bidirectional(jaxrnn.gru(hidden), jaxrnn.lstm(hidden))
+    networks = [
+        Case("stack", deep, shape, bptt, marked=True),
+        Case("bidirectional", both, shape, bptt, marked=True),
+        plain,
+    ]
+    if dry:
+        return [[every_loop], [*cells, networks[0]]]
+    # Long enough for `bptt` to go chunk by chunk.
+    large = [
+        Case(f"{make.__name__}, large", make(256), (512, 64, 256), bptt, dtypes=("float32",))
+        for make in (jaxrnn.gru, jaxrnn.lstm)
+    ]
+    return [[every_loop, *large], cells[:8], [*cells[8:], *networks]]
+
+
+def measure(run: Run) -> None:
+    """All cases in float32, then in bfloat16, as long as the stage may take."""
+    truths: dict[tuple[str, str], Any] = {}
+    end = run.clock() + run.seconds / 4
+    for dtype in PRECISION:
+        for group in cases(run.dry):
+            chosen = [case for case in group if dtype in case.dtypes]
+            chosen = [case for case in chosen if not run.is_done(_key(case, dtype))]
+            if not chosen:
+                continue
+            if run.clock() > end or not run.has(30):
+                names = ", ".join(case.name for case in chosen)
+                run.record.skip(f"correctness, {dtype}: {names}", "no time left")
+                continue
+            _group(run, chosen, dtype, truths)
+
+
+def _key(case: Case, dtype: str) -> str:
+    return f"correctness/{dtype}/{case.name}"
+
+
+def _group(run: Run, group: list[Case], dtype: str, truths: dict[tuple[str, str], Any]) -> None:
+    begun = time.perf_counter()
+    compiling = f"correctness/{dtype}/compiling {group[0].name} and {len(group) - 1} more"
+    if run.is_done(compiling):
+        run.record.skip(compiling, "a worker before this one ended over it")
+        return
+    run.record.begin(compiling, 150)
+    jobs: dict[tuple[str, str, str], Callable[[], Job]] = {}
+    drawn = {}
+    for case in group:
+        drawn[case.name] = narrow, wide = draw(case, dtype)
+        for name, loop in {"scan": jaxrnn.scan, **case.loops}.items():
+            make = functools.partial(Job, _function(case, loop))
+            jobs[dtype, case.name, name] = functools.partial(make, narrow, PRECISION[dtype])
+            if needs_truth(name, loop) and (case.name, name) not in truths:
+                jobs["float64", case.name, name] = functools.partial(make, wide, wide=True)
+    built: Any = compiler.build(jobs, 120)  # type: ignore[arg-type]
+    for (kind, case_name, name), program in built.items():
+        if kind == "float64":
+            truths[case_name, name] = program
+    run.say(f"correctness: {len(jobs)} programs in {time.perf_counter() - begun:.0f} s")
+    for case in group:
+        key = _key(case, dtype)
+        run.record.begin(key, 60)
+        programs = {name: built[dtype, case.name, name] for name in ("scan", *case.loops)}
+        true = {name: found for (of, name), found in truths.items() if of == case.name}
+        try:
+            rows = judge(case, dtype, programs, true, *drawn[case.name])
+            for row in rows:
+                run.record.add("correctness", key, row)
+        except Exception as error:
+            run.failed(key, error)
+
+
+def needs_truth(name: str, loop: jaxrnn.Loop) -> bool:
+    """Whether its truth is its own: the exact loops have that of `scan`."""
+    return name == "scan" or jaxrnn.types.window_start_of(loop) is not None
+
+
+def draw(case: Case, dtype: str) -> tuple[Any, Any]:
+    """Arguments and cotangents `(args, v)`: narrow on the device, and the same wide on the CPU."""
+    rng, (steps, batch, inputs) = np.random.default_rng(0), case.shape
+    part = case.part or case.step
+    host = jax.devices("cpu")[0]
+
+    def normal(like: Any, scale: float) -> Any:
+        return jax.tree.map(lambda x: _normal(rng, x) * scale, like)
+
+    with jax.default_device(host):
+        params = jax.tree.map(np.asarray, part.init(jax.random.key(0), inputs))
+        # No bias is zero.
+        params = jax.tree.map(lambda p, n: p + n, params, normal(params, 0.05))
+        carry = normal(part.initial_carry((batch,)), 0.5)
+        like = part.initial_carry((batch,), dtype)
+        xs = rng.standard_normal((steps, batch, inputs)).astype(np.float32)
+        args = tree.cast((params, carry, xs), dtype)
+        args = (args[0], jax.tree.map(lambda c, one: c.astype(one.dtype), carry, like), args[2])
+        outputs = jax.eval_shape(_runner(case, jaxrnn.scan), *args)
+        v = jax.tree.map(lambda x: jnp.asarray(_normal(rng, x), x.dtype), outputs)
+        narrow = args, v
+    with compiler.wide():
+        wide = jax.device_put(tree.cast(narrow, jnp.float64), host)
+    return jax.device_put(narrow, jax.devices()[0]), wide
+
+
+def _normal(rng: np.random.Generator, like: Any) -> np.ndarray:
+    numbers = rng.standard_normal(like.shape)
+    if jnp.issubdtype(like.dtype, jnp.complexfloating):
+        return (numbers + 1j * rng.standard_normal(like.shape)).astype(np.complex64)
+    return numbers.astype(np.float32)
+
+
+def _runner(case: Case, loop: jaxrnn.Loop) -> Callable[..., Any]:
+    rng, marks = np.random.default_rng(1), {}
+    if case.marked:
+        mask, reset = (rng.random(case.shape[:2]) < chance for chance in (0.7, 0.2))
+        marks = {"mask": mask, "reset": reset}
+
+    def runner(params: Any, carry: Any, xs: Any) -> Any:
+        return jaxrnn.unroll(case.step, params, xs, carry=carry, loop=loop, **marks)
+
+    return runner
+
+
+def _function(case: Case, loop: jaxrnn.Loop) -> Callable[..., Any]:
+    runner = _runner(case, loop)
+
+    def values_and_gradient(args: Any, v: Any) -> Any:
+        outputs, pull_back = jax.vjp(runner, *args)
+        return outputs, pull_back(v)
+
+    return values_and_gradient
+
+
+def judge(
+    case: Case, dtype: str, programs: dict[str, Any], truths: dict[str, Any], narrow: Any, wide: Any
+) -> list[dict[str, Any]]:
+    """One row a loop, `scan` first, which the others are set beside."""
+    with compiler.wide():
+        true = {name: jax.device_get(compiler.of(p).program(*wide)) for name, p in truths.items()}
+    rows: list[dict[str, Any]] = []
+    for name, program in programs.items():
+        row = {"case": case.name, "loop": name, "dtype": dtype}
+        row["precision"] = PRECISION[dtype] or "default"
+        try:
+            found = jax.device_get(compiler.of(program).program(*narrow))
+            values, gradient = map(_worst, found, true.get(name, true["scan"]))
+        except Exception as error:
+            rows.append({**row, "error": f"{type(error).__name__}: {error}"[:600], "ok": False})
+            continue
+        scan = rows[0] if rows else {}
+        row |= {"values": values, "gradient": gradient}
+        row |= {f"{what}_of_scan": scan.get(what) for what in ("values", "gradient")}
+        limits = {what: limit(dtype, scan.get(what)) for what in ("values", "gradient")}
+        row |= {f"{what}_limit": value for what, value in limits.items()}
+        rows.append({**row, "ok": all(row[what] <= limits[what] for what in limits)})
+    return rows
+
+
+def limit(dtype: str, of_scan: float | None) -> float:
+    """What an error may be beside that of scan; NaN, and what is beyond it, is not right."""
+    rounding = float(jnp.finfo(dtype).eps)
+    if of_scan is None:
+        return CEILING[dtype]
+    return min(FACTOR * of_scan + ROUNDINGS * rounding, CEILING[dtype])
+
+
+def certificates(run: Run) -> None:
+    """The certificate of the common cells, computed on this device in both precisions."""
+    if run.dry:
+        run.record.skip("certificate", "a dry run")
+        return
+    for name in ("gru", "lstm", "elman"):
+        key = f"certificate/{name}"
+        if run.is_done(key):
+            continue
+        if not run.has(60):
+            run.record.skip(key, "no time left")
+            continue
+        run.record.begin(key, 120)
+        try:
+            found = jaxrnn.certify(dict(jaxrnn.CELLS)[name](6), names=(name, "bptt"))
+            rows = [{**row._asdict(), "ok": row.ok} for row in found.rows]
+            run.record.add("certificate", key, {"cell": name, "ok": found.ok, "rows": rows})
+            run.say(f"{key}: {'ok' if found.ok else 'OUT OF LIMITS'}")
+        except Exception as error:
+            run.failed(key, error)
+
+
+def _worst(found: Any, true: Any) -> float:
+    """‖a - b‖ / ‖b‖ of the worst leaf; NaN if there is one."""
+    pairs = zip(_leaves(found), _leaves(true), strict=True)
+    return float(np.max([_distance(a, b) for a, b in pairs]))
+
+
+def _leaves(values: Any) -> Iterable[np.ndarray]:
+    for leaf in jax.tree.leaves(values):
+        array = np.asarray(leaf)
+        is_complex = np.issubdtype(array.dtype, np.complexfloating)
+        yield array.astype(np.complex128 if is_complex else np.float64)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    error, size = np.linalg.norm(a - b), np.linalg.norm(b)
+    return 0.0 if error == 0 else float(error / size) if size else np.inf

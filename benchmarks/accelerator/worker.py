@@ -1,0 +1,76 @@
+"""The worker process: all stages, in the order of their worth."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.accelerator import supervise
+from benchmarks.accelerator.record import Record
+
+
+def run(path: Path, deadline: float, seconds: float, dry: bool) -> int:
+    """Measure until done or until the deadline, going on where the file ends."""
+    supervise.end_with(os.getppid())
+    record = Record.load(path)
+    record.begin("starting JAX", 120)
+
+    import jax
+
+    from benchmarks.accelerator import correctness, linear, machine, profile, speed
+    from benchmarks.accelerator.run import BrokenDevice, Run
+
+    # From a cold disk PyTorch and Flax take long to import: another process reads them meanwhile.
+    reader = subprocess.Popen(
+        [sys.executable, "-c", "import flax.nnx, torch"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    dry = dry or jax.default_backend() == "cpu"
+    this = Run(record, deadline, seconds, dry)
+    if not record.content["machine"]:
+        record.content["machine"] = machine.machine()
+        record.content["settings"] = {"minutes": seconds / 60, "dry_run": dry}
+    record.save()
+    this.say(f"{record.content['machine']}")
+    batches = speed.batches(dry)
+
+    def start_torch() -> None:
+        record.begin("starting PyTorch", 120)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            reader.wait(60)
+        record.content["machine"]["torch"] = machine.torch_settings()
+        this.say(f"PyTorch: {record.content['machine']['torch']}")
+
+    stages: dict[str, Callable[[], None]] = {
+        "rate": lambda: speed.rates(this),
+        "correctness": lambda: correctness.measure(this),
+        "starting PyTorch": start_torch,
+        "probe": lambda: speed.probe(this),
+        "gradient, float32": lambda: speed.measure(this, batches[:2]),
+        "profile": lambda: profile.measure(this),
+        "command buffers by flag": lambda: profile.by_flag(this),
+        "speed": lambda: speed.measure(this, batches[2:]),
+        "linear": lambda: linear.measure(this),
+        "certificate": lambda: correctness.certificates(this),
+    }
+    try:
+        for name, stage in stages.items():
+            begun = time.perf_counter()
+            try:
+                stage()
+            except BrokenDevice:
+                raise
+            except Exception as error:
+                this.failed(f"stage {name}", error)
+            record.stage(name, time.perf_counter() - begun)
+    except BrokenDevice as error:
+        this.say(f"a new process is needed: {error}")
+        os._exit(supervise.RESTART)
+    this.say("done")
+    # Not by returning: threads that still compile would be waited for.
+    os._exit(0)
