@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 
 class Expression:
     """A frozen dataclass whose repr is the expression that makes it."""
@@ -49,6 +51,10 @@ def call_expression(value: Any, spell_argument: Callable[[Any], str]) -> str:
 
 def spell(value: Any) -> str:
     """The expression of an argument; of a function its name."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return f"ShapeDtypeStruct({value.shape}, {str(value.dtype)!r})"
+    if isinstance(value, float):
+        return repr(float(value)).replace("inf", "1e999")  # infinity has no literal
     if callable(value) and not isinstance(value, Expression):
         return getattr(value, "__name__", repr(value))
     return repr(value)

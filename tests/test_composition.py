@@ -109,11 +109,11 @@ def test_a_donated_carry_is_used_and_changes_nothing():
     run = functools.partial(jaxrnn.unroll, cell)
     carry = kept = cell.initial_carry((B,), jnp.float64)
     kept = jax.tree.map(jnp.copy, carry)
-    donating = jax.jit(run, donate_argnums=2)
+    donating = jax.jit(run, donate_argnames="carry")
     for segment in (xs[:2], xs[2:]):
         given = carry
-        carry, _ = donating(params, segment, carry)
-        kept, _ = jax.jit(run)(params, segment, kept)
+        carry, _ = donating(params, segment, carry=carry)
+        kept, _ = jax.jit(run)(params, segment, carry=kept)
         assert all(c.is_deleted() for c in given)
     assert distance(carry, kept) == 0
 
@@ -253,7 +253,7 @@ def test_optax_takes_the_params_of_a_network(name):
     assert losses[-1] < 0.8 * losses[0]
 
 
-# One of each kind: by JAX, by hand, that cuts, and that runs anew.
+# One of each kind: by JAX, hand-written, that truncates, and that runs anew.
 ALIKE = ("scan", "bptt", "truncated:2:5", "checkpointed:3")
 
 
@@ -332,10 +332,10 @@ def main():
         def part(*args, loop=loop):
             return lax.psum(over_rows(loop, inner, *args), "d")
 
-        by_hand = jax.shard_map(
+        sharded = jax.shard_map(
             part, mesh=automatic, in_specs=(shared, rows, rows), out_specs=shared
         )
-        got = jax.jit(jax.grad(by_hand, argnums=(0, 1)))(params, xs, mask)
+        got = jax.jit(jax.grad(sharded, argnums=(0, 1)))(params, xs, mask)
         compare("shard_map", name, got, wanted)
 
     noisy = jaxrnn.transforms.zoneout(CELLS["gru"](I), 0.3)

@@ -20,7 +20,7 @@ import jaxrnn
 
 T, B, I, H = 4, 2, 3, 4
 NET = jaxrnn.stacked(
-    jaxrnn.transforms.variational_dropout(jaxrnn.elman(H), inputs=0.3, state=0.3),
+    jaxrnn.transforms.variational_dropout(jaxrnn.elman(H), input_rate=0.3, state_rate=0.3),
     jaxrnn.dropout(0.2),
     jaxrnn.transforms.zoneout(jaxrnn.lstm(H), 0.3),
     jaxrnn.linear(2),

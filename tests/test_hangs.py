@@ -106,7 +106,9 @@ def found_of(params, xs, **probes):
 def judged(params, xs):
     found = found_of(params, xs)
     gates = jaxrnn.diagnostics.saturation(jaxrnn.history(CELL, params, xs)[0])
-    return jaxrnn.diagnostics.diagnose(jaxrnn.diagnostics.memory_horizon(found), found, gates)
+    return jaxrnn.diagnostics.diagnose(
+        jaxrnn.diagnostics.memory_horizon(found), spectrum=found, gates=gates
+    )
 
 
 # Each public diagnostic by its name, and what trains.
@@ -184,7 +186,7 @@ for seed in range(30):
 net = jaxrnn.stacked(jaxrnn.lstm(32), jaxrnn.gru(32))
 
 def loss(params, carry, xs, key):
-    carry, ys = jaxrnn.unroll(net, params, xs, carry)
+    carry, ys = jaxrnn.unroll(net, params, xs, carry=carry)
     return jnp.mean(ys**2), (carry, {})
 
 trainer = jaxrnn.training.trainer(loss, optax.adam(1e-2))

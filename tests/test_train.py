@@ -93,7 +93,7 @@ def started(name="masked", seed=1, cell=CELL):
     return trainer, trainer.init(initial_params(cell), jax.random.key(seed), carry)
 
 
-def by_hand(optimizer, batches):
+def handwritten(optimizer, batches):
     """Params and carry after one optax update a segment, written out."""
     params, carry = initial_params(), CELL.initial_carry((B,), jnp.float64)
     opt_state = optimizer.init(params)
@@ -110,13 +110,13 @@ def by_hand(optimizer, batches):
 
 
 @pytest.mark.parametrize("name", ["adamw", "every other", "masked"])
-def test_updates_equal_those_written_by_hand(name):
+def test_updates_equal_those_handwritten(name):
     batches = segments(3)
     trainer, state = started(name)
     first = state.params
     for s in range(3):
         state, _ = trainer.update(state, nth(batches, s))
-    close((state.params, state.carry), by_hand(OPTIMIZERS[name], batches))
+    close((state.params, state.carry), handwritten(OPTIMIZERS[name], batches))
     trained = {
         part: not jax.tree.all(jax.tree.map(jnp.array_equal, state.params[part], first[part]))
         for part in first
@@ -254,7 +254,7 @@ def test_a_plain_optax_loop_around_unroll_learns():
     assert np.mean(losses[-10:]) < 0.2
 
 
-def windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2):
+def handwritten_windows(loss_of, optimizer, params, carry, sequence, k1, k2):
     """BPTT(k2; k1) as a Python loop: parameters, the last carry, and the loss of each update."""
     steps = len(sequence[0])
     opt_state, starts, losses = optimizer.init(params), {0: carry}, []
@@ -281,7 +281,7 @@ def windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2):
 @pytest.mark.parametrize(
     ("steps", "k1", "k2"), [(12, 4, 4), (12, 2, 6), (11, 2, 6), (5, 2, 8), (3, 4, 4)]
 )
-def test_windowed_is_an_update_a_segment_whose_gradient_reaches_back(steps, k1, k2):
+def test_truncated_trainer_is_an_update_a_segment_whose_gradient_reaches_back(steps, k1, k2):
     net, rng = jaxrnn.stacked(CELL, READOUT), np.random.default_rng(0)
     sequence = tuple(jnp.asarray(rng.standard_normal((steps, B, n))) for n in (I, OUTPUT))
     params = net.init(jax.random.key(0), I, jnp.float64)
@@ -300,12 +300,12 @@ def test_windowed_is_an_update_a_segment_whose_gradient_reaches_back(steps, k1, 
     trainer = jaxrnn.training.truncated_trainer(loss, optimizer, k1, k2)
     state = trainer.init(params, jax.random.key(0), carry)
     state, metrics = jax.jit(trainer.update)(state, sequence)
-    wanted = windows_by_hand(loss_of, optimizer, params, carry, sequence, k1, k2)
+    wanted = handwritten_windows(loss_of, optimizer, params, carry, sequence, k1, k2)
     close((state.params, state.carry, [*metrics["loss"]]), wanted)
     assert state.step == -(-steps // k1)
 
 
-def test_windowed_over_no_steps_changes_nothing():
+def test_truncated_trainer_over_no_steps_changes_nothing():
     def loss(params, carry, segment, key):
         return jnp.sum(params * segment), (carry, {})
 
@@ -317,7 +317,7 @@ def test_windowed_over_no_steps_changes_nothing():
 
 
 @pytest.mark.optimized
-def test_memory_of_windowed_does_not_grow_with_the_sequence():
+def test_memory_of_truncated_trainer_does_not_grow_with_the_sequence():
     net = jaxrnn.stacked(jaxrnn.gru(8), jaxrnn.linear(2))
 
     def loss(params, carry, xs, key):

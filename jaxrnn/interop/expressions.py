@@ -10,6 +10,7 @@ import optax
 
 from jaxrnn import cells, check, layers, networks, transforms
 from jaxrnn.cells import LSTMCarry
+from jaxrnn.expression import spell
 from jaxrnn.types import Params, Part
 
 # The functions and classes whose calls an expression may hold, by name.
@@ -34,6 +35,7 @@ ACTIVATIONS = {
     "sigmoid": jax.nn.sigmoid,
     "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
+    "soft_sign": jax.nn.soft_sign,
 }
 MERGES = {"concatenate_features": networks.concatenate_features, "add": jnp.add}
 LOSSES: dict[str, Any] = {
@@ -63,16 +65,14 @@ def expression_of(value: Any) -> str:
             check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
         case LSTMCarry():
             return f"LSTMCarry(h={expression_of(value.h)}, c={expression_of(value.c)})"
-        case jax.ShapeDtypeStruct():
-            return f"ShapeDtypeStruct({value.shape}, {str(value.dtype)!r})"
         case tuple():
             return f"({' '.join(f'{expression_of(x)},' for x in value)})"
         case bool() | None:
             return repr(value)
         case int():
             return repr(int(value))
-        case float():  # NumPy's too, whose repr is no literal; and infinity has no literal
-            return repr(float(value)).replace("inf", "1e999")
+        case float() | jax.ShapeDtypeStruct():
+            return spell(value)
     names = [name for name, function in FUNCTIONS.items() if function is value]
     check.require(names, "cell", f"{value!r} in it", f"one of {', '.join(FUNCTIONS)}")
     return names[0]

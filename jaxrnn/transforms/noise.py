@@ -84,12 +84,11 @@ def dropout_factors(keep: Any, rate: float, dtype: Any) -> Any:
     return None if keep is None else jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
 
 
-def check_rates(name: str, value: Any) -> None:
-    """Raises unless it is a rate, or a tree of rates."""
+def check_rates(name: str, value: Any) -> Any:
+    """`value`, of floats, if it is a rate, or a tree of rates; otherwise our error."""
     leaves = jax.tree.leaves(value)
     check.require(leaves, name, value, "a rate in [0, 1), or one for each array of the carry")
-    for leaf in leaves:
-        check.require_rate(name, leaf)
+    return jax.tree.map(lambda leaf: check.require_rate(name, leaf), value)
 
 
 def rate_of_each_array(name: str, rate: float | Carry, carry: Carry) -> Carry:

@@ -57,7 +57,7 @@ class zoneout(NoisyCell):
 
     def __post_init__(self) -> None:
         check.require_instance("cell", self.cell, Cell)
-        check_rates("rate", self.rate)
+        self.replace_fields(rate=check_rates("rate", self.rate))
 
     def __hash__(self) -> int:
         return hash_with_rates(self, self.rate)

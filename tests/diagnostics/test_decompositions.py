@@ -70,7 +70,7 @@ def test_singular_values_are_those_of_lapack(shape, dtype):
 @every_dtype
 @every_shape
 def test_singular_values_of_a_triangular_matrix_are_those_of_lapack(shape, dtype):
-    """As `spectrum` has them."""
+    """As `jacobian_spectrum` has them."""
     a = np.stack([np.linalg.qr(x.T)[1] for x in matrices(shape, np.float64)]).astype(dtype)
     wanted = np.linalg.svd(a.astype(np.float64), compute_uv=False)
     found = np.asarray(jax.vmap(singular_values)(a), np.float64)

@@ -1,4 +1,4 @@
-"""`verdict`: what numbers it calls by which name; and pictures that can be drawn of them."""
+"""`diagnose`: what numbers it calls by which name; and pictures that can be drawn of them."""
 
 import functools
 import re
@@ -12,26 +12,26 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxrnn
-from jaxrnn.diagnostics import plots, reach, spectrum, verdict
+from jaxrnn.diagnostics import diagnose, jacobian_spectrum, memory_horizon, plots
 
 H = 4
 
 
 CELL = jaxrnn.elman(H)
-spectrum_of = jax.jit(functools.partial(spectrum, CELL))
+spectrum_of = jax.jit(functools.partial(jacobian_spectrum, CELL))
 
 
 def found_of(radius):
-    """What `spectrum` finds of a tanh cell whose kernel is orthogonal but for a factor."""
+    """What `jacobian_spectrum` finds of a tanh cell whose kernel is orthogonal but for a factor."""
     w_h = radius * jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0])
     params = {"w_x": jnp.zeros((1, H)), "w_h": w_h, "b": jnp.zeros(H)}
     return spectrum_of(params, jnp.zeros((2, H)), jnp.zeros((40, 2, 1)))
 
 
-def window_start_of(*curves):
+def horizon_of(*curves):
     """The `MemoryHorizon` of rows whose norms are told, lag by lag."""
     norms = jnp.asarray(curves).T[..., None]
-    return reach(jaxrnn.diagnostics.JacobianSpectrum(None, None, norms, 1))
+    return memory_horizon(jaxrnn.diagnostics.JacobianSpectrum(None, None, norms, 1))
 
 
 def falling(rate, steps=64):
@@ -140,15 +140,15 @@ SENTENCES = {
 @pytest.mark.parametrize("case", SENTENCES)
 def test_a_finding_is_a_sentence_with_its_numbers(case):
     curves, sentence = SENTENCES[case]
-    said = verdict(window_start_of(*curves))
-    assert str(said).splitlines()[0] == sentence
-    (name,) = said.findings
-    assert len(said.advice) == (name != "fine")
+    diagnosis = diagnose(horizon_of(*curves))
+    assert str(diagnosis).splitlines()[0] == sentence
+    (name,) = diagnosis.findings
+    assert len(diagnosis.advice) == (name != "fine")
 
 
 def test_rows_that_do_different_things_are_told_apart():
-    said = verdict(window_start_of(falling(1.2), falling(0.5)))
-    assert str(said).splitlines()[:2] == [
+    diagnosis = diagnose(horizon_of(falling(1.2), falling(0.5)))
+    assert str(diagnosis).splitlines()[:2] == [
         "exploding: a gradient grows 1.17e+05 times in 64 steps, 1.2 a step, in 1 of 2 rows",
         "vanishing: it sees 6 of 64 steps back, 0.5 left each step; that is at most half of the "
         "sequence, and 5.42e-18% of a gradient is left at its far end, in 1 of 2 rows",
@@ -156,25 +156,25 @@ def test_rows_that_do_different_things_are_told_apart():
 
 
 def test_what_is_no_number_and_did_not_grow_is_an_error():
-    with pytest.raises(ValueError, match="reach: got NaN, expected numbers"):
-        verdict(window_start_of([1.0, 0.5, np.nan]))
+    with pytest.raises(ValueError, match="horizon: got NaN, expected numbers"):
+        diagnose(horizon_of([1.0, 0.5, np.nan]))
 
 
 def test_what_vanishes_explodes_and_is_fine():
-    said = verdict(reach(found_of(0.8)), found_of(0.8))
-    assert list(said.findings) == ["vanishing"]
-    assert any("forget bias" in line for line in said.advice)
-    assert str(said).startswith("vanishing: it sees 20 of 40 steps back, 0.8 left each step;")
+    diagnosis = diagnose(memory_horizon(found_of(0.8)), spectrum=found_of(0.8))
+    assert list(diagnosis.findings) == ["vanishing"]
+    assert any("forget bias" in line for line in diagnosis.advice)
+    assert str(diagnosis).startswith("vanishing: it sees 20 of 40 steps back, 0.8 left each step;")
     found = found_of(1.2)
-    assert list(verdict(reach(found)).findings) == ["exploding"]
-    said = verdict(reach(found), found)
-    assert list(said.findings) == ["chaotic", "exploding"]
-    assert said.findings["chaotic"] == (
+    assert list(diagnose(memory_horizon(found)).findings) == ["exploding"]
+    diagnosis = diagnose(memory_horizon(found), spectrum=found)
+    assert list(diagnosis.findings) == ["chaotic", "exploding"]
+    assert diagnosis.findings["chaotic"] == (
         "the largest Lyapunov exponent is 0.182 nats a step, what differs a little differs twice "
         "as much 3.8 steps later"
     )
     fine = found_of(1.0)
-    assert str(verdict(reach(fine), fine)) == (
+    assert str(diagnose(memory_horizon(fine), spectrum=fine)) == (
         "fine: it sees all 40 steps back, 1 left each step; that is all of the sequence, and 100% "
         "of a gradient is left at its far end"
     )
@@ -183,8 +183,10 @@ def test_what_vanishes_explodes_and_is_fine():
 def test_cells_as_they_start():
     def findings_of(cell):
         params, xs = cell.init(jax.random.key(0), 8), jax.random.normal(jax.random.key(1), (64, 8))
-        found = jax.jit(functools.partial(spectrum, cell))(params, cell.initial_carry(), xs)
-        return verdict(reach(found), found).findings.keys()
+        found = jax.jit(functools.partial(jacobian_spectrum, cell))(
+            params, cell.initial_carry(), xs
+        )
+        return diagnose(memory_horizon(found), spectrum=found).findings.keys()
 
     with jax.enable_x64(False):
         assert findings_of(jaxrnn.gru(16)) == {"vanishing"}
@@ -194,38 +196,38 @@ def test_cells_as_they_start():
 @pytest.mark.parametrize("rows", [1, 2, 4])
 @pytest.mark.parametrize("steps", [1, 6, 39])
 @pytest.mark.parametrize("seed", range(20))
-def test_no_verdict_contradicts_itself(steps, rows, seed):
+def test_no_diagnosis_contradicts_itself(steps, rows, seed):
     """One reason for a row, "all" for all alone, numbers that fit, advice where it is needed."""
     rng = np.random.default_rng(seed)
     drift, noise = rng.normal(0, 0.3, (rows, 1)), rng.normal(0, 1, (rows, steps))
     curves = np.exp(np.cumsum(np.c_[np.zeros((rows, 1)), drift + 0.3 * noise], axis=1))
-    reached = window_start_of(*curves)
-    said = verdict(reached)
-    assert len(said.advice) == len(said.findings.keys() - {"fine"})
-    assert all(". " not in line and "\n" not in line for line in said.advice)
-    if {"vanishing", "exploding"} <= said.findings.keys():
-        assert all(f"in {rows / 2:.0f} of {rows} rows" in s for s in said.findings.values())
+    reached = horizon_of(*curves)
+    diagnosis = diagnose(reached)
+    assert len(diagnosis.advice) == len(diagnosis.findings.keys() - {"fine"})
+    assert all(". " not in line and "\n" not in line for line in diagnosis.advice)
+    if {"vanishing", "exploding"} <= diagnosis.findings.keys():
+        assert all(f"in {rows / 2:.0f} of {rows} rows" in s for s in diagnosis.findings.values())
     short = np.asarray(reached.horizon) <= steps / 2
-    assert ("vanishing" in said.findings) == (2 * short.sum() >= rows)
-    assert ("exploding" in said.findings) == (2 * (curves[:, -1] > 10).sum() >= rows)
-    for name, sentence in said.findings.items():
+    assert ("vanishing" in diagnosis.findings) == (2 * short.sum() >= rows)
+    assert ("exploding" in diagnosis.findings) == (2 * (curves[:, -1] > 10).sum() >= rows)
+    for name, sentence in diagnosis.findings.items():
         if name != "exploding":
-            seen = re.match(r"it sees (?:all|(\d+) of) (\d+) steps? back", sentence)
-            assert int(seen[1] or steps) in np.asarray(reached.horizon)
-            assert int(seen[2]) == steps
-            assert (2 * int(seen[1] or steps) <= steps) == (name == "vanishing")
+            match = re.match(r"it sees (?:all|(\d+) of) (\d+) steps? back", sentence)
+            assert int(match[1] or steps) in np.asarray(reached.horizon)
+            assert int(match[2]) == steps
+            assert (2 * int(match[1] or steps) <= steps) == (name == "vanishing")
 
 
 def test_what_is_saturated():
     gates = {"saved.f": jnp.array([[0.2, 0.6], [0.3, 0.7]]), "saved.q": jnp.full((2, 2), jnp.nan)}
-    said = verdict(reach(found_of(1.0)), gates=gates)
-    assert said.findings == {"saturated": "90% of saved.f are near an end of its range"}
+    diagnosis = diagnose(memory_horizon(found_of(1.0)), gates=gates)
+    assert diagnosis.findings == {"saturated": "90% of saved.f are near an end of its range"}
     both = "90% of saved.f and 60% of saved.i are near an end of its range"
     gates = {**gates, "saved.i": jnp.array([[0.1, 0.5]]), "saved.o": jnp.array([[0.1, 0.4]])}
-    said = verdict(reach(found_of(0.8)), gates=gates)
-    assert list(said.findings) == ["vanishing", "saturated"]
-    assert said.findings["saturated"] == both
-    assert len(said.advice) == 2
+    diagnosis = diagnose(memory_horizon(found_of(0.8)), gates=gates)
+    assert list(diagnosis.findings) == ["vanishing", "saturated"]
+    assert diagnosis.findings["saturated"] == both
+    assert len(diagnosis.advice) == 2
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_a_flow_map_of_nothing(axes):
 
 
 def test_curves_carry_their_numbers(axes):
-    assert plots.plot_memory_horizon(axes, {"cell": reach(found_of(0.8))}) is axes
+    assert plots.plot_memory_horizon(axes, {"cell": memory_horizon(found_of(0.8))}) is axes
     assert axes.get_legend().texts[0].get_text() == "cell: × 0.8 a step, sees 20 back"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.arange(41) * np.log10(0.8), atol=1e-9)
     np.testing.assert_allclose(axes.lines[1].get_ydata(), axes.lines[0].get_ydata(), atol=1e-9)
@@ -265,7 +267,7 @@ def test_gates_are_bars_and_what_is_no_gate_is_not(axes):
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.3, 0.3])
 
 
-def test_contributions_are_a_line_for_each_parameter(axes):
+def test_per_step_gradients_are_a_line_for_each_parameter(axes):
     plots.plot_per_step_gradients(
         axes, {"w": jnp.array([[3.0, 4.0], [0.0, 0.1]]), "b": jnp.ones((2, 1))}
     )

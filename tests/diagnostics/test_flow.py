@@ -1,4 +1,4 @@
-"""`flow`, `contributions` and `saturation` against direct, slow computations."""
+"""`gradient_flow`, `per_step_gradients` and `saturation` against direct, slow computations."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from reference import distance
 
 import jaxrnn
-from jaxrnn import contributions, flow, saturation
+from jaxrnn.diagnostics import gradient_flow, per_step_gradients, saturation
 
 T, B, I, H = 5, 2, 2, 3
 
@@ -53,7 +53,7 @@ def direct(cell, params, xs):
 def test_flow_equals_the_gradient_for_additive_zeros(cell_name):
     cell = dict(jaxrnn.CELLS)[cell_name](H)
     params, xs = problem(cell)
-    found = jax.jit(functools.partial(flow, loss_of(cell)))(params, xs)
+    found = jax.jit(functools.partial(gradient_flow, loss_of(cell)))(params, xs)
     assert distance(found.norms, (direct(cell, params, xs),)) < 1e-12
     wanted = jax.jit(jax.value_and_grad(loss_of(cell)))(params, xs)
     assert distance((found.value, found.grads), wanted) < 1e-14
@@ -67,7 +67,7 @@ def test_flow_of_a_plain_step_under_scan_equals_that_of_the_cell():
         start = cell.initial_carry((B,), jnp.float64)
         return value(loop(lambda p, c, x: cell(p, c, x), params, start, xs)[1])
 
-    found = jax.jit(functools.partial(flow, loss, loop=jaxrnn.scan))(params)
+    found = jax.jit(functools.partial(gradient_flow, loss, loop=jaxrnn.scan))(params)
     assert distance(found.norms, (direct(cell, params, xs),)) < 1e-12
 
 
@@ -81,7 +81,7 @@ def test_every_layer_of_a_network_has_its_flow_with_masks_resets_and_noise():
     params, xs = problem(net)
     reset = jnp.zeros((T, B), bool).at[3].set(True)
     loss = loss_of(net, lengths=np.array([T, 2]), reset=reset, key=jax.random.key(1))
-    found = jax.jit(functools.partial(flow, loss))(params, xs)
+    found = jax.jit(functools.partial(gradient_flow, loss))(params, xs)
     assert [norm.shape for norm in found.norms] == [(T, B)] * 3
     assert distance(found.grads, jax.jit(jax.grad(loss))(params, xs)) < 1e-13
     forward, backward, last = found.norms
@@ -101,7 +101,9 @@ def test_a_loop_that_draws_draws_for_each_part_as_it_does_without_probes():
     def loss(params, loop=jaxrnn.bptt):
         return jnp.mean(jaxrnn.unroll(net, params, xs, loop=loop)[1] ** 2)
 
-    assert distance(flow(loss, params, loop=loop).grads, jax.grad(loss)(params, loop)) < 1e-12
+    assert (
+        distance(gradient_flow(loss, params, loop=loop).grads, jax.grad(loss)(params, loop)) < 1e-12
+    )
 
 
 def test_truncation_shows():
@@ -111,15 +113,15 @@ def test_truncation_shows():
     def last(params, loop):
         return jnp.sum(jaxrnn.unroll(cell, params, xs, loop=loop)[0])
 
-    found = flow(last, params, loop=jaxrnn.truncated(2)).norms[0]
+    found = gradient_flow(last, params, loop=jaxrnn.truncated(2)).norms[0]
     assert (np.asarray(found) > 0).all(axis=1).tolist() == [False, False, False, False, True]
 
 
-def test_contributions_are_those_of_single_steps_and_sum_to_the_gradient():
+def test_per_step_gradients_are_those_of_single_steps_and_sum_to_the_gradient():
     cell = jaxrnn.lstm(H)
     params, xs = problem(cell)
     loss = loss_of(cell, reset=jnp.zeros((T, B), bool).at[2, 0].set(True))
-    (terms,) = jax.jit(functools.partial(contributions, loss))(params, xs)
+    (terms,) = jax.jit(functools.partial(per_step_gradients, loss))(params, xs)
     grads = jax.jit(jax.grad(loss))(params, xs)
     assert distance(jax.tree.map(lambda g: g.sum(0), terms.params), grads) < 1e-12
 
@@ -139,9 +141,9 @@ def test_contributions_are_those_of_single_steps_and_sum_to_the_gradient():
 def test_short_sequences(steps):
     cell = jaxrnn.elman(H)
     params, xs = problem(cell)
-    found = flow(loss_of(cell), params, xs[:steps])
+    found = gradient_flow(loss_of(cell), params, xs[:steps])
     assert found.norms[0].shape == (steps, B)
-    (terms,) = contributions(loss_of(cell), params, xs[:steps])
+    (terms,) = per_step_gradients(loss_of(cell), params, xs[:steps])
     assert distance(jax.tree.map(lambda g: g.sum(0), terms), found.grads) < 1e-12
 
 
@@ -153,7 +155,7 @@ def test_saturation_counts_what_the_mask_leaves():
     mask[0], mask[1] = False, True
     gate[~mask] = 7  # counts for nothing, not even for the range
     states = jaxrnn.History(free, {"f": jnp.asarray(gate), "g": jnp.asarray(candidate)})
-    found = jax.jit(functools.partial(saturation, tail=0.1))(states, mask)
+    found = jax.jit(functools.partial(saturation, tail=0.1))(states, mask=mask)
     assert list(found) == ["carries", "saved.f", "saved.g"]
     assert jnp.isnan(found["carries"]).all()
     for name, values, low, high in (("f", gate, 0.1, 0.9), ("g", candidate, -0.8, 0.8)):
@@ -168,8 +170,8 @@ def test_saturation_counts_what_the_mask_leaves():
 @pytest.mark.usefixtures("own_messages")
 def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match=r"loss: got 3 .* expected a function"):
-        flow(3, {})
+        gradient_flow(3, {})
     with pytest.raises(TypeError, match=r"loop: got 'bptt' .* expected a function"):
-        flow(loss_of(jaxrnn.elman(H)), {}, loop="bptt")
+        gradient_flow(loss_of(jaxrnn.elman(H)), {}, loop="bptt")
     with pytest.raises(ValueError, match=r"tail: got 0.5, expected a number in \(0, 1/2\)"):
         saturation(jaxrnn.History(jnp.zeros((1, 1)), ()), tail=0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import locate_nonfinite
+from jaxrnn.diagnostics import locate_nonfinite
 
 T, B, I, H = 6, 3, 2, 3
 NET = jaxrnn.stacked(jaxrnn.elman(H), jaxrnn.lstm(H), jaxrnn.linear(2))

@@ -36,5 +36,5 @@ def test_of_nothing_there_is_nothing_to_see(steps, rows):
     assert (found.exponents.shape, found.products.shape) == ((rows, H), (steps + 1, rows, H))
     if rows:
         assert jaxrnn.diagnostics.diagnose(
-            jaxrnn.diagnostics.memory_horizon(found), found, gates
+            jaxrnn.diagnostics.memory_horizon(found), spectrum=found, gates=gates
         ).findings.keys() == {"fine"}

@@ -1,4 +1,4 @@
-"""`spectrum` and `reach` against jax.jacobian, closed forms and published exponents."""
+"""`jacobian_spectrum` and `memory_horizon` against jax.jacobian, closed forms and published exponents."""
 
 import functools
 
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import reach, spectrum
 from jaxrnn.cells.orthogonal import orthogonal
+from jaxrnn.diagnostics import jacobian_spectrum, memory_horizon
 
 T, B, I, H = 6, 2, 2, 3
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def found_of(step, params, carry, xs):
-    return spectrum(step, params, carry, xs)
+    return jacobian_spectrum(step, params, carry, xs)
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def test_singular_values_and_norms_equal_those_of_jacobians(cell_name):
             (jnp.asarray(w[0] + 1j * w[1]), start[0] + 1j * start[1], args[2]),
         )
     found = found_of(cell, *args)
-    reached = jax.jit(reach)(found)
+    reached = jax.jit(memory_horizon)(found)
     for row in range(B):
         steps = jacobians(cell, *args, row)
         product, products = np.eye(len(steps[0])), []
@@ -120,7 +120,7 @@ def test_a_tanh_cell_at_zero_input_is_its_kernel():
     params["w_h"] = 0.9 * params["w_h"]  # orthogonal but for the factor
     found = found_of(cell, params, cell.initial_carry((), jnp.float64), jnp.zeros((50, 1)))
     np.testing.assert_allclose(found.exponents, np.full(4, np.log(0.9)), rtol=1e-12)
-    reached = reach(found, threshold=0.1)
+    reached = memory_horizon(found, threshold=0.1)
     np.testing.assert_allclose(reached.spectral, 0.9 ** np.arange(51), rtol=1e-10)
     assert float(reached.decay_rate) == pytest.approx(0.9, rel=1e-12)
     assert int(reached.horizon) == int(np.log(0.1) / np.log(0.9))
@@ -145,12 +145,15 @@ def test_few_probes_bound_and_estimate():
     params["w_h"] = params["w_h"] * jnp.linspace(0.1, 1, 12)[:, None]
     xs = jnp.zeros((8, I))
     carry = cell.initial_carry((), jnp.float64)
-    exact = reach(found_of(cell, params, carry, xs))
+    exact = memory_horizon(found_of(cell, params, carry, xs))
 
     @jax.jit
     def few(keys):
         return jax.lax.map(
-            lambda key: reach(spectrum(cell, params, carry, xs, probes=4, key=key)), keys
+            lambda key: memory_horizon(
+                jacobian_spectrum(cell, params, carry, xs, probes=4, key=key)
+            ),
+            keys,
         )
 
     drawn = few(jax.random.split(jax.random.key(1), 400))
@@ -164,7 +167,9 @@ def test_few_probes_see_the_jacobians_through_their_directions():
     rng, key = np.random.default_rng(4), jax.random.key(3)
     w, q = rng.standard_normal((7, 7)) / 2, orthogonal(key, (3, 7), jnp.float64)
     xs = jnp.zeros((T, 7))
-    found = jax.jit(functools.partial(spectrum, linear, probes=3, key=key))(w, jnp.zeros(7), xs)
+    found = jax.jit(functools.partial(jacobian_spectrum, linear, probes=3, key=key))(
+        w, jnp.zeros(7), xs
+    )
     power = np.eye(7)
     for k in range(T + 1):
         wanted = np.linalg.svd(q @ power, compute_uv=False)
@@ -176,7 +181,7 @@ def test_few_probes_see_the_jacobians_through_their_directions():
     assert (np.asarray(found.steps) <= bounds * (1 + 1e-12)).all()
 
 
-def test_a_reset_ends_the_reach():
+def test_a_reset_ends_the_horizon():
     cell = jaxrnn.elman(H)
     params, carry, xs = problem(cell)
     reset = jnp.zeros((T, B), bool).at[3, 0].set(True)
@@ -185,7 +190,7 @@ def test_a_reset_ends_the_reach():
         jaxrnn.transforms.MaskedInputs(xs, jnp.ones((T, B), bool)), reset
     )
     found = found_of(step, jaxrnn.transforms.ResetParams(params, carry), carry, inputs)
-    reached = reach(found)
+    reached = memory_horizon(found)
     assert (np.asarray(reached.spectral)[:, 0] > 0).tolist() == [True] * 3 + [False] * 4
     assert int(reached.horizon[0]) == 2
     assert np.isfinite(np.asarray(reached.decay_rate)).all()
@@ -198,7 +203,7 @@ def test_short_sequences(steps):
     found = found_of(cell, params, carry, xs[:steps])
     assert found.exponents.shape == (B, H)
     assert found.products.shape == (steps + 1, B, H)
-    assert reach(found).horizon.tolist() == [steps] * B
+    assert memory_horizon(found).horizon.tolist() == [steps] * B
 
 
 @pytest.mark.usefixtures("own_messages")
@@ -206,8 +211,8 @@ def test_wrong_arguments_are_named():
     cell = jaxrnn.elman(H)
     args = problem(cell)
     with pytest.raises(ValueError, match=r"probes: got 0, expected an int of at least 1"):
-        spectrum(cell, *args, probes=0)
+        jacobian_spectrum(cell, *args, probes=0)
     with pytest.raises(TypeError, match=r"key: got NoneType, expected a key"):
-        spectrum(cell, *args, probes=2)
+        jacobian_spectrum(cell, *args, probes=2)
     with pytest.raises(ValueError, match=r"threshold: got 0, expected a number above 0"):
-        reach(None, threshold=0)
+        memory_horizon(None, threshold=0)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from reference import often
 
 import jaxrnn
-from jaxrnn import TruncationBias, pictures
+from jaxrnn.diagnostics import TruncationBias, plots
 
 T, B, SIZE = 37, 3, 4
 
@@ -38,7 +38,7 @@ def double(k):
     return jaxrnn.truncated(k, 2 * k)
 
 
-def by_hand(loss, params, loop):
+def by_definition(loss, params, loop):
     """Error and angle by their definitions."""
     exact, found = (flat(jax.grad(loss)(params, 1.0, loop=some)) for some in (jaxrnn.scan, loop))
     cosine = min(1.0, found @ exact / np.linalg.norm(found) / np.linalg.norm(exact))
@@ -50,7 +50,7 @@ def test_rows_are_errors_and_angles_of_truncated_gradients():
     rows = jaxrnn.diagnostics.truncation_bias(loss, params, 1.0)
     assert [row.k for row in rows] == [1, 2, 4, 8, 16, 32]
     for k, error, angle in rows:
-        wanted = by_hand(loss, params, jaxrnn.truncated(k))
+        wanted = by_definition(loss, params, jaxrnn.truncated(k))
         np.testing.assert_allclose((error, angle), wanted, rtol=1e-6, atol=1e-5)
     assert rows[0].error > 5 * rows[-1].error > 0
 
@@ -60,7 +60,7 @@ def test_lengths_and_loops_are_the_users():
     others = {"make": double, "loop": jaxrnn.checkpointed()}
     first, exact = jaxrnn.diagnostics.truncation_bias(loss, params, 1.0, ks=(3, T), **others)
     assert (first.k, exact.k) == (3, T)
-    wanted = by_hand(loss, params, jaxrnn.truncated(3, 6))
+    wanted = by_definition(loss, params, jaxrnn.truncated(3, 6))
     np.testing.assert_allclose((first.error, first.angle), wanted, rtol=1e-5)
     assert exact.error < 1e-14
     assert exact.angle < 1e-12
@@ -80,13 +80,14 @@ def test_where_there_is_no_gradient_there_is_no_angle():
 def test_the_bias_is_within_the_estimate_and_that_within_the_tolerance(cell_name, tolerance):
     loss, params = problem(cell_name)
     found = jaxrnn.diagnostics.adaptive_truncation(loss, params, 1.0, tolerance=tolerance)
-    assert found.loop is (jaxrnn.truncated(found.k, 2 * found.k) if found.k < T else jaxrnn.bptt)
-    true, _ = by_hand(loss, params, found.loop)
+    wanted = jaxrnn.truncated(found.k, 2 * found.k) if found.k < T else jaxrnn.bptt
+    assert found.loop == wanted
+    true, _ = by_definition(loss, params, found.loop)
     assert true <= found.bias + 1e-14
     assert found.bias <= tolerance
     assert found.bias < 4 * true
     if found.k > 2:  # Half of it would not do, even if it were known.
-        half, _ = by_hand(loss, params, jaxrnn.truncated(found.k // 2, found.k))
+        half, _ = by_definition(loss, params, jaxrnn.truncated(found.k // 2, found.k))
         assert half > tolerance / 6
 
 
@@ -148,7 +149,7 @@ def test_bad_arguments_are_named():
 def test_the_picture_has_a_line_for_each_name():
     axes = Figure().subplots()
     rows = [TruncationBias(1, 0.1, 3.0), TruncationBias(4, 0.001, 0.1), TruncationBias(8, 0.0, 0.0)]
-    pictures.plot_truncation_bias(axes, {"one": rows, "two": rows[:2]})
+    plots.plot_truncation_bias(axes, {"one": rows, "two": rows[:2]})
     one, two = axes.get_lines()
     np.testing.assert_allclose(one.get_xydata(), [[0, -1], [2, -3], [3, np.nan]])
     assert len(two.get_xydata()) == 2
