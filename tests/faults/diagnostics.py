@@ -30,7 +30,7 @@ GRADIENT_FAULTS = (
         "steps contribute alike",
         "tree.add_sparse(params, zero)",
         "tree.add_sparse(params, jax.tree.map(lambda z: z / 2, zero))",
-        f"{FLOWS}_contributions_are_those_of_single_steps_and_sum_to_the_gradient",
+        f"{FLOWS}_per_step_gradients_are_those_of_single_steps_and_sum_to_the_gradient",
     ),
     fault(
         FLOW,

@@ -3,7 +3,7 @@
 from faults.planting import fault
 
 TRAINERS, DEVICES = "training/trainers.py", "training/devices.py"
-WINDOWED = "test_train.py::test_windowed_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
+WINDOWED = "test_train.py::test_truncated_trainer_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
 ON_DEVICES = "test_sharding.py::test"
 ALIKE = f"{ON_DEVICES}_everything_is_as_on_one_device[8]"
 

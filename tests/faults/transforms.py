@@ -82,7 +82,7 @@ MASKING_FAULTS = (
         "another name in the expression",
         'expression_name = "masked"',
         'expression_name = "MaskedCell"',
-        f"{EXPRESSIONS}_it_is_spelt_and_read_back[masked-0]",
+        f"{EXPRESSIONS}_a_transformation_prints_and_is_read_back[masked-0]",
     ),
 )
 
