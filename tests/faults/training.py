@@ -3,7 +3,8 @@
 from faults.planting import fault
 
 TRAINERS, DEVICES = "training/trainers.py", "training/devices.py"
-WINDOWED = "test_train.py::test_truncated_trainer_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
+TRUNCATED = "test_train.py::test_truncated_trainer"
+REACHING_BACK = f"{TRUNCATED}_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
 ON_DEVICES = "test_sharding.py::test"
 ALIKE = f"{ON_DEVICES}_everything_is_as_on_one_device[8]"
 
@@ -14,7 +15,7 @@ FAULTS = (
         "window cut at its segment",
         "loss(params, carry, segment, key)",
         "loss(params, jax.lax.stop_gradient(carry), segment, key)",
-        WINDOWED,
+        REACHING_BACK,
     ),
     fault(
         TRAINERS,
@@ -22,7 +23,7 @@ FAULTS = (
         "next window from the end",
         "jax.tree.map(lambda c: c[0], carries) if warm else end",
         "end",
-        WINDOWED,
+        REACHING_BACK,
     ),
     fault(
         DEVICES,
