@@ -1,4 +1,8 @@
-"""Long sequences, chunk by chunk, so that what a loop reads is still in the cache."""
+"""Long sequences, chunk by chunk.
+
+On a CPU, the first projections of a long sequence would have left the cache before the loop reads
+them. On a GPU, what is computed for all steps at once takes the memory of one chunk.
+"""
 
 from collections.abc import Callable
 
@@ -6,13 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
+from jaxrnn.loops import backend
 from jaxrnn.types import Carry, PyTree, StepResult
-
-# A sequence that takes more bytes than this beside its loop is run chunk by chunk, since the first
-# of them would have left the cache before the loop gets to them. A chunk takes so many; and it has
-# so many steps at least, since each adds an array like the weights to their gradient.
-WHOLE_BYTES, CHUNK_BYTES, CHUNK_STEPS = 2**23, 2**21, 8
-
 
 def in_chunks(
     run: Callable[[Carry, PyTree], StepResult], carry: Carry, xs: PyTree, size_in_bytes: int
@@ -36,9 +35,10 @@ def in_chunks(
 
 def chunk_steps(steps: int, size_in_bytes: int) -> int:
     """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
-    if not tree.is_surely_less(WHOLE_BYTES, size_in_bytes):
+    on_device = backend.settings()
+    if not tree.is_surely_less(on_device.whole_bytes, size_in_bytes):
         return steps
-    wanted = max(CHUNK_STEPS, CHUNK_BYTES * steps // size_in_bytes)
+    wanted = max(on_device.chunk_steps, on_device.chunk_bytes * steps // size_in_bytes)
     near = [n for n in range(max(1, wanted // 4), 4 * wanted + 1) if steps % n == 0]
     return min(near, key=lambda n: max(n / wanted, wanted / n), default=steps)
 
