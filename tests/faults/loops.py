@@ -10,7 +10,7 @@ DRAWN = "loops/test_randomized.py::test"
 BPTT_FAULTS = (
     backward(
         BPTT,
-        "_backward.backward",
+        "_adjoint_step_by_step.backward",
         "output's adjoint left out",
         "tree.add_sparse(d_carry, d_carry_t)",
         "d_carry",
@@ -24,7 +24,14 @@ BPTT_FAULTS = (
         "jax.tree.map(lambda c: 0 * c, carry)",
         "elman",
     ),
-    backward(BPTT, "_backward", "time runs forward", "reverse=True", "reverse=False", "elman"),
+    backward(
+        BPTT,
+        "_adjoint_step_by_step",
+        "time runs forward",
+        "reverse=True",
+        "reverse=False",
+        "elman",
+    ),
     backward(BPTT, "_backward", "no shift", "tree.shift_right(carry, carries)", "carries", "lstm"),
     fault(
         CHUNKS,
