@@ -1,5 +1,6 @@
 """The certificate: is the gradient of a loop what it says it is?"""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from jaxrnn.types import (
     Part,
     PyTree,
     Step,
+    StepResult,
     gradient_of,
     window_start_of,
 )
@@ -38,6 +40,8 @@ STEPS = EPSILON * np.array([1, -1, 2, -2])
 WEIGHTS = np.array([[8, -8, -1, 1], [6, -6, -3, 3]]) / (12 * EPSILON)
 
 Arguments = tuple[Params, Carry, PyTree]
+Trial = tuple[Arguments, PyTree, PyTree]  # arguments, cotangents, directions
+Comparison = tuple[str, str, float, float]  # reference, array, error, limit
 ARGUMENTS, OUTPUTS = ("params", "carry", "xs"), ("carry_T", "ys")
 
 
@@ -172,7 +176,7 @@ def certify(
     check.require(fits, "params, carry, xs", f"{sum(given)} of the three", expected)
     check.require_arrays(params=params, carry=carry, xs=xs)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        trials: list[tuple[Arguments, PyTree, PyTree]] = []
+        trials: list[Trial] = []
         for rng in np.random.default_rng(seed).spawn(num_draws):
             args = tree.cast(
                 (params, carry, xs) if any(given) else draw_arguments(step, rng), jnp.float64
@@ -181,8 +185,8 @@ def certify(
             trials.append((args, v, _normal_like(rng, tree.split_inexact(args)[0], (4,))))
         backward = _backward_pass(step, loop)
         rows = [*_float64_rows(step, loop, trials), *_narrow_rows(step, loop, trials, narrow_dtype)]
-    names = names or (name_of(step), name_of(loop))
-    return Certificate(tuple(Row(*names, backward, *row) for row in rows))
+    of_step, of_loop = names or (name_of(step), name_of(loop))
+    return Certificate(tuple(Row(of_step, of_loop, backward, *comparison) for comparison in rows))
 
 
 def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
@@ -213,11 +217,11 @@ def _backward_pass(step: Part | Step, loop: Loop) -> str:
     return "handwritten" if is_handwritten or is_layer_by_layer else "derived"
 
 
-def _float64_rows(step, loop, trials):
+def _float64_rows(step: Step, loop: Loop, trials: Sequence[Trial]) -> Iterator[Comparison]:
     """(1), (2) and (3), each the worst of all draws; one may be set aside where (3) met a kink."""
 
     @jax.jit
-    def errors(args, v, us):
+    def errors(args: Arguments, v: PyTree, us: PyTree) -> Any:
         reference = _reference_loop(loop, step, args)
         (gradient, values), (autodiff, truth) = (
             _gradient(f, step, args, v) for f in (loop, reference)
@@ -225,10 +229,10 @@ def _float64_rows(step, loop, trials):
         inexact, others = tree.split_inexact(args)
         form: Any = jax.tree.structure(inexact)
 
-        def difference(chosen, u):
+        def difference(chosen: PyTree, u: PyTree) -> jax.Array:
             """Along u in the chosen array alone: chosen is 1 there and 0 at all others."""
 
-            def value(e):
+            def value(e: jax.Array) -> jax.Array:
                 steps = jax.tree.map(lambda c, d: (e * c).astype(d.dtype) * d, chosen, u)
                 return _inner(
                     v, reference(step, *tree.merge_inexact(tree.add_sparse(inexact, steps), others))
@@ -261,11 +265,13 @@ def _float64_rows(step, loop, trials):
             yield reference, array, float(np.max(draws)), LIMITS[reference]
 
 
-def _narrow_rows(step, loop, trials, dtype):
+def _narrow_rows(
+    step: Step, loop: Loop, trials: Sequence[Trial], dtype: Any
+) -> Iterator[Comparison]:
     """(4), the median of all draws: in one that is ill-conditioned both errors are chance."""
 
     @jax.jit
-    def errors(args, v, us):
+    def errors(args: Arguments, v: PyTree, us: PyTree) -> Any:
         # Given arguments are moved a little, anew in each draw: rounding at one point is chance.
         inexact, others = tree.split_inexact(args)
         moved = jax.tree.map(lambda x, u: x * (1 + MOVE * u[0]), inexact, us)
@@ -290,19 +296,19 @@ def _narrow_rows(step, loop, trials, dtype):
 
 
 def _reference_loop(loop: Loop, step: Step, args: Arguments) -> Loop:
-    """`scan`; for a loop that cuts, window by window, each from the carry that was there.
+    """`scan`; for a loop that truncates, window by window, each from the carry that was there.
 
-    Those carries are constants here, so autodiff and differences alike see the cut gradient.
+    Those carries are constants here, so both references have the truncated gradient.
     """
-    reach = window_start_of(loop)
+    window_start = window_start_of(loop)
     params, carry, xs = args
-    if reach is None or check.num_steps(xs) == 0:
+    if window_start is None or check.num_steps(xs) == 0:
         return scan
     _, starts = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    begins = [reach(t) for t in range(check.num_steps(xs))]
+    begins = [window_start(t) for t in range(check.num_steps(xs))]
 
-    def windowed(step, params, carry, xs):
-        def window(begin):
+    def windowed(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        def window(begin: int) -> StepResult:
             start = jax.tree.map(lambda c: c[begin], starts) if begin else carry
             end = len(begins) - begins[::-1].index(begin)
             last, ys = scan(step, params, start, tree.slice_time(xs, begin, end))
@@ -314,11 +320,11 @@ def _reference_loop(loop: Loop, step: Step, args: Arguments) -> Loop:
     return windowed
 
 
-def _gradient(loop, step, args, v):
+def _gradient(loop: Loop, step: Step, args: Arguments, v: PyTree) -> tuple[PyTree, PyTree]:
     """The gradient of ⟨v, outputs⟩, None for what has none, and the outputs."""
     inexact, others = tree.split_inexact(args)
 
-    def inner_product(inexact):
+    def inner_product(inexact: PyTree) -> tuple[Any, PyTree]:
         outputs = loop(step, *tree.merge_inexact(inexact, others))
         return _inner(v, outputs), outputs
 
@@ -328,7 +334,7 @@ def _gradient(loop, step, args, v):
 def _distances(names: tuple[str, ...], got: PyTree, wanted: PyTree) -> dict[str, Any]:
     """‖a - b‖ / ‖b‖ by the array's name; where b is zero, 0 if a is too and infinite if not."""
 
-    def distance(a, b):
+    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
         error, size = jnp.linalg.norm(a - b), jnp.linalg.norm(b)
         return jnp.where(error == 0, 0.0, error / size)
 

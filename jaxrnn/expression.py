@@ -36,7 +36,7 @@ class Expression:
 
 def call_expression(value: Any, spell_argument: Callable[[Any], str]) -> str:
     """`name(arguments)`; an argument that equals its default is left out."""
-    words = []
+    words: list[str] = []
     for field in dataclasses.fields(value):
         argument = getattr(value, field.name)
         if not field.repr or _is_default(field, argument):
@@ -65,6 +65,6 @@ def name_of(value: Any) -> str:
     return getattr(value, "__name__", None) or repr(value)
 
 
-def _is_default(field: dataclasses.Field, argument: Any) -> bool:
+def _is_default(field: dataclasses.Field[Any], argument: Any) -> bool:
     default = field.default
     return argument is default or (type(argument) is type(default) and argument == default)

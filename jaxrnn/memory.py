@@ -13,7 +13,11 @@ from jaxrnn.types import Loop
 
 # The exact loops, each with less work and more memory than the next.
 _BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
-BY_TIME = (("bptt", bptt), ("checkpointed()", checkpointed()), *_BY_LEVELS)
+BY_TIME: tuple[tuple[str, Loop], ...] = (
+    ("bptt", bptt),
+    ("checkpointed()", checkpointed()),
+    *_BY_LEVELS,
+)
 
 
 class MemoryRow(NamedTuple):

@@ -98,8 +98,10 @@ class stacked(Network):
         for i, part in reversed(list(enumerate(self.parts))):
             if isinstance(part, Layer):
                 continue
-            y = part.output(params[i], carry[i])
-            for layer, layer_params in zip(self.parts[i + 1 :], params[i + 1 :], strict=True):
+            cell: Any = part
+            y = cell.output(params[i], carry[i])
+            layers: Any = self.parts[i + 1 :]
+            for layer, layer_params in zip(layers, params[i + 1 :], strict=True):
                 y = layer.apply(layer_params, y)
             return y
         raise ValueError("carry: got that of Layers alone, which do not remember their inputs")

@@ -373,6 +373,7 @@ def _checked_mask(
     check.require_batch_axes("lengths", lengths.shape, batch, carry)
     return lengths_to_mask(lengths, steps)
 
+
 def _check_mask_axes(xs: PyTree, shape: tuple[int, ...]) -> None:
     """Raises unless all floats of a plain Step's inputs begin with the mask's axes."""
     for path, leaf in jax.tree.leaves_with_path(xs):

@@ -296,7 +296,7 @@ def test_a_loss_over_tokens_is_looked_at_and_planned():
     assert distance(jax.tree.map(lambda x: x.sum(0), terms), grads[1]) < GRADIENTS
     assert jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens, targets) is None
     found = jaxrnn.diagnostics.locate_nonfinite(mean_loss, params, tokens.at[2, 1].set(V), targets)
-    assert (found.quantity, found.step, found.index) == ("inputs", 2, (1,))
+    assert (found.quantity, found.step, found.position) == ("inputs", 2, (1,))
     loops = (("bptt", jaxrnn.bptt),)
     plan = jaxrnn.diagnostics.memory_plan(mean_loss, params, tokens, targets, loops=loops)
     assert plan.best.name == "bptt"

@@ -100,10 +100,10 @@ class lru(Cell):
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
         wide, keys = kernels.at_least_float32(dtype), jax.random.split(key, 5)
-        hidden_size, output_size = self.hidden_size, self.output_size
+        hidden_size, output_size = self.hidden_size, int(self.output_size or self.hidden_size)
         r_min, r_max = self.r_min, self.r_max
 
-        def normal(key, rows, columns, variance):
+        def normal(key: Key, rows: int, columns: int, variance: float) -> jax.Array:
             return math.sqrt(variance) * jax.random.normal(key, (rows, columns), wide)
 
         eps = float(jnp.finfo(wide).eps)

@@ -35,7 +35,7 @@ def convert(options: Options) -> None:
         network, params = _read(source, options.of)
     with _refusing("TARGET", target, "a file that can be written"):
         if target.suffix == MODEL:
-            _require_form("TARGET", str(target), network, "onnx", ("dropout", "readout"))
+            _require_form("TARGET", str(target), network, "onnx", ("dropout", "linear"))
             target.write_bytes(onnx.write(network, params).SerializeToString())
         elif options.to == "jaxrnn":
             safetensors.save(target, network, params)

@@ -164,7 +164,7 @@ def task(chosen: options.Options) -> training.Task:
         raise options.UserError(f"--batch-size: got {chosen.batch_size}, expected at most {count}")
 
     def loss(params: Params, carry: Carry, batch: Digits, key: Key, loop: Loop) -> training.Loss:
-        return score(model, params, carry, batch, loop, key if model.noisy else None)
+        return score(model, params, carry, batch, loop, key if model.is_noisy else None)
 
     def evaluate(params: Params) -> dict[str, float]:
         nats, (_, metrics) = _score(model, params, None, validation)

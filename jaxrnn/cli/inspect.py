@@ -14,7 +14,7 @@ from tqdm import tqdm
 import jaxrnn
 from jaxrnn import check
 from jaxrnn.cli import digits, figures, options, run, text
-from jaxrnn.diagnostics import plots
+from jaxrnn.diagnostics import diagnose, plots
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.types import Params
 
@@ -36,7 +36,7 @@ class LayerReport(NamedTuple):
     """
 
     spectrum: JacobianSpectrum
-    reach: MemoryHorizon
+    horizon: MemoryHorizon
     gates: dict[str, jax.Array]
     terms: Params
 
@@ -59,7 +59,7 @@ def add_out(parser: options.Parser, default: str) -> None:
     parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=what)
 
 
-def inspect(chosen: run.Options) -> None:
+def inspect(chosen: options.Options) -> None:
     """Print where a number is not finite, or else the verdict, and draw what it rests on."""
     figures.require_writable(chosen.out)
     what = Path(chosen.what)
@@ -96,7 +96,7 @@ def inspect(chosen: run.Options) -> None:
     for number, layer in enumerate(layers):
         if len(layers) > 1:
             print(f"recurrent layer {number}:")
-        print(jaxrnn.diagnostics.diagnose(layer.reach, layer.spectrum, layer.gates))
+        print(diagnose(layer.horizon, spectrum=layer.spectrum, gates=layer.gates))
     print(f"drawn in {chosen.out}")
 
 
@@ -132,7 +132,7 @@ def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
     figure = Figure(figsize=(18, 4.5 * rows), layout="constrained")
     axes = figure.subplots(rows, 3)
     plots.plot_gradient_flow(axes[0, 0], norms)
-    reaches = {name: layer.reach for name, layer in zip(names, layers, strict=True)}
+    reaches = {name: layer.horizon for name, layer in zip(names, layers, strict=True)}
     plots.plot_memory_horizon(axes[0, 1], reaches)
     plots.plot_truncation_bias(axes[0, 2], biases)
     for name, layer, (left, middle, right) in zip(names, layers, axes[1:], strict=True):
@@ -144,7 +144,7 @@ def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
     return figure
 
 
-def story(chosen: run.Options) -> None:
+def story(chosen: options.Options) -> None:
     """Draw the textbook's argument on networks that have learned nothing yet, and near rest."""
     figures.require_writable(chosen.out)
     size = 32
@@ -167,7 +167,10 @@ def story(chosen: run.Options) -> None:
     plots.plot_memory_horizon(axes[0], radii).set_title(
         "A product of Jacobians vanishes or explodes"
     )
-    loops = {"bptt": jaxrnn.bptt, **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)}}
+    loops: dict[str, jaxrnn.Loop] = {
+        "bptt": jaxrnn.bptt,
+        **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)},
+    }
     loss, params = _last(rnn, xs), started(rnn, 0.9)
     flows = [
         jaxrnn.diagnostics.gradient_flow(loss, params, loop=loop).norms[0]
@@ -189,7 +192,7 @@ def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     return TASKS[run.load_options(folder, *TASKS).task].example_loss(folder)
 
 
-def _of_cell(chosen: run.Options) -> tuple[Callable[..., jax.Array], Params]:
+def _of_cell(chosen: options.Options) -> tuple[Callable[..., jax.Array], Params]:
     """The sum of the last outputs of a cell as it starts, fed with noise; and its parameters."""
     cell, size = options.cell_named(chosen.what, chosen.hidden_size), chosen.hidden_size
     xs = jax.random.normal(jax.random.key(1), (chosen.steps, BATCH_SIZE, size))

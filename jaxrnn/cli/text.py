@@ -76,7 +76,7 @@ def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training
     def loss(
         params: Params, carry: Carry, segment: corpus.Segment, key: Key, loop: Loop
     ) -> training.Loss:
-        return segment_loss(model, params, carry, segment, loop, key if model.noisy else None)
+        return segment_loss(model, params, carry, segment, loop, key if model.is_noisy else None)
 
     def evaluate(params: Params) -> dict[str, float]:
         bits = bits_per_character(model, params, validation, streams)

@@ -24,7 +24,7 @@ class Nonfinite(NamedTuple):
         quantity: its path, such as "params.w_h", "saved.f", "carries.h" or "d_carries.h".
         step: t, from 0, as the layer runs; None for what has no time. A `d_carries` came out of the
             backward pass of step t+1.
-        index: the batch row; of what has no time the index in the whole array.
+        position: the batch row; of what has no time the index in the whole array.
         value: NaN or an infinity.
     """
 
@@ -32,15 +32,15 @@ class Nonfinite(NamedTuple):
     layer: int | None
     quantity: str
     step: int | None
-    index: tuple[int, ...]
+    position: tuple[int, ...]
     value: complex
 
     def __str__(self) -> str:
         """One sentence."""
         layer = "" if self.layer is None else f" of recurrent layer {self.layer}"
         step = "" if self.step is None else f" at step {self.step}"
-        index = f", index {self.index}" if self.index else ""
-        return f"{self.phase}: {self.value} arose first in {self.quantity}{layer}{step}{index}"
+        position = f", index {self.position}" if self.position else ""
+        return f"{self.phase}: {self.value} arose first in {self.quantity}{layer}{step}{position}"
 
 
 def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Nonfinite | None:

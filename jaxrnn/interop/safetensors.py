@@ -17,7 +17,7 @@ from jaxrnn.interop.expressions import (
 from jaxrnn.interop.layout import Tensors, misfits, tensors_of
 from jaxrnn.types import Params, PyTree
 
-VERSION = "1"  # of what a file says of itself: this, the cell, its input size
+VERSION = "2"  # of what a file says of itself: this, the cell, its input size
 
 
 def save(path: Path | str, cell: Any, params: Params) -> None:

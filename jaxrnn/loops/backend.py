@@ -40,12 +40,12 @@ class Settings(NamedTuple):
 
 
 # On a CPU, unrolling by 4 and recomputing were no faster (0.77 to 1.22 of the speed, 0.98 in the
-# mean). On an H200, a GRU and an LSTM of 256 units ran 2.4 times as fast recomputing and unrolled by
-# 8 as saving and not unrolled. Nothing was measured on a TPU, whose loops are like a GPU's.
+# mean). On an H200, a GRU and an LSTM of 256 units ran 2.4 times as fast recomputing and unrolled
+# by 8 as saving and not unrolled. Nothing was measured on a TPU.
 SETTINGS = {
     "cpu": Settings(False, 1, 2**23, 2**21, 8),
-    "gpu": Settings(True, 8, 2**25, 2**24, 64),
-    "tpu": Settings(True, 1, 2**25, 2**24, 64),
+    "gpu": Settings(True, 8, 2**23, 2**22, 64),
+    "tpu": Settings(True, 1, 2**23, 2**22, 64),
 }
 _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("assumed", default=None)
 

@@ -63,7 +63,7 @@ class checkpointed(Expression):
         levels: r, an int of at least 1.
         num_states: s, an int of at least 1.
         budget: b, an int, or a text such as "64MiB" or "1.5 GB".
-        segment_length: m, an int of at least 1, in the place of what (3) or (4) makes of it. T need not be
+        segment_length: m, an int of at least 1, in the place of that of (3) or (4). T need not be
             divisible by it.
         loop: the exact Loop that runs each segment.
 
@@ -71,8 +71,8 @@ class checkpointed(Expression):
         A Loop; equal arguments give equal loops.
 
     Raises:
-        TypeError, ValueError: for more than one of levels, num_states and budget; for a loop that is
-            not exact; while tracing, for a budget below what one state and one step take, naming
+        TypeError, ValueError: for more than one of levels, num_states and budget; for a loop that
+            is not exact; while tracing, for a budget below what one state and one step take, naming
             that.
 
     Gradient: exact; of a gradient too, whose memory is not promised. Time: with levels=r each step
@@ -182,11 +182,15 @@ def _bytes(arrays: PyTree) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _replayed(step, loop, plan, params, carry, xs):
+def _replayed(
+    step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
+) -> StepResult:
     return _run(step, loop, plan, params, carry, xs)[0]
 
 
-def _run(step, loop, plan, params, carry, xs):
+def _run(
+    step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
+) -> tuple[StepResult, tuple[PyTree, Carry]]:
     """The outputs; and what is kept: the slots, and the state at the last segment's beginning."""
     if plan.head:
         head = _steps(xs, 0, plan.head)
@@ -197,37 +201,40 @@ def _run(step, loop, plan, params, carry, xs):
         lambda c: jnp.broadcast_to(jnp.zeros_like(c), (plan.states + 1, *c.shape)), carry
     )
 
-    def forward(state, at_k):
-        (carry, slots, _), (k, slot) = state, at_k
+    def forward(state: Any, segment_and_slot: Any) -> tuple[Any, PyTree]:
+        (carry, slots, _), (k, slot) = state, segment_and_slot
         slots = _stored(slots, carry, slot)
         segment = _steps(xs, plan.head + k * plan.length, plan.length)
         last, ys = check.require_pair("loop", loop(step, params, carry, segment))
         return (last, slots, carry), ys
 
-    at_all = np.arange(plan.segments), np.concatenate([[0], stores]) % (plan.states + 1)
-    (last, *kept), ys = lax.scan(forward, (carry, slots, carry), at_all)
+    slot_of_segment = np.concatenate([[0], stores]) % (plan.states + 1)
+    segments = np.arange(plan.segments), slot_of_segment
+    (last, slots, at_hand), ys = lax.scan(forward, (carry, slots, carry), segments)
     steps = plan.segments * plan.length
     ys = jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
     if plan.head:
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head_ys, ys)
-    return (last, ys), kept
+    return (last, ys), (slots, at_hand)
 
 
-def _forward(step, loop, plan, params, carry, xs):
-    params, carry, xs = jax.tree.map(lambda x: x.value, (params, carry, xs))
+def _forward(step: Step, loop: Loop, plan: Plan, *args: Any) -> tuple[StepResult, PyTree]:
+    params, carry, xs = jax.tree.map(lambda x: x.value, args)
     outputs, kept = _run(step, loop, plan, params, carry, xs)
     return outputs, (params, carry, xs, kept)
 
 
-def _backward(step, loop, plan, residuals, cotangents):
+def _backward(
+    step: Step, loop: Loop, plan: Plan, residuals: Any, cotangents: Any
+) -> tuple[Params, Carry, PyTree]:
     params, first, xs, (slots, at_hand) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
     rows = tree.slice_time(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
-    def turned(carry, d_carry, xs, d_ys):
+    def backpropagate(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
         """(2), for any stretch of the sequence."""
 
-        def stretch(params, carry, xs):
+        def stretch(params: Params, carry: Carry, xs: PyTree) -> StepResult:
             carry, ys = loop(step, params, carry, xs)
             # An output without cotangent is left out, and need not be made.
             return carry, tree.keep_where_present(d_ys, ys)
@@ -236,20 +243,20 @@ def _backward(step, loop, plan, residuals, cotangents):
         ((d_params, d_carry, d_xs),) = pull((d_carry, d_ys))
         return carry, d_carry, d_params, d_xs
 
-    def run(carry, d_carry, xs, d_ys):
+    def run_forward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
         """(1), with gradients that are zero."""
         carry, _ = loop(step, params, carry, xs)
         return carry, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
 
-    def backward(state, row):
+    def backward(state: Any, row: Any) -> tuple[Any, None]:
         (at_hand, slots, d_carry, d_params, d_xs), (load, k, turn, store) = state, row
         at_hand = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), at_hand, slots)
         start = plan.head + k * plan.length
         args = at_hand, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
         if rows.turn.all():
-            at_hand, d_carry, more, d_here = turned(*args)
+            at_hand, d_carry, more, d_here = backpropagate(*args)
         else:
-            at_hand, d_carry, more, d_here = lax.cond(turn, turned, run, *args)
+            at_hand, d_carry, more, d_here = lax.cond(turn, backpropagate, run_forward, *args)
             slots = _stored(slots, at_hand, store % (plan.states + 1))
         # A segment is turned after all its runs, so what they put here is replaced.
         d_xs = _put(d_xs, d_here, start)
@@ -260,7 +267,7 @@ def _backward(step, loop, plan, residuals, cotangents):
     (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
-        _, d_carry, more, d_here = turned(first, d_carry, *head)
+        _, d_carry, more, d_here = backpropagate(first, d_carry, *head)
         d_params, d_xs = tree.add_sparse(d_params, more), _put(d_xs, d_here, 0)
     return d_params, d_carry, d_xs
 

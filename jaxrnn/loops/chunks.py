@@ -13,6 +13,7 @@ from jaxrnn import check, tree
 from jaxrnn.loops import backend
 from jaxrnn.types import Carry, PyTree, StepResult
 
+
 def in_chunks(
     run: Callable[[Carry, PyTree], StepResult], carry: Carry, xs: PyTree, size_in_bytes: int
 ) -> StepResult:

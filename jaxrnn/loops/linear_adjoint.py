@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
-from jaxrnn.types import Carry, Cell, PyTree, Residuals, Weights
+from jaxrnn.types import Carry, Cell, Residuals, Weights
 
 Factors = tuple[Var, ...]  # a coefficient is the product of their values
 

@@ -1,6 +1,7 @@
 """Truncated backpropagation through time: windows beyond which no gradient reaches."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ class truncated(Expression):
         start, start_ys = run(carry, tree.slice_time(xs, 0, head - overlap))
         last, head_ys = run(start, tree.slice_time(xs, head - overlap, head))
 
-        def window(carries, inputs):
+        def window(carries: tuple[Carry, Carry], inputs: Any) -> tuple[Any, PyTree]:
             s, xs_s = inputs
             start = _stop_gradient(carries[0], (s > 0) | (head > 0))  # (2)
             start, ys = run(start, tree.slice_time(xs_s, 0, k1))

@@ -65,7 +65,7 @@ COMMANDS = [
     (["convert", "run", "no/x"], r"TARGET: got 'no/x' \(No such file or directory\), expected a f"),
     (
         ["convert", "run", "x", "--to", "torch"],
-        r"--to: got 'torch' for stacked\(embedding\(3\), gru\(4, .*readout\(.*\)\), expected a "
+        r"--to: got 'torch' for stacked\(embedding\(3\), gru\(4.*linear\(.*\)\), expected a "
         r"network without embedding.*write\(network.parts\[1\], params\[1\]\)",
     ),
     (

@@ -38,8 +38,9 @@ def test_a_file_goes_to_a_library_and_comes_back(saved, library, capsys):
     assert main(["convert", ours, theirs, "--to", library]) == 0
     assert main(["convert", theirs, back, "--of", library]) == 0
     count = sum(x.size for x in params.values())
-    assert f"gru(4, reset_after={library != 'haiku'}), {count} param" in capsys.readouterr().out
-    assert interop.load(back)[0] is cell
+    option = ", reset_after=False" if library == "haiku" else ""
+    assert f"gru(4{option}), {count} param" in capsys.readouterr().out
+    assert interop.load(back)[0] == cell
     loaded = interop.load(back)[1]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
@@ -67,7 +68,7 @@ def test_a_file_becomes_a_model_of_onnx_and_comes_back(saved):
     [
         (["none.safetensors", "x"], r"SOURCE: got 'none.safetensors' \(No such file"),
         (["ours.safetensors", "x", "--of", "torch"], r"b: got float32\[12\], expected names"),
-        (["ours.safetensors", "x", "--to", "haiku"], r"cell: got gru\(4, reset_after=True\), exp"),
+        (["ours.safetensors", "x", "--to", "haiku"], r"cell: got gru\(4\), exp"),
         (["ours.safetensors", "x", "--to", "mxnet"], r"--to: invalid choice: 'mxnet'"),
         (
             ["ours.safetensors", "none/x"],

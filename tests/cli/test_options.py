@@ -10,8 +10,8 @@ def test_every_loop_can_be_named(name, loop):
 
 
 def test_a_segment_of_any_length_can_be_named():
-    assert loop_named("truncated:32") is jaxrnn.truncated(32)
-    assert loop_named("truncated:32") is not jaxrnn.truncated(33)
+    assert loop_named("truncated:32") == jaxrnn.truncated(32)
+    assert loop_named("truncated:32") != jaxrnn.truncated(33)
 
 
 @pytest.mark.parametrize(("name", "make"), jaxrnn.CELLS)

@@ -31,7 +31,7 @@ def changed(params, part, name, at, value):
 
 
 def where(found):
-    return found.phase, found.layer, found.quantity, found.step, found.index
+    return found.phase, found.layer, found.quantity, found.step, found.position
 
 
 def test_nothing_is_found_where_all_is_finite_and_padding_does_not_count():

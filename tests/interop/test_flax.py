@@ -91,7 +91,7 @@ def test_any_activation_of_a_simple_cell_is_kept():
     cell, params, theirs, carry, xs = made(
         linen.SimpleCell, (4, 2, 3, 4, 0), activation_fn=jax.nn.relu
     )
-    assert interop.read(params, cell)[0] is jaxrnn.elman(4, activation=jax.nn.relu)
+    assert interop.read(params, cell)[0] == jaxrnn.elman(4, activation=jax.nn.relu)
     agrees(lambda p: interop.read(p, cell), theirs, params, carry, xs)
 
 

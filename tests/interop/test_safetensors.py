@@ -19,7 +19,7 @@ NETWORKS = {
     "an activation": jaxrnn.elman(4, activation=jax.nn.softplus),
     "options": jaxrnn.gru(4, reset_after=False),
     "zoneout": jaxrnn.transforms.zoneout(jaxrnn.lstm(4), 0.1),
-    "variational": jaxrnn.transforms.variational_dropout(jaxrnn.gru(4), state=0.25),
+    "variational": jaxrnn.transforms.variational_dropout(jaxrnn.gru(4), state_rate=0.25),
     "both ways": jaxrnn.bidirectional(jaxrnn.gru(4), jaxrnn.lstm(3), merge=None),
     "deep": jaxrnn.stacked(
         jaxrnn.dropout(0.5),
@@ -60,7 +60,7 @@ def test_names_are_readable_and_the_file_says_what_it_is(tmp_path):
     said, arrays = interop.opened(tmp_path / "net")
     assert arrays.keys() >= {"1.forward.w_h", "1.backward.b_n", "2.w_x", "4.w_o"}
     assert said["jaxrnn"] == interop.VERSION
-    assert said["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4, reset_after=True)")
+    assert said["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4)")
 
 
 def test_a_fresh_process_reads_it(tmp_path):
@@ -72,7 +72,7 @@ def test_a_fresh_process_reads_it(tmp_path):
 
 
 @networks
-def test_what_is_spelt_is_read_again(name):
+def test_an_expression_is_read_again(name):
     assert expressions.parse_expression(expressions.expression_of(NETWORKS[name])) == NETWORKS[name]
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path):
             None,
             r"cell: got .*sin.* in it, expected one of tan",
         ),
-        (CHANGED, None, r"cell: got Cell, expected one that a factory of jaxrnn"),
+        (CHANGED, None, r"cell: got Changed, expected one that jaxrnn defines"),
         (
             CELLS["gru"],
             {"w_x": np.zeros((3, 12))},

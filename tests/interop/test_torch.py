@@ -140,7 +140,7 @@ def test_from_pytorch_and_back_is_the_same_function(variant):
 def test_a_name_prefix_finds_one_module_of_a_larger_model():
     model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "out": torch.nn.Linear(4, 2)})
     cell, params = interop.read(model.state_dict(), prefix="rnn.")
-    assert cell is jaxrnn.gru(4)
+    assert cell == jaxrnn.gru(4)
     assert bits(params) == bits(interop.read(model["rnn"])[1])
     with pytest.raises(
         ValueError, match=r"^rnn.weight_ih_l0: got torch.float32\[12,3\], expected names"

@@ -52,7 +52,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.loops import chunks
+from jaxrnn.loops import backend, chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
 from jaxrnn.loops.derived.linearized import where
 from jaxrnn.loops.derived.recurrence import Recurrence
@@ -109,7 +109,7 @@ def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     """Run a step over time, and differentiate it by (1) to (6)."""
     traced = _traced(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.own), len(traced.carry))
-    loop = Recurrence(parts)
+    loop = Recurrence(parts, backend.settings().unroll)
     parameters = dict(zip(parts.parameters, traced.params, strict=True))
     env = jaxprs.evaluate_equations(parts.parameter_equations, parameters)
     invariant = [env[v] for v in parts.invariant]

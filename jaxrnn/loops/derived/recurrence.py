@@ -21,14 +21,16 @@ class Recurrence:
 
     Attributes:
         regions: its equations.
+        unroll: steps in one iteration of a loop.
         matrices: the parameters that a product in the loop has on its right. The way back is faster
             with their transposes beside them.
         exits: where gradients leave the loop.
     """
 
-    def __init__(self, regions: Regions) -> None:
+    def __init__(self, regions: Regions, unroll: int) -> None:
         """Take the loop apart."""
         self.regions = regions
+        self.unroll = unroll
         self.exits = Exits(regions)
         right = (eqn.invars[1] for eqn in regions.recurrent if jaxprs.is_weight_product(eqn))
         # The gradient of one that is summed inside the loop is taken there, by JAX's own product.
@@ -104,7 +106,7 @@ def run(
     def forward(carry: Values, at_t: Any) -> tuple[Values, Values]:
         return recurrence.advance(invariant, carry, at_t[0])
 
-    return jax.lax.scan(forward, carry, stepwise)
+    return jax.lax.scan(forward, carry, stepwise, unroll=recurrence.unroll)
 
 
 def _forward(
@@ -119,7 +121,7 @@ def _forward(
     def forward(carry: Values, at_t: Any) -> Any:
         return recurrence.advance_and_keep(shared, carry, at_t[0])
 
-    last, (sunk_inputs, kept) = jax.lax.scan(forward, carry, stepwise)
+    last, (sunk_inputs, kept) = jax.lax.scan(forward, carry, stepwise, unroll=recurrence.unroll)
     read = _only(step.reads_sunk_inputs, sunk_inputs), _only(step.reads_stepwise, stepwise[0])
     first = _only(step.from_next, carry)
     return (last, sunk_inputs), (invariant, transposed, first, kept, *read, stepwise[1])
@@ -167,7 +169,9 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
         [jaxprs.zeros_like(v) for v in exits.summed],
     )
     over_time = numbers, list(stacks.values()), joining, d_apart
-    (d_carry, sums), deltas = jax.lax.scan(backward, state, over_time, reverse=True)
+    (d_carry, sums), deltas = jax.lax.scan(
+        backward, state, over_time, reverse=True, unroll=recurrence.unroll
+    )
     stacked = (v for v in exits.cut if v not in exits.summed)
     delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(exits.summed, sums, strict=True))
     d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, numbers)
