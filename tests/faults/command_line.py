@@ -82,7 +82,7 @@ TEXT_FAULTS = (
         TEXT,
         "task.loss",
         "training without noise",
-        "key if model.noisy else None",
+        "key if model.is_noisy else None",
         "None",
         "cli/test_layers_and_dropout.py"
         "::test_noise_is_the_same_under_every_loop_and_gone_when_scoring[bptt]",

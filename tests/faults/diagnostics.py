@@ -74,7 +74,7 @@ SPECTRUM_FAULTS = (
         "QR by LAPACK",
         "decompositions.qr",
         "jnp.linalg.qr",
-        f"{HANGS}_no_question_calls_lapack[spectrum]",
+        f"{HANGS}_no_question_calls_lapack[jacobian_spectrum]",
     ),
     fault(
         SPECTRUM,

@@ -2,22 +2,24 @@
 
 from faults.planting import backward, fault
 
-BPTT, CHUNKS = "loops/bptt.py", "loops/chunks.py"
+SAVING, RECOMPUTING, LINEAR_ADJOINT, CHUNKS = (
+    f"loops/{name}.py" for name in ("saving", "recomputing", "linear_adjoint", "chunks")
+)
 TRUNCATED, CHECKPOINTED = "loops/truncated.py", "loops/checkpointed.py"
 RANDOMIZED, CARRY_GRADIENT = "loops/randomized.py", "transforms/carry_gradient.py"
 DRAWN = "loops/test_randomized.py::test"
 
-BPTT_FAULTS = (
+SAVING_FAULTS = (
     backward(
-        BPTT,
-        "_adjoint_step_by_step.backward",
+        SAVING,
+        "_backward.backward",
         "output's adjoint left out",
         "tree.add_sparse(d_carry, d_carry_t)",
         "d_carry",
         "gru",
     ),
     backward(
-        BPTT,
+        SAVING,
         "_backward",
         "λ_T left out",
         "tree.add_sparse(tree.zero_cotangents(carry), d_last)",
@@ -25,14 +27,16 @@ BPTT_FAULTS = (
         "elman",
     ),
     backward(
-        BPTT,
-        "_adjoint_step_by_step",
+        SAVING,
+        "_backward",
         "time runs forward",
         "reverse=True",
         "reverse=False",
         "elman",
     ),
-    backward(BPTT, "_backward", "no shift", "tree.shift_right(carry, carries)", "carries", "lstm"),
+    backward(
+        SAVING, "_backward", "no shift", "tree.shift_right(carry, carries)", "carries", "lstm"
+    ),
     fault(
         CHUNKS,
         "in_chunks",
@@ -40,6 +44,43 @@ BPTT_FAULTS = (
         "carry, chunks)",
         "carry, chunks, reverse=True)",
         "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks",
+    ),
+)
+
+# `bptt` as it runs on a GPU.
+RECOMPUTED = "loops/test_recomputing.py::test_values_and_gradient_equal_autodiff"
+RECOMPUTING_FAULTS = (
+    fault(
+        RECOMPUTING,
+        "_backward.backward",
+        "output's adjoint left out",
+        "tree.add_sparse(d_carry, d_carry_t)",
+        "d_carry",
+        f"{RECOMPUTED}[11-gru]",
+    ),
+    fault(
+        RECOMPUTING,
+        "_backward",
+        "no shift",
+        "tree.shift_right(carry, carries)",
+        "carries",
+        f"{RECOMPUTED}[11-lstm]",
+    ),
+    fault(
+        RECOMPUTING,
+        "_backward",
+        "δ of the first step at all steps",
+        "(w, residuals, lambdas)",
+        "(w, residuals, jax.tree.map(lambda d: 0 * d + d[:1], lambdas))",
+        f"{RECOMPUTED}[11-gru]",
+    ),
+    fault(
+        LINEAR_ADJOINT,
+        "_combine_scalings",
+        "the last of several factors",
+        "(*before.factors, factor)",
+        "(factor,)",
+        f"{RECOMPUTED}[11-lstm]",
     ),
 )
 
@@ -114,7 +155,7 @@ TRUNCATED_FAULTS = (
 CHECKPOINTED_FAULTS = (
     backward(
         CHECKPOINTED,
-        "_backward.turned",
+        "_backward.backpropagate",
         "λ not handed on",
         "pull((d_carry, d_ys))",
         "pull((jax.tree.map(jnp.zeros_like, d_carry), d_ys))",
@@ -186,4 +227,10 @@ RANDOMIZED_FAULTS = (
     ),
 )
 
-FAULTS = (*BPTT_FAULTS, *TRUNCATED_FAULTS, *CHECKPOINTED_FAULTS, *RANDOMIZED_FAULTS)
+FAULTS = (
+    *SAVING_FAULTS,
+    *RECOMPUTING_FAULTS,
+    *TRUNCATED_FAULTS,
+    *CHECKPOINTED_FAULTS,
+    *RANDOMIZED_FAULTS,
+)
