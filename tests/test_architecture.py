@@ -254,9 +254,9 @@ def test_code_lines_are_counted_without_docstrings_comments_and_blanks():
 
 
 def test_every_planted_fault_has_its_place():
-    """So that none is lost where the code moves on; what catches each, `tests/faults.py` tells."""
-    for planted in (*faults.BACKWARD, *faults.FORWARD, *faults.AROUND):
-        assert faults.planted_in(ROOT, planted)
+    """So that none is lost where the code moves on; what sees each, `python -m faults` tells."""
+    for fault in faults.FAULTS:
+        assert faults.plant(ROOT, fault)
 
 
 def test_public_docstrings_begin_with_one_sentence():

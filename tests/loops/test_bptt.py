@@ -200,11 +200,12 @@ def test_integers_in_the_carry_may_pass_through_an_outer_scan():
         return jnp.sum(ys) + jnp.sum(h)
 
     at = jnp.ones(I), jnp.asarray(np.random.default_rng(0).standard_normal((3, T, I)))
-    got, wanted = (
+    by_bptt, by_checkpointed, wanted = (
         jax.grad(functools.partial(value, loop), argnums=(0, 1))(*at)
-        for loop in (jaxrnn.bptt, jaxrnn.scan)
+        for loop in (jaxrnn.bptt, jaxrnn.checkpointed(), jaxrnn.scan)
     )
-    assert distance(got, wanted) < 1e-12
+    assert distance(by_bptt, wanted) < 1e-12
+    assert distance(by_checkpointed, wanted) < 1e-12
 
 
 def test_a_step_closes_over_traced_values_under_vmap_of_grad():
