@@ -404,7 +404,7 @@ def wrong_networks():
             jaxrnn.bidirectional, GRU, merge="sum"
         ),
         "TypeError: part: got NoneType, expected a Cell, Layer or": partial(jaxrnn.residual, None),
-        "TypeError: params: got dict, expected a tuple of 2, one a part": unnet(
+        "TypeError: params: got dict, expected a tuple of 2, one for each part": unnet(
             XS, params=GRU_PARAMS
         ),
         "TypeError: params: got a tuple of 1, expected a tuple of 2": unnet(
