@@ -118,7 +118,7 @@ def of_cells():
         ("str", lambda a, b: "x"),
         ("float64[10,3,4]", lambda a, b: jnp.concatenate([a, b])),
     ):
-        message = f"ValueError: merge: got {got}, expected arrays with the axes [5, 3] in front"
+        message = f"ValueError: merge: got {got}, expected arrays with the leading axes [5, 3]"
         cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
         yield "bidirectional", message, run(cell, jaxrnn.Directions(*params))
     yield (
