@@ -109,7 +109,7 @@ def of_cells():
     yield "stacked", key.format("NoneType"), lambda: net.init(None, I)
     yield "bidirectional", key.format("int"), lambda: both.init(3, I)
     yield "residual", key.format("int"), lambda: jaxrnn.residual(GRU).init(3, I)
-    one_each = "TypeError: params: got {}, expected a tuple of 2, one a part"
+    one_each = "TypeError: params: got {}, expected a tuple of 2, one for each part"
     yield "stacked", one_each.format("dict"), lambda: net.output(GRU_PARAMS, CARRY)
     yield "stacked", one_each.format("a tuple of 1"), lambda: net.output((GRU_PARAMS,), CARRY)
     yield "bidirectional", one_each.format("dict"), lambda: both.output(GRU_PARAMS, CARRY)
@@ -118,7 +118,7 @@ def of_cells():
         ("str", lambda a, b: "x"),
         ("float64[10,3,4]", lambda a, b: jnp.concatenate([a, b])),
     ):
-        message = f"ValueError: merge: got {got}, expected arrays with the axes [5, 3] in front"
+        message = f"ValueError: merge: got {got}, expected arrays with the leading axes [5, 3]"
         cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
         yield "bidirectional", message, run(cell, jaxrnn.Directions(*params))
     yield (
@@ -234,7 +234,9 @@ def of_sequences():
             "TypeError: step: got <lambda> (too many",
             (lambda loop=name: getattr(jaxrnn, loop)(step, None, CARRY, XS)),
         )
-    unordered = "TypeError: params: got dict (Comparator raised ...), expected an order"
+    unordered = (
+        "TypeError: params: got dict (Comparator raised ...), expected keys that can be sorted"
+    )
     yield "unroll", unordered, run(params={**GRU_PARAMS, 1: CARRY})
     for loop in (jaxrnn.scan, jaxrnn.bptt, jaxrnn.checkpointed(), jaxrnn.truncated(2)):
         call = lambda loop=loop: loop(GRU, GRU_PARAMS, "abc", XS)  # noqa: E731
@@ -278,7 +280,7 @@ def of_transforms():
     }.items():
         yield "masked", message, run(masked, xs=jaxrnn.transforms.MaskedInputs(XS, mask))
     other = jaxrnn.transforms.MaskedInputs(XS, array(T, 7, dtype=bool))
-    rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
+    rows = "ValueError: xs.mask: got the batch axes (7,), expected leading axes of"
     yield "masked", rows, run(jaxrnn.transforms.masked(plain), None, other, CARRY)
     yield (
         "masked",
@@ -402,7 +404,7 @@ def of_losses_and_training():
             message,
             run(with_loss, params, jaxrnn.transforms.StepLossInputs(XS, targets)),
         )
-    two = "TypeError: params: got {}, expected a tuple of 2, one a part"
+    two = "TypeError: params: got {}, expected a tuple of 2, one for each part"
     for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
         yield (
             "step_loss",
