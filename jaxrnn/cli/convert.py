@@ -41,7 +41,7 @@ def convert(options: Options) -> None:
             safetensors.save(target, network, params)
         else:
             _require_form("--to", options.to, network, options.to, ("dropout",))
-            data = safetensors.packed(LIBRARIES[options.to].write(network, params))
+            data = safetensors.to_bytes(LIBRARIES[options.to].write(network, params))
             target.write_bytes(data)
     count = sum(x.size for x in jax.tree.leaves(params))
     print(f"{expressions.expression_of(network)}, {count:,} parameters, saved in {target}")
@@ -66,11 +66,11 @@ def _read(source: Path, library: str) -> tuple[Any, Params]:
         return run.load_network(source, "SOURCE")
     if source.suffix == MODEL:
         node = onnx.load(source)
-        check.require(not node.how, "SOURCE", f"{[*node.how]} fixed in the model", "params alone")
+        check.require(not node.unroll_options, "SOURCE", f"{[*node.unroll_options]} fixed in the model", "params alone")
         return node.cell, node.params
     if library == "jaxrnn":
         return safetensors.load(source)
-    return LIBRARIES[library].read(safetensors.opened(source)[1])
+    return LIBRARIES[library].read(safetensors.open_file(source)[1])
 
 
 def _require_form(name: str, value: str, network: Any, library: str, maps: tuple[str, ...]) -> None:

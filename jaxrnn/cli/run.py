@@ -149,7 +149,7 @@ def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
     write the expression.
     """
     with at_fault(argument, folder / PARAMS, "a file of `jaxrnn train`"):
-        if "jaxrnn" not in interop.opened(folder / PARAMS)[0]:
+        if "jaxrnn" not in interop.open_file(folder / PARAMS)[0]:
             raise ValueError("no network is named in it: an earlier jaxrnn wrote it; train again")
         return interop.load(folder / PARAMS)
 
