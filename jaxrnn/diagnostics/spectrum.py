@@ -121,7 +121,10 @@ def jacobian_spectrum(
         check.require_key("key", key)
         q = orthogonal(key, (probes, size), flat.dtype)
     identity = jnp.eye(len(q), dtype=q.dtype)
-    start = tuple(jnp.broadcast_to(x, (*batch, *x.shape)) for x in (q, identity))
+    start = (
+        jnp.broadcast_to(q, (*batch, *q.shape)),
+        jnp.broadcast_to(identity, (*batch, *identity.shape)),
+    )
     _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
     _, (logs, steps, products) = jax.lax.scan(backward, start, (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)

@@ -56,7 +56,7 @@ COMMANDS = [
     (["train", "text", "--loop", ":::"], "--loop: got ':::', expected one of"),
     (["train", "text", "--cell", ""], "--cell: got '', expected one of"),
     (["convert"], "the following arguments are required: SOURCE, TARGET"),
-    (["convert", "old.safetensors", "x"], "path: got version None of 'old.*, expected '1', in a f"),
+    (["convert", "old.safetensors", "x"], "path: got version None of 'old.*, expected '2', in a f"),
     (["convert", "run/params.safetensors", "x", "--of", "keras"], "--of: invalid choice: 'keras'"),
     (["convert", "run", "x", "--of", "torch"], "--of: got 'torch' for the folder 'run', expected"),
     (["convert", ".", "x"], r"SOURCE: got 'params.safetensors' \(No such file.*expected a file of"),
