@@ -1,4 +1,4 @@
-"""jaxrnn: recurrent networks in JAX whose gradients one can read, trust, measure and swap."""
+"""jaxrnn: recurrent networks in JAX whose gradients you can read, trust, measure and swap."""
 
 # Nouns
 from jaxrnn.types import Cell as Cell, Layer as Layer, Loop as Loop, Network as Network
@@ -11,7 +11,7 @@ from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm, lru as lru, lstm as
 from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm as peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm
 
-# Loops: what a gradient means and costs
+# Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed
 from jaxrnn.loops import randomized as randomized, scan as scan, truncated as truncated
 
@@ -26,11 +26,12 @@ from jaxrnn.sequence import History as History, history as history
 from jaxrnn.sequence import lengths_to_mask as lengths_to_mask, unroll as unroll
 from jaxrnn.tree import shift_right as shift_right, to_time_major as to_time_major
 
-# Trust
-from jaxrnn.certify import Certificate as Certificate, certify as certify
+# Certificates
+from jaxrnn.certify import Certificate as Certificate, Comparison as Comparison
+from jaxrnn.certify import certify as certify
 from jaxrnn.certify_all import certify_all as certify_all
 
-# The rest, in namespaces
+# Namespaces
 from jaxrnn import diagnostics as diagnostics, interop as interop
 from jaxrnn import training as training, transforms as transforms
 

@@ -1,4 +1,4 @@
-"""The certificates of everything that jaxrnn brings."""
+"""The certificates of all cells and loops of jaxrnn, and of transformations around them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,26 +8,32 @@ import numpy as np
 
 from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Certificate, certify, draw_arguments
+from jaxrnn.certify import Certificate, Comparison, certify, draw_arguments
 from jaxrnn.loops import LOOPS, bptt
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 from jaxrnn.transforms.noise import add_noise
 from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, StepResult
 
-# Of `certify`: the names, the arguments and the options.
+# A call of `certify`: its argument `names`, its positional arguments, its other options.
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
-SOME_CELLS, NARROW_CELLS = ("gru", "lru"), ("elman", "gru", "lstm")
+CELLS_FOR_ALL_LOOPS = ("gru", "lru")
+CELLS_IN_BFLOAT16 = ("elman", "gru", "lstm")
 
 
 def certify_all(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, hidden_size: int = 6
 ) -> Certificate:
-    """The certificates of all `CELLS`, also as plain Steps, of all `LOOPS`, and of what wraps them.
+    """Returns the certificates of all `CELLS`, all `LOOPS`, and transformations around them.
 
-    Every cell is judged under `bptt`; under `scan`, which is the judge, and under the other loops,
-    which run these on parts of a sequence and know nothing of cells, some are; in bfloat16 too some
-    are. Then an LSTM with a mask and learned resets under every loop, and one with all noise; and a
-    stack run layer by layer, judged by `scan` over the stack as one Step.
+    The comparisons are:
+
+    - every cell under `bptt`, as a Cell and as a plain Step;
+    - two cells, a GRU and an LRU, under every loop, since the other loops run `bptt` or `scan` on
+      parts of a sequence and do not depend on the cell;
+    - three cells in bfloat16;
+    - an LSTM with a mask and learned resets under every loop;
+    - an LSTM with all kinds of noise;
+    - a stack run layer by layer, compared with `scan` over the stack as one Step.
 
     Args:
         progress: wraps the iteration, for instance `tqdm.tqdm`.
@@ -35,44 +41,52 @@ def certify_all(
     """
     check.require_callable("progress", progress, takes=1)
     check.require_int("hidden_size", hidden_size, least=1)
-    jobs = [*_of_cells(hidden_size), *_around(hidden_size)]
-    found = (certify(*args, names=names, **options) for names, args, options in progress(jobs))
-    return Certificate(tuple(row for certificate in found for row in certificate.rows))
+    jobs = [*_cell_jobs(hidden_size), *_transformation_jobs(hidden_size)]
+    rows: list[Comparison] = []
+    for names, args, options in progress(jobs):
+        rows.extend(certify(*args, names=names, **options).rows)
+    return Certificate(tuple(rows))
 
 
-def _of_cells(hidden_size: int) -> Iterator[Job]:
+def _cell_jobs(hidden_size: int) -> Iterator[Job]:
     for cell_name, make in CELLS:
         cell = make(hidden_size)
-        for name, loop in LOOPS:
-            if loop is bptt or cell_name in SOME_CELLS:
-                yield (cell_name, name), (cell,), {"loop": loop}
-        if cell_name in NARROW_CELLS:
+        for loop_name, loop in LOOPS:
+            if loop is bptt or cell_name in CELLS_FOR_ALL_LOOPS:
+                yield (cell_name, loop_name), (cell,), {"loop": loop}
+        if cell_name in CELLS_IN_BFLOAT16:
             yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow_dtype": jax.numpy.bfloat16}
-        # A method is a function that shows no parts.
-        plain, args = cell.__call__, draw_arguments(cell, np.random.default_rng(0))
-        # At one point, unlike at many draw_arguments ones, a layer norm's rounding differs from draw to draw
-        # by more than the limit, so that it takes many for a median.
-        yield (f"{cell_name}, plain", "bptt"), (plain, *args), {"num_draws": 32}
+        # A bound method is a plain Step: `bptt` cannot see the parts of the cell.
+        plain_step = cell.__call__
+        args = draw_arguments(cell, np.random.default_rng(0))
+        # All draws are near the same arguments. There, the rounding error of a layer norm varies by
+        # more than the limit from draw to draw, so that the median needs many draws.
+        yield (f"{cell_name}, plain", "bptt"), (plain_step, *args), {"num_draws": 32}
 
 
-def _around(hidden_size: int) -> Iterator[Job]:
+def _transformation_jobs(hidden_size: int) -> Iterator[Job]:
     rng = np.random.default_rng(0)
     cell = lstm(hidden_size)
     params, carry, xs = draw_arguments(cell, rng)
-    mask, reset = (jax.numpy.asarray(rng.random(xs.shape[:-1]) < chance) for chance in (0.7, 0.2))
-    marked = transforms.resettable(transforms.masked(cell), learned=True)
-    start = jax.tree.map(jax.numpy.cos, carry)
+    mask = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.7)
+    reset = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.2)
+    masked_and_reset = transforms.resettable(transforms.masked(cell), learned=True)
+    reset_params = ResetParams(params, jax.tree.map(jax.numpy.cos, carry))
+    reset_inputs = ResetInputs(MaskedInputs(xs, mask), reset)
+    for loop_name, loop in LOOPS:
+        args = masked_and_reset, reset_params, carry, reset_inputs
+        yield ("lstm, mask, resets", loop_name), args, {"loop": loop}
+
     noisy: Any = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
     noisy = transforms.zoneout(transforms.recurrent_dropout(noisy, 0.3), 0.2)
-    with_noise = add_noise(noisy, jax.random.key(0), params, carry, xs)
-    marks = ResetParams(params, start), carry, ResetInputs(MaskedInputs(xs, mask), reset)
-    for name, loop in LOOPS:
-        yield ("lstm, mask, resets", name), (marked, *marks), {"loop": loop}
-    yield ("lstm, noise", "bptt"), (noisy, with_noise[0], carry, with_noise[1]), {}
+    noisy_params, noisy_xs = add_noise(noisy, jax.random.key(0), params, carry, xs)
+    yield ("lstm, noise", "bptt"), (noisy, noisy_params, carry, noisy_xs), {}
+
     net: Any = networks.stacked(cell, networks.residual(gru(hidden_size)), layers.linear(2))
 
     def unroll(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         return sequence.unroll(step, params, xs, carry=carry, loop=loop)
 
-    layer_by_layer = {"loop": LoopAround(bptt, unroll)}
-    yield ("stack", "bptt, layer by layer"), (net, *draw_arguments(net, rng)), layer_by_layer
+    layer_by_layer = LoopAround(bptt, unroll)
+    args = net, *draw_arguments(net, rng)
+    yield ("stack", "bptt, layer by layer"), args, {"loop": layer_by_layer}

@@ -519,7 +519,7 @@ def of_diagnostics():
             {"spectrum": HORIZON},
         ),
         "TypeError: gates: got list, expected a dict": (HORIZON, {"gates": [1]}),
-        "ValueError: horizon: got that of no rows": (
+        "ValueError: horizon: got no rows": (
             HORIZON._replace(decay_rate=np.ones(0)),
             {},
         ),

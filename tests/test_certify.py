@@ -6,7 +6,7 @@ import pytest
 from helpers import with_functions
 
 import jaxrnn
-from jaxrnn.certify import Certificate, Row
+from jaxrnn import Certificate, Comparison
 
 
 def altered(**parts):
@@ -154,7 +154,7 @@ def test_it_leaves_no_global_setting_changed():
 
 
 def row(error, limit=1.0, array="xs"):
-    return Row("cell", "loop", "handwritten", "autodiff", array, error, limit)
+    return Comparison("cell", "loop", "handwritten", "autodiff", array, error, limit)
 
 
 def test_nan_is_out_and_no_rows_prove_nothing():

@@ -1,1 +1,1 @@
-"""The command line: a character model to train and sample, digits to read, the certificate."""
+"""The command line: training, sampling, inspection, conversion, and the certificate."""

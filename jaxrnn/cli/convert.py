@@ -1,4 +1,4 @@
-"""`jaxrnn convert`: the parameters of a run or a file, in the form of another library."""
+"""`jaxrnn convert`: writes the parameters of a run or a file for another library."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,42 +14,43 @@ from jaxrnn.interop import equinox, expressions, flax, haiku, onnx, safetensors,
 from jaxrnn.types import Layer, Params
 
 LIBRARIES: dict[str, Any] = {"torch": torch, "flax": flax, "haiku": haiku, "equinox": equinox}
-MODEL = ".onnx"
+ONNX_SUFFIX = ".onnx"
 
 
 def add_options(parser: Parser) -> None:
-    """The options of `jaxrnn convert`."""
-    add, names = parser.add_argument, ("jaxrnn", *LIBRARIES)
-    source = f"where `jaxrnn train` saved, a file of safetensors, or a model *{MODEL}"
+    """Adds the options of `jaxrnn convert`."""
+    add = parser.add_argument
+    names = ("jaxrnn", *LIBRARIES)
+    source = f"where `jaxrnn train` saved, a file of safetensors, or a model *{ONNX_SUFFIX}"
     add("source", type=Path, metavar="SOURCE", help=source)
-    target = f"a file of safetensors, or a model *{MODEL}; what is there is replaced"
+    target = f"a file of safetensors, or a model *{ONNX_SUFFIX}; an existing file is replaced"
     add("target", type=Path, metavar="TARGET", help=target)
-    add("--of", choices=names, default="jaxrnn", help="whose names SOURCE has")
-    add("--to", choices=names, default="jaxrnn", help="whose names TARGET gets")
+    add("--of", choices=names, default="jaxrnn", help="the library whose names SOURCE has")
+    add("--to", choices=names, default="jaxrnn", help="the library whose names TARGET gets")
 
 
 def convert(options: Options) -> None:
-    """Read a file, write another, and print what it holds; UserError if it cannot be done."""
+    """Reads a file, writes another, and prints what it contains; UserError on failure."""
     source, target = options.source, options.target
-    with _refusing("SOURCE", source, "a file or a folder that can be read"):
+    with _as_user_error("SOURCE", source, "a file or a folder that can be read"):
         network, params = _read(source, options.of)
-    with _refusing("TARGET", target, "a file that can be written"):
-        if target.suffix == MODEL:
+    with _as_user_error("TARGET", target, "a file that can be written"):
+        if target.suffix == ONNX_SUFFIX:
             _require_form("TARGET", str(target), network, "onnx", ("dropout", "linear"))
             target.write_bytes(onnx.write(network, params).SerializeToString())
         elif options.to == "jaxrnn":
             safetensors.save(target, network, params)
         else:
             _require_form("--to", options.to, network, options.to, ("dropout",))
-            data = safetensors.packed(LIBRARIES[options.to].write(network, params))
+            data = safetensors.to_bytes(LIBRARIES[options.to].write(network, params))
             target.write_bytes(data)
     count = sum(x.size for x in jax.tree.leaves(params))
     print(f"{expressions.expression_of(network)}, {count:,} parameters, saved in {target}")
 
 
 @contextlib.contextmanager
-def _refusing(name: str, path: Path, expected: str) -> Iterator[None]:
-    """Turn what can go wrong with a file into a UserError."""
+def _as_user_error(name: str, path: Path, expected: str) -> Iterator[None]:
+    """Turns any error that a file can cause into a UserError."""
     try:
         yield
     except OSError as error:
@@ -64,23 +65,35 @@ def _read(source: Path, library: str) -> tuple[Any, Params]:
         got = f"{library!r} for the folder {str(source)!r}"
         check.require(library == "jaxrnn", "--of", got, "'jaxrnn', or a file", UserError)
         return run.load_network(source, "SOURCE")
-    if source.suffix == MODEL:
+    if source.suffix == ONNX_SUFFIX:
         node = onnx.load(source)
-        check.require(not node.how, "SOURCE", f"{[*node.how]} fixed in the model", "params alone")
+        got = f"{[*node.unroll_options]} fixed in the model"
+        check.require(not node.unroll_options, "SOURCE", got, "params alone")
         return node.cell, node.params
     if library == "jaxrnn":
         return safetensors.load(source)
-    return LIBRARIES[library].read(safetensors.opened(source)[1])
+    return LIBRARIES[library].read(safetensors.open_file(source)[1])
 
 
-def _require_form(name: str, value: str, network: Any, library: str, maps: tuple[str, ...]) -> None:
-    """Raise unless a library has a form for all maps, such as an embedding, in a network."""
+def _require_form(
+    name: str, value: str, network: Any, library: str, layers: tuple[str, ...]
+) -> None:
+    """Raises a UserError if a network has layers that a library cannot write.
+
+    Args:
+        name: the argument of the command line.
+        value: the value of the argument.
+        network: a Cell or Network.
+        library: the library to write for.
+        layers: the factories of the layers that it can write, such as "dropout".
+    """
     parts = getattr(network, "parts", (network,))
-    others = [p for p in parts if isinstance(p, Layer) and p.expression_name not in maps]
+    others = [p for p in parts if isinstance(p, Layer) and p.expression_name not in layers]
     cells = [index for index, part in enumerate(parts) if not isinstance(part, Layer)]
     if others and cells:
-        which = ", ".join(map(expressions.expression_of, others))
-        call = f"jaxrnn.interop.{library}.write(network.parts[{cells[0]}], params[{cells[0]}])"
+        names = ", ".join(map(expressions.expression_of, others))
+        first = cells[0]
+        call = f"jaxrnn.interop.{library}.write(network.parts[{first}], params[{first}])"
         got = f"{value!r} for {expressions.expression_of(network)}"
-        expected = f"a network without {which}; to write a cell by itself, call {call}"
+        expected = f"a network without {names}; to write a cell by itself, call {call}"
         raise UserError(f"{name}: got {got}, expected {expected}")

@@ -1,4 +1,4 @@
-"""A text to learn from: its parts, its characters as tokens, its streams, simple rivals' scores."""
+"""A text as training data: its parts, its tokens, its streams, and scores of simple baselines."""
 
 import lzma
 from collections import Counter
@@ -10,20 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn import check
-from jaxrnn.cli.options import UserError, at_fault
+from jaxrnn.cli.options import UserError, as_user_error
 
-HELD_OUT = 20  # one part in so many, the last, is never trained on
-XZ_REACH = 2**23  # bytes; xz's usual dictionary, so that text farther back cannot help it
+HELD_OUT = 20  # the last 1/20 of the text is held out
+XZ_WINDOW = 2**23  # bytes, the default dictionary of xz: it does not use text farther back
 
 
 class Corpus(NamedTuple):
     """A text in three parts.
 
     Fields:
-        training: all but the last 5 %.
-        validation: the first half of the rest, which selects among the parameters of a training.
-        test: the second half, which has no part in the training.
-        vocabulary: every character of the text, once, in the order of their code points.
+        training: the first 95 %.
+        validation: the first half of the rest, which selects the parameters that are saved.
+        test: the second half of the rest, which training does not use.
+        vocabulary: all different characters of the text, in the order of their code points.
     """
 
     training: str
@@ -33,12 +33,12 @@ class Corpus(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Some consecutive steps of B streams.
+    """Consecutive steps of B streams.
 
     Fields:
         inputs: tokens `(T, B)`.
-        targets: tokens `(T, B)`, each the one that comes after its input.
-        first: bool, whether the streams begin here.
+        targets: tokens `(T, B)`, each the token after its input.
+        first: whether the streams begin with this segment.
     """
 
     inputs: np.ndarray
@@ -47,21 +47,19 @@ class Segment(NamedTuple):
 
 
 def read(path: Path | str | None) -> str:
-    """The text of a file; UserError if it cannot be read as UTF-8.
+    """Reads a text; UserError if it is not UTF-8.
 
-    A byte order mark is no part of the text, and each line ends with one newline, however the file
-    has it. Without a path the text is the prose of `pydoc_data.topics`, Python's own reference, in
-    its own order.
+    A byte order mark is left out, and all line ends become a single newline character. Without a
+    path, the text is `pydoc_data.topics`, Python's language reference, in the order of the module.
     """
     if path is None:
         return "\n".join(topics.topics.values())
-    with at_fault("--text", path, "a readable file of UTF-8 text"):
-        text = Path(path).read_text("utf-8-sig")
-    return text
+    with as_user_error("--text", path, "a readable file of UTF-8 text"):
+        return Path(path).read_text("utf-8-sig")
 
 
 def split(text: str, batch_size: int, segment_length: int) -> Corpus:
-    """The three parts; UserError if any is too short for one segment."""
+    """Splits a text into its three parts; UserError if a part is too short for one segment."""
     cut = len(text) - len(text) // HELD_OUT
     held_out = text[cut:]
     half = len(held_out) // 2
@@ -75,22 +73,28 @@ def split(text: str, batch_size: int, segment_length: int) -> Corpus:
 
 
 def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
-    """Tokens int32 `(T,)`, places in the vocabulary; UserError with that name if any has none."""
+    """Returns tokens int32 `(T,)`, the indices of characters in the vocabulary.
+
+    Raises a UserError about the argument `name` if a character is not in the vocabulary.
+    """
     unknown = sorted(set(text) - set(vocabulary))
     expected = "only characters that the model was trained on"
     check.require(not unknown, name, ", ".join(map(repr, unknown)), expected, UserError)
-    # Each character as a number, which orders them as Python does.
-    known, points = (np.frombuffer(part.encode("utf-32-le"), "<u4") for part in (vocabulary, text))
-    return np.searchsorted(known, points).astype(np.int32)
+
+    def code_points(text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+    return np.searchsorted(code_points(vocabulary), code_points(text)).astype(np.int32)
 
 
 def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segment]:
-    """Without end, segment after segment of B streams of equal length cut out of the tokens.
+    """Yields segments of B streams without end; the streams are consecutive parts of the tokens.
 
-    At the end of the streams they begin again; what does not fill a segment is left out.
+    After their end, the streams begin again. Tokens that do not fill a segment are left out.
     """
     size = (len(tokens) - 1) // batch_size
-    inputs, targets = (tokens[i:][: batch_size * size].reshape(batch_size, -1).T for i in (0, 1))
+    inputs = tokens[: batch_size * size].reshape(batch_size, -1).T
+    targets = tokens[1 : 1 + batch_size * size].reshape(batch_size, -1).T
     while True:
         for start in range(0, size - length + 1, length):
             steps = slice(start, start + length)
@@ -98,17 +102,17 @@ def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segme
 
 
 def unigram_bits(corpus: Corpus) -> float:
-    """Bits per character of the test part for a model that knows how often each occurs in training.
+    """Returns bits per character of the test part under the character frequencies of the training.
 
-    Every character of the vocabulary counts once more than it occurs, so that none is impossible.
+    One is added to the count of every character of the vocabulary, so that none is impossible.
     """
     counts = Counter(corpus.training + corpus.vocabulary)
-    frequencies = np.array([counts[one] for one in corpus.test]) / counts.total()
+    frequencies = np.array([counts[character] for character in corpus.test]) / counts.total()
     return float(np.mean(np.log2(1 / frequencies)))
 
 
 def xz_bits(corpus: Corpus) -> float:
-    """Bits that xz adds per character of the test part when it has the training text in front."""
-    before = corpus.training.encode()[-XZ_REACH:]
+    """Returns the bits that xz needs per character of the test part, after the training text."""
+    before = corpus.training.encode()[-XZ_WINDOW:]
     added = len(lzma.compress(before + corpus.test.encode())) - len(lzma.compress(before))
     return added * 8 / len(corpus.test)

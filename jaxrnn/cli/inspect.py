@@ -1,4 +1,4 @@
-"""`jaxrnn inspect` and `jaxrnn story`: what a gradient looks like, and why it vanishes at all."""
+"""`jaxrnn inspect` diagnoses a gradient; `jaxrnn story` draws why gradients vanish."""
 
 import contextlib
 import functools
@@ -19,19 +19,19 @@ from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.types import Params
 
 TASKS = {"text": text, "digits": digits}
-BATCH_SIZE = 4  # of the noise that a cell is fed with
-STEPS = 100  # of the story
-DIRECTIONS = 32  # of the state, at most, that are followed through time
-STAGES = 6  # of an inspection, each shown on the progress bar while it runs
+BATCH_SIZE = 4  # rows of noise as inputs of a cell
+STORY_STEPS = 100  # time steps of the story
+MAX_PROBES = 32  # the largest number of directions for the Jacobian spectrum
+NUM_STAGES = 6  # stages of an inspection, on the progress bar
 
 
 class LayerReport(NamedTuple):
-    """What is found of one recurrent layer.
+    """The diagnostics of one recurrent layer.
 
     Fields:
-        spectrum: of the Jacobians of its steps.
-        reach: how far back it sees.
-        gates: how many of their values are saturated.
+        spectrum: the Jacobian spectrum.
+        horizon: the memory horizon.
+        gates: the saturation of the gates.
         terms: what each step adds to the gradient of its parameters.
     """
 
@@ -42,29 +42,36 @@ class LayerReport(NamedTuple):
 
 
 def add_options(parser: options.Parser) -> None:
-    """The options of `jaxrnn inspect`."""
-    add, size = parser.add_argument, options.whole(1)
+    """Adds the options of `jaxrnn inspect`."""
+    add, count = parser.add_argument, options.whole_number(1)
     cells = f"where `jaxrnn train` saved, or one of {options.CELL_NAMES}"
     add("what", metavar="FOLDER_OR_CELL", help=cells)
-    add("--hidden-size", type=size, default=64, metavar="N", help="features of a cell")
-    add("--steps", type=size, default=100, metavar="N", help="of noise that a cell is fed with")
+    add("--hidden-size", type=count, default=64, metavar="N", help="features of a cell")
+    add(
+        "--steps",
+        type=count,
+        default=100,
+        metavar="N",
+        help="length of the noise that a cell reads",
+    )
     add_out(parser, "gradient.png")
 
 
 def add_out(parser: options.Parser, default: str) -> None:
-    """The option of where a picture goes."""
-    what, known = "of a picture: png, svg, pdf", sorted(FigureCanvasBase.get_supported_filetypes())
-    expected = f"a name that ends in one of {', '.join(known)}"
-    picture = options.kind(Path, lambda path: path.suffix.lower()[1:] in known, expected)
-    parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=what)
+    """Adds the option `--out`, the file of a picture."""
+    suffixes = sorted(FigureCanvasBase.get_supported_filetypes())
+    expected = f"a name that ends in one of {', '.join(suffixes)}"
+    picture = options.option_type(Path, lambda path: path.suffix.lower()[1:] in suffixes, expected)
+    about = "file for the picture: png, svg, pdf"
+    parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=about)
 
 
-def inspect(chosen: options.Options) -> None:
-    """Print where a number is not finite, or else the verdict, and draw what it rests on."""
-    figures.require_writable(chosen.out)
-    what = Path(chosen.what)
-    loss, params = _of_run(what) if what.is_dir() else _of_cell(chosen)
-    with tqdm(total=STAGES, unit="stage") as bar:
+def inspect(args: options.Options) -> None:
+    """Prints the first number that is not finite, or else a diagnosis, and draws its numbers."""
+    figures.require_writable(args.out)
+    source = Path(args.what)
+    loss, params = _of_run(source) if source.is_dir() else _of_cell(args)
+    with tqdm(total=NUM_STAGES, unit="stage") as bar:
 
         @contextlib.contextmanager
         def stage(name: str) -> Iterator[None]:
@@ -73,132 +80,137 @@ def inspect(chosen: options.Options) -> None:
             bar.update()
 
         with stage("finite numbers"):
-            birthplace = jaxrnn.diagnostics.locate_nonfinite(loss, params)
-            got = f"{chosen.what!r} ({birthplace})"
-            fits = birthplace is None
-            check.require(fits, "FOLDER_OR_CELL", got, "finite numbers", options.UserError)
-        with stage("spectrum"):
-            found = [_of_layer(*call) for call in _calls(loss, params)]
+            nonfinite = jaxrnn.diagnostics.locate_nonfinite(loss, params)
+            got = f"{args.what!r} ({nonfinite})"
+            is_finite = nonfinite is None
+            check.require(is_finite, "FOLDER_OR_CELL", got, "finite numbers", options.UserError)
+        with stage("Jacobian spectrum"):
+            reports = [_inspect_layer(*call) for call in _loop_calls(loss, params)]
         with stage("gradient flow"):
             norms = jax.jit(functools.partial(jaxrnn.diagnostics.gradient_flow, loss))(params).norms
-        with stage("contributions"):
+        with stage("per-step gradients"):
             terms = jax.jit(functools.partial(jaxrnn.diagnostics.per_step_gradients, loss))(params)
-            layers = [LayerReport(*x, of_x) for x, of_x in zip(found, terms, strict=True)]
+            layers = [LayerReport(*x, term) for x, term in zip(reports, terms, strict=True)]
         with stage("truncation"):
+            truncation_bias = functools.partial(jaxrnn.diagnostics.truncation_bias, loss, params)
             biases = {
-                f"truncated({arguments})": jaxrnn.diagnostics.truncation_bias(
-                    loss, params, make=make
-                )
-                for arguments, make in (("k", jaxrnn.truncated), ("k, 2k", _twice))
+                "truncated(k)": truncation_bias(make=jaxrnn.truncated),
+                "truncated(k, 2k)": truncation_bias(make=lambda k: jaxrnn.truncated(k, 2 * k)),
             }
         with stage("picture"):
-            figures.save(_picture(norms, layers, biases), chosen.out, dpi=100)
+            figures.save(_picture(norms, layers, biases), args.out, dpi=100)
     for number, layer in enumerate(layers):
         if len(layers) > 1:
             print(f"recurrent layer {number}:")
         print(diagnose(layer.horizon, spectrum=layer.spectrum, gates=layer.gates))
-    print(f"drawn in {chosen.out}")
+    print(f"drawn in {args.out}")
 
 
-def _calls(loss: Callable[..., jax.Array], params: Params) -> list[Any]:
-    """What a loss gives to its loop, `(step, params, carry, xs)` for each recurrent layer."""
-    calls: list[Any] = []  # outside jit, so that the arrays can be kept
+def _loop_calls(loss: Callable[..., jax.Array], params: Params) -> list[Any]:
+    """Returns the arguments `(step, params, carry, xs)` of each call of a loss's loop.
 
-    def noting(*call: Any) -> Any:
+    The loss runs outside jit, so that the arguments are arrays.
+    """
+    calls: list[Any] = []
+
+    def record(*call: Any) -> Any:
         calls.append(call)
         return jaxrnn.bptt(*call)
 
-    loss(params, loop=noting)
+    loss(params, loop=record)
     return calls
 
 
-def _of_layer(step: Any, params: Params, carry: Any, xs: Any) -> tuple[Any, Any, Any]:
-    """The spectrum, the reach and the saturation of a layer."""
-    key = jax.random.key(0)
-    find = functools.partial(jaxrnn.diagnostics.jacobian_spectrum, step, probes=DIRECTIONS, key=key)
-    found = jax.jit(find)(params, carry, xs)
-    gates = jaxrnn.diagnostics.saturation(jaxrnn.history(step, params, xs, carry=carry)[0])
-    return found, jaxrnn.diagnostics.memory_horizon(found), gates
-
-
-def _twice(k: int) -> jaxrnn.Loop:
-    return jaxrnn.truncated(k, 2 * k)
+def _inspect_layer(step: Any, params: Params, carry: Any, xs: Any) -> tuple[Any, Any, Any]:
+    """Returns the Jacobian spectrum, the memory horizon and the saturation of a layer."""
+    jacobian_spectrum = functools.partial(
+        jaxrnn.diagnostics.jacobian_spectrum, step, probes=MAX_PROBES, key=jax.random.key(0)
+    )
+    spectrum = jax.jit(jacobian_spectrum)(params, carry, xs)
+    states, _ = jaxrnn.history(step, params, xs, carry=carry)
+    gates = jaxrnn.diagnostics.saturation(states)
+    return spectrum, jaxrnn.diagnostics.memory_horizon(spectrum), gates
 
 
 def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
-    """A row of panels for all layers together, and one for each layer."""
+    """Draws a row of panels for all layers together, and a row for each layer."""
     names = ["this layer"] if len(layers) == 1 else [f"layer {i}" for i in range(len(layers))]
     rows = 1 + len(layers)
     figure = Figure(figsize=(18, 4.5 * rows), layout="constrained")
     axes = figure.subplots(rows, 3)
     plots.plot_gradient_flow(axes[0, 0], norms)
-    reaches = {name: layer.horizon for name, layer in zip(names, layers, strict=True)}
-    plots.plot_memory_horizon(axes[0, 1], reaches)
+    horizons = {name: layer.horizon for name, layer in zip(names, layers, strict=True)}
+    plots.plot_memory_horizon(axes[0, 1], horizons)
     plots.plot_truncation_bias(axes[0, 2], biases)
     for name, layer, (left, middle, right) in zip(names, layers, axes[1:], strict=True):
         plots.plot_per_step_gradients(left, layer.terms)
         plots.plot_jacobian_spectrum(middle, layer.spectrum)
         plots.plot_saturation(right, layer.gates)
-        for ax in (left, middle, right) if len(layers) > 1 else ():
-            ax.set_title(f"{name}: {ax.get_title()}")
+        if len(layers) > 1:
+            for ax in (left, middle, right):
+                ax.set_title(f"{name}: {ax.get_title()}")
     return figure
 
 
-def story(chosen: options.Options) -> None:
-    """Draw the textbook's argument on networks that have learned nothing yet, and near rest."""
-    figures.require_writable(chosen.out)
+def story(args: options.Options) -> None:
+    """Draws why gradients vanish, on untrained networks with states close to zero."""
+    figures.require_writable(args.out)
     size = 32
-    xs = 1e-6 * jax.random.normal(jax.random.key(1), (STEPS, BATCH_SIZE, size))
+    xs = 1e-6 * jax.random.normal(jax.random.key(1), (STORY_STEPS, BATCH_SIZE, size))
 
-    def started(cell: jaxrnn.Cell, radius: float) -> Params:
+    def params_with_radius(cell: jaxrnn.Cell, radius: float) -> Params:
         params = cell.init(jax.random.key(0), size)
         return {**params, "w_h": radius * params["w_h"]}
 
     def horizon(cell: jaxrnn.Cell, radius: float = 1.0) -> Any:
-        found = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell))
-        return jaxrnn.diagnostics.memory_horizon(
-            found(started(cell, radius), cell.initial_carry((BATCH_SIZE,)), xs)
-        )
+        jacobian_spectrum = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell))
+        params, carry = params_with_radius(cell, radius), cell.initial_carry((BATCH_SIZE,))
+        return jaxrnn.diagnostics.memory_horizon(jacobian_spectrum(params, carry, xs))
+
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
 
     rnn = jaxrnn.elman(size)
-    figure = Figure(figsize=(16, 4.5), layout="constrained")
-    axes = figure.subplots(1, 3)
-    radii = {f"tanh RNN, radius {r}": horizon(rnn, r) for r in (0.9, 1.0, 1.1)}
-    plots.plot_memory_horizon(axes[0], radii).set_title(
-        "A product of Jacobians vanishes or explodes"
-    )
+    horizons = {f"tanh RNN, radius {r}": horizon(rnn, r) for r in (0.9, 1.0, 1.1)}
+    plots.plot_memory_horizon(left, horizons)
+    left.set_title("A product of Jacobians vanishes or explodes")
+
     loops: dict[str, jaxrnn.Loop] = {
         "bptt": jaxrnn.bptt,
-        **{f"truncated({k})": jaxrnn.truncated(k) for k in (50, 25)},
+        "truncated(50)": jaxrnn.truncated(50),
+        "truncated(25)": jaxrnn.truncated(25),
     }
-    loss, params = _last(rnn, xs), started(rnn, 0.9)
-    flows = [
-        jaxrnn.diagnostics.gradient_flow(loss, params, loop=loop).norms[0]
-        for loop in loops.values()
-    ]
-    plots.plot_gradient_flow(axes[1], flows, "").set_title(
-        "Truncation drops what lies before its cut"
-    )
-    axes[1].set_yticks(range(len(loops)), [*loops])
-    cells = {f"LSTM, forget bias {b}": jaxrnn.lstm(size, forget_bias=b) for b in (1.0, 3.0, 5.0)}
-    small = {name: horizon(cell, 0.2) for name, cell in {"tanh RNN": rnn, **cells}.items()}
-    plots.plot_memory_horizon(axes[2], small).set_title("At radius 0.2 an LSTM has its forget gate")
-    figures.save(figure, chosen.out, dpi=100)
-    print(f"drawn in {chosen.out}")
+    loss, params = _sum_of_last_outputs(rnn, xs), params_with_radius(rnn, 0.9)
+    norms: list[jax.Array] = []
+    for loop in loops.values():
+        norms += jaxrnn.diagnostics.gradient_flow(loss, params, loop=loop).norms
+    plots.plot_gradient_flow(middle, norms, label="")
+    middle.set_title("Truncation drops what lies before its cut")
+    middle.set_yticks(range(len(loops)), [*loops])
+
+    cells: dict[str, jaxrnn.Cell] = {"tanh RNN": rnn}
+    for bias in (1.0, 3.0, 5.0):
+        cells[f"LSTM, forget bias {bias}"] = jaxrnn.lstm(size, forget_bias=bias)
+    plots.plot_memory_horizon(right, {name: horizon(cell, 0.2) for name, cell in cells.items()})
+    right.set_title("At radius 0.2 an LSTM has its forget gate")
+
+    figures.save(figure, args.out, dpi=100)
+    print(f"drawn in {args.out}")
 
 
 def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
-    """The loss of a run that was saved, on its example, and its parameters."""
+    """Returns the loss of a saved run on its example, and the parameters of the run."""
     return TASKS[run.load_options(folder, *TASKS).task].example_loss(folder)
 
 
-def _of_cell(chosen: options.Options) -> tuple[Callable[..., jax.Array], Params]:
-    """The sum of the last outputs of a cell as it starts, fed with noise; and its parameters."""
-    cell, size = options.cell_named(chosen.what, chosen.hidden_size), chosen.hidden_size
-    xs = jax.random.normal(jax.random.key(1), (chosen.steps, BATCH_SIZE, size))
-    return _last(cell, xs), cell.init(jax.random.key(0), size)
+def _of_cell(args: options.Options) -> tuple[Callable[..., jax.Array], Params]:
+    """Returns a loss of a cell on noise, and the initial parameters of the cell."""
+    size = args.hidden_size
+    cell = options.cell_named(args.what, size)
+    xs = jax.random.normal(jax.random.key(1), (args.steps, BATCH_SIZE, size))
+    return _sum_of_last_outputs(cell, xs), cell.init(jax.random.key(0), size)
 
 
-def _last(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:
-    """The loss that is the sum of a cell's last outputs."""
+def _sum_of_last_outputs(cell: jaxrnn.Cell, xs: jax.Array) -> Callable[..., jax.Array]:
+    """Returns the loss `(params, loop) -> sum of the cell's last outputs`."""
     return lambda params, loop: jaxrnn.unroll(cell, params, xs, loop=loop)[1][-1].sum()

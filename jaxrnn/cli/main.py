@@ -1,4 +1,4 @@
-"""The command `jaxrnn`: what one can ask for, and what it answers when that cannot be done."""
+"""The command `jaxrnn`: its subcommands and its exit codes."""
 
 import contextlib
 import sys
@@ -24,10 +24,13 @@ DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, `sys.argv` unless given, and return its exit code.
+    """Runs the command line and returns its exit code.
 
-    0 when done; 1 for a certificate with a comparison out of limits; 2, with one line on stderr,
-    where what was asked for cannot be done; 130 after Ctrl-C.
+    The exit code is 0 on success; 1 for a certificate with a comparison out of limits; 2, with one
+    line on stderr, for an error that the user can correct; 130 after Ctrl-C.
+
+    Args:
+        arguments: the arguments of the command. Defaults to `sys.argv`.
     """
     try:
         options = parser().parse_args(arguments)
@@ -44,46 +47,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: Options) -> None:
-    """Train on all devices that are asked for."""
-    with contextlib.suppress(RuntimeError):  # JAX has started, with the devices it has
+    """Runs `jaxrnn train` with the number of devices in the options."""
+    with contextlib.suppress(RuntimeError):  # JAX has already started with its devices
         jax.config.update("jax_num_cpu_devices", options.devices)
     inspect.TASKS[options.task].train(options)
 
 
 def certify(options: Options) -> int:
-    """Print the certificates, the worst comparison of each, and answer by the exit code."""
+    """Runs `jaxrnn certify`: prints the worst comparison of each certificate."""
     certificate = jaxrnn.certify_all(progress=lambda jobs: tqdm(jobs, unit="loop"))
     print(certificate.worst())
     return DONE if certificate.ok else OUT_OF_LIMITS
 
 
-COMMANDS: dict[str, Callable[[Options], Any]] = {"train": train, "certify": certify}
-COMMANDS |= {"inspect": inspect.inspect, "story": inspect.story}
-COMMANDS |= {"sample": text.sample, "convert": convert.convert}
+COMMANDS: dict[str, Callable[[Options], Any]] = {
+    "train": train,
+    "certify": certify,
+    "inspect": inspect.inspect,
+    "story": inspect.story,
+    "sample": text.sample,
+    "convert": convert.convert,
+}
 
 
 def parser() -> Parser:
-    """All commands with their options."""
+    """Returns the parser of all commands."""
     top = Parser(prog="jaxrnn", description=jaxrnn.__doc__)
     top.add_argument("--version", action="version", version=jaxrnn.__version__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, about: str, among: Any = commands) -> Parser:
-        return among.add_parser(name, help=about, description=about)
+    def add(name: str, about: str, group: Any = commands) -> Parser:
+        return group.add_parser(name, help=about, description=about)
 
-    about = "train a model and save all of it in a folder, with the history of its training"
-    train = command("train", about)
+    about = "train a model and save it in a folder, with the history of its training"
+    train = add("train", about)
     tasks = train.add_subparsers(dest="task", metavar="TASK", required=True)
     for name, task in inspect.TASKS.items():
-        task.add_train_options(command(name, task.ABOUT, tasks))
-    about = "let a trained text model write, one streamed step for each character"
-    text.add_sample_options(command("sample", about))
-    about = "say where a gradient vanishes, explodes or is no number, and draw it"
-    inspect.add_options(command("inspect", about))
-    about = "draw why gradients vanish, what truncation drops, what an LSTM does instead"
-    inspect.add_out(command("story", about), "story.png")
-    about = "turn a run or a file of parameters into a file of another library or a model of ONNX"
-    convert.add_options(command("convert", about))
+        task.add_train_options(add(name, task.ABOUT, tasks))
+    about = "generate text with a trained text model, character by character"
+    text.add_sample_options(add("sample", about))
+    about = "report and draw where a gradient vanishes, explodes or is not finite"
+    inspect.add_options(add("inspect", about))
+    about = "draw why gradients vanish, what truncation drops, and what an LSTM changes"
+    inspect.add_out(add("story", about), "story.png")
+    about = "convert a run or a file of parameters to another library or to an ONNX model"
+    convert.add_options(add("convert", about))
     about = "compare the gradients of all cells and loops with autodiff and finite differences"
-    command("certify", about)
+    add("certify", about)
     return top

@@ -1,4 +1,4 @@
-"""What the command line understands: its kinds of option, its parser, errors one can read."""
+"""The parser of the command line, the types of its options, and its errors."""
 
 import argparse
 import contextlib
@@ -9,101 +9,109 @@ from typing import Any, NoReturn
 
 from jaxrnn import CELLS, LOOPS, Cell, Layer, Loop, checkpointed, dropout, truncated
 
-Options = argparse.Namespace  # those of one run of a command
-MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
+Options = argparse.Namespace  # the parsed options of a command
+CELL_MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
 LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
     "truncated": truncated,
     "checkpointed": lambda levels, loop: checkpointed(levels=levels, loop=loop),
 }
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-CELL_NAMES = ", ".join(MAKERS)
-# K, the steps of a segment, and, if another number follows, of a window; or the levels.
+CELL_NAMES = ", ".join(CELL_MAKERS)
+# K is the number of steps of a segment and K2 of a window; for `checkpointed` K is the levels.
 LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:K"))
 
 
 class UserError(argparse.ArgumentTypeError):
-    """What the user got wrong, in one line: the argument, what came, what was expected.
+    """An error that the user can correct: one line "argument: got …, expected …".
 
-    A kind of option leaves the argument's name out; argparse puts it in front.
+    The type of an option leaves the name of the argument out, since argparse adds it.
     """
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with options expression_of out, defaults in the help, and a UserError for each error."""
+    """An ArgumentParser that shows defaults, refuses abbreviations, and raises UserErrors."""
 
     def __init__(self, **settings: Any) -> None:
-        """Take argparse's own settings."""
+        """Takes the settings of `argparse.ArgumentParser`."""
         formatter = argparse.ArgumentDefaultsHelpFormatter
         super().__init__(**settings, allow_abbrev=False, formatter_class=formatter)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print with a usage text around it."""
+        """Raises the message that argparse would print with a usage text."""
         raise UserError(message.removeprefix("argument "))
 
 
-# What reading a file that is missing, damaged or of something else can raise.
-FAULTS = OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+# The errors of reading a file that is missing, damaged or of another format.
+FILE_ERRORS = OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
 
 
 @contextlib.contextmanager
-def at_fault(name: str, path: Path | str, expected: str) -> Iterator[None]:
-    """Say of any failure within, if a file can be the cause, that this argument's is."""
+def as_user_error(name: str, path: Path | str, expected: str) -> Iterator[None]:
+    """Turns any error in the block that a file can cause into a UserError about the argument."""
     try:
         yield
-    except (*FAULTS, UserError) as error:
-        said = getattr(error, "strerror", None) or error
+    except (*FILE_ERRORS, UserError) as error:
+        reason = getattr(error, "strerror", None) or error
         if isinstance(error, UnicodeDecodeError):
-            said = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise UserError(f"{name}: got {str(path)!r} ({said}), expected {expected}") from None
+            reason = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise UserError(f"{name}: got {str(path)!r} ({reason}), expected {expected}") from None
 
 
-def kind(convert: type, fits: Callable[..., Any], expected: str) -> Callable[[str], Any]:
-    """The kind of option that `convert` reads from a text and that fits."""
+def option_type(convert: type, fits: Callable[..., Any], expected: str) -> Callable[[str], Any]:
+    """Returns the type of an option, for the argument `type` of argparse.
 
-    def value(text: str) -> Any:
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # no number, or K2 below K1
-            if fits(value := convert(text)):
+    Args:
+        convert: from the text to the value.
+        fits: whether a value is valid.
+        expected: what a valid value is, for the error.
+    """
+
+    def parse(text: str) -> Any:
+        # For instance, the text is not a number, or K2 is below K1.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            value = convert(text)
+            if fits(value):
                 return value
         raise UserError(f"got {text!r}, expected {expected}")
 
-    return value
+    return parse
 
 
-def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """The kind of option that is a whole number from least to most."""
-    return kind(int, lambda n: least <= n <= most, f"a whole number from {least} to {most}")
+def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Returns the type of an option that is a whole number from `least` to `most`."""
+    return option_type(int, lambda n: least <= n <= most, f"a whole number from {least} to {most}")
 
 
-positive = kind(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
-rate = kind(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-some_text = kind(str, bool, "at least one character")
-cell_name = kind(str, MAKERS.__contains__, f"one of {CELL_NAMES}")
+positive = option_type(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
+rate = option_type(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+some_text = option_type(str, bool, "at least one character")
+cell_name = option_type(str, CELL_MAKERS.__contains__, f"one of {CELL_NAMES}")
 
 
 def cell_named(name: str, hidden_size: int) -> Cell:
-    """The cell of that name in `CELLS`; UserError if there is none."""
-    return MAKERS[cell_name(name)](hidden_size)
+    """Returns the cell with a name in `CELLS`; UserError if there is none."""
+    return CELL_MAKERS[cell_name(name)](hidden_size)
 
 
 def recurrent_layers(
     cell_name: str, hidden_size: int, layers: int, dropout_rate: float
 ) -> list[Cell | Layer]:
-    """The parts of a stack: cells one after another, each with dropout on its outputs, if any."""
+    """Returns the parts of a stack: cells, each followed by dropout if the rate is not zero."""
     cell = cell_named(cell_name, hidden_size)
     layer: list[Cell | Layer] = [cell, dropout(dropout_rate)] if dropout_rate else [cell]
     return layer * layers
 
 
 def loop_named(name: str) -> Loop:
-    """The loop of that name in `LOOPS`, `truncated:K1[:K2][:LOOP]` or `checkpointed:LEVELS`.
+    """Returns the loop with a name in `LOOPS`, `truncated:K1[:K2][:LOOP]` or `checkpointed:LEVELS`.
 
-    UserError if there is none.
+    Raises a UserError if there is none.
     """
-    return _loop(loop_name(name))
+    return _parse_loop(loop_name(name))
 
 
-def _loop(name: str) -> Loop:
+def _parse_loop(name: str) -> Loop:
     if name in PLAIN_LOOPS:
         return PLAIN_LOOPS[name]
     family, *rest = name.split(":")
@@ -111,4 +119,4 @@ def _loop(name: str) -> Loop:
     return LOOP_MAKERS[family](*map(int, rest), loop=PLAIN_LOOPS[inner])
 
 
-loop_name = kind(str, _loop, f"one of {LOOP_NAMES} with K at least 1")
+loop_name = option_type(str, _parse_loop, f"one of {LOOP_NAMES} with K at least 1")

@@ -1,16 +1,19 @@
-"""The folder of a run: all that `sample`, `inspect` and `convert` need, whole or not at all.
+"""The folder of a run, with everything that `sample`, `inspect` and `convert` need.
+
+A run is written as a whole or not at all:
 
 params.safetensors   the parameters and the expression of their network (`interop.safetensors`)
-options.json         how it was trained; of a text also the vocabulary
-example.safetensors  a batch that was not trained on, for `inspect`
+options.json         the options of the training; for a text also the vocabulary
+example.safetensors  a batch of the validation part, for `inspect`
 history.csv          the metrics of each update
-validation.csv       the metrics on the validation part, every so many updates
+validation.csv       the metrics of each evaluation on the validation part
 curve.png            a picture of both
 """
 
 import contextlib
 import csv
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -25,18 +28,19 @@ from matplotlib.figure import Figure
 
 from jaxrnn import check
 from jaxrnn.cli import figures
-from jaxrnn.cli.options import Options, UserError, at_fault
+from jaxrnn.cli.options import Options, UserError, as_user_error
 from jaxrnn.interop import safetensors as interop
 from jaxrnn.types import Params
 
 try:
     import fcntl
-except ModuleNotFoundError:  # not on Windows, where two trainings are told apart at the end only
+except ModuleNotFoundError:  # Windows has no locks; there, only `save` detects another training
     fcntl = None  # type: ignore[assignment]
 
-Rows = Sequence[Mapping[str, int | float]]  # of a table, each with the same columns
+Rows = Sequence[Mapping[str, int | float]]  # of a table; all rows have the same columns
 Arrays = Mapping[str, np.ndarray]
-Stamps = Mapping[str, tuple[int, ...]]  # of the files of a run, by name; they change with a file
+# By the name of a file of a run: numbers that change when the file is replaced.
+Stamps = Mapping[str, tuple[int, ...]]
 
 FILES = (
     "params.safetensors",
@@ -48,20 +52,20 @@ FILES = (
 )
 PARAMS, OPTIONS, EXAMPLE, HISTORY, VALIDATION, CURVE = FILES
 
-# Says of any failure within that it is the fault of this file: missing, damaged or another.
-reading = functools.partial(at_fault, "FOLDER", expected="a file of `jaxrnn train`")
+# Turns any error of reading a file of a run into a UserError about the argument FOLDER.
+reading = functools.partial(as_user_error, "FOLDER", expected="a file of `jaxrnn train`")
 
 
 class Run(NamedTuple):
-    """What a run leaves behind.
+    """The results of a training.
 
     Fields:
-        network: a Network that jaxrnn's factories made.
-        params: its parameters.
-        options: all options of the command, and whatever else is needed to use the network.
-        example: the arrays of a batch that was not trained on, by name.
-        history: a row for each update.
-        validation: a row for each evaluation on the validation part.
+        network: a Network made by jaxrnn's factories.
+        params: the parameters of the network.
+        options: all options of the command, and any other value that is needed to use the network.
+        example: the arrays of a batch of the validation part, by name.
+        history: the metrics of each update.
+        validation: the metrics of each evaluation on the validation part.
         curve: a picture of both.
     """
 
@@ -75,23 +79,25 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def reserved(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
-    """Make the folder, and keep other trainings out of it until the `with` block ends.
+def reserve(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
+    """Makes the folder, and locks it against other trainings until the `with` block ends.
 
-    Yields what `save` needs to know: the files of the run that may be overwritten.
+    Yields the stamps of the files that `save` may overwrite.
 
     Raises:
-        UserError: if nothing can be written there, if another training has the folder, and if
-            there is a run in it already, unless that may be overwritten. A file of somebody else
-            is never replaced.
+        UserError: if the folder cannot be written; if another training has locked it; if it holds a
+            run, unless `overwrite` is True; if it holds some files with the names of a run, but not
+            a whole run.
     """
-    with contextlib.ExitStack() as held:
-        with at_fault("--out", folder, "a folder that can be written"):
+    with contextlib.ExitStack() as stack:
+        with as_user_error("--out", folder, "a folder that can be written"):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             if fcntl is not None:
                 descriptor = os.open(folder, os.O_RDONLY)
-                held.callback(os.close, descriptor)  # which unlocks it, as the process's end does
+                stack.callback(
+                    os.close, descriptor
+                )  # closing unlocks, as does the end of the process
         if fcntl is not None:
             _lock(descriptor, folder)
         stamps = _stamps(folder)
@@ -106,10 +112,10 @@ def reserved(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
 
 
 def save(folder: Path, run: Run, replaced: Stamps) -> Path:
-    """Write all files of a run, then let them take their places; returns the folder.
+    """Writes all files of a run, moves them to the folder, and returns the folder.
 
-    If another run was saved there since `reserved` saw the files `replaced`, the other run stays as
-    it is, and this one goes to a new folder beside it.
+    If another run was saved there since `reserve` returned the stamps `replaced`, that run is kept
+    and this one is moved to a new folder next to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
@@ -127,39 +133,39 @@ def save(folder: Path, run: Run, replaced: Stamps) -> Path:
         figures.save(run.curve, unfinished / CURVE, dpi=150)
         target = folder
         if _stamps(folder).items() - replaced.items():
-            target = _new_folder_beside(folder)
-        _take_places(unfinished, target)
+            target = _make_sibling(folder)
+        _move_files(unfinished, target)
     return target
 
 
 def load_options(folder: Path, *tasks: str) -> Options:
-    """The options of a run of one of these tasks; UserError if there is no such run."""
+    """Returns the options of a run of one of these tasks; UserError if there is no such run."""
     with reading(folder / OPTIONS):
         options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
-    found, wanted = getattr(options, "task", None), " or ".join(map(repr, tasks))
-    got = f"{str(folder)!r} of the task {found!r}"
-    check.require(found in tasks, "FOLDER", got, f"the task {wanted}", UserError)
+    task = getattr(options, "task", None)
+    got, expected = f"{str(folder)!r} of the task {task!r}", " or ".join(map(repr, tasks))
+    check.require(task in tasks, "FOLDER", got, f"the task {expected}", UserError)
     return options
 
 
 def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
-    """The network of a run, made from the expression in its file, and its parameters.
+    """Returns the network of a run and its parameters.
 
-    UserError, naming the argument, if the file is missing, damaged, or of a jaxrnn that did not
-    write the expression.
+    Raises a UserError about the argument if the file is missing or damaged, or if it was written by
+    an earlier jaxrnn and has no expression of the network.
     """
-    with at_fault(argument, folder / PARAMS, "a file of `jaxrnn train`"):
-        if "jaxrnn" not in interop.opened(folder / PARAMS)[0]:
+    with as_user_error(argument, folder / PARAMS, "a file of `jaxrnn train`"):
+        if "jaxrnn" not in interop.open_file(folder / PARAMS)[0]:
             raise ValueError("no network is named in it: an earlier jaxrnn wrote it; train again")
         return interop.load(folder / PARAMS)
 
 
 def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
-    """The arrays of the batch to inspect, by names and dtypes; UserError if they are not there."""
+    """Returns arrays of the example, given names and dtypes; UserError if there are none such."""
     with reading(folder / EXAMPLE):
         try:
             arrays = safetensors.numpy.load((folder / EXAMPLE).read_bytes())
-        except (safetensors.SafetensorError, KeyError) as error:  # or a dtype that NumPy lacks
+        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: NumPy lacks the dtype
             raise ValueError(str(error)) from None
         for name, dtype in dtypes.items():
             got = check.describe(arrays[name]) if name in arrays else "none"
@@ -169,39 +175,39 @@ def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Lock an open folder; UserError if another training has done so."""
+    """Locks an open folder; UserError if another training has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         got = f"{str(folder)!r}, where another training is about to save its run"
         raise UserError(f"--out: got {got}, expected another folder") from None
     except OSError:
-        pass  # a file system without locks: `save` looks again
+        pass  # a file system without locks; `save` detects another run
 
 
 def _stamps(folder: Path) -> Stamps:
-    """Which files of a run are there, and a mark of each that changes when it is replaced."""
+    """Returns a stamp of each file of a run that exists."""
     stamps = {}
     for name in FILES:
         with contextlib.suppress(FileNotFoundError):
-            found = (folder / name).lstat()
-            stamps[name] = (found.st_ino, found.st_size, found.st_mtime_ns)
+            status = (folder / name).lstat()
+            stamps[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return stamps
 
 
-def _new_folder_beside(folder: Path) -> Path:
+def _make_sibling(folder: Path) -> Path:
+    """Makes a new folder `NAME-2`, `NAME-3`, … next to a folder."""
     folder = folder.resolve()
-    number = 2
-    while True:
-        beside = folder.with_name(f"{folder.name}-{number}")
+    for number in itertools.count(2):
+        sibling = folder.with_name(f"{folder.name}-{number}")
         with contextlib.suppress(FileExistsError):
-            beside.mkdir()
-            return beside
-        number += 1
+            sibling.mkdir()
+            return sibling
+    raise AssertionError("unreachable")
 
 
-def _take_places(unfinished: Path, folder: Path) -> None:
-    """Move all files of a run to their folder; if one cannot be moved, none is."""
+def _move_files(unfinished: Path, folder: Path) -> None:
+    """Moves all files of a run to their folder; if one cannot be moved, none is."""
     earlier = unfinished / "earlier"
     earlier.mkdir()
     for name in _stamps(folder):

@@ -1,6 +1,6 @@
-"""`jaxrnn train text` and `jaxrnn sample`: a character model learns a text and continues others.
+"""`jaxrnn train text` and `jaxrnn sample`: a character-level language model.
 
-The model is embedding -> cells -> readout, many-to-many.
+The model is embedding -> cells -> linear, many-to-many.
 """
 
 import itertools
@@ -20,58 +20,89 @@ from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
 DEFAULTS = {"hidden_size": 256, "batch_size": 16, "steps": 2000, "learning_rate": 0.004}
-PROMPT = 60  # characters of the test part, continued after training
-LENGTH = 400  # characters of a continuation
+PROMPT_LENGTH = 60  # characters of the test part, as a prompt after training
+SAMPLE_LENGTH = 400  # characters of a sample
 TEMPERATURE = 0.8
-SCORED_AT_ONCE = 4096  # characters, so that a text of any length fits into memory
+SCORING_CHUNK = 4096  # characters at once, so that a text of any length fits into memory
 
 
 def add_train_options(parser: options.Parser) -> None:
-    """The options of `jaxrnn train text`."""
-    add, count = parser.add_argument, options.whole(1)
-    add("--text", type=Path, metavar="FILE", help="UTF-8; None is pydoc_data.topics")
+    """Adds the options of `jaxrnn train text`."""
+    add, count = parser.add_argument, options.whole_number(1)
+    add("--text", type=Path, metavar="FILE", help="UTF-8; None for pydoc_data.topics")
     add("--embedding-size", type=count, default=128, metavar="N", help="features of a character")
-    add("--segment-length", type=count, default=64, metavar="N", help="steps before a cut")
+    add(
+        "--segment-length",
+        type=count,
+        default=64,
+        metavar="N",
+        help="steps that a gradient reaches back",
+    )
     training.add_options(parser, "text", **DEFAULTS)
 
 
 def add_sample_options(parser: options.Parser) -> None:
-    """The options of `jaxrnn sample`."""
+    """Adds the options of `jaxrnn sample`."""
     add, positive = parser.add_argument, options.positive
     add("folder", type=Path, metavar="FOLDER", help="where `jaxrnn train text` saved")
-    prompt = "what to continue; None begins with the first character that the model draws"
+    prompt = "text to continue; None starts with a character that the model draws"
     add("--prompt", type=options.some_text, metavar="TEXT", help=prompt)
-    add("--length", type=options.whole(1), default=LENGTH, metavar="N", help="characters to add")
-    add("--temperature", type=positive, default=TEMPERATURE, metavar="X", help="low is cautious")
-    add("--seed", type=options.whole(0), default=0, metavar="N", help="of the draws")
+    add(
+        "--length",
+        type=options.whole_number(1),
+        default=SAMPLE_LENGTH,
+        metavar="N",
+        help="characters to add",
+    )
+    add(
+        "--temperature",
+        type=positive,
+        default=TEMPERATURE,
+        metavar="X",
+        help="low values give likely characters",
+    )
+    add("--seed", type=options.whole_number(0), default=0, metavar="N", help="of the draws")
 
 
-def train(chosen: options.Options) -> None:
-    """Learn a text, save the run, and print its score on the test part."""
-    text = _corpus(chosen)
-    chosen = options.Options(**vars(chosen), vocabulary=text.vocabulary)
-    learned = task(chosen, text)
-    params = training.train(learned, chosen)
+def train(args: options.Options) -> None:
+    """Trains on a text, saves the run, and prints its score on the test part and a sample."""
+    text = _split_text(args)
+    args = options.Options(**vars(args), vocabulary=text.vocabulary)
+    text_task = task(args, text)
+    params = training.train(text_task, args)
     # The first character of a part is predicted from the last one before it.
-    scored = corpus.encode("--text", text.validation[-1] + text.test, text.vocabulary)
-    bits = bits_per_character(learned.network, params, scored)
+    tokens = corpus.encode("--text", text.validation[-1] + text.test, text.vocabulary)
+    bits = bits_per_character(text_task.network, params, tokens)
     print(f"bits per character over {len(text.test):,} characters, which selected nothing:")
-    for name, value in {"test, by this model": bits, **learned.levels}.items():
+    for name, value in {"test, by this model": bits, **text_task.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the test part:")
-    asked = {"prompt": text.test[:PROMPT], "length": LENGTH, "temperature": TEMPERATURE}
-    sample(options.Options(folder=chosen.out, seed=chosen.seed, **asked))
+    sample(
+        options.Options(
+            folder=args.out,
+            seed=args.seed,
+            prompt=text.test[:PROMPT_LENGTH],
+            length=SAMPLE_LENGTH,
+            temperature=TEMPERATURE,
+        )
+    )
 
 
-def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training.Task:
-    """Stateful truncated backpropagation through time over the text that the options name."""
-    text = text or _corpus(chosen)
-    size, length = len(text.vocabulary), chosen.segment_length
-    of_cells = chosen.cell, chosen.hidden_size, chosen.embedding_size, size
-    model = character_model(*of_cells, chosen.layers, chosen.dropout)
+def task(args: options.Options, text: corpus.Corpus | None = None) -> training.Task:
+    """Returns the task of `jaxrnn train text`: stateful truncated BPTT over a text.
+
+    Args:
+        args: the options of the command.
+        text: defaults to the text that the options name.
+    """
+    text = text or _split_text(args)
+    size, length = len(text.vocabulary), args.segment_length
+    model = character_model(
+        args.cell, args.hidden_size, args.embedding_size, size, args.layers, args.dropout
+    )
     tokens = corpus.encode("--text", text.training, text.vocabulary)
     validation = corpus.encode("--text", text.training[-1] + text.validation, text.vocabulary)
-    streams = min(chosen.batch_size, len(text.validation) // length)
+    streams = min(args.batch_size, len(text.validation) // length)
 
     def loss(
         params: Params, carry: Carry, segment: corpus.Segment, key: Key, loop: Loop
@@ -86,12 +117,12 @@ def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training
     return training.Task(
         network=model,
         init=lambda key: model.init(key, size),
-        carry=model.initial_carry((chosen.batch_size,)),
+        carry=model.initial_carry((args.batch_size,)),
         loss=loss,
         evaluate=evaluate,
-        batches=corpus.segments(tokens, chosen.batch_size, length),
+        batches=corpus.segments(tokens, args.batch_size, length),
         rows=corpus.Segment._make((1, 1, None)),
-        items=chosen.batch_size * length,
+        items=args.batch_size * length,
         unit="char",
         measure="bits_per_character",
         levels={
@@ -103,31 +134,27 @@ def task(chosen: options.Options, text: corpus.Corpus | None = None) -> training
 
 
 def load(folder: Path) -> tuple[Network, Params, str]:
-    """The network of a run, its parameters and its vocabulary; UserError if they do not fit."""
-    trained = run.load_options(folder, "text")
+    """Returns the network, parameters and vocabulary of a run; UserError if they do not fit."""
+    args = run.load_options(folder, "text")
     network, params = run.load_network(folder)
     with run.reading(folder / run.PARAMS):
         size = expressions.input_size_of(network, params)
-        logits = jax.eval_shape(
-            lambda params: jaxrnn.unroll(network, params, jnp.zeros((1, 1), jnp.int32))[1], params
-        )
-        expected = f"logits of {size} characters"
-        check.require(
-            logits.shape == (1, 1, size), expressions.expression_of(network), logits, expected
-        )
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        logits = jax.eval_shape(lambda params: jaxrnn.unroll(network, params, tokens)[1], params)
+        name, expected = expressions.expression_of(network), f"logits of {size} characters"
+        check.require(logits.shape == (1, 1, size), name, logits, expected)
     with run.reading(folder / run.OPTIONS):
-        vocabulary = trained.vocabulary
+        vocabulary = args.vocabulary
         check.require_type(isinstance(vocabulary, str), "vocabulary", vocabulary, "a string")
-        in_order = list(vocabulary) == sorted(set(vocabulary))
-        check.require(in_order, "vocabulary", "it out of order", "increasing code points")
-        expected = f"{size}, as {run.PARAMS} has"
-        got = f"{len(vocabulary)} characters"
+        is_sorted = list(vocabulary) == sorted(set(vocabulary))
+        check.require(is_sorted, "vocabulary", "it out of order", "increasing code points")
+        got, expected = f"{len(vocabulary)} characters", f"{size}, as {run.PARAMS} has"
         check.require(len(vocabulary) == size, "vocabulary", got, expected)
     return network, params, vocabulary
 
 
 def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
-    """The loss of a run on its example, `(params, loop) -> loss`, and its parameters."""
+    """Returns the loss of a run on its example, `(params, loop) -> loss`, and its parameters."""
     network, params, vocabulary = load(folder)
     inputs, targets = run.load_example(folder, inputs=np.int32, targets=np.int32)
     with run.reading(folder / run.EXAMPLE):
@@ -135,22 +162,22 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
         check.require(inputs.ndim == 2 and inputs.size, "inputs", shape, "(T, B), some of each")
         check.require(targets.shape == inputs.shape, "targets", check.describe(targets), shape)
         tokens = np.concatenate([inputs, targets])
-        known = tokens.min() >= 0 and tokens.max() < len(vocabulary)
+        is_within = tokens.min() >= 0 and tokens.max() < len(vocabulary)
         got = f"tokens from {tokens.min()} to {tokens.max()}"
-        check.require(known, "example", got, f"those of {len(vocabulary)} characters")
+        check.require(is_within, "example", got, f"those of {len(vocabulary)} characters")
     segment = corpus.Segment(inputs, targets, np.bool_(True))
     carry = network.initial_carry(inputs.shape[1:])
     return lambda params, loop: segment_loss(network, params, carry, segment, loop)[0], params
 
 
-def sample(chosen: options.Options) -> None:
-    """Print how a trained model continues a prompt, or what it writes without one."""
-    network, params, vocabulary = load(chosen.folder)
-    prompt = chosen.prompt or ""
+def sample(args: options.Options) -> None:
+    """Prints a prompt, if any, and the characters that a trained model draws after it."""
+    network, params, vocabulary = load(args.folder)
+    prompt = args.prompt or ""
     tokens = corpus.encode("--prompt", prompt, vocabulary)
-    drawn = generate(network, params, tokens, chosen.temperature, jax.random.key(chosen.seed))
+    generated = generate(network, params, tokens, args.temperature, jax.random.key(args.seed))
     print(prompt, end="")
-    for token in itertools.islice(drawn, chosen.length):
+    for token in itertools.islice(generated, args.length):
         print(vocabulary[token], end="", flush=True)
     print()
 
@@ -163,15 +190,15 @@ def character_model(
     layers: int = 1,
     dropout_rate: float = 0.0,
 ) -> Network:
-    """The model of V characters: tokens `(T, *batch)` to logits `(T, *batch, V)`.
+    """Returns the network from tokens `(T, *batch)` to logits `(T, *batch, V)` of V characters.
 
-    Dropout, if any, is where PyTorch's language models have it: after the embedding, between the
-    cells, and before the readout.
+    Dropout, if any, is in the same places as in PyTorch's language models: after the embedding,
+    between the cells, and before the linear layer.
     """
     parts = options.recurrent_layers(cell_name, hidden_size, layers, dropout_rate)
-    noise = [jaxrnn.dropout(dropout_rate)] if dropout_rate else []
-    embedding, readout = jaxrnn.embedding(embedding_size), jaxrnn.linear(vocabulary_size)
-    return jaxrnn.stacked(embedding, *noise, *parts, readout)
+    dropout = [jaxrnn.dropout(dropout_rate)] if dropout_rate else []
+    embedding, linear = jaxrnn.embedding(embedding_size), jaxrnn.linear(vocabulary_size)
+    return jaxrnn.stacked(embedding, *dropout, *parts, linear)
 
 
 def segment_loss(
@@ -182,10 +209,10 @@ def segment_loss(
     loop: Loop = jaxrnn.bptt,
     key: Key | None = None,
 ) -> training.Loss:
-    """The mean of -log p(target | all before) over a segment, in nats, and the carry after it.
+    """Returns the mean of -log p(target | all before) in nats over a segment, and its last carry.
 
-    It begins with the carry of the segment before; where streams begin, with zeros. The key draws
-    the noise of a model that has some; without it there is none.
+    The segment starts from `carry`, or from zeros if the streams begin with it. The key draws the
+    noise of a noisy model; without a key there is no noise.
     """
     carry = jax.tree.map(lambda c: jnp.where(segment.first, 0, c), carry)
     carry, logits = jaxrnn.unroll(model, params, segment.inputs, carry=carry, loop=loop, key=key)
@@ -199,40 +226,41 @@ _score = jax.jit(segment_loss, static_argnums=0)
 def bits_per_character(
     model: Network, params: Params, tokens: np.ndarray, streams: int = 1
 ) -> float:
-    """The mean bits of all tokens but the first, the carry handed on from the first to the last.
+    """Returns the mean bits of all tokens after the first, given all tokens before them.
 
-    Several streams, consecutive parts of the tokens, each begun with the zero carry, are run at
-    once, which is faster; what does not fill them is left out.
+    Several streams run at once, which is faster. They are consecutive parts of the tokens, each
+    from the zero carry. Tokens that do not fill the streams are left out.
     """
-    size = (len(tokens) - 1) // streams
-    inputs, targets = (tokens[i:][: streams * size].reshape(streams, -1).T for i in (0, 1))
+    length = (len(tokens) - 1) // streams
+    inputs = tokens[: streams * length].reshape(streams, -1).T
+    targets = tokens[1 : 1 + streams * length].reshape(streams, -1).T
     carry, nats = model.initial_carry((streams,)), 0.0
-    step = max(1, SCORED_AT_ONCE // streams)
-    for start in range(0, size, step):
-        at = slice(start, start + step)
-        segment = corpus.Segment(inputs[at], targets[at], np.bool_(start == 0))
+    chunk = max(1, SCORING_CHUNK // streams)
+    for start in range(0, length, chunk):
+        steps = slice(start, start + chunk)
+        segment = corpus.Segment(inputs[steps], targets[steps], np.bool_(start == 0))
         mean, (carry, _) = _score(model, params, carry, segment)
-        nats += float(mean) * len(targets[at])
-    return nats / size / np.log(2)
+        nats += float(mean) * len(targets[steps])
+    return nats / length / np.log(2)
 
 
 def generate(
     model: Network, params: Params, prompt: np.ndarray, temperature: float, key: jax.Array
 ) -> Iterator[int]:
-    """Without end, the tokens that follow a prompt, a step of the model for each.
+    """Yields without end the tokens after a prompt, one step of the model for each.
 
-    They are drawn from softmax(logits / temperature): below 1 the likely become likelier. After an
-    empty prompt the first token is drawn from what the model expects in its zero state.
+    They are drawn from softmax(logits / temperature). A temperature below 1 makes likely tokens
+    more likely. After an empty prompt, the first token is drawn from the output of the zero carry.
     """
 
-    def sampled(logits: jax.Array, key: jax.Array) -> jax.Array:
+    def draw(logits: jax.Array, key: jax.Array) -> jax.Array:
         logits = (logits - jnp.max(logits)) / temperature
         return jax.random.categorical(key, logits).astype(jnp.int32)
 
-    advance = jax.jit(jaxrnn.transforms.autoregressive(model, sampled))
+    advance = jax.jit(jaxrnn.transforms.autoregressive(model, draw))
     carry = model.initial_carry()
     if not len(prompt):
-        drawn = sampled(model.output(params, carry), jax.random.fold_in(key, 0))
+        drawn = draw(model.output(params, carry), jax.random.fold_in(key, 0))
     for count, token in enumerate(prompt):
         (carry, drawn), _ = advance(params, (carry, token), jax.random.fold_in(key, count))
     for count in itertools.count(max(1, len(prompt))):
@@ -240,6 +268,6 @@ def generate(
         (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))
 
 
-def _corpus(chosen: options.Options) -> corpus.Corpus:
-    """The text that the options of a run name."""
-    return corpus.split(corpus.read(chosen.text), chosen.batch_size, chosen.segment_length)
+def _split_text(args: options.Options) -> corpus.Corpus:
+    """Returns the three parts of the text that the options name."""
+    return corpus.split(corpus.read(args.text), args.batch_size, args.segment_length)

@@ -1,7 +1,7 @@
-"""QR decomposition and singular values by sums and products alone.
+"""QR decomposition and singular values, computed with sums and products alone.
 
-`jnp.linalg` calls LAPACK on CPU. A program that calls it in two independent places can wait for
-ever on jaxlib 0.10.1 (see pyproject.toml), and `spectrum` of two layers is such a program.
+`jnp.linalg` calls LAPACK on CPU. On jaxlib 0.10.1, a program that calls LAPACK in two independent
+places can deadlock (see pyproject.toml). `jacobian_spectrum` of two layers is such a program.
 """
 
 import functools
@@ -12,116 +12,126 @@ import jax.numpy as jnp
 
 from jaxrnn.types import Array
 
-MAX_SWEEPS = 60  # of `singular_values`; 6 to 12 are usual, 23 the most seen in float64
+MAX_SWEEPS = 60  # of `singular_values`; 6 to 12 are usual, 23 is the largest observed in float64
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
 @jax.jit
 def qr(a: Array) -> tuple[jax.Array, jax.Array]:
-    """The QR decomposition A = Q R by Householder reflections.
+    """Returns the QR decomposition A = Q R, computed by Householder reflections.
 
         H_k = I - 2 v_k v_kᵀ,   R = H_R ⋯ H_1 A,   Q = H_1 ⋯ H_R I                            (1)
 
-    where v_k, of length 1, makes the part of column k below the diagonal zero. Columns are brought
-    to length 1 before and R back after, so that no square overflows or is lost.
+    The unit vector v_k makes column k zero below the diagonal. The columns of A are normalised
+    before the reflections and R is scaled back afterwards, so that no square overflows or
+    underflows.
 
     Args:
         a: `(N, R)`, N at least R, float32 or float64.
 
     Returns:
-        Q `(N, R)` with orthonormal columns, also where A is singular, and R `(R, R)`, upper
-        triangular, its diagonal of either sign. NaN in A gives NaN.
+        Q `(N, R)`, whose columns are orthonormal even if A is singular, and R `(R, R)`, upper
+        triangular, with diagonal entries of either sign. NaN in A gives NaN.
 
-    Gradient: not meant. Time: 2R reflections of `(N, R)`, one after another.
+    Gradient: not supported. Time: 2R reflections of `(N, R)`, one after another.
 
     Source: A. Householder, "Unitary triangularization of a nonsymmetric matrix", Journal of the ACM
     5 (1958).
     """
-    (n, size), sizes = a.shape, _positive(_lengths(a.T))[None]
+    n, size = a.shape
+    lengths = _replace_zeros(_row_lengths(a.T))[None]
     rows = jnp.arange(n)
 
-    def eliminated(a: Array, k: Array) -> tuple[jax.Array, jax.Array]:
+    def eliminate(a: Array, k: Array) -> tuple[jax.Array, jax.Array]:
         below = jnp.where(rows < k, 0, a[:, k])
         length = jnp.sqrt(jnp.sum(below * below))
         v = below.at[k].add(jnp.where(below[k] < 0, -length, length))
-        v = v / _positive(jnp.sqrt(jnp.sum(v * v)))
-        return reflected(a, v), v
+        v = v / _replace_zeros(jnp.sqrt(jnp.sum(v * v)))
+        return reflect(a, v), v
 
-    def reflected(a: Array, v: Array) -> jax.Array:
+    def reflect(a: Array, v: Array) -> jax.Array:
         return jnp.subtract(a, 2 * v[:, None] * _product(v, a)[None])
 
-    r, vs = jax.lax.scan(eliminated, a / sizes, rows[:size])  # (1)
+    r, vs = jax.lax.scan(eliminate, a / lengths, rows[:size])  # (1)
     identity = jnp.eye(n, size, dtype=a.dtype)
-    q, _ = jax.lax.scan(lambda q, v: (reflected(q, v), None), identity, vs, reverse=True)
-    return q, jnp.triu(r[:size]) * sizes
+    q, _ = jax.lax.scan(lambda q, v: (reflect(q, v), None), identity, vs, reverse=True)
+    return q, jnp.triu(r[:size]) * lengths
 
 
 @jax.jit
 def singular_values(a: Array) -> jax.Array:
-    """The singular values of A, in falling order, by one-sided Jacobi rotations.
+    """Returns the singular values of A in descending order, by one-sided Jacobi rotations.
 
-    Pairs of rows a, b are turned until all rows are orthogonal; then the singular values are their
-    lengths.
+    Pairs of rows a, b are rotated until all rows are orthogonal. The singular values are then the
+    lengths of the rows.
 
         a ← c a - s b,   b ← s a + c b,   c² + s² = 1                                        (1)
         s/c = t, the smaller solution of t² + t (|b|² - |a|²) / (a·b) = 1                    (2)
 
-    Pairs without a row in common are turned at once; a sweep, in which every pair has its turn, is
-    R - 1 rounds of R/2 pairs.
+    Pairs that share no row are rotated at the same time. A sweep rotates every pair once: R - 1
+    rounds of R/2 pairs.
 
     Args:
-        a: `(R, N)`, R at most N, float32 or float64; fewest sweeps where it is upper triangular.
+        a: `(R, N)`, R at most N, float32 or float64. An upper triangular A needs the fewest sweeps.
 
     Returns:
-        `(R,)`; what is less than ε times the largest is rounding. NaN in A gives NaN.
+        `(R,)`. Values below ε times the largest are rounding errors. NaN in A gives NaN.
 
-    Gradient: not meant. Time: R - 1 rounds a sweep, each some passes over A, one after another.
+    Gradient: not supported. Time: a sweep is R - 1 rounds, one after another, each a few passes
+    over A.
 
     Source: M. Hestenes, "Inversion of matrices by biorthogonalization and related results", SIAM
-    Journal 6 (1958); of the rounds R. Brent, F. Luk, "The solution of singular-value and symmetric
-    eigenvalue problems on multiprocessor arrays", SIAM Journal on Scientific and Statistical
-    Computing 6 (1985).
+    Journal 6 (1958). The order of the rounds: R. Brent, F. Luk, "The solution of singular-value and
+    symmetric eigenvalue problems on multiprocessor arrays", SIAM Journal on Scientific and
+    Statistical Computing 6 (1985).
     """
     eps, size = float(jnp.finfo(a.dtype).eps), len(a)
     half = max(2, (size + 1) // 2)
-    peak = _positive(jnp.max(jnp.abs(a)))
-    rows = jnp.pad(a / peak, ((0, 2 * half - size), (0, 0)))  # with rows of zeros, at least four
+    peak = _replace_zeros(jnp.max(jnp.abs(a)))
+    # Rows of zeros make the number of rows even, and at least four.
+    rows = jnp.pad(a / peak, ((0, 2 * half - size), (0, 0)))
 
-    def turned(_: Array, state: Any) -> Any:
-        a, b, furthest = state
-        p, q, d = (jnp.sum(product, axis=1) for product in (a * a, b * b, a * b))
-        cosine = jnp.abs(d) / _positive(jnp.sqrt(p) * jnp.sqrt(q))
-        cosine = jnp.where(jnp.minimum(p, q) < eps**2, 0, cosine)  # a row that is all rounding
-        furthest = jnp.maximum(furthest, jnp.max(cosine))
-        x, y = (q - p) / _positive(p + q), 2 * d / _positive(p + q)
-        t = jnp.where(x < 0, -y, y) / _positive(jnp.abs(x) + jnp.sqrt(x * x + y * y))  # (2)
+    def rotate(_: Array, state: Any) -> Any:
+        a, b, largest_cosine = state
+        p = jnp.sum(a * a, axis=1)
+        q = jnp.sum(b * b, axis=1)
+        d = jnp.sum(a * b, axis=1)
+        cosine = jnp.abs(d) / _replace_zeros(jnp.sqrt(p) * jnp.sqrt(q))
+        # A row below ε is all rounding error, so its angle to another row means nothing.
+        cosine = jnp.where(jnp.minimum(p, q) < eps**2, 0, cosine)
+        largest_cosine = jnp.maximum(largest_cosine, jnp.max(cosine))
+        x = (q - p) / _replace_zeros(p + q)
+        y = 2 * d / _replace_zeros(p + q)
+        t = jnp.where(x < 0, -y, y) / _replace_zeros(jnp.abs(x) + jnp.sqrt(x * x + y * y))  # (2)
         c = 1 / jnp.sqrt(1 + t * t)[:, None]
         s = c * t[:, None]
         a, b = c * a - s * b, s * a + c * b  # (1)
-        # The first row stays; the others move on by one place around it, to the next pairs.
-        return jnp.concatenate([a[:1], b[:1], a[1:-1]]), jnp.concatenate([b[1:], a[-1:]]), furthest
+        # The first row keeps its place. The others move on by one place, which forms new pairs.
+        next_a = jnp.concatenate([a[:1], b[:1], a[1:-1]])
+        next_b = jnp.concatenate([b[1:], a[-1:]])
+        return next_a, next_b, largest_cosine
 
     def sweep(state: Any) -> Any:
         a, b, _, count = state
-        nothing = jnp.zeros((), a.dtype)
-        return *jax.lax.fori_loop(0, 2 * half - 1, turned, (a, b, nothing)), count + 1
+        zero = jnp.zeros((), a.dtype)
+        return *jax.lax.fori_loop(0, 2 * half - 1, rotate, (a, b, zero)), count + 1
 
-    def is_far(state: Any) -> jax.Array:
-        *_, furthest, count = state
-        return (furthest > eps * (size + 10)) & (count < MAX_SWEEPS)
+    def is_unfinished(state: Any) -> jax.Array:
+        *_, largest_cosine, count = state
+        return (largest_cosine > eps * (size + 10)) & (count < MAX_SWEEPS)
 
     start = rows[:half], rows[half:], jnp.full((), jnp.inf, rows.dtype), 0
-    a, b, *_ = jax.lax.while_loop(is_far, sweep, start)
-    return peak * jnp.sort(_lengths(jnp.concatenate([a, b])), descending=True)[:size]
+    a, b, *_ = jax.lax.while_loop(is_unfinished, sweep, start)
+    return peak * jnp.sort(_row_lengths(jnp.concatenate([a, b])), descending=True)[:size]
 
 
-def _lengths(rows: Array) -> jax.Array:
-    """Of each row; squares neither overflow nor are lost."""
-    peak = _positive(jnp.max(jnp.abs(rows), axis=1))
+def _row_lengths(rows: Array) -> jax.Array:
+    """Returns the Euclidean length of each row; no square overflows or underflows."""
+    peak = _replace_zeros(jnp.max(jnp.abs(rows), axis=1))
     return peak * jnp.sqrt(jnp.sum((rows / peak[:, None]) ** 2, axis=1))
 
 
-def _positive(x: Array) -> jax.Array:
-    """1 in the place of 0, for what is to be divided."""
+def _replace_zeros(x: Array) -> jax.Array:
+    """Replaces 0 by 1, so that a division by the result is safe."""
     return jnp.where(x == 0, 1, x)

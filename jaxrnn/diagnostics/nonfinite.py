@@ -1,4 +1,4 @@
-"""Where was the first number born that is not finite?"""
+"""Finds the first number that is not finite in a loss and its gradient."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrnn import check, sequence, tree
-from jaxrnn.diagnostics.flow import Loss, with_zeros
+from jaxrnn.diagnostics.flow import Loss, grad_with_extra_inputs
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
 from jaxrnn.transforms.rows import batch_axes
@@ -16,15 +16,16 @@ from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
 
 
 class Nonfinite(NamedTuple):
-    """The birthplace of the first number that is not finite.
+    """Where the first number appeared that is not finite.
 
     Fields:
         phase: "forward" or "backward".
-        layer: which recurrent layer, in the order in which they run; None outside of them.
-        quantity: its path, such as "params.w_h", "saved.f", "carries.h" or "d_carries.h".
-        step: t, from 0, as the layer runs; None for what has no time. A `d_carries` came out of the
-            backward pass of step t+1.
-        position: the batch row; of what has no time the index in the whole array.
+        layer: the index of the recurrent layer, in the order in which the layers run; None outside
+            of them.
+        quantity: the path, such as "params.w_h", "saved.f", "carries.h" or "d_carries.h".
+        step: t, from 0, in the order in which the layer runs; None for quantities without a time
+            axis. A `d_carries` at t is a result of the backward pass of step t+1.
+        position: the batch row; for quantities without a time axis, the index in the whole array.
         value: NaN or an infinity.
     """
 
@@ -44,83 +45,120 @@ class Nonfinite(NamedTuple):
 
 
 def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> Nonfinite | None:
-    """The first number that is not finite in a loss and its gradient, None if all are finite.
+    """Returns the first number in a loss and its gradient that is not finite, or None.
 
-    The first in this order: parameters; of each recurrent layer its first carry, then step by step
-    its input, the projection of it, what the cell saves (its gates), its carry, its output; if the
-    loss is not finite, the other arguments, and the loss; from the last layer back the gradient of
-    its outputs, and its adjoints from the last step back; the gradient of the parameters.
+    The order is that of the computation:
+
+    1. the parameters;
+    2. for each recurrent layer: its first carry; then, step by step, its input, the projection of
+       the input, what the cell saves (its gates), its carry, its output;
+    3. if the loss is not finite: the other arguments, then the loss;
+    4. for each recurrent layer, from the last one back: the gradient of its outputs, then its
+       adjoints, from the last step back;
+    5. the gradient of the parameters.
 
     Args:
-        loss: as for `flow`, like all other arguments. It may be jitted.
-        params: ″.
-        *args: ″.
-        loop: ″.
+        loss: `loss(params, *args, loop=loop) -> scalar`, with the requirements that `gradient_flow`
+            lists. It may be jitted.
+        params: the parameters of the loss.
+        *args: passed on to the loss.
+        loop: the gradient algorithm.
 
     Returns:
-        A `Nonfinite`, whose string says it in a sentence. Not for use under jit.
+        A `Nonfinite`, whose string is a sentence; None if all numbers are finite.
+        `locate_nonfinite` does not work under jit.
 
-    Time and memory: those of a gradient, and of one more forward pass whose states are all kept.
+    Time and memory: those of a gradient, plus one forward pass that keeps all states.
     """
 
-    def spying(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+    def with_records(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
         (carries, saved), ys = sequence.history(step, params, xs, carry=carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
-        # What the layer begins with, and what is seen of it step by step, in this order.
+        # Ordered, because the first quantity in the tree wins where several fail at one step.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
-        seen = tree.split_inexact(({"carry": carry}, timed))[0]
+        records, _ = tree.split_inexact(({"carry": carry}, timed))
+        outputs, carries = records[1]["outputs"], records[1]["carries"]
 
         def run(zeros: Any) -> Any:
-            *spied, probe = zeros
+            *record_zeros, probe = zeros
             result = loop(probe_adjoint(step, whole=True), params, carry, ProbeInputs(xs, probe))
             inexact, others = tree.split_inexact(result)
-            return tree.merge_inexact(_spied(inexact, tuple(spied), seen), others)
+            inexact = _attach_records(inexact, tuple(record_zeros), records)
+            return tree.merge_inexact(inexact, others)
 
-        return (*seen, seen[1]["outputs"], seen[1]["carries"]), run
+        return (*records, outputs, carries), run
 
-    def places() -> Iterator[Nonfinite | None]:
+    def candidates() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
-        value, (grads, layers) = jax.jit(lambda p: with_zeros(loss, p, args, loop, spying))(params)
-        numbered = [(i, len(batch_axes(layer[0])), layer) for i, layer in enumerate(layers)]
-        for i, batch, (start, timed, _, _) in numbered:
-            yield _first("forward", i, start)
-            yield _first("forward", i, timed, batch)
+
+        @jax.jit
+        def value_and_records(params: Params) -> Any:
+            return grad_with_extra_inputs(loss, params, args, loop, with_records)
+
+        value, (grads, layers) = value_and_records(params)
+        batch_ranks = [len(batch_axes(start)) for start, *_ in layers]
+        for index, (start, timed, _, _) in enumerate(layers):
+            yield _first("forward", index, start)
+            yield _first("forward", index, timed, batch_ranks[index])
         if not np.isfinite(value):
             yield _first("forward", None, {"args": args, "loss": value})
-        for i, batch, (_, _, d_outputs, d_carries) in numbered[::-1]:
-            yield _first("backward", i, {"d_outputs": d_outputs}, batch, last=True)
-            yield _first("backward", i, {"d_carries": d_carries}, batch, last=True)
+        for index in reversed(range(len(layers))):
+            _, _, d_outputs, d_carries = layers[index]
+            batch_rank = batch_ranks[index]
+            yield _first("backward", index, {"d_outputs": d_outputs}, batch_rank, last=True)
+            yield _first("backward", index, {"d_carries": d_carries}, batch_rank, last=True)
         yield _first("backward", None, {"d_params": grads})
 
     check.require_callable("loss", loss, 1 + len(args), loop=loop)
     check.require_callable("loop", loop, takes=4)
     check.require_arrays(params=params)
     check.require_concrete(params=params, args=args)
-    return next(filter(None, places()), None)
+    return next(filter(None, candidates()), None)
 
 
 @jax.custom_vjp
-def _spied(result: PyTree, zeros: PyTree, seen: PyTree) -> PyTree:
-    """The result; the gradient of the zeros is what was seen, and the gradient of the result."""
+def _attach_records(result: PyTree, zeros: PyTree, records: PyTree) -> PyTree:
+    """Returns the result; the gradient of `zeros` is the records and the gradient of the outputs.
+
+    Values of the forward pass leave a jitted gradient in this way, together with the gradient.
+    """
     return result
 
 
-_spied.defvjp(lambda result, _, seen: (result, seen), lambda seen, d: (d, (*seen, d[1]), None))
+_attach_records.defvjp(
+    lambda result, _, records: (result, records),
+    lambda records, d_result: (d_result, (*records, d_result[1]), None),
+)
 
 
 def _first(
-    phase: str, layer: int | None, quantities: PyTree, batch: int | None = None, last: bool = False
+    phase: str,
+    layer: int | None,
+    quantities: PyTree,
+    batch_rank: int | None = None,
+    last: bool = False,
 ) -> Nonfinite | None:
-    """The first in time, or the last; then the first in the tree.
+    """Returns the first number in time that is not finite, or the last one in time.
 
-    `batch` is how many batch axes follow that of time, None where there is no time.
+    Where several quantities have one at the same step, the first in the tree counts.
+
+    Args:
+        phase: "forward" or "backward".
+        layer: the index of the recurrent layer.
+        quantities: a tree of arrays.
+        batch_rank: the number of batch axes after the time axis; None if there is no time axis.
+        last: whether to search from the last step back.
     """
-    hits = []
+    found = []
     for name, x in tree.leaves_by_name(quantities).items():
-        inexact = isinstance(x, (float, np.ndarray, jax.Array)) and check.is_inexact(x)
-        places: Any = np.argwhere(~np.isfinite(x)) if inexact else ()
-        if len(places):
-            at = tuple(map(int, places[np.argmax(places[:, 0]) if last else 0]))
-            step, place = (None, at) if batch is None else (at[0], at[1 : 1 + batch])
-            hits.append(Nonfinite(phase, layer, name, step, place, np.asarray(x)[at].item()))
-    return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)
+        if not isinstance(x, (float, np.ndarray, jax.Array)) or not check.is_inexact(x):
+            continue
+        indices = np.argwhere(~np.isfinite(x))
+        if not len(indices):
+            continue
+        index = tuple(map(int, indices[np.argmax(indices[:, 0]) if last else 0]))
+        step, position = None, index
+        if batch_rank is not None:
+            step, position = index[0], index[1 : 1 + batch_rank]
+        found.append(Nonfinite(phase, layer, name, step, position, np.asarray(x)[index].item()))
+    return min(found, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)

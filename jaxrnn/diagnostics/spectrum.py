@@ -1,4 +1,4 @@
-"""How do neighbouring states meet or part: in one step, in k steps, and in the long run?"""
+"""Measures how a small difference of states grows: in one step, in k steps, in the long run."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
 class JacobianSpectrum(NamedTuple):
-    """Of each row; R values of N in falling order.
+    """Singular values and Lyapunov exponents of each row: R values in descending order.
 
     Fields:
-        exponents: Lyapunov exponents `(*batch, R)`, nats a step; -∞ where a step is singular.
+        exponents: Lyapunov exponents `(*batch, R)`, in nats a step; -∞ where a step is singular.
         steps: singular values of ∂c_t/∂c_{t-1}, `(T, *batch, R)`.
         products: singular values of ∂c_T/∂c_{T-k} for k = 0..T, `(T+1, *batch, R)`.
-        size: N, the real numbers in the carry of a row; a complex one counts as two.
+        size: N, the number of real numbers in the carry of a row; a complex number counts as two.
     """
 
     exponents: jax.Array
@@ -29,14 +29,14 @@ class JacobianSpectrum(NamedTuple):
 
 
 class MemoryHorizon(NamedTuple):
-    """How strongly the last state depends on the one k steps before, of each row.
+    """How strongly the last state depends on the state k steps before it, for each row.
 
     Fields:
         frobenius: ‖∂c_T/∂c_{T-k}‖_F for k = 0..T, `(T+1, *batch)`.
-        spectral: ‖∂c_T/∂c_{T-k}‖₂, likewise; 1 for k = 0.
+        spectral: ‖∂c_T/∂c_{T-k}‖₂ for k = 0..T, `(T+1, *batch)`; 1 for k = 0.
         decay_rate: ρ of the fit, `(*batch)`.
-        horizon: `(*batch)`, the largest k whose spectral norm is not below the threshold; T if it
-            never falls there.
+        horizon: `(*batch)`, the largest k whose spectral norm is at or above the threshold; T if
+            no norm is below it.
     """
 
     frobenius: jax.Array
@@ -54,35 +54,37 @@ def jacobian_spectrum(
     probes: int | None = None,
     key: Key = None,
 ) -> JacobianSpectrum:
-    """Singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
+    """Returns singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
 
-    Q `(R, N)` with orthonormal rows is sent back through the sequence as a gradient is, and made
-    orthonormal again after each step,
+    Q `(R, N)` with orthonormal rows is propagated back through the sequence like a gradient, and
+    orthonormalised again after each step,
 
         V_T = Q,   V_{t-1}ᵀ R_t = (V_t D_t)ᵀ  with D_t = ∂c_t/∂c_{t-1}, R_t triangular (QR)   (1)
         M_T = I,   M_{t-1} = R_t M_t          so that Q ∂c_T/∂c_t = M_tᵀ V_t                  (2)
 
-    so the singular values of V_t D_t are those of R_t, those of Q ∂c_T/∂c_t those of M_t, and the
-    i-th exponent is the mean over time of log |(R_t)_ii|. With R = N the singular values are those
-    of the Jacobians, exactly. With fewer they are lower bounds, and (N/R) ‖M_t‖² is without bias
-    for the square of the Frobenius norm; the exponents are the largest ones. They belong to a
-    product, which grows the same in both directions of time: below 0 states forget and gradients
-    vanish, above 0 both explode.
+    so the singular values of V_t D_t are those of R_t, those of Q ∂c_T/∂c_t are those of M_t, and
+    the i-th exponent is the mean over time of log |(R_t)_ii|. With R = N, the singular values are
+    exactly those of the Jacobians. With R < N, they are lower bounds, (N/R) ‖M_t‖² is an unbiased
+    estimate of the squared Frobenius norm, and the exponents are the largest ones. The product of
+    Jacobians grows at the same rate in both directions of time: with exponents below 0, states are
+    forgotten and gradients vanish; with exponents above 0, both explode.
 
     Args:
-        step: a Cell or any Step, transformed ones too, whose rows do not see each other.
-        params: as for a loop, like carry and xs.
-        carry: ″.
-        xs: ″.
-        probes: R, the number of directions drawn by `key`; unless it is below N, the N axes.
-        key: needed with fewer probes than N.
+        step: a Cell or any Step, also a transformed one, whose rows are independent of each other.
+        params: the parameters of the step.
+        carry: the carry before the first step, `(*batch, features)`.
+        xs: the inputs of all steps, `(T, *batch, I)`.
+        probes: R, the number of random directions. Defaults to N, with the N axes as directions, as
+            does any number of at least N.
+        key: a key to draw the directions; needed if `probes` is below N.
 
     Returns:
-        A `JacobianSpectrum`. Singular values of a product below ε times its largest are rounding.
+        A `JacobianSpectrum`. Singular values of a product below ε times its largest are rounding
+        errors.
 
-    Gradient: not meant. Time: R backward passes at once, a QR decomposition of `(N, R)` and
-    singular values of two `(R, R)` a step and row, none of them by LAPACK (see `decompositions`).
-    Memory: T carries, and R times one.
+    Gradient: not supported. Time: R backward passes at once; per step and row, a QR decomposition
+    of `(N, R)` and the singular values of two `(R, R)`, none of them by LAPACK (see
+    `decompositions`). Memory: T carries, and R times one carry.
 
     Source: G. Benettin et al., "Lyapunov characteristic exponents", Meccanica 15 (1980); R.
     Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
@@ -90,34 +92,40 @@ def jacobian_spectrum(
     randomness", SIAM Review 53 (2011).
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
-    check.require(any(map(check.is_inexact, jax.tree.leaves(carry))), "carry", carry, "some floats")
-
-    def backward(state: tuple[jax.Array, jax.Array], at_t: tuple[Carry, PyTree]) -> PyTree:
-        (v, m), (carry_tm1, x) = state, at_t
-        back = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), carry_tm1)
-
-        def sent_back(row: jax.Array) -> jax.Array:
-            # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
-            return flatten_rows(jax.tree.map(jnp.conj, back(row)[0]))
-
-        v, r = qr(jax.vmap(sent_back, in_axes=-2, out_axes=-2)(v).mT)  # (1)
-        m = jnp.matmul(r, m, precision="highest")  # (2)
-        logs = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
-        return (v.mT, m), (logs, *singular_values(jnp.stack([r, m])))
-
+    has_floats = any(map(check.is_inexact, jax.tree.leaves(carry)))
+    check.require(has_floats, "carry", carry, "some floats")
     qr = jnp.vectorize(decompositions.qr, signature="(n,r)->(n,r),(r,r)")
     singular_values = jnp.vectorize(decompositions.singular_values, signature="(r,n)->(r)")
-    form = jax.eval_shape(flatten_rows, carry)
-    *batch, size = form.shape
+
+    def backward(state: tuple[jax.Array, jax.Array], inputs: tuple[Carry, PyTree]) -> PyTree:
+        v, m = state
+        carry_tm1, x = inputs
+        vjp = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), carry_tm1)
+
+        def cotangent(row: jax.Array) -> jax.Array:
+            # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
+            return flatten_rows(jax.tree.map(jnp.conj, vjp(row)[0]))
+
+        v, r = qr(jax.vmap(cotangent, in_axes=-2, out_axes=-2)(v).mT)  # (1)
+        m = jnp.matmul(r, m, precision="highest")  # (2)
+        logs = jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
+        # One call for both, since independent decompositions in one program can deadlock.
+        of_step, of_product = singular_values(jnp.stack([r, m]))
+        return (v.mT, m), (logs, of_step, of_product)
+
+    flat = jax.eval_shape(flatten_rows, carry)
+    *batch, size = flat.shape
     if probes is None or check.require_int("probes", probes, least=1) >= size:
-        q = jnp.eye(size, dtype=form.dtype)
+        q = jnp.eye(size, dtype=flat.dtype)
     else:
         check.require_key("key", key)
-        q = orthogonal(key, (probes, size), form.dtype)
+        q = orthogonal(key, (probes, size), flat.dtype)
     identity = jnp.eye(len(q), dtype=q.dtype)
-    q, identity = (jnp.broadcast_to(x, (*batch, *x.shape)) for x in (q, identity))
+    start = (
+        jnp.broadcast_to(q, (*batch, *q.shape)),
+        jnp.broadcast_to(identity, (*batch, *identity.shape)),
+    )
     _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    start = q, identity
     _, (logs, steps, products) = jax.lax.scan(backward, start, (carries_tm1, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
@@ -125,19 +133,19 @@ def jacobian_spectrum(
 
 
 def memory_horizon(spectrum: JacobianSpectrum, *, threshold: float = 0.01) -> MemoryHorizon:
-    """The norms of products of Jacobians against their lag, with the fitted rate and the horizon.
+    """Returns the norms of products of Jacobians by lag, their decay rate and the horizon.
 
         ‖∂c_T/∂c_{T-k}‖₂ ≈ a ρᵏ     by least squares of the logarithms over k = 0..T         (1)
 
     Args:
-        spectrum: what `jacobian_spectrum` gives; with R < N probes the spectral norm is a lower bound and the
-            Frobenius norm an estimate.
-        threshold: below which a state counts as forgotten, above 0.
+        spectrum: the result of `jacobian_spectrum`. With R < N probes, the spectral norm is a lower
+            bound and the Frobenius norm an estimate.
+        threshold: the norm below which a state counts as forgotten, above 0.
 
     Returns:
-        A `MemoryHorizon`. Norms too small to have a logarithm have no say in the fit.
+        A `MemoryHorizon`. The fit leaves out norms that are too small to have a logarithm.
 
-    Gradient: not meant.
+    Gradient: not supported.
 
     Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML 2013.
@@ -148,10 +156,10 @@ def memory_horizon(spectrum: JacobianSpectrum, *, threshold: float = 0.01) -> Me
     share = spectrum.size / values.shape[-1]
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
     lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
-    known = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
-    from_mean = known * (lags - jnp.average(lags, 0, known, keepdims=True))
-    spread = jnp.sum(from_mean * lags, 0)
-    slope = jnp.sum(from_mean * jnp.log(jnp.where(known > 0, spectral, 1)), 0)
-    rate = jnp.exp(slope / jnp.where(spread > 0, spread, 1))  # (1)
+    weights = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
+    deviations = weights * (lags - jnp.average(lags, 0, weights, keepdims=True))
+    variance = jnp.sum(deviations * lags, 0)
+    covariance = jnp.sum(deviations * jnp.log(jnp.where(weights > 0, spectral, 1)), 0)
+    rate = jnp.exp(covariance / jnp.where(variance > 0, variance, 1))  # (1)
     horizon = jnp.max(jnp.where(spectral >= threshold, lags, 0), axis=0).astype(jnp.int32)
     return MemoryHorizon(frobenius, spectral, rate, horizon)

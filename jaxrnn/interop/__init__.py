@@ -1,6 +1,6 @@
-"""Parameters in and out of other libraries, one a module, each with `read` and `write`.
+"""Exchange of parameters with other libraries: a module for each, with `read` and `write`.
 
-`safetensors`, which needs the package of that name, is imported by itself.
+`jaxrnn.interop.safetensors` needs the package of that name, so it has to be imported explicitly.
 """
 
 from jaxrnn.interop import equinox as equinox, flax as flax, haiku as haiku, keras as keras

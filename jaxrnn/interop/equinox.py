@@ -5,20 +5,22 @@ from typing import Any
 from jaxrnn.interop import layout
 from jaxrnn.types import Params, PyTree
 
-LAYOUTS = layout.layouts("equinox")
+LAYOUTS = layout.load_layouts("equinox")
 
 
 def read(module: PyTree) -> tuple[Any, Params]:
-    """The cell and its parameters, of a module of Equinox, or of its arrays by their names.
+    """Returns the cell and the parameters of an Equinox module.
 
     Args:
-        module: `eqx.nn.GRUCell` or `eqx.nn.LSTMCell`, also with `use_bias=False`.
+        module: `eqx.nn.GRUCell` or `eqx.nn.LSTMCell`, also with `use_bias=False`; or a dict of its
+            arrays by name.
 
     Returns:
-        A Cell with its params.
+        A Cell and its params.
 
     Raises:
-        ValueError, TypeError: naming the array that is missing, surplus or of a wrong form.
+        ValueError, TypeError: with the name of the array that is missing, surplus or of a wrong
+            shape or dtype.
 
     Gradient: exact.
     """
@@ -26,17 +28,17 @@ def read(module: PyTree) -> tuple[Any, Params]:
 
 
 def write(cell: Any, params: Params, like: PyTree = None) -> PyTree:
-    """The module of Equinox that has the function of a cell.
+    """Returns an Equinox module that computes the same function as a cell.
 
     Args:
         cell: `gru(reset_after=True)` or `lstm`.
-        params: its parameters.
-        like: a module of these sizes; arrays by their names come unless it is given.
+        params: the parameters of the cell.
+        like: an Equinox module of the same sizes. Defaults to None, for arrays by name.
 
     Returns:
-        The module, with these parameters.
+        A module like `like` with these parameters; without `like`, a dict of arrays.
 
     Raises:
-        ValueError, TypeError: if Equinox has no such cell, or `like` is of another kind or size.
+        ValueError, TypeError: if Equinox has no such cell, or if `like` has another class or size.
     """
     return layout.write(LAYOUTS, cell, params, like)

@@ -1,4 +1,4 @@
-"""How a cell was made, as text that can be read again: `gru(128, reset_after=False)`."""
+"""Cells and networks as text that can be parsed again: `gru(128, reset_after=False)`."""
 
 import ast
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxrnn.cells import LSTMCarry
 from jaxrnn.expression import spell
 from jaxrnn.types import Params, Part
 
-# The functions and classes whose calls an expression may hold, by name.
+# The functions and classes that an expression may call, by name.
 CALLABLES: dict[str, Callable[..., Any]] = {
     value.__name__: value
     for value in (
@@ -48,15 +48,15 @@ LOSSES: dict[str, Any] = {
         "l2_loss",
     )
 }
-# All functions that may be an argument in an expression.
+# All functions that an expression may contain as arguments.
 FUNCTIONS = {**ACTIVATIONS, **MERGES, **LOSSES, "ones_like": jnp.ones_like}
 
 
 def expression_of(value: Any) -> str:
-    """The expression that makes a cell or a network; ValueError if there is none.
+    """Returns the expression that makes a cell or a network; ValueError if there is none.
 
-    There is none for functions that are not in `FUNCTIONS`, such as a lambda, for a Cell or Layer
-    of the user's own, and for a dict of rates.
+    There is no expression for a function that is not in `FUNCTIONS`, such as a lambda, for a
+    user-defined Cell or Layer, and for a dict of rates.
     """
     match value:
         case Part() if type(value).__module__.partition(".")[0] == "jaxrnn":
@@ -66,7 +66,8 @@ def expression_of(value: Any) -> str:
         case LSTMCarry():
             return f"LSTMCarry(h={expression_of(value.h)}, c={expression_of(value.c)})"
         case tuple():
-            return f"({' '.join(f'{expression_of(x)},' for x in value)})"
+            items = [f"{expression_of(item)}," for item in value]
+            return f"({' '.join(items)})"
         case bool() | None:
             return repr(value)
         case int():
@@ -79,13 +80,14 @@ def expression_of(value: Any) -> str:
 
 
 def parse_expression(text: str) -> Any:
-    """The inverse of `expression_of`; ValueError for anything but calls of `CALLABLES`."""
+    """Returns the cell of an expression; ValueError for anything but calls of `CALLABLES`."""
 
     def value_of(node: ast.expr) -> Any:
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in CALLABLES:
+                args = map(value_of, node.args)
                 keywords = {str(word.arg): value_of(word.value) for word in node.keywords}
-                return CALLABLES[name](*map(value_of, node.args), **keywords)
+                return CALLABLES[name](*args, **keywords)
             case ast.Name(id=name) if name in FUNCTIONS:
                 return FUNCTIONS[name]
             case ast.Tuple(elts=nodes):
@@ -101,16 +103,17 @@ def parse_expression(text: str) -> Any:
 
 
 def abstract_params(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
-    """The shapes and dtypes of the parameters that `cell.init` draws."""
+    """Returns the shapes and dtypes of the parameters that `cell.init` draws."""
     return jax.eval_shape(lambda key: cell.init(key, input_size, dtype), jax.random.key(0))
 
 
 def input_size_of(cell: Any, params: Params) -> int:
-    """The size that `cell.init` draws such parameters for; ValueError if there is none."""
+    """Returns the input size for which `cell.init` draws such parameters; ValueError if none."""
     check.require(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
     check.require_arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
-    for size in {len(x): None for x in jax.tree.leaves(params) if jnp.ndim(x)}:
+    # The input size is the length of one of the arrays.
+    for size in dict.fromkeys(len(x) for x in jax.tree.leaves(params) if jnp.ndim(x)):
         if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
             return size
     raise ValueError(f"params: got the shapes {shapes}, expected those of {expression_of(cell)}")

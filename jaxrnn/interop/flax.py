@@ -1,4 +1,4 @@
-"""Flax, linen and nnx: `SimpleCell`, `GRUCell`, `LSTMCell`, `OptimizedLSTMCell`, `MGUCell`."""
+"""Flax linen and nnx: `SimpleCell`, `GRUCell`, `LSTMCell`, `OptimizedLSTMCell`, `MGUCell`."""
 
 from typing import Any
 
@@ -6,49 +6,52 @@ from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
 from jaxrnn.types import Params, PyTree
 
-LAYOUTS = layout.layouts("flax")
-PLAIN = {"activation_fn": "tanh", "gate_fn": "sigmoid", "reset_gate": True, "residual": False}
+LAYOUTS = layout.load_layouts("flax")
+SUPPORTED = {"activation_fn": "tanh", "gate_fn": "sigmoid", "reset_gate": True, "residual": False}
 
 
 def read(params: PyTree, module: Any = None) -> tuple[Any, Params]:
-    """The cell and its parameters, of those of a cell of Flax.
+    """Returns the cell and the parameters of a Flax cell.
 
     Args:
-        params: of linen, `variables["params"]` of the cell; of nnx, the cell or `nnx.state(cell)`.
-        module: the cell, which alone tells its `activation_fn` and the like. Unless given, they are
-            what they are in Flax by default.
+        params: for linen, `variables["params"]` of the cell; for nnx, the cell or
+            `nnx.state(cell)`.
+        module: the Flax cell, from which `activation_fn` and similar options are read. Defaults to
+            None, for Flax's default options.
 
     Returns:
-        A Cell with its params. An `MGUCell` is a GRU whose gates r and z are equal, and a GRU of
-        nnx one whose `b_n` is zero.
+        A Cell and its params. An `MGUCell` becomes a GRU whose gates r and z are equal. A GRU of
+        nnx becomes a GRU whose `b_n` is zero.
 
     Raises:
-        ValueError, TypeError: naming what is missing, surplus, of a wrong form or not expressible.
+        ValueError, TypeError: with the name of the array that is missing, surplus or of a wrong
+            shape or dtype, or of the option that no cell of jaxrnn has.
 
-    Gradient: exact; a gate that stands for two has the sum of both.
+    Gradient: exact. A gate of Flax that becomes two gates gets the sum of their gradients.
     """
     return layout.read(_layouts(module), params)
 
 
 def write(cell: Any, params: Params, like: PyTree = None, module: Any = None) -> PyTree:
-    """The parameters of a cell of Flax that has the function of a cell of ours.
+    """Returns the parameters of a Flax cell that computes the same function as a cell.
 
     Args:
         cell: `elman`, `gru(reset_after=True)` or `lstm`.
-        params: its parameters.
-        like: Flax's parameters, to tell of which cell and of what form they are; arrays by their
-            paths, as in linen, unless given.
-        module: as in `read`.
+        params: the parameters of the cell.
+        like: parameters of the Flax cell, which determine the class and the tree of the result.
+            Defaults to None, for arrays by path as in linen.
+        module: the Flax cell, from which `activation_fn` and similar options are read. Defaults to
+            None, for Flax's default options.
 
     Returns:
-        The form of `like`.
+        A tree like `like`.
 
     Raises:
-        ValueError, TypeError: if Flax has no such cell, if `like` is of another kind or size, or
-            where an `MGUCell` would need r = z and nnx's GRU b_n = 0.
+        ValueError, TypeError: if Flax has no such cell; if `like` has another class or size; if
+            `like` is an `MGUCell` and r and z differ, or a GRU of nnx and b_n is not zero.
     """
     return layout.write(_layouts(module), cell, params, like)
 
 
 def _layouts(module: Any) -> list[Layout]:
-    return LAYOUTS if module is None else layout.of_module(LAYOUTS, module, PLAIN)
+    return LAYOUTS if module is None else layout.select_by_module(LAYOUTS, module, SUPPORTED)

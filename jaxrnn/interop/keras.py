@@ -1,4 +1,4 @@
-"""Keras 3: `SimpleRNN`, `GRU`, `LSTM`, and `SimpleRNNCell` and its like."""
+"""Keras 3: `SimpleRNN`, `GRU`, `LSTM` and their cells."""
 
 from typing import Any
 
@@ -7,44 +7,49 @@ from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
 from jaxrnn.types import Params
 
-LAYOUTS = layout.layouts("keras")
-PLAIN: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-PLAIN |= {"dropout": 0.0, "recurrent_dropout": 0.0}
+LAYOUTS = layout.load_layouts("keras")
+SUPPORTED: dict[str, Any] = {
+    "activation": "tanh",
+    "recurrent_activation": "sigmoid",
+    "dropout": 0.0,
+    "recurrent_dropout": 0.0,
+}
 
 
 def read(layer: Any) -> tuple[Any, Params]:
-    """The cell and its parameters, of a layer of Keras or of a cell of one.
+    """Returns the cell and the parameters of a Keras layer or cell.
 
     Args:
-        layer: `SimpleRNN`, `GRU` (with the reset before the product or after it), `LSTM`, or their
-            cells, built; also with `use_bias=False`.
+        layer: a built `SimpleRNN`, `GRU` (with the reset before or after the product), `LSTM`, or
+            one of their cells; also with `use_bias=False`.
 
     Returns:
-        A Cell with its params. Inputs are time first. Keras repeats outputs at masked steps where
-        ours are zero; the carries are the same.
+        A Cell and its params. Inputs of jaxrnn are time-major. At masked steps Keras repeats the
+        last output, where the output of jaxrnn is zero; the carries are the same.
 
     Raises:
-        ValueError, TypeError: naming the attribute that no cell of ours has (dropout is for
-            `variational`), or the weight that is missing, surplus or of a wrong form.
+        ValueError, TypeError: with the name of the weight that is missing, surplus or of a wrong
+            shape or dtype, or of the attribute that no cell of jaxrnn has. For dropout, use
+            `jaxrnn.transforms.variational_dropout`.
 
-    Gradient: exact; each of the two biases of a GRU has that of their sum.
+    Gradient: exact. Each of the two biases of a GRU gets the gradient of their sum.
     """
     return layout.read(_layouts(layer), _weights(layer))
 
 
 def write(cell: Any, params: Params, like: Any) -> list[Any]:
-    """The weights of a layer of Keras that has the function of a cell, for `set_weights`.
+    """Returns weights, for `set_weights`, with which a Keras layer computes the same as a cell.
 
     Args:
         cell: `elman`, `gru` or `lstm`.
-        params: its parameters.
-        like: the layer or its cell, built.
+        params: the parameters of the cell.
+        like: the built layer, or its cell.
 
     Returns:
         Arrays in the order of `like.weights`.
 
     Raises:
-        ValueError, TypeError: if `like` is no layer of that cell, or of another size.
+        ValueError, TypeError: if `like` has another class or size.
     """
     written = layout.write(_layouts(like), cell, params, _weights(like))
     return [written[weight.name] for weight in like.weights]
@@ -55,9 +60,11 @@ def _weights(layer: Any) -> dict[str, Any]:
 
 
 def _layouts(layer: Any) -> list[Layout]:
-    cell, backwards = getattr(layer, "cell", layer), getattr(layer, "go_backwards", False)
+    backwards = getattr(layer, "go_backwards", False)
     expected = "False (jaxrnn.unroll has reverse=True)"
     check.require(not backwards, "go_backwards", backwards, expected)
-    after = getattr(cell, "reset_after", None)
-    found = layout.of_module(LAYOUTS, cell, PLAIN)
-    return [x for x in found if x.options.get("reset_after", after) == after]
+    cell = getattr(layer, "cell", layer)
+    layouts = layout.select_by_module(LAYOUTS, cell, SUPPORTED)
+    # Both variants of a GRU have tensors of the same shapes.
+    reset_after = getattr(cell, "reset_after", None)
+    return [x for x in layouts if x.options.get("reset_after", reset_after) == reset_after]

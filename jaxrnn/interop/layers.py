@@ -1,4 +1,4 @@
-"""Networks of libraries that know but one kind: layers, each in one direction or in both."""
+"""Networks as lists of layers, each in one direction or in both, as PyTorch and ONNX have them."""
 
 from typing import Any
 
@@ -10,27 +10,36 @@ from jaxrnn.types import Params
 Layer = list[tuple[Any, Params]]  # a cell and its parameters for each direction
 
 
-def joined(layers: list[Layer], rate: float = 0.0) -> tuple[Any, Params]:
-    """The network of these layers, dropout between them, and its parameters."""
+def join_layers(layers: list[Layer], dropout_rate: float = 0.0) -> tuple[Any, Params]:
+    """Returns the network of these layers, with dropout between them, and its parameters."""
     parts: list[tuple[Any, Params]] = []
     for layer in layers:
-        if parts and rate:
-            parts.append((dropout(rate), ()))
-        cells, params = zip(*layer, strict=True)
-        both = len(layer) > 1
-        parts.append((bidirectional(*cells), Directions(*params)) if both else layer[0])
-    networks, trees = zip(*parts, strict=True)
-    return (stacked(*networks), trees) if len(parts) > 1 else parts[0]
+        if parts and dropout_rate:
+            parts.append((dropout(dropout_rate), ()))
+        if len(layer) == 1:
+            parts.append(layer[0])
+        else:
+            cells, params = zip(*layer, strict=True)
+            parts.append((bidirectional(*cells), Directions(*params)))
+    if len(parts) == 1:
+        return parts[0]
+    networks, params = zip(*parts, strict=True)
+    return stacked(*networks), params
 
 
-def layers_of(network: Any, params: Params) -> list[Layer]:
-    """The inverse of `joined`; what is neither stacked nor both ways is one layer."""
+def split_layers(network: Any, params: Params) -> list[Layer]:
+    """Returns the layers of a network, the inverse of `join_layers`.
+
+    A network that is neither stacked nor bidirectional is one layer. Dropout is left out.
+    """
     match network:
         case stacked(parts=parts):
             check.require_one_per_part(parts, params=params)
-            pairs = zip(parts, params, strict=True)
-            kept = [pair for pair in pairs if not isinstance(pair[0], dropout)]
-            return [layer for pair in kept for layer in layers_of(*pair)]
+            layers = []
+            for part, part_params in zip(parts, params, strict=True):
+                if not isinstance(part, dropout):
+                    layers += split_layers(part, part_params)
+            return layers
         case bidirectional(parts=parts, merge=merge) if merge in (None, concatenate_features):
             check.require_one_per_part(parts, params=params)
             return [list(zip(parts, params, strict=True))]

@@ -1,19 +1,21 @@
-"""What a conversion is: a table of where another library keeps each gate of our parameters.
+"""Tables of where other libraries keep each gate of our parameters, and conversions by them.
 
-All tables are in layouts.toml. A table is a linear map S from our parameters to their tensors,
-written as text. A row names one of their tensors and what lies in it: `w_x.zrn` are the columns of
-the gates z, r, n of our `w_x` side by side, `b.zr b_n` two gates of `b` and then all of `b_n`; `/`
-begins a new line below, as in `w_x.ifgo / w_h.ifgo`; `-` before a gate turns its sign. With θ ours
-and τ theirs,
+All tables are in layouts.toml. A table is a linear map S from our parameters to the tensors of
+another library, written as text. A row of a table names one tensor and the blocks of our parameters
+that the tensor holds. In `w_x.zrn`, the columns of the gates z, r, n of our `w_x` stand side by
+side; in `b.zr b_n`, two gates of `b` stand before the whole of `b_n`. `/` begins a new line of
+blocks below the first, as in `w_x.ifgo / w_h.ifgo`. `-` before a gate changes its sign. With θ our
+parameters and τ their tensors,
 
     θ = Sᵀ τ + o                                                                             (I1)
     τ = S₁ (θ - o)                                                                           (I2)
     ∂L/∂τ = S ∂L/∂θ                                                                          (I3)
 
-where o is what the other library adds by itself, Haiku's 1 at the forget gate. Where a table names
-a block of ours twice, as of two biases that are added, reading sums them and each has the whole
-gradient; writing puts all of it into the first and zeros into the others, which is S₁. Where it
-names a tensor of theirs twice, that stands for two blocks of ours, and only equal ones are written.
+where o is a constant that the other library adds, such as Haiku's 1 at the forget gate. A table may
+list a block of ours twice, for instance for two biases that are added. Then reading sums both
+tensors, and each of them gets the whole gradient. Writing puts the block into the first tensor and
+zeros into the other, which is S₁. A table may also list a tensor twice. Such a tensor stands for
+two blocks of ours, and only equal blocks can be written.
 """
 
 import dataclasses
@@ -39,24 +41,24 @@ from jaxrnn.interop.expressions import (
 )
 from jaxrnn.types import Array, Cell, Params, Part, PyTree
 
-Tensors = Mapping[str, jax.Array]  # those of another library, by their names
-Misfit = tuple[str, str, str]  # a tensor's name, what came, what was expected
+Tensors = Mapping[str, jax.Array]  # the tensors of another library, by name
+Mismatch = tuple[str, str, str]  # a tensor's name, what came, what was expected
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How another library keeps the parameters of one cell.
+    """Where another library keeps the parameters of one cell.
 
     Fields:
-        name: of library and class.
+        name: the names of the library and its class.
         cell: our factory.
-        rows: of each tensor its name and what lies in it; `w_x` comes first.
-        gates: a letter for each, in our order; none where there is but one.
-        options: of the factory, beside the hidden size.
-        sizes: other options of it, each the height of one of their matrices.
-        turned: whether their matrices are the transposes of ours.
-        offsets: o of (I1), a number for each gate of `b`; none where all are 0.
-        bias_free: whether all biases may be left out, and are zero then.
+        rows: pairs of a tensor's name and the blocks that it holds; the tensor with `w_x` is first.
+        gates: one letter for each gate, in our order; empty for a cell without gates.
+        options: arguments of the factory besides the hidden size.
+        sizes: other arguments of the factory, each with the name of the matrix whose height it is.
+        transposed: whether their matrices are the transposes of ours.
+        offsets: o of (I1), one number for each gate of `b`; empty if all are 0.
+        bias_free: whether all biases may be missing, in which case they are zero.
     """
 
     name: str
@@ -65,214 +67,265 @@ class Layout:
     gates: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    turned: bool = False
+    transposed: bool = False
     offsets: Sequence[float] = ()
     bias_free: bool = False
 
-    def spread(self, params: Params, once: bool = False) -> dict[str, jax.Array]:
-        """S of (I3): their tensors, of what ours are; or S₁ of (I2), that says nothing twice."""
-        gates = functools.cache(lambda name: kernels.split_gates(params[name], len(self.gates)))
-        said, tensors = [], {}
+    def to_tensors(self, params: Params, *, repeat: bool = True) -> dict[str, jax.Array]:
+        """Returns S θ of (I3), or S₁ θ of (I2), the tensors that hold our parameters.
+
+        Args:
+            params: θ.
+            repeat: whether a block that is listed twice is written twice, which is S, or only
+                once, which is S₁.
+        """
+        written: set[str] = set()
+
+        @functools.cache
+        def gates_of(name: str) -> Any:
+            return kernels.split_gates(params[name], len(self.gates))
 
         def block(key: str) -> Array:
             name, _, gate = key.partition(".")
-            x = gates(name)[self.gates.index(gate[-1])] if gate else params[name]
-            said.append(key)
-            return jnp.zeros_like(x) if once and key in said[:-1] else -x if "-" in gate else x
+            x = gates_of(name)[self.gates.index(gate[-1])] if gate else params[name]
+            if not repeat and key in written:
+                return jnp.zeros_like(x)
+            written.add(key)
+            return -x if gate.startswith("-") else x
 
+        tensors: dict[str, jax.Array] = {}
         for name, text in self.rows:
-            lines = [jnp.concatenate([*map(block, keys)], -1) for keys in _keys(text)]
-            tensor = lines[0] if len(lines) == 1 else jnp.concatenate([*map(jnp.atleast_2d, lines)])
-            tensor = tensor.T if self.turned else tensor
+            lines = [jnp.concatenate([*map(block, keys)], -1) for keys in _parse_row(text)]
+            tensor = lines[0]
+            if len(lines) > 1:
+                tensor = jnp.concatenate([*map(jnp.atleast_2d, lines)])
+            if self.transposed:
+                tensor = tensor.T
             if name not in tensors:
                 tensors[name] = tensor
-            elif not once:
+            elif repeat:
                 tensors[name] += tensor
         return tensors
 
-    def shifted(self, params: Params, sign: int) -> Params:
-        """θ + o, or with the other sign θ - o."""
+    def add_offsets(self, params: Params) -> Params:
+        """Returns θ + o."""
+        return self._shift_bias(params, 1)
+
+    def subtract_offsets(self, params: Params) -> Params:
+        """Returns θ - o."""
+        return self._shift_bias(params, -1)
+
+    def _shift_bias(self, params: Params, sign: int) -> Params:
         if not self.offsets:
             return params
         offsets = jnp.asarray(self.offsets, params["b"].dtype)
-        each = jnp.repeat(offsets, len(params["b"]) // len(self.gates))
-        return {**params, "b": params["b"] + sign * each}
+        offsets = jnp.repeat(offsets, len(params["b"]) // len(self.gates))
+        return {**params, "b": params["b"] + sign * offsets}
 
-    def ours(self, tensors: Tensors) -> tuple[Cell, Params]:
-        """The cell, and the form of its parameters, both told from the input kernel."""
+    def infer_cell(self, tensors: Tensors) -> tuple[Cell, Params]:
+        """Returns the cell and the shapes of its parameters, from the shape of the input kernel."""
         name, text = self.rows[0]
-        columns, lines_below = len(_keys(text)[0]), len(_keys(text)) - 1
-        height, width = tensors[name].shape[:: -1 if self.turned else 1]
-        hidden_size = max(1, width // columns)
-        input_size = max(1, height - lines_below * hidden_size)
+        lines = _parse_row(text)
+        shape = tensors[name].shape
+        height, width = shape[::-1] if self.transposed else shape
+        hidden_size = max(1, width // len(lines[0]))
+        # The lines after the first hold recurrent kernels, each as high as the hidden size.
+        input_size = max(1, height - (len(lines) - 1) * hidden_size)
         sizes = {option: len(tensors[name]) for option, name in self.sizes.items()}
         cell = self.cell(hidden_size, **self.options, **sizes)
         return cell, abstract_params(cell, input_size, tensors[name].dtype)
 
-    def misfits(self, tensors: Tensors) -> list[Misfit]:
-        """Where tensors are not those of the table."""
-        wanted: dict[str, Any] = dict.fromkeys(name for name, _ in self.rows)
+    def find_mismatches(self, tensors: Tensors) -> list[Mismatch]:
+        """Returns all differences between the tensors and those of the table."""
+        expected: dict[str, Any] = dict.fromkeys(name for name, _ in self.rows)
         matrices = {self.rows[0][0], *self.sizes.values()}
         if all(name in tensors and tensors[name].ndim == 2 for name in matrices):
-            wanted = jax.eval_shape(self.spread, self.ours(tensors)[1])
+            _, shapes = self.infer_cell(tensors)
+            expected = jax.eval_shape(self.to_tensors, shapes)
         biases = {name for name, text in self.rows if text.startswith("b")}
         if self.bias_free and not biases & tensors.keys():
-            wanted = {name: struct for name, struct in wanted.items() if name not in biases}
-        return misfits(tensors, wanted, self.name)
+            expected = {name: x for name, x in expected.items() if name not in biases}
+        return find_mismatches(tensors, expected, self.name)
 
 
-def layouts(library: str, name: str = "") -> list[Layout]:
-    """Those of a library's classes, with a name in the place of `{}`."""
+def load_layouts(library: str, name: str = "") -> list[Layout]:
+    """Reads the tables of a library's classes; `name` replaces `{}` in the names of tensors."""
     text = resources.files(__package__).joinpath("layouts.toml").read_text("utf-8")
     shared = tomllib.loads(text.replace("{}", name))[library]
-    found = []
-    for said in shared.pop("classes"):
-        said["name"], said["cell"] = f"{library}.{said['name']}", CALLABLES[said["cell"]]
-        said["rows"] = [row.split(" = ") for row in said["rows"]]
-        options = said.get("options", {}).items()
-        said["options"] = {option: ACTIVATIONS.get(value, value) for option, value in options}
-        found.append(Layout(**shared, **said))
-    return found
+    layouts = []
+    for entry in shared.pop("classes"):
+        options = entry.get("options", {})
+        fields = {
+            **shared,
+            **entry,
+            "name": f"{library}.{entry['name']}",
+            "cell": CALLABLES[entry["cell"]],
+            "rows": [row.split(" = ") for row in entry["rows"]],
+            "options": {key: ACTIVATIONS.get(value, value) for key, value in options.items()},
+        }
+        layouts.append(Layout(**fields))
+    return layouts
 
 
-def misfits(tensors: Tensors, wanted: Mapping[str, Any], owner: str) -> list[Misfit]:
-    """Where tensors are not what is wanted, whose form may be None while it is not known."""
+def find_mismatches(tensors: Tensors, expected: Mapping[str, Any], owner: str) -> list[Mismatch]:
+    """Returns all differences between tensors and the expected shapes and dtypes.
 
-    def said(of: Mapping[str, Any], name: str) -> str:
-        known = of.get(name) is not None
-        return check.describe(of[name]) if known else "a matrix" if name in of else "none"
-
-    return [
-        (name, got, f"{expected} for {owner}")
-        for name in {**wanted, **tensors}
-        if (got := said(tensors, name)) != (expected := said(wanted, name))
-    ]
-
-
-def fitting(layouts: Sequence[Layout], tensors: Tensors) -> Layout:
-    """The layout that tensors have; ValueError, by the one that fits best, if they have none."""
-    found = [(layout, layout.misfits(tensors)) for layout in layouts]
-    best, misfits_of_best = min(found, key=lambda pair: len(pair[1]))
-    for misfit in misfits_of_best:
-        check.require(False, *misfit)
-    return best
-
-
-def of_module(layouts: Sequence[Layout], module: Any, plain: Mapping[str, Any]) -> list[Layout]:
-    """The layouts of a module's class.
-
-    What a module says of itself must be plain, such as our cells are, but for the activation of an
-    Elman cell.
+    A value of None in `expected` stands for a tensor of unknown shape.
     """
-    kind = type(module).__name__.removesuffix("Cell")
-    found = [x for x in layouts if x.name.partition(".")[2].removesuffix("Cell") == kind]
-    check.require(found, "module", type(module).__name__, f"one of {_names(layouts)}")
-    for attribute, wanted in plain.items():
-        value = getattr(module, attribute, wanted)
+
+    def description(tensors: Mapping[str, Any], name: str) -> str:
+        if name not in tensors:
+            return "none"
+        return "a matrix" if tensors[name] is None else check.describe(tensors[name])
+
+    mismatches = []
+    for name in {**expected, **tensors}:
+        got, wanted = description(tensors, name), description(expected, name)
+        if got != wanted:
+            mismatches.append((name, got, f"{wanted} for {owner}"))
+    return mismatches
+
+
+def select_by_tensors(layouts: Sequence[Layout], tensors: Tensors) -> Layout:
+    """Returns the layout that tensors have; otherwise ValueError, by the layout that fits best."""
+    mismatches = [layout.find_mismatches(tensors) for layout in layouts]
+    best = min(range(len(layouts)), key=lambda index: len(mismatches[index]))
+    for mismatch in mismatches[best]:
+        check.require(False, *mismatch)
+    return layouts[best]
+
+
+def select_by_module(
+    layouts: Sequence[Layout], module: Any, supported: Mapping[str, Any]
+) -> list[Layout]:
+    """Returns the layouts of a module's class; ValueError if we have no such cell.
+
+    Args:
+        layouts: the layouts of the library.
+        module: a module of the library.
+        supported: by attribute of the module, the value that all our cells implement. The
+            activation of an Elman cell may have other values too.
+    """
+    class_name = type(module).__name__.removesuffix("Cell")
+    selected = [x for x in layouts if x.name.partition(".")[2].removesuffix("Cell") == class_name]
+    check.require(selected, "module", type(module).__name__, f"one of {_names(layouts)}")
+    for attribute, expected in supported.items():
+        value = getattr(module, attribute, expected)
         value = getattr(value, "__name__", value)
-        if found[0].cell is elman and attribute.startswith("activation"):
-            found = activated(found, attribute, value)
+        if selected[0].cell is elman and attribute.startswith("activation"):
+            selected = with_activation(selected, attribute, value)
         else:
-            expected = f"{wanted!r} for {found[0].name}"
-            check.require(value == wanted, attribute, repr(value), expected)
-    return found
+            owner = selected[0].name
+            check.require(value == expected, attribute, repr(value), f"{expected!r} for {owner}")
+    return selected
 
 
-def activated(layouts: Sequence[Layout], attribute: str, function: str) -> list[Layout]:
-    """Layouts of an Elman cell with the activation that an attribute names."""
-    known = function in ACTIVATIONS
-    check.require(
-        known, attribute, repr(function), f"one of {[*ACTIVATIONS]} for {layouts[0].name}"
-    )
+def with_activation(layouts: Sequence[Layout], attribute: str, function: str) -> list[Layout]:
+    """Returns layouts of an Elman cell with the activation that an attribute of a module names."""
+    expected = f"one of {[*ACTIVATIONS]} for {layouts[0].name}"
+    check.require(function in ACTIVATIONS, attribute, repr(function), expected)
     options = {"activation": ACTIVATIONS[function]}
     return [dataclasses.replace(layout, options=options) for layout in layouts]
 
 
-def tensors_of(source: PyTree) -> Tensors:
-    """The arrays of any tree, PyTorch's too, by their paths; errors of ours where JAX has no such.
+def select_by_cell(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
+    """Returns the layouts of a cell of ours; ValueError if there is none."""
+    expected = f"a cell such as {_names(layouts)}"
+    check.require(isinstance(cell, Part), "cell", check.describe(cell), expected)
 
-    A path ends where the value of a Flax variable begins.
+    def fits(layout: Layout) -> bool:
+        options = layout.options.items()
+        return layout.cell is type(cell) and all(getattr(cell, key) == x for key, x in options)
+
+    selected = [layout for layout in layouts if fits(layout)]
+    check.require(selected, "cell", expression_of(cell), expected)
+    return selected
+
+
+def tensors_of(source: PyTree) -> Tensors:
+    """Returns the arrays of any tree, also PyTorch's tensors, by path.
+
+    Raises a TypeError for a dtype that JAX does not have. A path ends where the value of a Flax
+    variable begins.
     """
 
     def array(name: str, leaf: Any) -> jax.Array:
         name = name or "source"
-        dtype = check.require_floating(
-            name, str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch.")
-        )
-        known = jax.dtypes.canonicalize_dtype(dtype) == dtype
-        check.require(
-            known, name, leaf, "float32 at most, or jax_enable_x64 switched on", TypeError
-        )
-        # NumPy does not know PyTorch's bfloat16.
+        dtype_name = str(getattr(leaf, "dtype", type(leaf))).removeprefix("torch.")
+        dtype = check.require_floating(name, dtype_name)
+        is_enabled = jax.dtypes.canonicalize_dtype(dtype) == dtype
+        expected = "float32 at most, or jax_enable_x64 switched on"
+        check.require(is_enabled, name, leaf, expected, TypeError)
+        # PyTorch's bfloat16 goes through float64, since NumPy does not know it.
         return jnp.asarray(leaf.detach().cpu().double() if hasattr(leaf, "detach") else leaf, dtype)
 
-    named = {name.removesuffix(".value"): x for name, x in tree.leaves_by_name(source).items()}
-    return {name: array(name, x) for name, x in named.items()}
+    leaves = {name.removesuffix(".value"): x for name, x in tree.leaves_by_name(source).items()}
+    return {name: array(name, x) for name, x in leaves.items()}
 
 
 def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
-    """The cell and its parameters (I1), by the layout that the arrays of any tree have."""
+    """Returns the cell and its parameters (I1), by the layout of the arrays in any tree."""
     tensors = tensors_of(source)
-    layout = fitting(layouts, tensors)
-    cell, form = layout.ours(tensors)
-    wanted = jax.eval_shape(layout.spread, form)
-    given = {name: tensors.get(name, jnp.zeros(x.shape, x.dtype)) for name, x in wanted.items()}
-    (params,) = jax.linear_transpose(layout.spread, form)(given)
-    return cell, layout.shifted(params, 1)
-
-
-def holding(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
-    """Those that have a cell; ValueError if there is none."""
-    expected = f"a cell such as {_names(layouts)}"
-    check.require(isinstance(cell, Part), "cell", check.describe(cell), expected)
-    of_class = [x for x in layouts if x.cell is type(cell)]
-    found = [x for x in of_class if all(getattr(cell, name) == v for name, v in x.options.items())]
-    check.require(found, "cell", expression_of(cell), expected)
-    return found
+    layout = select_by_tensors(layouts, tensors)
+    cell, shapes = layout.infer_cell(tensors)
+    expected = jax.eval_shape(layout.to_tensors, shapes)
+    # Missing biases are zeros.
+    tensors = {name: tensors.get(name, jnp.zeros(x.shape, x.dtype)) for name, x in expected.items()}
+    (params,) = jax.linear_transpose(layout.to_tensors, shapes)(tensors)
+    return cell, layout.add_offsets(params)
 
 
 def write(layouts: Sequence[Layout], cell: Cell, params: Params, like: PyTree = None) -> PyTree:
-    """Their tensors (I2) in the tree `like`, by the layout that both it and the cell have.
+    """Returns the tensors (I2) in a tree like `like`, by the layout that fits it and the cell.
 
-    Without `like` they come by their names, in the first layout that has the cell.
+    Without `like`, returns the tensors by name, by the first layout of the cell.
     """
-    found = holding(layouts, cell)
-    input_size_of(cell, params)
-    wanted = None if like is None else tensors_of(like)
-    layout = found[0] if wanted is None else fitting(found, wanted)
-    tensors = layout.spread(layout.shifted(params, -1), once=True)
-    if wanted is not None:
-        tensors = {name: tensors[name] for name in wanted}
-        check.require_same_tree("like", wanted, tensors, ", by params")
-    _, back = read([layout], tensors)
+    candidates = select_by_cell(layouts, cell)
+    input_size_of(cell, params)  # raises if the parameters are not those of the cell
+    template = None if like is None else tensors_of(like)
+    layout = candidates[0] if template is None else select_by_tensors(candidates, template)
+    tensors = layout.to_tensors(layout.subtract_offsets(params), repeat=False)
+    if template is not None:
+        tensors = {name: tensors[name] for name in template}
+        check.require_same_tree("like", template, tensors, ", by params")
+    # A table that stands for two blocks by one tensor cannot hold all values.
+    _, read_back = read([layout], tensors)
     for name, param in params.items():
-        error = 4 * jnp.finfo(param.dtype).eps
-        same = np.allclose(param, back[name], rtol=error, atol=error, equal_nan=True)
-        check.require(same, f"params[{name!r}]", param, f"values that {layout.name} can hold")
-    return tensors if like is None else _filled(like, tensors.values())
+        tolerance = 4 * jnp.finfo(param.dtype).eps
+        is_same = np.allclose(
+            param, read_back[name], rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+        check.require(is_same, f"params[{name!r}]", param, f"values that {layout.name} can hold")
+    return tensors if like is None else _replace_leaves(like, tensors.values())
 
 
 def _names(layouts: Sequence[Layout]) -> str:
     return ", ".join(dict.fromkeys(layout.name for layout in layouts))
 
 
-def _filled(like: PyTree, tensors: Iterable[jax.Array]) -> PyTree:
-    """The tree with other values, in its order, each of the kind of array that it has there."""
+def _replace_leaves(like: PyTree, tensors: Iterable[jax.Array]) -> PyTree:
+    """Returns the tree with other values, in its order, each with the array type of the leaf."""
 
-    def kind(leaf: Any, x: jax.Array) -> Any:
-        # Through float64, since NumPy does not know PyTorch's bfloat16.
+    def convert(leaf: Any, x: jax.Array) -> Any:
+        # PyTorch's bfloat16 goes through float64, since NumPy does not know it.
         return leaf.new_tensor(np.asarray(x, float)) if hasattr(leaf, "new_tensor") else x
 
-    leaves, form = jax.tree.flatten(like)
-    return jax.tree.unflatten(form, map(kind, leaves, tensors))
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, map(convert, leaves, tensors))
 
 
-def _keys(text: str) -> list[list[str]]:
-    """The blocks that a row names, line by line."""
-    return [[key for run in line.split() for key in _of_run(run)] for line in text.split(" / ")]
+def _parse_row(text: str) -> list[list[str]]:
+    """Returns the blocks of a row, line by line."""
+    lines = []
+    for line in text.split(" / "):
+        blocks: list[str] = []
+        for word in line.split():
+            blocks.extend(_parse_word(word))
+        lines.append(blocks)
+    return lines
 
 
-def _of_run(run: str) -> list[str]:
-    """`w_x.z` and `w_x.r` of `w_x.zr`; of `b_n` itself."""
-    array, _, gates = run.partition(".")
+def _parse_word(word: str) -> list[str]:
+    """Returns `["w_x.z", "w_x.r"]` for `w_x.zr`, and `["b_n"]` for `b_n`."""
+    array, _, gates = word.partition(".")
     return [f"{array}.{gate}" for gate in re.findall(r"-?\w", gates)] or [array]

@@ -1,4 +1,4 @@
-"""PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, deep and both ways, and `nn.RNNCell` and its like."""
+"""PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, stacked and bidirectional, and their cells."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.expressions import ACTIVATIONS
-from jaxrnn.interop.layers import joined, layers_of
+from jaxrnn.interop.layers import join_layers, split_layers
 from jaxrnn.interop.layout import Layout
 from jaxrnn.types import Params
 
@@ -16,71 +16,82 @@ NONLINEARITIES = "tanh", "relu"
 
 
 def read(source: Any, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any, Params]:
-    """The cell or network, and its parameters, of a module of PyTorch or of its tensors.
+    """Returns the cell or network and the parameters of a PyTorch module, or of its tensors.
 
     Args:
         source: `nn.RNN`, `nn.GRU`, `nn.LSTM` with any `num_layers`, `bidirectional`, `bias`,
             `proj_size`; `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`; or tensors or arrays by name.
-        prefix: what the names begin with in the state dict of a larger model, such as `encoder.`;
-            others are not looked at.
-        nonlinearity: of an RNN, "tanh" or "relu", where its tensors come without the module.
+        prefix: the prefix of the names in the state dict of a larger model, such as `encoder.`;
+            other names are ignored.
+        nonlinearity: "tanh" or "relu", for the tensors of an RNN without the module.
 
     Returns:
-        A Cell with its params, or where there are layers or both directions a Network. Inputs are
-        time first. Two biases become one, their sum. Dropout between layers is in the network.
-        The leaves of our carry have the order of PyTorch's `h_0`, of an LSTM h and c by turns.
+        A Cell and its params; for several layers or both directions, a Network and its params.
+        Inputs of jaxrnn are time-major. Two biases become one, their sum. Dropout between layers
+        is part of the network. The leaves of the carry are in the order of PyTorch's `h_0`; for an
+        LSTM, h and c alternate.
 
     Raises:
-        ValueError, TypeError: naming the tensor that is missing, surplus or of a wrong form.
+        ValueError, TypeError: with the name of the tensor that is missing, surplus or of a wrong
+            shape or dtype.
 
-    Gradient: exact; each of two biases has that of their sum.
+    Gradient: exact. Each of two biases gets the gradient of their sum.
     """
     nonlinearity = getattr(source, "nonlinearity", nonlinearity)
-    known = nonlinearity in NONLINEARITIES
-    check.require(known, "nonlinearity", repr(nonlinearity), f"one of {', '.join(NONLINEARITIES)}")
-    check.require_option_type("prefix", prefix, isinstance(prefix, str), "a text")
-    state = [(str(name), x) for name, x in _state("source", source).items()]
-    directions = _directions({k[len(prefix) :]: x for k, x in state if k.startswith(prefix)})
-    depth = 1 + max(int((re.findall(r"\d+", ending) or [0])[0]) for ending in directions)
-    both = any(ending.endswith("_reverse") for ending in directions)
-    endings = [[""]] if "" in directions else [_endings(i, 1 + both) for i in range(depth)]
-    layers = [
-        [layout.read(_layouts(e, [nonlinearity]), directions.get(e, {})) for e in layer]
-        for layer in endings
-    ]
-    return joined(layers, getattr(source, "dropout", 0.0))
+    expected = f"one of {', '.join(NONLINEARITIES)}"
+    is_supported = nonlinearity in NONLINEARITIES
+    check.require(is_supported, "nonlinearity", repr(nonlinearity), expected)
+    check.require_option_type("prefix", prefix, isinstance(prefix, str), "a string")
+    state = {}
+    for name, tensor in _state("source", source).items():
+        if str(name).startswith(prefix):
+            state[str(name)[len(prefix) :]] = tensor
+    directions = _split_directions(state)
+    if "" in directions:
+        suffixes = [[""]]
+    else:
+        depth = 1 + max(_layer_index(suffix) for suffix in directions)
+        is_bidirectional = any(suffix.endswith("_reverse") for suffix in directions)
+        suffixes = [_suffixes(index, 1 + is_bidirectional) for index in range(depth)]
+    layers = []
+    for layer in suffixes:
+        tensors = [directions.get(suffix, {}) for suffix in layer]
+        layouts = [_layouts(suffix, [nonlinearity]) for suffix in layer]
+        layers.append(list(map(layout.read, layouts, tensors)))
+    return join_layers(layers, getattr(source, "dropout", 0.0))
 
 
 def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
-    """The tensors of a cell or network, for `load_state_dict(strict=True)`.
+    """Returns the tensors of a cell or network, for `load_state_dict(strict=True)`.
 
     Args:
-        cell: `elman` (tanh or relu), `gru(reset_after=True)`, `lstm`, `projected_lstm`, or such
-            both ways, or stacked. Dropout is left to the module.
-        params: its parameters.
-        like: the module, its state dict, or arrays; it says whether there are biases, and what
-            kind of tensor is wanted. Without it arrays come, named as in a module of layers.
+        cell: `elman` (tanh or relu), `gru(reset_after=True)`, `lstm`, `projected_lstm`, or a
+            bidirectional or stacked network of these. Dropout is left to the module.
+        params: the parameters of the cell.
+        like: the module, its state dict, or arrays, which determine whether there are biases and
+            which type of tensor is returned. Defaults to None, for arrays, named as in a module of
+            layers.
 
     Returns:
-        Tensors by name; of two biases the second is zero.
+        Tensors by name. The second of two biases is zero.
 
     Raises:
-        ValueError, TypeError: if PyTorch has no such cell, or `like` is of another kind or size.
+        ValueError, TypeError: if PyTorch has no such cell, or if `like` has another class or size.
     """
     nonlinearities = [like.nonlinearity] if hasattr(like, "nonlinearity") else NONLINEARITIES
-    directions = {} if like is None else _directions(_state("like", like))
-    layers = layers_of(cell, params)
-    single = "" in directions and len(layers) == len(layers[0]) == 1
-    written: dict[str, Any] = {}
+    directions = {} if like is None else _split_directions(_state("like", like))
+    layers = split_layers(cell, params)
+    is_single_cell = "" in directions and len(layers) == len(layers[0]) == 1
+    tensors: dict[str, Any] = {}
     for index, layer in enumerate(layers):
-        endings = [""] if single else _endings(index, len(layer))
-        for (of_cell, of_params), ending in zip(layer, endings, strict=True):
-            template = None if like is None else directions.pop(ending, {})
-            written |= layout.write(_layouts(ending, nonlinearities), of_cell, of_params, template)
-    check.require(
-        not directions, "like", f"{[*directions]} too", f"{len(layers)} layers, as params"
-    )
-    return written
+        suffixes = [""] if is_single_cell else _suffixes(index, len(layer))
+        for (direction_cell, direction_params), suffix in zip(layer, suffixes, strict=True):
+            template = None if like is None else directions.pop(suffix, {})
+            layouts = _layouts(suffix, nonlinearities)
+            tensors |= layout.write(layouts, direction_cell, direction_params, template)
+    expected = f"{len(layers)} layers, as params"
+    check.require(not directions, "like", f"{[*directions]} too", expected)
+    return tensors
 
 
 def _state(name: str, source: Any) -> Any:
@@ -89,23 +100,29 @@ def _state(name: str, source: Any) -> Any:
     return state
 
 
-def _directions(state: Any) -> dict[str, dict[str, Any]]:
-    """The tensors of each direction of each layer, by the ending of their names."""
+def _split_directions(state: Any) -> dict[str, dict[str, Any]]:
+    """Returns the tensors of each direction of each layer, by the suffix of their names."""
     directions: dict[str, dict[str, Any]] = {}
     for name, tensor in state.items():
-        found: Any = NAME.fullmatch(name)
+        match: Any = NAME.fullmatch(name)
         expected = "names such as weight_ih_l0 (of a larger model, a prefix)"
-        check.require(found, name, check.describe(tensor), expected)
-        directions.setdefault(found[1], {})[name] = tensor
+        check.require(match, name, check.describe(tensor), expected)
+        directions.setdefault(match[1], {})[name] = tensor
     check.require(directions, "source", "no tensors", "some, with that prefix")
     return directions
 
 
-def _endings(index: int, ways: int) -> list[str]:
-    return [f"_l{index}", f"_l{index}_reverse"][:ways]
+def _layer_index(suffix: str) -> int:
+    """Returns 2 for `_l2_reverse`."""
+    return int(re.findall(r"\d+", suffix)[0])
 
 
-def _layouts(ending: str, nonlinearities: Collection[str]) -> list[Layout]:
-    """Those of one direction of one layer; of `nn.RNN` the ones of these nonlinearities."""
-    known = [None, *(ACTIVATIONS[name] for name in nonlinearities)]
-    return [x for x in layout.layouts("torch", ending) if x.options.get("activation") in known]
+def _suffixes(index: int, num_directions: int) -> list[str]:
+    return [f"_l{index}", f"_l{index}_reverse"][:num_directions]
+
+
+def _layouts(suffix: str, nonlinearities: Collection[str]) -> list[Layout]:
+    """Returns the layouts of one direction of one layer; for `nn.RNN`, with these activations."""
+    layouts = layout.load_layouts("torch", suffix)
+    activations = [None, *(ACTIVATIONS[name] for name in nonlinearities)]
+    return [x for x in layouts if x.options.get("activation") in activations]

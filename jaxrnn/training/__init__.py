@@ -1,4 +1,4 @@
-"""Training with optax: the trainers, and one batch over many devices."""
+"""Training with optax: trainers, and data parallelism over devices."""
 
 from jaxrnn.training.devices import data_parallel as data_parallel
 from jaxrnn.training.trainers import Trainer as Trainer, TrainState as TrainState

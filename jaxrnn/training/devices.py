@@ -1,4 +1,4 @@
-"""A batch is independent rows: run any function of one on all devices at once."""
+"""Runs a function of a batch on all devices at once; the rows of a batch are independent."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,80 +20,91 @@ def data_parallel(
     weight: Callable[..., jax.Array] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., PyTree]:
-    """Split the rows of a batch over devices; a loss is the mean over all of them, as on one.
+    """Splits the rows of a batch over devices; a loss is the mean over all of them.
 
-    With part d of the arguments x_d, its weight w_d (1 unless given) and D devices,
+    With part d of the arguments x_d, its weight w_d and D devices,
 
         value = Σ_d w_d f(x_d) / Σ_d w_d                                                     (1)
 
-    for every output whose axis is None; the others are put together again along theirs. The loss
-    has to be a mean over rows; one over the valid steps of rows is weighted by their number, say
-    `weight=lambda params, xs, mask: mask.sum()`. Differentiate what is returned, by `jax.grad` or
-    any other transformation:
+    for every output whose axis is None. The other outputs are concatenated along their axis. The
+    loss has to be a mean over rows. A loss that is a mean over valid steps is weighted by their
+    number, for instance `weight=lambda params, xs, mask: mask.sum()`. Differentiate the returned
+    function, by `jax.grad` or any other transformation:
 
         jax.value_and_grad(data_parallel(loss, in_axes=(None, 1, 1)))(params, xs, targets)
 
     Args:
-        function: of positional arguments. A `jax.random.key` that is not split is folded with the
-            number of the part, so that each draws noise of its own.
-        in_axes: one for each argument, a tree prefix as in `jax.vmap`: the axis of rows, or None
-            for what all parts share. Of time-major data it is 1, of a carry 0.
-        out_axes: likewise of the outputs; None for a mean over all rows.
-        weight: of the arguments of one part, a scalar; above zero in one of them at least.
-        devices: `jax.devices()` unless given; one runs the function as it is. A CPU is as many as
-            `jax.config.update("jax_num_cpu_devices", n)` says before JAX is first used.
+        function: a function of positional arguments. A scalar `jax.random.key` that is not split is
+            folded with the index of the part, so that each part draws different noise.
+        in_axes: one entry for each argument, a tree prefix as in `jax.vmap`: the axis of rows, or
+            None for an argument that all parts share. The axis is 1 for time-major data, 0 for a
+            carry.
+        out_axes: the axis of rows of each output, a tree prefix; None for a mean over all rows.
+        weight: a function from the arguments of one part to its weight, a scalar, above zero in at
+            least one part. Defaults to 1.
+        devices: defaults to `jax.devices()`. One device runs the function unchanged. A CPU counts
+            as many devices as `jax.config.update("jax_num_cpu_devices", n)` sets before JAX is
+            first used.
 
     Returns:
         A function of the same arguments.
 
     Raises:
-        ValueError: if there is not one axis for each argument, or if rows cannot be split evenly:
-            pad them with rows that a mask leaves out.
+        ValueError: if the number of axes is not that of the arguments, or if the rows do not divide
+            evenly. In that case pad them with rows that a mask leaves out.
 
-    Gradient: exact, that on one device but for the order of sums. Time: one part's, and one sum of
-    the shared arguments' gradients over all devices. Memory: one part's, on each.
+    Gradient: exact: the gradient on one device, except for the order of sums. Time: one part, and
+    one sum of the gradients of the shared arguments over all devices. Memory: one part on each
+    device.
     """
     check.require_callable("function", function)
     if weight is not None:
         check.require_callable("weight", weight)
-    several = isinstance(in_axes, (tuple, list))
     check.require_option_type(
-        "in_axes", in_axes, several, "a tuple, one axis or None for each argument"
+        "in_axes",
+        in_axes,
+        isinstance(in_axes, (tuple, list)),
+        "a tuple, one axis or None for each argument",
     )
     for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
         for axis in jax.tree.leaves(axes):
             check.require_int(name, axis, least=0)
-    several = devices is None or isinstance(devices, Sequence)
-    check.require_option_type("devices", devices, several, "a sequence of jax.Device")
-    devices = jax.devices() if devices is None else list(devices)
-    known = devices and all(isinstance(device, jax.Device) for device in devices)
-    check.require(known, "devices", devices, "at least one jax.Device and nothing else")
-    check.require(len({*devices}) == len(devices), "devices", devices, "each once")
+    devices = _checked_devices(devices)
     mesh = jax.sharding.Mesh(devices, (AXIS,))
 
     def part(*args: PyTree) -> PyTree:
-        args = _over(lambda axis, x: jax.tree.map(_folded, x) if axis is None else x, in_axes, args)
+        def fold_keys(axis: int | None, x: PyTree) -> PyTree:
+            return jax.tree.map(_fold_key, x) if axis is None else x
+
+        args = _map_axes(fold_keys, in_axes, args)
         ys = function(*args)
         share = jnp.ones(()) if weight is None else weight(*args)
         share = share / jax.lax.psum(share, AXIS)
 
-        def mean(y: jax.Array) -> jax.Array:
-            return jax.lax.psum(y * share.astype(y.dtype), AXIS)
+        def mean(axis: int | None, ys: PyTree) -> PyTree:
+            if axis is not None:
+                return ys
+            return jax.tree.map(lambda y: jax.lax.psum(y * share.astype(y.dtype), AXIS), ys)
 
-        return _over(lambda axis, y: jax.tree.map(mean, y) if axis is None else y, out_axes, ys)
+        return _map_axes(mean, out_axes, ys)
 
     def split(*args: PyTree) -> PyTree:
         if len(args) != len(in_axes):
-            got, expected = f"{len(in_axes)} axes for {len(args)} arguments", "one for each"
-            check.require(False, "in_axes", got, expected)
+            got = f"{len(in_axes)} axes for {len(args)} arguments"
+            check.require(False, "in_axes", got, "one for each")
         if len(devices) == 1:
             return function(*args)
-        _over(even, tuple(in_axes), args)
-        specs = {"in_specs": _over(_spec, in_axes), "out_specs": _over(_spec, out_axes)}
-        return jax.shard_map(part, mesh=mesh, **specs, check_vma=False)(*args)
+        _map_axes(require_even, tuple(in_axes), args)
+        in_specs, out_specs = _map_axes(_spec, in_axes), _map_axes(_spec, out_axes)
+        sharded = jax.shard_map(
+            part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+        return sharded(*args)
 
-    def even(axis: Any, x: PyTree) -> None:
-        for shape in () if axis is None else map(jnp.shape, jax.tree.leaves(x)):
+    def require_even(axis: int | None, x: PyTree) -> None:
+        if axis is None:
+            return
+        for shape in map(jnp.shape, jax.tree.leaves(x)):
             got = f"axis {axis} of an argument of shape {shape}"
             check.require(axis < len(shape), "in_axes", got, "one that it has")
             got = f"{shape[axis]} rows on axis {axis} of an argument of shape {shape}"
@@ -103,8 +114,18 @@ def data_parallel(
     return split
 
 
-def _over(function: Callable[..., Any], axes: PyTree, *trees: PyTree) -> PyTree:
-    """`function(axis, …)`, for each axis, and None is one, with what stands there in the trees."""
+def _checked_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    is_sequence = devices is None or isinstance(devices, Sequence)
+    check.require_option_type("devices", devices, is_sequence, "a sequence of jax.Device")
+    devices = jax.devices() if devices is None else list(devices)
+    are_devices = devices and all(isinstance(device, jax.Device) for device in devices)
+    check.require(are_devices, "devices", devices, "at least one jax.Device and nothing else")
+    check.require(len({*devices}) == len(devices), "devices", devices, "each once")
+    return devices
+
+
+def _map_axes(function: Callable[..., Any], axes: PyTree, *trees: PyTree) -> PyTree:
+    """Maps `function(axis, subtree, …)` over a tree prefix of axes; None is an axis too."""
     return jax.tree.map(function, axes, *trees, is_leaf=lambda axis: axis is None)
 
 
@@ -112,7 +133,7 @@ def _spec(axis: int | None) -> jax.P:
     return jax.P() if axis is None else jax.P(*(None,) * axis, AXIS)
 
 
-def _folded(x: Any) -> Any:
-    """A key made another one in each part; all else as it is."""
+def _fold_key(x: Any) -> Any:
+    """Folds a scalar key with the index of the part; returns anything else unchanged."""
     is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) and jnp.ndim(x) == 0
     return jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x

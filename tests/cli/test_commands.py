@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.certify import Certificate, Row
+from jaxrnn import Certificate, Comparison
 from jaxrnn.cli import corpus, run, text
 from jaxrnn.cli.main import main
 from jaxrnn.interop import safetensors
@@ -173,7 +173,9 @@ def test_too_large_a_model_is_refused_in_a_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("error", "code"), [(1e-13, 0), (1e-11, 1), (float("nan"), 1)])
 def test_certify_answers_by_its_exit_code(error, code, capsys, monkeypatch):
-    certificate = Certificate((Row("gru", "bptt", "handwritten", "autodiff", "xs", error, 1e-12),))
+    certificate = Certificate(
+        (Comparison("gru", "bptt", "handwritten", "autodiff", "xs", error, 1e-12),)
+    )
     monkeypatch.setattr(jaxrnn, "certify_all", lambda progress: certificate)
     assert main(["certify"]) == code
     assert str(certificate) in capsys.readouterr().out

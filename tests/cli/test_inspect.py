@@ -32,9 +32,9 @@ def test_a_run_is_inspected(trained, tmp_path, capsys):
     assert main(["inspect", str(trained), "--out", str(tmp_path / "seen.svg")]) == 0
     out, err = capsys.readouterr()
     assert " 6 steps back, " in out
-    stages = [*dict.fromkeys(re.findall(r"\r([a-z ]+): ", err))]
+    stages = [*dict.fromkeys(re.findall(r"\r([A-Za-z -]+): ", err))]
     assert stages == [
-        *("finite numbers", "spectrum", "gradient flow", "contributions", "truncation", "picture")
+        *("finite numbers", "Jacobian spectrum", "gradient flow", "per-step gradients", "truncation", "picture")
     ]
     assert f"{len(stages)}/{len(stages)}" in err
     assert len(out.splitlines()) <= 5  # the bar is not among them
@@ -66,7 +66,7 @@ def test_what_is_neither_is_an_error_of_the_user(capsys):
 
 
 def test_the_story_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspect, "STEPS", 10)
+    monkeypatch.setattr(inspect, "STORY_STEPS", 10)
     assert main(["story", "--out", str(tmp_path / "story.svg")]) == 0
     said = (tmp_path / "story.svg").read_text("utf-8")
     assert said.startswith("<?xml")
@@ -134,7 +134,7 @@ def no_title_is_cut_off(figure):
 def test_no_title_is_cut_off(command, tmp_path, monkeypatch, trained):
     pictures, save = [], figures.save
     monkeypatch.setattr(figures, "save", lambda f, *a, **k: pictures.append(f) or save(f, *a, **k))
-    monkeypatch.setattr(inspect, "STEPS", 5)
+    monkeypatch.setattr(inspect, "STORY_STEPS", 5)
     arguments = {
         "inspect": ["lstm", "--hidden-size", "2", "--steps", "3", "--out", str(tmp_path / "x.png")],
         "story": ["--out", str(tmp_path / "x.png")],

@@ -33,7 +33,7 @@ def made(params=PARAMS, history=HISTORY, **options):
 
 
 def save(folder, overwrite=False, **parts):
-    with run.reserved(folder, overwrite) as earlier:
+    with run.reserve(folder, overwrite) as earlier:
         return run.save(folder, made(**parts), earlier)
 
 
@@ -147,11 +147,11 @@ def test_a_folder_stays_as_it_was_if_writing_fails(tmp_path, monkeypatch):
 
 
 def test_two_trainings_cannot_have_one_folder(tmp_path):
-    with run.reserved(tmp_path):
+    with run.reserve(tmp_path):
         with pytest.raises(UserError, match=r"--out: got '.*', where another training is about"):
             save(tmp_path)
         code = "from pathlib import Path; from jaxrnn.cli import run\n"
-        code += f"with run.reserved(Path({str(tmp_path)!r})): pass"
+        code += f"with run.reserve(Path({str(tmp_path)!r})): pass"
         other = [sys.executable, "-c", code]
         done = subprocess.run(other, capture_output=True, text=True, timeout=120)
         assert "where another training is about to save its run" in done.stderr
@@ -165,7 +165,7 @@ def test_a_run_that_came_meanwhile_is_left_alone(tmp_path, overwrite):
         save(folder, seed=1)
     save(tmp_path / "other", seed=2)
     (tmp_path / "run-2").mkdir()  # taken
-    with run.reserved(folder, overwrite) as earlier:
+    with run.reserve(folder, overwrite) as earlier:
         for path in (tmp_path / "other").iterdir():
             shutil.copy(path, folder)
         assert run.save(folder, made(seed=3), earlier) == tmp_path / "run-3"
@@ -177,7 +177,7 @@ def test_a_run_that_came_meanwhile_is_left_alone(tmp_path, overwrite):
 
 def test_a_folder_that_is_gone_is_made_again(tmp_path):
     save(tmp_path / "run")
-    with run.reserved(tmp_path / "run", overwrite=True) as earlier:
+    with run.reserve(tmp_path / "run", overwrite=True) as earlier:
         shutil.rmtree(tmp_path / "run")
         assert run.save(tmp_path / "run", made(), earlier) == tmp_path / "run"
     assert {path.name for path in (tmp_path / "run").iterdir()} == set(run.FILES)
@@ -186,7 +186,7 @@ def test_a_folder_that_is_gone_is_made_again(tmp_path):
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(run.Path("."))
-    with run.reserved(run.Path("."), overwrite=True):
+    with run.reserve(run.Path("."), overwrite=True):
         taken = run.save(run.Path("."), made(), {})
     assert taken == tmp_path.with_name(f"{tmp_path.name}-2")
     shutil.rmtree(taken)
@@ -261,10 +261,10 @@ def _denied(**_):
 
 def test_a_folder_is_let_go_whatever_happens(tmp_path):
     for _ in range(2):
-        with contextlib.suppress(ZeroDivisionError), run.reserved(tmp_path):
+        with contextlib.suppress(ZeroDivisionError), run.reserve(tmp_path):
             raise ZeroDivisionError
     open_before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    with run.reserved(tmp_path):
+    with run.reserve(tmp_path):
         pass
     if open_before:
         assert len(os.listdir("/proc/self/fd")) == open_before

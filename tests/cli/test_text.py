@@ -67,14 +67,14 @@ def test_a_segment_continues_the_one_before_unless_streams_begin(model, params):
 
 @pytest.mark.parametrize("size", [7, 49, 4096])
 def test_a_text_is_scored_as_in_one_go(model, params, size, monkeypatch):
-    monkeypatch.setattr(text, "SCORED_AT_ONCE", size)
+    monkeypatch.setattr(text, "SCORING_CHUNK", size)
     got = text.bits_per_character(model, params, TOKENS)
     assert got == pytest.approx(in_one_go(model, params, TOKENS).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [7, 49, 4096])
 def test_streams_are_scored_side_by_side(model, params, size, monkeypatch):
-    monkeypatch.setattr(text, "SCORED_AT_ONCE", size)
+    monkeypatch.setattr(text, "SCORING_CHUNK", size)
     tokens = TOKENS[:45]  # 44 targets; the last two do not fill three streams
     bits = [in_one_go(model, params, tokens[14 * s :][:15]).mean() for s in range(3)]
     got = text.bits_per_character(model, params, tokens, streams=3)

@@ -170,8 +170,8 @@ def test_what_vanishes_explodes_and_is_fine():
     diagnosis = diagnose(memory_horizon(found), spectrum=found)
     assert list(diagnosis.findings) == ["chaotic", "exploding"]
     assert diagnosis.findings["chaotic"] == (
-        "the largest Lyapunov exponent is 0.182 nats a step, what differs a little differs twice "
-        "as much 3.8 steps later"
+        "the largest Lyapunov exponent is 0.182 nats a step, so a small difference of states "
+        "doubles in 3.8 steps"
     )
     fine = found_of(1.0)
     assert str(diagnose(memory_horizon(fine), spectrum=fine)) == (
@@ -255,9 +255,9 @@ def test_curves_carry_their_numbers(axes):
     np.testing.assert_allclose(axes.lines[1].get_ydata(), axes.lines[0].get_ydata(), atol=1e-9)
 
 
-def test_a_spectrum_says_whether_neighbours_meet(axes):
+def test_a_spectrum_says_whether_nearby_states_converge(axes):
     plots.plot_jacobian_spectrum(axes, found_of(0.8))
-    assert axes.get_title().endswith("neighbours meet, -0.223 nats a step")
+    assert axes.get_title().endswith("nearby states converge, -0.223 nats a step")
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.full(H, np.log(0.8)))
 
 

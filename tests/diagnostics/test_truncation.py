@@ -142,7 +142,7 @@ def test_bad_arguments_are_named():
     loss, params = problem()
     with pytest.raises(ValueError, match=r"tolerance: got 0.0, expected a number above 0"):
         jaxrnn.diagnostics.adaptive_truncation(loss, params, 1.0, tolerance=0.0)
-    with pytest.raises(ValueError, match=r"loss: got one that runs nothing by its loop"):
+    with pytest.raises(ValueError, match=r"loss: got one that does not call its loop"):
         jaxrnn.diagnostics.adaptive_truncation(lambda params, loop: 0.0, params)
 
 

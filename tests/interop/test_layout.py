@@ -13,7 +13,7 @@ import jaxrnn
 from jaxrnn.interop import layout
 
 LIBRARIES = ["torch", "flax", "haiku", "equinox", "keras", "onnx"]
-LAYOUTS = [x for library in LIBRARIES for x in layout.layouts(library, "lstm")]
+LAYOUTS = [x for library in LIBRARIES for x in layout.load_layouts(library, "lstm")]
 every = pytest.mark.parametrize(
     "table", LAYOUTS, ids=lambda x: f"{x.name} of {x.cell.__name__}, {len(x.rows)} tensors"
 )
@@ -29,9 +29,9 @@ def ours(table, seed=0):
 @every
 def test_every_table_is_read_by_the_transpose_of_what_it_writes(table):
     _, params = ours(table)
-    tensors = like(table.spread(params), seed=1)
+    tensors = like(table.to_tensors(params), seed=1)
     _, back = layout.read([table], tensors)
-    there, here = table.spread(params), table.shifted(back, -1)
+    there, here = table.to_tensors(params), table.subtract_offsets(back)
     theirs = sum(np.vdot(there[name], tensors[name]) for name in tensors)
     np.testing.assert_allclose(
         theirs, sum(np.vdot(params[name], here[name]) for name in params), rtol=1e-12
@@ -41,15 +41,15 @@ def test_every_table_is_read_by_the_transpose_of_what_it_writes(table):
 @every
 def test_gradients_travel_by_the_table(table):
     _, params = ours(table)
-    tensors = like(table.spread(params), seed=1)
+    tensors = like(table.to_tensors(params), seed=1)
     _, pull = jax.vjp(lambda tensors: layout.read([table], tensors)[1], tensors)
-    jax.tree.map(np.testing.assert_array_equal, pull(params)[0], table.spread(params))
+    jax.tree.map(np.testing.assert_array_equal, pull(params)[0], table.to_tensors(params))
 
 
 @every
 def test_every_table_gives_back_what_it_is_given(table):
     cell, params = ours(table)
-    tensors = layout.read([table], like(table.spread(params), seed=1))[1]  # such as it can hold
+    tensors = layout.read([table], like(table.to_tensors(params), seed=1))[1]  # such as it can hold
     written = layout.write([table], cell, tensors)
     found, back = layout.read([table], written)
     assert found == cell
@@ -66,7 +66,7 @@ def test_the_tensors_tell_the_table(table):
     among = [x for x in LAYOUTS if x.name.split(".")[0] == table.name.split(".")[0]]
     variant = table.options.get("reset_after")
     among = [x for x in among if x.options.get("reset_after", variant) == variant]
-    found = layout.fitting(among, table.spread(params))
+    found = layout.select_by_tensors(among, table.to_tensors(params))
     assert found.cell is table.cell
     assert found.rows == table.rows
 

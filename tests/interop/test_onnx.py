@@ -92,7 +92,7 @@ def run(model, **given):
 def ours(model, xs):
     """Y (T, D, B, H) and Y_h (D, B, H), as ONNX has them."""
     node = interop.read(model)
-    carry, ys = jaxrnn.unroll(node.cell, node.params, xs, **node.how)
+    carry, ys = jaxrnn.unroll(node.cell, node.params, xs, **node.unroll_options)
     ends = carry if isinstance(carry, jaxrnn.Directions) else [carry]
     ends = np.stack([getattr(end, "h", end) for end in ends])
     return np.stack(np.split(np.asarray(ys), len(ends), axis=-1), axis=1), ends
@@ -138,7 +138,7 @@ def test_weights_may_be_constants_and_states_inputs_of_the_model():
     node = interop.read(model)
     assert node.cell is expected.cell
     assert bits(node.params) == bits(expected.params)
-    assert node.how == {}
+    assert node.unroll_options == {}
     assert xs.shape == (4, 2, 3)
 
 
@@ -146,7 +146,7 @@ def test_weights_may_be_constants_and_states_inputs_of_the_model():
 def test_from_onnx_and_back_is_the_same_function(case):
     model, xs = node_model((4, 2, 3, 4, 0), **NODES[case], lengths=False, states=False)
     node = interop.read(model)
-    (ys,) = run(interop.write(node.cell, node.params, **node.how), xs=xs)
+    (ys,) = run(interop.write(node.cell, node.params, **node.unroll_options), xs=xs)
     expected = np.concatenate([*np.swapaxes(run(model, X=xs)[0], 0, 1)], axis=-1)
     assert distance(ys, expected) < SINGLE
 
@@ -200,7 +200,7 @@ def test_there_and_back_gives_the_same_bits(name):
 def test_reverse_comes_back():
     cell = CELLS["gru"]
     params = cell.init(jax.random.key(0), 3)
-    assert interop.read(interop.write(cell, params, reverse=True)).how == {"reverse": True}
+    assert interop.read(interop.write(cell, params, reverse=True)).unroll_options == {"reverse": True}
 
 
 @pytest.mark.parametrize(

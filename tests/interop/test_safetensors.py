@@ -57,10 +57,10 @@ def test_a_part_of_another_dtype_keeps_it(tmp_path):
 def test_names_are_readable_and_the_file_says_what_it_is(tmp_path):
     network = NETWORKS["deep"]
     interop.save(tmp_path / "net", network, network.init(jax.random.key(0), 3))
-    said, arrays = interop.opened(tmp_path / "net")
+    metadata, arrays = interop.open_file(tmp_path / "net")
     assert arrays.keys() >= {"1.forward.w_h", "1.backward.b_n", "2.w_x", "4.w_o"}
-    assert said["jaxrnn"] == interop.VERSION
-    assert said["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4)")
+    assert metadata["jaxrnn"] == interop.VERSION
+    assert metadata["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4)")
 
 
 def test_a_fresh_process_reads_it(tmp_path):
