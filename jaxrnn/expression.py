@@ -17,11 +17,16 @@ class Expression:
     def __repr__(self) -> str:
         return self.expression(spell)
 
-    def expression(self, spell_argument: Callable[[Any], str]) -> str:
-        """Returns the expression, with each argument formatted by `spell_argument`."""
+    def expression(
+        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+    ) -> str:
+        """Returns the expression, with each argument formatted by `spell_argument`.
+
+        With defaults, it means the same in a later version whose defaults are others.
+        """
         if not dataclasses.is_dataclass(self):  # a user's class, whose arguments are unknown
             return object.__repr__(self)
-        return call_expression(self, spell_argument)
+        return call_expression(self, spell_argument, with_defaults=with_defaults)
 
     @property
     def expression_name(self) -> str:
@@ -34,12 +39,15 @@ class Expression:
             object.__setattr__(self, name, value)
 
 
-def call_expression(value: Any, spell_argument: Callable[[Any], str]) -> str:
-    """Returns `name(arguments)`, without the arguments that equal their defaults."""
+def call_expression(
+    value: Any, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+) -> str:
+    """Returns `name(arguments)`, with or without the arguments that equal their defaults."""
     arguments: list[str] = []
-    for field in dataclasses.fields(value):
+    # Positional arguments first, as in a call: a subclass may add some after its base's options.
+    for field in sorted(dataclasses.fields(value), key=lambda field: field.kw_only):
         argument = getattr(value, field.name)
-        if not field.repr or _is_default(field, argument):
+        if not field.repr or (_is_default(field, argument) and not with_defaults):
             continue
         prefix = f"{field.name}=" if field.kw_only else ""
         if field.metadata.get("variadic"):  # stacked(a, b) has one field, the tuple (a, b)

@@ -35,7 +35,8 @@ OLD_NAMES = {
 def public():
     for namespace in (jaxrnn, diagnostics, training, transforms):
         for name, value in vars(namespace).items():
-            if callable(value) and not name.startswith("_"):
+            is_call = inspect.isclass(value) or inspect.isfunction(value)
+            if is_call and not name.startswith("_"):
                 yield f"{namespace.__name__}.{name}", value
     for library in LIBRARIES:
         module = getattr(interop, library)

@@ -208,9 +208,11 @@ class RuledStep(Expression):
     step: Step
     rule: AdjointRule
 
-    def expression(self, spell_argument: Callable[[Any], str]) -> str:
+    def expression(
+        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+    ) -> str:
         """A call of the function that made it."""
-        return _expression(self.step, self.rule, spell_argument)
+        return _expression(self.step, self.rule, spell_argument, with_defaults)
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
         """One step."""
@@ -228,9 +230,11 @@ class RuledCell(TransformedCell):
 
     rule: AdjointRule
 
-    def expression(self, spell_argument: Callable[[Any], str]) -> str:
+    def expression(
+        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+    ) -> str:
         """A call of the function that made it."""
-        return _expression(self.cell, self.rule, spell_argument)
+        return _expression(self.cell, self.rule, spell_argument, with_defaults)
 
     def project(self, params: Params, xs: PyTree) -> ProbeInputs:
         """The projected inputs, and the probe, None where the rule reads nothing."""
@@ -265,9 +269,12 @@ def _inputs_and_probe(rule: AdjointRule, xs: PyTree) -> tuple[PyTree, PyTree]:
     return check.require_instance("xs", xs, ProbeInputs) if rule.has_probe else (xs, None)
 
 
-def _expression(step: Cell | Step, rule: AdjointRule, spell: Callable[[Any], str]) -> str:
+def _expression(
+    step: Cell | Step, rule: AdjointRule, spell: Callable[[Any], str], with_defaults: bool
+) -> str:
     """The rule's own expression, with the step as its first argument."""
-    name, arguments = call_expression(rule, spell).split("(", 1)
+    call = call_expression(rule, spell, with_defaults=with_defaults)
+    name, arguments = call.split("(", 1)
     separator = "" if arguments == ")" else ", "
     return f"{name}({spell(step)}{separator}{arguments}"
 
