@@ -164,7 +164,7 @@ def reverse_time(xs: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.flip(x, 0), xs)
 
 
-def to_time_major(xs: PyTree, axis: int = 1) -> PyTree:
+def to_time_major(xs: PyTree, *, axis: int = 1) -> PyTree:
     """Converts batch-major data to time-major: moves `axis` of every leaf to the front.
 
     Gradient: exact. Time and memory: at most one copy. Raises TypeError or ValueError if `axis` is

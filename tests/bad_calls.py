@@ -209,10 +209,10 @@ def of_sequences():
     yield "lengths_to_mask", lengths, lambda: jaxrnn.lengths_to_mask(STRUCT, 3)
     axis = "ValueError: xs: got float64[3], expected one with an axis {}"
     for value in (1, 7, -9):
-        call = lambda v=value: jaxrnn.to_time_major(array(3), v)  # noqa: E731
+        call = lambda v=value: jaxrnn.to_time_major(array(3), axis=v)  # noqa: E731
         yield "to_time_major", axis.format(value), call
     for value in ("1", True, (0, 1)):
-        call = lambda v=value: jaxrnn.to_time_major(XS, v)  # noqa: E731
+        call = lambda v=value: jaxrnn.to_time_major(XS, axis=v)  # noqa: E731
         yield "to_time_major", "TypeError: axis: got ...expected a Python int", call
     yield "to_time_major", "TypeError: xs: got str, expected", lambda: jaxrnn.to_time_major("abc")
     lead = "ValueError: rest: got float64[], expected a leading time axis"
@@ -387,7 +387,7 @@ def of_losses_and_training():
         yield (
             "step_loss",
             wanted,
-            lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, t),
+            lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, target=t),
         )
     yield (
         "step_loss",

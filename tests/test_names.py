@@ -21,6 +21,9 @@ OPTIONAL_ARGUMENTS = {
     "jaxrnn.lru": {"output_size"},
     "jaxrnn.truncated": {"k2"},
     "jaxrnn.training.truncated_trainer": {"k2"},
+    "jaxrnn.interop.flax.read": {"module"},
+    "jaxrnn.interop.flax.write": {"like", "module"},
+    **{f"jaxrnn.interop.{name}.write": {"like"} for name in ("equinox", "haiku", "torch")},
 }
 OLD_NAMES = {
     *("BothWays", "Crossed", "Fed", "Noised", "Probed", "Restarted", "Restarting", "Scored"),

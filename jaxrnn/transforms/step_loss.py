@@ -44,6 +44,7 @@ def step_loss(
     step: Cell | Step,
     readout: Layer,
     loss: StepLoss,
+    *,
     target: jax.ShapeDtypeStruct = INTEGER_TARGET,
 ) -> Cell | Step:
     """The step whose output is its loss, so that logits stand in memory for one segment at most.
@@ -75,7 +76,7 @@ def step_loss(
     if not isinstance(step, Cell):
         return StepLossStep(step, readout, loss)
     check.require(not step.is_noisy, "step", "one that draws noise", "one without")
-    return StepLossCell(step, readout, loss, target)
+    return StepLossCell(step, readout, loss, target=target)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -106,7 +107,7 @@ class StepLossCell(TransformedCell):
 
     readout: Layer
     loss: StepLoss
-    target: jax.ShapeDtypeStruct = INTEGER_TARGET
+    target: jax.ShapeDtypeStruct = dataclasses.field(default=INTEGER_TARGET, kw_only=True)
 
     expression_name = "step_loss"
 
