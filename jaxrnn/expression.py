@@ -45,7 +45,7 @@ def call_expression(
     """Returns `name(arguments)`, with or without the arguments that equal their defaults."""
     arguments: list[str] = []
     # Positional arguments first, as in a call: a subclass may add some after its base's options.
-    for field in sorted(dataclasses.fields(value), key=lambda field: field.kw_only):
+    for field in sorted(dataclasses.fields(value), key=lambda field: field.kw_only is True):
         argument = getattr(value, field.name)
         if not field.repr or (_is_default(field, argument) and not with_defaults):
             continue

@@ -1,46 +1,17 @@
 """Runs a cell, a step or a network over a sequence, under any loop."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
-from jaxrnn import check, tree, types
+from jaxrnn import check, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.scan import scan
-from jaxrnn.transforms.base import TransformedCell
-from jaxrnn.transforms.masking import MaskedInputs, masked
-from jaxrnn.transforms.noise import add_noise
-from jaxrnn.transforms.resets import ResetInputs, ResetParams, resettable
-from jaxrnn.types import (
-    Array,
-    Carry,
-    Cell,
-    Key,
-    Layer,
-    Loop,
-    Network,
-    Params,
-    Part,
-    PyTree,
-    Step,
-    StepResult,
-)
-
-
-class History(NamedTuple):
-    """The states of all steps of one cell.
-
-    Fields:
-        carries: c_1..c_T, each leaf `(T, *batch, features)`.
-        saved: the values that `advance` saved at every step, such as the values of all gates
-            (`LSTMGates`); the empty tuple for a plain Step.
-    """
-
-    carries: Carry
-    saved: PyTree
+from jaxrnn.runner import HistoryRunner, Runner, zero_carry
+from jaxrnn.types import Array, Carry, Cell, Key, Loop, Params, Part, PyTree, Step, StepResult
 
 
 def unroll(
@@ -102,7 +73,7 @@ def unroll(
 
     Gradient: that of `loop`. By default it is exact backpropagation through time.
     """
-    runner = _Runner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = Runner(loop, mask, fill_value, reset, reset_carry, reverse, key)
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -156,7 +127,7 @@ def history(
 
     Gradient: that of `loop`. Time: one more `advance`, of all steps at once.
     """
-    runner = _HistoryRunner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = HistoryRunner(loop, mask, fill_value, reset, reset_carry, reverse, key)
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -181,121 +152,8 @@ def lengths_to_mask(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     return jax.lax.broadcasted_iota(lengths.dtype, (steps, *lengths.shape), 0) < lengths[None]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Runner:
-    """Runs the parts of a network, each with its own version of the arguments of `unroll`."""
-
-    loop: Loop = bptt
-    mask: Any = None
-    fill_value: float = 0.0
-    reset: Any = None
-    reset_carry: Any = None
-    reverse: bool = False
-    key: Any = None
-
-    def __call__(
-        self,
-        part: Any,
-        params: Params,
-        carry: Carry,
-        xs: PyTree,
-        index: int | None = None,
-        *,
-        reverse: bool = False,
-    ) -> tuple[Any, PyTree]:
-        """Runs a part, which has the number `index` if a network calls; see `types.Network`."""
-        runner = self if index is None else self._of_part(index, reverse)
-        if isinstance(part, Network):
-            return part.run_parts(runner, params, carry, xs)
-        if runner.key is not None and isinstance(part, Part) and part.is_noisy:
-            params, xs = add_noise(part, runner.key, params, carry, xs)
-        if isinstance(part, Layer):
-            return (), part.apply(params, xs)
-        return runner._run_step(part, params, carry, xs)
-
-    def _of_part(self, index: int, reverse: bool) -> "_Runner":
-        """Returns the runner with the arguments for one part of a network."""
-        return dataclasses.replace(
-            self,
-            loop=types.loop_of_part(self.loop, index),
-            reset_carry=None if self.reset_carry is None else self.reset_carry[index],
-            key=None if self.key is None else jax.random.fold_in(self.key, index),
-            reverse=self.reverse != reverse,
-        )
-
-    def _run_step(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        """Runs a Cell or a plain Step with its mask, its resets and its direction."""
-        if self.mask is not None:
-            step, xs = masked(step, fill_value=self.fill_value), MaskedInputs(xs, self.mask)
-        if self.reset is not None:
-            reset_carry = self.reset_carry
-            if reset_carry is None:
-                reset_carry = _zero_carry(step, params, xs, self.reset.shape[1:])
-            # The default zero state is not an argument, so it needs no gradient.
-            step = resettable(step, learned=self.reset_carry is not None)
-            params = ResetParams(params, reset_carry)
-            xs = ResetInputs(xs, self._reset_in_running_order())
-        xs = tree.reverse_time(xs) if self.reverse else xs
-        result, ys = self._run_loop(step, params, carry, xs)
-        ys = tree.reverse_time(ys) if self.reverse else ys
-        return result, ys
-
-    def _reset_in_running_order(self) -> Array:
-        """Returns where the carry is reset before a step, in running order.
-
-        A reset at t separates the steps t-1 and t. In reverse, step t-1 runs after step t.
-        """
-        if not self.reverse:
-            return self.reset
-        return jnp.concatenate([self.reset[1:], jnp.zeros_like(self.reset[:1])])
-
-    def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        return check.require_pair("loop", self.loop(step, params, carry, xs))
-
-
-class _HistoryRunner(_Runner):
-    """Returns a History instead of the last carry."""
-
-    def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        if not isinstance(step, Cell):
-
-            def step_with_carry(params: Params, carry: Carry, x: PyTree) -> StepResult:
-                carry, y = step(params, carry, x)
-                return carry, (carry, y)
-
-            _, (carries, ys) = super()._run_loop(step_with_carry, params, carry, xs)
-            return self._in_time_order(History(carries, ())), ys
-        _, carries = super()._run_loop(_CarryOutput(step), params, carry, xs)
-        # Saved values are a function of the carries, so they need no loop.
-        advance = jax.vmap(step.advance, in_axes=(None, 0, 0))
-        previous_carries, zs = tree.shift_right(carry, carries), step.project(params, xs)
-        _, saved = advance(step.prepare(params), previous_carries, zs)
-        return self._in_time_order(History(carries, saved)), step.output(params, carries)
-
-    def _in_time_order(self, states: History) -> History:
-        states = tree.reverse_time(states) if self.reverse else states
-        if self.mask is None:
-            return states
-        return states._replace(saved=tree.zero_unmasked(self.mask, states.saved))
-
-
-class _CarryOutput(TransformedCell):
-    """The cell whose output is its carry."""
-
-    def output(self, params: Params, carries: Carry) -> Carry:
-        return carries
-
-
-def _zero_carry(cell: Any, params: Params, xs: PyTree, batch: tuple[int, ...]) -> Carry:
-    """Returns the zero state, sharded over an explicit mesh as the rows of the inputs are."""
-    carry = cell.initial_carry(batch, check.float_dtype(params))
-    sharding = jax.typeof(jax.tree.leaves(xs)[0]).sharding
-    row_sharding = sharding.update(spec=sharding.spec[1 : 1 + len(batch)])
-    return jax.sharding.reshard(carry, row_sharding) if any(row_sharding.spec) else carry
-
-
 def _checked_run(
-    runner: _Runner, lengths: Any, cell: Any, params: Params, carry: Carry, xs: PyTree
+    runner: Runner, lengths: Any, cell: Any, params: Params, carry: Carry, xs: PyTree
 ) -> tuple[Any, PyTree]:
     """Checks all arguments, then runs the cell.
 
@@ -318,7 +176,7 @@ def _checked_run(
     if mask is not None and batch is None:
         _check_mask_axes(xs, mask.shape)
     if carry is None:
-        carry = _zero_carry(cell, params, xs, batch)
+        carry = zero_carry(cell, params, xs, batch)
     arrays = tree.to_arrays("arguments", (mask, runner.reset, runner.reset_carry, carry))
     mask, reset, reset_carry, carry = arrays
     xs = xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill_value)
@@ -327,14 +185,14 @@ def _checked_run(
     return result, ys if mask is None else tree.zero_unmasked(mask, ys)  # (3)
 
 
-def _check_options(runner: _Runner) -> None:
+def _check_options(runner: Runner) -> None:
     """Raises an error unless each option has its type."""
     check.require_callable("loop", runner.loop, takes=4)
     check.require_bool("reverse", runner.reverse)
     check.require_finite("fill_value", runner.fill_value)
 
 
-def _check_exclusive_options(runner: _Runner, lengths: Any, cell: Any) -> None:
+def _check_exclusive_options(runner: Runner, lengths: Any, cell: Any) -> None:
     """Raises an error if one option excludes another, or is not used."""
     is_exclusive = runner.mask is None or lengths is None
     check.require(is_exclusive, "lengths", "both mask and lengths", "one of them")
@@ -347,7 +205,7 @@ def _check_exclusive_options(runner: _Runner, lengths: Any, cell: Any) -> None:
 
 
 def _check_part(
-    runner: _Runner, part: Any, params: Params, carry: Carry, xs: PyTree, batch: tuple[int, ...]
+    runner: Runner, part: Any, params: Params, carry: Carry, xs: PyTree, batch: tuple[int, ...]
 ) -> None:
     """Raises an error unless params, xs and carries fit a Cell, a Layer or a Network."""
     if isinstance(part, Cell):
@@ -359,15 +217,15 @@ def _check_part(
     if isinstance(part, Cell) and not part.is_noisy:
         return
     # Only the parts can check the rest, so they run on shapes first.
-    abstract_runner = _Runner(scan, key=runner.key, reverse=runner.reverse)
+    abstract_runner = Runner(scan, key=runner.key, reverse=runner.reverse)
 
     def run(params: Params, xs: PyTree) -> StepResult:
-        return abstract_runner(part, params, _zero_carry(part, params, xs, batch), xs)
+        return abstract_runner(part, params, zero_carry(part, params, xs, batch), xs)
 
     jax.eval_shape(run, params, xs)
 
 
-def _check_carries_of_plain_step(runner: _Runner, carry: Carry) -> None:
+def _check_carries_of_plain_step(runner: Runner, carry: Carry) -> None:
     """Raises an error unless a plain Step has the carries that it needs."""
     reset_carry = carry if runner.reset is None else runner.reset_carry
     for name, argument in (("carry", carry), ("reset_carry", reset_carry)):
@@ -377,7 +235,7 @@ def _check_carries_of_plain_step(runner: _Runner, carry: Carry) -> None:
 
 
 def _checked_mask(
-    runner: _Runner, lengths: Any, steps: int, batch: tuple[int, ...] | None, carry: Carry
+    runner: Runner, lengths: Any, steps: int, batch: tuple[int, ...] | None, carry: Carry
 ) -> Any:
     """Checks mask, lengths and resets, and returns the mask, computed from lengths if there are
     any.

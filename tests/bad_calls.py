@@ -558,7 +558,7 @@ def of_diagnostics():
     message = "ValueError: loop: got randomized(0.5), whose gradient is stochastic, expected..."
     yield "certify", message, lambda: jaxrnn.certify(GRU, loop=drawing)
     yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
-    yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(3)
+    yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(progress=3)
     zero = "ValueError: hidden_size: got 0"
     yield "certify_all", zero, lambda: jaxrnn.certify_all(hidden_size=0)
 
@@ -568,7 +568,7 @@ def of_interop():
     yield "interop", "ValueError: 1: got float64[5,3,2]", lambda: interop.torch.read({1: XS})
     yield "interop", "TypeError: prefix: got 3", lambda: interop.torch.read({}, prefix=3)
     yield "interop", "TypeError: params: got int, exp", lambda: interop.haiku.read(3)
-    yield "interop", "TypeError: name: got 3 of type", lambda: interop.haiku.read({}, 3)
+    yield "interop", "TypeError: name: got 3 of type", lambda: interop.haiku.read({}, name=3)
     for module in (interop.flax, interop.equinox):
         yield "interop", "TypeError: source: got <class 'int'>", lambda m=module: m.read(3)
     yield "interop", "ValueError: module: got NoneType", lambda: interop.keras.read(None)

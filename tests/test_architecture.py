@@ -18,7 +18,7 @@ ROOT = Path(jaxrnn.__file__).parent
 FLOORS = {
     **dict.fromkeys(("types", "expression", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
-    **dict.fromkeys(("sequence", "networks", "losses", "certify", "certify_all"), 2),
+    **dict.fromkeys(("runner", "sequence", "networks", "losses", "certify", "certify_all"), 2),
     **dict.fromkeys(("training", "memory", "diagnostics", "interop"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

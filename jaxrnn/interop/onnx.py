@@ -65,7 +65,7 @@ def load(path: Path | str, *, name: str | None = None) -> Node:
 
     check.require_path("path", path)
     try:
-        return read(onnx.load(path), name)
+        return read(onnx.load(path), name=name)
     except DecodeError as error:
         raise ValueError(f"path: got {str(path)!r} ({error}), expected a model of ONNX") from None
 

@@ -2,7 +2,9 @@
 
 from faults.planting import fault
 
-SEQUENCE, NETWORKS, TREE, CHECK = "sequence.py", "networks.py", "tree.py", "check.py"
+SEQUENCE, RUNNER, NETWORKS, TREE, CHECK = (
+    f"{name}.py" for name in ("sequence", "runner", "networks", "tree", "check")
+)
 
 LAWS = "test_sequence_laws.py::test"
 ALONE = f"{LAWS}_rows_of_every_loop_equal_rows_alone"
@@ -13,56 +15,56 @@ TOKENS = "test_tokens.py::test"
 
 SEQUENCE_FAULTS = (
     fault(
-        SEQUENCE,
-        "_Runner._of_part",
+        RUNNER,
+        "Runner._of_part",
         "one draw for all parts",
         "types.loop_of_part(self.loop, index)",
         "self.loop",
         "loops/test_randomized.py::test_each_part_of_a_network_draws_for_itself",
     ),
     fault(
-        SEQUENCE,
-        "_Runner._of_part",
+        RUNNER,
+        "Runner._of_part",
         "one key for all parts",
         "jax.random.fold_in(self.key, index)",
         "self.key",
         DROPOUT,
     ),
     fault(
-        SEQUENCE,
-        "_Runner._reset_in_running_order",
+        RUNNER,
+        "Runner._reset_in_running_order",
         "reset not turned",
         "jnp.concatenate([self.reset[1:], jnp.zeros_like(self.reset[:1])])",
         "self.reset",
         f"{ALONE}[bptt-masked-resets-reverse]",
     ),
     fault(
-        SEQUENCE,
-        "_Runner._reset_in_running_order",
+        RUNNER,
+        "Runner._reset_in_running_order",
         "reset wraps around",
         "jnp.zeros_like(self.reset[:1])",
         "self.reset[:1]",
         f"{ALONE}[bptt-masked-resets-reverse]",
     ),
     fault(
-        SEQUENCE,
-        "_Runner._run_step",
+        RUNNER,
+        "Runner._run_step",
         "reset to the argument",
-        "_zero_carry(step, params, xs, self.reset.shape[1:])",
+        "zero_carry(step, params, xs, self.reset.shape[1:])",
         "carry",
         f"{ALONE}[bptt-resets]",
     ),
     fault(
-        SEQUENCE,
-        "_HistoryRunner._run_loop",
+        RUNNER,
+        "HistoryRunner._run_loop",
         "states one step off",
         "tree.shift_right(carry, carries)",
         "carries",
         "test_history.py::test_every_gate_of_an_lstm",
     ),
     fault(
-        SEQUENCE,
-        "_zero_carry",
+        RUNNER,
+        "zero_carry",
         "state not laid",
         "if any(of_rows.spec)",
         "if False",

@@ -62,7 +62,7 @@ TRANSFORMS = {
     "scale_carry_gradient": [lambda f: f(GRU)],
     "step_loss": [
         lambda f: f(GRU, jaxrnn.linear(3), NATS),
-        lambda f: f(LSTM, jaxrnn.linear(3), optax.l2_loss, jax.ShapeDtypeStruct((3,), "float32")),
+        lambda f: f(LSTM, jaxrnn.linear(3), optax.l2_loss, target=jax.ShapeDtypeStruct((3,), "float32")),
     ],
     "variational_dropout": [lambda f: f(GRU, input_rate=0.1, state_rate=0.2)],
     "zoneout": [lambda f: f(GRU, 0.1), lambda f: f(LSTM, LSTMCarry(0.1, np.float64(0.5)))],
