@@ -25,9 +25,9 @@ TITLE = (
     "Training on T steps of text: growth of the process while it ran; temporary bytes by the "
     "compiler; bits per byte over the first and the last fifth of the updates."
 )
-CELL, EMBEDDING, READOUT = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.linear(256)
+CELL, EMBEDDING, LINEAR = jaxrnn.gru(64), jaxrnn.embedding(32), jaxrnn.linear(256)
 WITH_LOSS = jaxrnn.transforms.step_loss(
-    CELL, READOUT, optax.softmax_cross_entropy_with_integer_labels
+    CELL, LINEAR, optax.softmax_cross_entropy_with_integer_labels
 )
 K1, K2 = 50, 100
 LOOPS = {"checkpointed()": jaxrnn.checkpointed(), "bptt": jaxrnn.bptt}
@@ -50,8 +50,8 @@ def text(steps: int) -> jax.Array:
 def params() -> Params:
     """Returns the initial parameters of the model."""
     keys = jax.random.split(jax.random.key(0), 3)
-    cell_params, readout_params = CELL.init(keys[0], 32), READOUT.init(keys[1], 64)
-    return {"tokens": EMBEDDING.init(keys[2], 256), "step": (cell_params, readout_params)}
+    cell_params, linear_params = CELL.init(keys[0], 32), LINEAR.init(keys[1], 64)
+    return {"tokens": EMBEDDING.init(keys[2], 256), "step": (cell_params, linear_params)}
 
 
 def inputs_of(params: Params, xs: Any) -> jaxrnn.transforms.StepLossInputs:

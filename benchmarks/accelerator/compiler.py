@@ -104,9 +104,9 @@ def is_busy() -> bool:
 def _compile(lowered: Any, job: Job, traced: float) -> Built:
     start = time.perf_counter()
     program = lowered.compile(compiler_options=job.options)
-    taken = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     memory = program.memory_analysis()
-    return Built(program, job.args, traced, taken, memory and memory.temp_size_in_bytes)
+    return Built(program, job.args, traced, seconds, memory and memory.temp_size_in_bytes)
 
 
 def require_built(built: Built | Exception) -> Built:

@@ -88,12 +88,12 @@ def _traced(built: Any, steps: int) -> dict[str, Any]:
 
 
 def _milliseconds(program: Callable[[], Any]) -> float:
-    taken = []
+    samples = []
     for _ in range(6):
         start = time.perf_counter()
         jax.block_until_ready(program())
-        taken.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(taken[1:])
+        samples.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(samples[1:])
 
 
 def summarize_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def summarize_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
             processes[event["pid"]] = name
         elif event.get("name") == "thread_name":
             threads[event["pid"], event["tid"]] = name
-    taken: dict[str, list[float]] = defaultdict(list)
+    durations_by_kernel: dict[str, list[float]] = defaultdict(list)
     copies: list[float] = []
     launched: dict[str, int] = defaultdict(int)
     spans = []
@@ -117,22 +117,22 @@ def summarize_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
             # The other lanes show the same time again, by operation or by module.
             if lane.startswith("Stream"):
                 is_copy = name.lower().startswith(("memcpy", "memset"))
-                (copies if is_copy else taken[name]).append(event.get("dur", 0.0))
+                (copies if is_copy else durations_by_kernel[name]).append(event.get("dur", 0.0))
                 spans.append((event["ts"], event["ts"] + event.get("dur", 0.0)))
         elif re.match(r"cu(da)?[A-Z]", name):
             launched[name] += 1  # a call of the CUDA API by the host
-    found: dict[str, Any] = {"processes": sorted(set(processes.values())), "calls": launched}
+    result: dict[str, Any] = {"processes": sorted(set(processes.values())), "calls": launched}
     if not spans:
-        return {**found, "missing": "no kernel of a GPU in the trace"}
-    kernels = sum(map(len, taken.values()))
-    largest = sorted(taken.items(), key=lambda item: -sum(item[1]))
+        return {**result, "missing": "no kernel of a GPU in the trace"}
+    kernels = sum(map(len, durations_by_kernel.values()))
+    largest = sorted(durations_by_kernel.items(), key=lambda item: -sum(item[1]))
     return {
-        **found,
+        **result,
         "lanes": sorted({lane for lane in threads.values() if lane})[:20],
         "kernels": kernels,
         "kernels_a_step": kernels / steps,
         "copies_a_step": len(copies) / steps,
-        "microseconds_a_step_busy": sum(map(sum, [*taken.values(), copies])) / steps,
+        "microseconds_a_step_busy": sum(map(sum, [*durations_by_kernel.values(), copies])) / steps,
         "microseconds_a_step_from_first_to_last": (
             (max(end for _, end in spans) - min(begin for begin, _ in spans)) / steps
         ),

@@ -83,9 +83,9 @@ def rates(run: Run) -> None:
         }
         built = compiler.build(jobs, 60)
         calls = {name: compiler.require_built(b) for name, b in built.items()}
-        taken = interleaved(calls, 0.1 if run.dry else 0.4, sample_ms=SAMPLE_MS)
-        best = {name: 2 * size**3 / min(ms) / 1e9 for name, ms in taken.items()}
-        median = {name: 2 * size**3 / statistics.median(ms) / 1e9 for name, ms in taken.items()}
+        samples = interleaved(calls, 0.1 if run.dry else 0.4, sample_ms=SAMPLE_MS)
+        best = {name: 2 * size**3 / min(ms) / 1e9 for name, ms in samples.items()}
+        median = {name: 2 * size**3 / statistics.median(ms) / 1e9 for name, ms in samples.items()}
         # Products of the highest precision do not use TF32. A much faster product does.
         tf32 = best["float32"] > 1.5 * best["float32, highest"]
         row = {"size": size, "tflops": best, "tflops_median": median, "jax_takes_tf32": tf32}
@@ -159,10 +159,10 @@ def _compiling(points: list[Point]) -> str:
 
 def _seconds_a_program(run: Run) -> float:
     """Returns the 90th percentile of the compile times so far, or a guess."""
-    taken = [
+    seconds_so_far = [
         seconds for row in run.record.rows("speed") for seconds in row["compile_seconds"].values()
     ]
-    return float(np.quantile(taken, 0.9)) if taken else 15.0
+    return float(np.quantile(seconds_so_far, 0.9)) if seconds_so_far else 15.0
 
 
 def _batch(run: Run, points: list[Point]) -> None:
@@ -255,12 +255,12 @@ def _point(
 
 def times(steps: int, samples: dict[str, list[float]]) -> dict[str, Any]:
     """Returns the time of a step, and its ratio to the time of `scan` in the same turn."""
-    medians = {name: statistics.median(taken) for name, taken in samples.items()}
+    medians = {name: statistics.median(side) for name, side in samples.items()}
     a_step, ratios = {}, {}
-    for name, taken in samples.items():
-        parts = {"median": medians[name], "best": min(taken), "worst": max(taken)}
+    for name, side in samples.items():
+        parts = {"median": medians[name], "best": min(side), "worst": max(side)}
         a_step[name] = {part: 1e3 * ms / steps for part, ms in parts.items()}
-        shares = [a / b for a, b in zip(taken, samples["scan"], strict=True)]
+        shares = [a / b for a, b in zip(side, samples["scan"], strict=True)]
         ratios[name] = {"median": statistics.median(shares), "worst": max(shares)}
     return {
         "milliseconds": medians,

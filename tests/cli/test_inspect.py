@@ -34,7 +34,14 @@ def test_a_run_is_inspected(trained, tmp_path, capsys):
     assert " 6 steps back, " in out
     stages = [*dict.fromkeys(re.findall(r"\r([A-Za-z -]+): ", err))]
     assert stages == [
-        *("finite numbers", "Jacobian spectrum", "gradient flow", "per-step gradients", "truncation", "picture")
+        *(
+            "finite numbers",
+            "Jacobian spectrum",
+            "gradient flow",
+            "per-step gradients",
+            "truncation",
+            "picture",
+        )
     ]
     assert f"{len(stages)}/{len(stages)}" in err
     assert len(out.splitlines()) <= 5  # the bar is not among them

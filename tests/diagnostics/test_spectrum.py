@@ -1,4 +1,4 @@
-"""`jacobian_spectrum` and `memory_horizon` against jax.jacobian, closed forms and published exponents."""
+"""`jacobian_spectrum`, `memory_horizon` against jax.jacobian, closed forms, known exponents."""
 
 import functools
 

@@ -200,7 +200,9 @@ def test_there_and_back_gives_the_same_bits(name):
 def test_reverse_comes_back():
     cell = CELLS["gru"]
     params = cell.init(jax.random.key(0), 3)
-    assert interop.read(interop.write(cell, params, reverse=True)).unroll_options == {"reverse": True}
+    assert interop.read(interop.write(cell, params, reverse=True)).unroll_options == {
+        "reverse": True
+    }
 
 
 @pytest.mark.parametrize(
