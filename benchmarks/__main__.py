@@ -1,7 +1,7 @@
-"""Run the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`.
+"""Runs the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`.
 
-All for an accelerator are one command: `python -m benchmarks accelerator --minutes 8 --json FILE`.
-What a GPU would launch is counted without one by `python -m benchmarks gpu`.
+On an accelerator: `python -m benchmarks accelerator --minutes 8 --json FILE`.
+Launches of a GPU, counted without one: `python -m benchmarks gpu`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 if __name__ == "__main__" and sys.argv[1:2] == ["accelerator"]:
-    # It sets what has to be set before JAX is imported, and starts a process that imports it.
+    # This command sets environment variables before a process of its own imports JAX.
     from benchmarks.accelerator.command import main as accelerator
 
     sys.exit(accelerator(sys.argv[2:]))
@@ -29,7 +29,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["gpu"]:
 import jax
 import tqdm
 
-# A CPU is one device a core, so that a batch can be split; said before JAX is first used.
+# One device for each core, so that a batch can be split. This has to be set before JAX is used.
 jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 from benchmarks import (  # noqa: E402
@@ -52,12 +52,13 @@ from benchmarks.problems import QUICK_SHAPES, Shape  # noqa: E402
 
 
 class Part(NamedTuple):
-    """One table.
+    """The measurements of one table.
 
     Fields:
-        rows: what there is to measure, arguments of `measure`.
-        measure: one row.
-        summary, table: of all rows.
+        rows: the arguments of `measure`, for each row.
+        measure: measures one row.
+        summary: from all rows to their summary.
+        table: from all rows to a table in Markdown.
     """
 
     rows: list[tuple[Any, ...]]
@@ -66,7 +67,7 @@ class Part(NamedTuple):
     table: Callable[[list[dict[str, Any]]], str]
 
 
-def _compared(question: compare.Question, quick: bool, shapes: tuple[Shape, ...]) -> Part:
+def _part_of_question(question: compare.Question, quick: bool, shapes: tuple[Shape, ...]) -> Part:
     shapes = shapes or (QUICK_SHAPES if quick else question.shapes)
     seconds = 0.2 if quick else question.seconds
     return Part(
@@ -77,34 +78,36 @@ def _compared(question: compare.Question, quick: bool, shapes: tuple[Shape, ...]
     )
 
 
-def _of_module(module: Any, quick: bool, shapes: tuple[Shape, ...]) -> Part:
+def _part_of_module(module: Any, quick: bool, shapes: tuple[Shape, ...]) -> Part:
     return Part(module.rows(quick), module.measure, module.summary, module.table)
 
 
 QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "speed": {
-        "gradient": functools.partial(_compared, speed.GRADIENT),
-        "forward": functools.partial(_compared, speed.FORWARD),
-        "streamed": functools.partial(_compared, speed.STREAMED),
+        "gradient": functools.partial(_part_of_question, speed.GRADIENT),
+        "forward": functools.partial(_part_of_question, speed.FORWARD),
+        "streamed": functools.partial(_part_of_question, speed.STREAMED),
     },
     "steps": {
-        "steps": functools.partial(_compared, steps.QUESTION),
-        "kinds": functools.partial(_of_module, kinds_of_step),
+        "steps": functools.partial(_part_of_question, steps.QUESTION),
+        "kinds": functools.partial(_part_of_module, kinds_of_step),
     },
-    "memory": {"memory": functools.partial(_compared, memory.QUESTION)},
-    "loops": {"loops": functools.partial(_compared, loops.QUESTION)},
-    "long": {"long": functools.partial(_of_module, long)},
-    "compile": {"compile": functools.partial(_of_module, compiling)},
-    "marks": {"marks": functools.partial(_compared, marks.QUESTION)},
-    "flow": {"flow": functools.partial(_compared, flow.QUESTION)},
-    "tpu": {"tpu": functools.partial(_of_module, tpu)},
+    "memory": {"memory": functools.partial(_part_of_question, memory.QUESTION)},
+    "loops": {"loops": functools.partial(_part_of_question, loops.QUESTION)},
+    "long": {"long": functools.partial(_part_of_module, long)},
+    "compile": {"compile": functools.partial(_part_of_module, compiling)},
+    "marks": {"marks": functools.partial(_part_of_question, marks.QUESTION)},
+    "flow": {"flow": functools.partial(_part_of_question, flow.QUESTION)},
+    "tpu": {"tpu": functools.partial(_part_of_module, tpu)},
 }
 ALL = {name: part for parts in QUESTIONS.values() for name, part in parts.items()}
-QUESTIONS["soak"] = {"soak": functools.partial(_of_module, soak)}  # half an hour by itself
+QUESTIONS["soak"] = {
+    "soak": functools.partial(_part_of_module, soak)
+}  # takes half an hour, so `all` leaves it out
 
 
 def machine() -> dict[str, Any]:
-    """The device, the versions and the flags of this run."""
+    """Returns the device, the versions and the flags of this run."""
     packages = ("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "torch", "libtpu")
     return {
         "device": jax.devices()[0].device_kind,
@@ -134,7 +137,7 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Measure, print tables, and keep every sample, and a chart beside it, where `--json` says."""
+    """Measures and prints tables; with `--json`, writes all samples and charts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("question", nargs="?", choices=[*QUESTIONS, "all"], default="speed")
     parser.add_argument("--quick", action="store_true", help="small shapes, a short time")
@@ -145,15 +148,18 @@ def main() -> None:
         nargs=4,
         type=int,
         metavar=("T", "B", "I", "H"),
-        help="measure this one, and no other that is not named so",
+        help="a shape to measure, instead of the default ones; may be repeated",
     )
-    parser.add_argument("--json", type=Path, help="keep device, versions and all samples here")
+    parser.add_argument("--json", type=Path, help="file for the device, versions and all samples")
     options = parser.parse_args()
-    told = machine()
-    print(told, f"not installed, left out: {', '.join(peers.MISSING) or 'nobody'}", sep="\n")
-    result: dict[str, Any] = {"machine": told}
-    for name, make in (ALL if options.question == "all" else QUESTIONS[options.question]).items():
-        part = make(options.quick, tuple(Shape(*shape) for shape in options.shapes or ()))
+    info = machine()
+    print(info)
+    print(f"not installed, left out: {', '.join(peers.MISSING) or 'none'}")
+    result: dict[str, Any] = {"machine": info}
+    shapes = tuple(Shape(*shape) for shape in options.shapes or ())
+    parts = ALL if options.question == "all" else QUESTIONS[options.question]
+    for name, make_part in parts.items():
+        part = make_part(options.quick, shapes)
         rows = [part.measure(*row) for row in tqdm.tqdm(part.rows, desc=name, unit="row")]
         print(f"\n## {name}\n\n{part.table(rows)}")
         result[name] = {"summary": part.summary(rows), "rows": rows}

@@ -1,20 +1,20 @@
-"""Each table as a picture, beside its numbers."""
+"""Draws each table as a chart, in a file next to its numbers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines
+plt.rcParams["svg.fonttype"] = "none"  # text stays text in the SVG
 
 Rows = list[dict[str, Any]]
 
 
 def draw(name: str, rows: Rows, folder: Path) -> None:
-    """Write `FOLDER_NAME.svg`, if there is a way to draw such rows."""
-    panels = (panel for key, panel in PANELS.items() if rows and isinstance(rows[0].get(key), dict))
-    panel = next(panels, None)
+    """Writes `FOLDER_NAME.svg`, if there is a chart for rows of this kind."""
+    panel = _panel_of(rows)
     if panel is None:
         return
     cells = list(dict.fromkeys(row.get("cell", "") for row in rows))
@@ -30,15 +30,26 @@ def draw(name: str, rows: Rows, folder: Path) -> None:
     plt.close(figure)
 
 
+def _panel_of(rows: Rows) -> Callable[[Axes, Rows], str] | None:
+    """Returns the function that draws such rows, by the keys of the first row."""
+    for key, panel in PANELS.items():
+        if rows and isinstance(rows[0].get(key), dict):
+            return panel
+    return None
+
+
 def _shares(axis: Axes, rows: Rows) -> str:
-    """Of each shape every side's time, as a multiple of the first side's."""
+    """Draws the time of every side at each shape, as a multiple of the first side's time."""
     sides = list(dict.fromkeys(side for row in rows for side in row["samples"]))
     for number, side in enumerate(sides):
-        there = [i for i, row in enumerate(rows) if side in row["milliseconds"]]
-        times = [rows[i]["milliseconds"] for i in there]
-        shares = [time[side] / time[sides[0]] for time in times]
+        positions, shares = [], []
+        for position, row in enumerate(rows):
+            times = row["milliseconds"]
+            if side in times:
+                positions.append(position)
+                shares.append(times[side] / times[sides[0]])
         style = "o" if number < 10 else "s"
-        axis.plot(there, shares, style, label=side, color=f"C{number % 10}")
+        axis.plot(positions, shares, style, label=side, color=f"C{number % 10}")
     axis.axhline(1, color="0.7", zorder=0)
     labels = ["\n".join(map(str, row["shape"].values())) for row in rows]
     axis.set(yscale="log", xticks=range(len(rows)), xticklabels=labels)
@@ -48,7 +59,7 @@ def _shares(axis: Axes, rows: Rows) -> str:
 
 
 def _growth(axis: Axes, rows: Rows, key: str) -> str:
-    """Every side's number against the length of the sequence."""
+    """Draws the number of every side against the length of the sequence."""
     for side in rows[0][key]:
         axis.plot([row["T"] for row in rows], [row[key][side] for row in rows], "o-", label=side)
     axis.set(xscale="log", yscale="log", xlabel="T")

@@ -1,4 +1,4 @@
-"""How time is taken: sides interleaved in one process, so that all meet the same machine."""
+"""Timing: the sides are interleaved in one process, so that all run under the same conditions."""
 
 import math
 import time
@@ -15,10 +15,15 @@ def interleaved(
     most: int = 25,
     sample_ms: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call of each side, taken in turns A B A B after one warm-up each.
+    """Returns samples of the time of each side in milliseconds, taken in turns A B A B.
 
-    Turns go on until `seconds` have passed for each side, from `least` to `most` of them. A side
-    that is quicker than `sample_ms` is called as often as that takes, and a sample is the mean.
+    Args:
+        sides: functions by name. Each is called once before the first sample, to warm up.
+        seconds: how long to go on, for each side.
+        least: the smallest number of samples of each side.
+        most: the largest number of samples of each side.
+        sample_ms: how long a sample takes at least. For a quicker side, a sample is the mean of
+            several calls.
     """
     samples: dict[str, list[float]] = {name: [] for name in sides}
     repeats = {}
@@ -35,8 +40,8 @@ def interleaved(
 
 
 def _milliseconds(run: Callable[[], Any], repeats: int) -> float:
-    """Of one call, waited for, in the mean of so many."""
-    begun = time.perf_counter()
+    """Returns the mean time of a call, until its result is ready."""
+    start = time.perf_counter()
     for _ in range(repeats):
         jax.block_until_ready(run())
-    return (time.perf_counter() - begun) * 1e3 / repeats
+    return (time.perf_counter() - start) * 1e3 / repeats

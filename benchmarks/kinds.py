@@ -1,8 +1,8 @@
-"""Steps of many kinds, as people write them, that no cell of jaxrnn stands for.
+"""Steps of many kinds, as users write them, that are not cells of jaxrnn.
 
-Each function returns a `Kind`: a step, its parameters, a first carry, and inputs. Sizes are those
-of a small model on a CPU; `QUICK` ones are small enough for a test. `benchmarks.kinds_of_step`
-measures them.
+Each function returns a `Kind`: a step, its parameters, a first carry, and inputs. The sizes `FULL`
+are those of a small model on a CPU; `QUICK` is small enough for a test. `benchmarks.kinds_of_step`
+measures all of them.
 """
 
 import functools
@@ -17,7 +17,7 @@ import jaxrnn
 
 
 class Kind(NamedTuple):
-    """What a loop takes: a step, its parameters, a first carry, and inputs `(T, ...)`."""
+    """The arguments of a loop: a step, its parameters, a first carry, and inputs `(T, ...)`."""
 
     step: jaxrnn.Step
     params: Any
@@ -44,18 +44,18 @@ def _normal(i: int, *shape: int) -> jax.Array:
 
 
 def _weights(size: int, names: str) -> dict[str, jax.Array]:
-    """Square matrices, one a letter."""
+    """Draws a square matrix for each letter."""
     return {name: 0.05 * _normal(i, size, size) for i, name in enumerate(names)}
 
 
 def _attend(query: jax.Array, memory: jax.Array) -> jax.Array:
-    """The mean of a memory `(S, B, H)`, weighted by a softmax over its slots."""
+    """Returns the mean of a memory `(S, B, H)`, weighted by a softmax over its slots."""
     weights = jax.nn.softmax(jnp.einsum("bh,sbh->sb", query, memory), 0)
     return jnp.einsum("sb,sbh->bh", weights, memory)
 
 
 def attention_carried(n: Sizes) -> Kind:
-    """An attention decoder whose encoder outputs ride in the carry."""
+    """An attention decoder with the encoder outputs in the carry."""
 
     def step(p: Any, carry: Any, x: Any) -> Any:
         h, memory = carry
@@ -68,7 +68,7 @@ def attention_carried(n: Sizes) -> Kind:
 
 
 def attention_closed_over(n: Sizes) -> Kind:
-    """The same decoder, its encoder outputs among the parameters, as a closure has them."""
+    """The same decoder with the encoder outputs in the parameters, as in a closure."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         weights, memory = p
@@ -96,7 +96,7 @@ def additive_attention(n: Sizes) -> Kind:
 
 
 def ring_buffer(n: Sizes) -> Kind:
-    """A state of 16 steps ago, out of a buffer that is written round and round."""
+    """A delay of 16 steps by a ring buffer."""
 
     def step(p: Any, carry: Any, x: Any) -> Any:
         buffer, i = carry
@@ -109,15 +109,15 @@ def ring_buffer(n: Sizes) -> Kind:
 
 
 def key_value_cache(n: Sizes) -> Kind:
-    """Attention over all steps so far, whose keys and values lie in a cache."""
+    """Attention over all steps so far, with keys and values in a cache."""
 
     def step(p: Any, carry: Any, x: Any) -> Any:
         keys, values, i = carry
         keys = jax.lax.dynamic_update_index_in_dim(keys, x @ p["k"], i, 0)
         values = jax.lax.dynamic_update_index_in_dim(values, x @ p["v"], i, 0)
         scores = jnp.einsum("bh,tbh->tb", x @ p["q"], keys) / n.H**0.5
-        seen = jnp.where(jnp.arange(n.T)[:, None] <= i, scores, -1e9)
-        y = jnp.einsum("tb,tbh->bh", jax.nn.softmax(seen, 0), values)
+        masked = jnp.where(jnp.arange(n.T)[:, None] <= i, scores, -1e9)
+        y = jnp.einsum("tb,tbh->bh", jax.nn.softmax(masked, 0), values)
         return (keys, values, i + 1), y
 
     empty = jnp.zeros((n.T, n.B, n.H))
@@ -126,16 +126,16 @@ def key_value_cache(n: Sizes) -> Kind:
 
 
 def convolutional_lstm(n: Sizes) -> Kind:
-    """A ConvLSTM on pictures of 12 by 12 with 8 channels."""
+    """A ConvLSTM on images of 12 by 12 pixels with 8 channels."""
     side, channels = (12, 8) if n == FULL else (4, 2)
 
-    def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
+    def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
         form = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=form)
 
     def step(p: Any, carry: Any, x: Any) -> Any:
         h, c = carry
-        i, f, g, o = jnp.split(convolved(x, p["x"]) + convolved(h, p["h"]) + p["b"], 4, -1)
+        i, f, g, o = jnp.split(convolve(x, p["x"]) + convolve(h, p["h"]) + p["b"], 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
@@ -147,7 +147,7 @@ def convolutional_lstm(n: Sizes) -> Kind:
 
 
 def external_memory(n: Sizes) -> Kind:
-    """A memory of slots that is erased and added to, as in a neural Turing machine."""
+    """A memory of slots with erase and add operations, as in a neural Turing machine."""
     slots, width = (32, 24) if n == FULL else (3, 2)
 
     def step(p: Any, carry: Any, x: Any) -> Any:
@@ -173,7 +173,7 @@ def external_memory(n: Sizes) -> Kind:
 
 
 def matrix_state(n: Sizes) -> Kind:
-    """Gated linear attention: a state of outer products that decays."""
+    """Gated linear attention: a decaying sum of outer products."""
     size = 32 if n == FULL else 4
 
     def step(p: Any, state: Any, x: Any) -> Any:
@@ -187,14 +187,14 @@ def matrix_state(n: Sizes) -> Kind:
 
 
 def delta_rule(n: Sizes) -> Kind:
-    """A matrix that is corrected toward each value by what it says of its key."""
+    """The delta rule: a matrix whose prediction for each key is corrected towards the value."""
     size = 32 if n == FULL else 4
 
     def step(p: Any, state: Any, x: Any) -> Any:
         q, k, v = x @ p["q"], jnp.tanh(x @ p["k"]), x @ p["v"]
         rate = jax.nn.sigmoid(x @ p["b"])
-        wrong = v - jnp.einsum("bi,bij->bj", k, state)
-        state = state + jnp.einsum("bi,bj->bij", k, rate * wrong)
+        error = v - jnp.einsum("bi,bij->bj", k, state)
+        state = state + jnp.einsum("bi,bj->bij", k, rate * error)
         return state, jnp.einsum("bi,bij->bj", q, state)
 
     params = {name: 0.1 * _normal(i, n.H, size) for i, name in enumerate("qkvb")}
@@ -202,7 +202,7 @@ def delta_rule(n: Sizes) -> Kind:
 
 
 def runge_kutta(n: Sizes) -> Kind:
-    """A differential equation by one step of the classical Runge-Kutta method."""
+    """A differential equation, solved by one step of the classical Runge-Kutta method."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         drive = x @ p["x"]
@@ -225,7 +225,7 @@ def _tokens(n: Sizes, i: int) -> jax.Array:
 
 
 def embedding_inside(n: Sizes) -> Kind:
-    """Tokens whose vectors are looked up inside the step."""
+    """Tokens with the embedding inside the step."""
 
     def step(p: Any, h: Any, token: Any) -> Any:
         h = jnp.tanh(p["table"][token] @ p["x"] + h @ p["h"])
@@ -236,7 +236,7 @@ def embedding_inside(n: Sizes) -> Kind:
 
 
 def tied_softmax_loss(n: Sizes) -> Kind:
-    """A language model whose output weights are its embedding, its loss inside the step."""
+    """A language model with tied embedding and output weights, and the loss inside the step."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         token, target = x
@@ -249,7 +249,7 @@ def tied_softmax_loss(n: Sizes) -> Kind:
 
 
 def masked_weights(n: Sizes) -> Kind:
-    """Sparse recurrent weights with signs: Dale's law as neuroscientists write it."""
+    """Sparse recurrent weights with fixed signs: Dale's law, as in neuroscience."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         w = jax.nn.relu(p["h"]) * p["mask"] * p["sign"][:, None]
@@ -263,7 +263,7 @@ def masked_weights(n: Sizes) -> Kind:
 
 
 def layer_norm_with_keys(n: Sizes) -> Kind:
-    """A normalised state with dropout, whose keys come with the inputs."""
+    """A normalised state with dropout, with its keys in the inputs."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         x, key = x
@@ -278,7 +278,7 @@ def layer_norm_with_keys(n: Sizes) -> Kind:
 
 
 def nested_unroll(n: Sizes) -> Kind:
-    """An RNN of RNNs: each step reads a short sequence of its own."""
+    """An RNN of RNNs: the input of each step is a short sequence."""
     cell, inner_steps = jaxrnn.gru(n.H // 2), 5
 
     def step(p: Any, h: Any, x: Any) -> Any:
@@ -296,7 +296,7 @@ def nested_unroll(n: Sizes) -> Kind:
 
 
 def nested_scan(n: Sizes) -> Kind:
-    """Three inner iterations of the state at every step, by `lax.scan`."""
+    """Three inner iterations of the state at each step, by `lax.scan`."""
 
     def step(p: Any, h: Any, x: Any) -> Any:
         def inner(h: Any, _: Any) -> Any:
@@ -309,7 +309,7 @@ def nested_scan(n: Sizes) -> Kind:
 
 
 def flax_cell(n: Sizes) -> Kind:
-    """A GRU of Flax."""
+    """The GRU of Flax."""
     from flax import nnx
 
     cell = nnx.GRUCell(n.H, n.H, rngs=nnx.Rngs(0))
@@ -322,7 +322,7 @@ def flax_cell(n: Sizes) -> Kind:
 
 
 def equinox_cell(n: Sizes) -> Kind:
-    """An LSTM of Equinox, which knows one row."""
+    """The LSTM of Equinox, which is written for a single row."""
     import equinox
 
     cell = equinox.nn.LSTMCell(n.H, n.H, key=jax.random.key(0))
@@ -336,7 +336,7 @@ def equinox_cell(n: Sizes) -> Kind:
     return Kind(step, arrays, (zero, zero), _normal(8, n.T, n.B, n.H))
 
 
-_EVERYWHERE = (
+_INDEPENDENT = (
     attention_carried,
     attention_closed_over,
     additive_attention,
@@ -359,6 +359,6 @@ _OF_LIBRARIES = {"flax": flax_cell, "equinox": equinox_cell}
 
 @functools.cache
 def kinds() -> dict[str, Callable[[Sizes], Kind]]:
-    """All of them by name; those of other libraries where these are installed."""
-    there = [make for name, make in _OF_LIBRARIES.items() if importlib.util.find_spec(name)]
-    return {make.__name__: make for make in (*_EVERYWHERE, *there)}
+    """Returns all kinds by name; those of other libraries only if the library is installed."""
+    installed = [make for name, make in _OF_LIBRARIES.items() if importlib.util.find_spec(name)]
+    return {make.__name__: make for make in (*_INDEPENDENT, *installed)}

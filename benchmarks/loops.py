@@ -1,14 +1,14 @@
-"""What does each loop cost, and what does its gradient need?
+"""What does each loop cost in time and memory?
 
-Value and gradient of a many-to-one loss, as in the question `memory`, under every kind of loop. All
-have the same value; what their gradients mean differs.
+The value and gradient of a many-to-one loss, as in the question `memory`, under every kind of loop.
+All loops give the same value; their gradients differ in meaning.
 """
 
 import jax
 
 import jaxrnn
 from benchmarks.compare import Question
-from benchmarks.memory import under
+from benchmarks.memory import gradient_under
 from benchmarks.problems import Problem, Program, Shape
 
 LOOPS: dict[str, jaxrnn.Loop] = {
@@ -23,8 +23,8 @@ LOOPS: dict[str, jaxrnn.Loop] = {
 }
 
 
-def _sides(posed: Problem) -> dict[str, Program]:
-    return {name: under(posed, loop) for name, loop in LOOPS.items()}
+def _sides(problem: Problem) -> dict[str, Program]:
+    return {name: gradient_under(problem, loop) for name, loop in LOOPS.items()}
 
 
 QUESTION = Question(

@@ -1,8 +1,8 @@
 """What do a mask and resets cost?
 
 The gradient of a Cell under `bptt`, as in the question `speed`: alone; with a mask that leaves out
-a quarter of the steps at random; with that and resets at one step in twenty; with nothing but one
-reset of all rows in mid-sequence. Patterns are arguments of the program, not constants in it.
+a random quarter of the steps; with this mask and resets at one step in twenty; with a single reset
+of all rows at the middle step. Masks and resets are arguments of the program, not constants.
 """
 
 from typing import Any
@@ -16,27 +16,33 @@ from benchmarks.compare import Question
 from benchmarks.problems import Problem, Program, gradient
 
 
-def _side(posed: Problem, **chances: float) -> Program:
-    """With marks that are True with these chances; of a chance of 0 one at all rows half-way."""
-    steps, *batch, _ = posed.args[2].shape
+def _side(problem: Problem, **chances: float) -> Program:
+    """Returns the gradient with a mask or resets.
+
+    Args:
+        problem: the problem.
+        **chances: the chance of True for the arguments `mask` and `reset` of `unroll`. A chance of
+            0 stands for True at the middle step of all rows.
+    """
+    steps, *batch, _ = problem.args[2].shape
     draws = np.random.default_rng(0)
-    marks = {name: draws.random((steps, *batch)) < chance for name, chance in chances.items()}
+    arrays = {name: draws.random((steps, *batch)) < chance for name, chance in chances.items()}
     for name, chance in chances.items():
         if chance == 0:
-            marks[name][steps // 2] = True
+            arrays[name][steps // 2] = True
 
-    def run(params: Any, carry: Any, xs: Any, marks: Any) -> Any:
-        return jaxrnn.unroll(posed.cell, params, xs, carry=carry, **marks)
+    def run(params: Any, carry: Any, xs: Any, arrays: Any) -> Any:
+        return jaxrnn.unroll(problem.cell, params, xs, carry=carry, **arrays)
 
-    return gradient(posed, run, jax.tree.map(jnp.asarray, marks))
+    return gradient(problem, run, jax.tree.map(jnp.asarray, arrays))
 
 
-def _sides(posed: Problem) -> dict[str, Program]:
+def _sides(problem: Problem) -> dict[str, Program]:
     return {
-        "alone": _side(posed),
-        "mask": _side(posed, mask=0.75),
-        "mask and resets": _side(posed, mask=0.75, reset=0.05),
-        "one reset": _side(posed, reset=0.0),
+        "alone": _side(problem),
+        "mask": _side(problem, mask=0.75),
+        "mask and resets": _side(problem, mask=0.75, reset=0.05),
+        "one reset": _side(problem, reset=0.0),
     }
 
 

@@ -1,8 +1,8 @@
-"""The same networks in other libraries: each hands our parameters to its own cell and its own loop.
+"""The same networks in other libraries, each with its own cell and loop and with our parameters.
 
-A peer is there if it is installed and has the cell with the same equations. Equinox has no Elman
-cell, Haiku's is relu, and Haiku's GRU is the one with the reset before the product; nnx's GRU lacks
-the bias b_n, which starts at zero.
+A peer exists if it is installed and has the cell with the same equations. Equinox has no Elman
+cell, Haiku's Elman cell has a relu, and Haiku's GRU has the reset before the product. The GRU of
+nnx lacks the bias b_n, which starts at zero.
 """
 
 import importlib.util
@@ -25,9 +25,9 @@ class Peer(NamedTuple):
     """A network of another JAX library.
 
     Fields:
-        params: ours, in its form.
-        run: its own way through time, `(params, carry, xs) -> (carry, ys)`; the carry is ours.
-        step: its cell as a plain Step.
+        params: our parameters, converted to the library.
+        run: the library's loop, `(params, carry, xs) -> (carry, ys)`, with our carry.
+        step: the library's cell as a plain Step, with our carry.
     """
 
     params: Any
@@ -35,65 +35,67 @@ class Peer(NamedTuple):
     step: jaxrnn.Step
 
 
-def peers(posed: Problem, names: Collection[str] = ("flax", "equinox", "haiku")) -> dict[str, Peer]:
-    """Of those named all that are installed and have the cell."""
-    makes = {"flax": _flax, "equinox": _equinox, "haiku": _haiku}
-    there = [name for name in names if name not in MISSING]
-    made = {name: makes[name](posed) for name in there}
-    return {name: peer for name, peer in made.items() if peer is not None}
+def peers(
+    problem: Problem, names: Collection[str] = ("flax", "equinox", "haiku")
+) -> dict[str, Peer]:
+    """Returns the named peers that are installed and have the cell."""
+    makers = {"flax": _flax, "equinox": _equinox, "haiku": _haiku}
+    installed = [name for name in names if name not in MISSING]
+    peers = {name: makers[name](problem) for name in installed}
+    return {name: peer for name, peer in peers.items() if peer is not None}
 
 
-def _flax(posed: Problem) -> Peer:
-    """`nnx.RNN`, time first; its LSTM is the one with a single product for all gates."""
+def _flax(problem: Problem) -> Peer:
+    """`nnx.RNN`, time-major; the LSTM is the one with a single product for all gates."""
     from flax import nnx
 
-    params, _, xs = posed.args
-    makes = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    sizes = xs.shape[-1], posed.shape.H
-    cell = makes[posed.cell_name](*sizes, dtype=xs.dtype, rngs=nnx.Rngs(0))
-    # It starts from an orthogonal matrix, which is not to be had in bfloat16.
+    params, _, xs = problem.args
+    makers = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+    sizes = xs.shape[-1], problem.shape.H
+    cell = makers[problem.cell_name](*sizes, dtype=xs.dtype, rngs=nnx.Rngs(0))
+    # Flax draws an orthogonal matrix first, which it cannot compute in bfloat16.
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    nnx.update(cell, jaxrnn.interop.flax.write(posed.cell, wide, nnx.state(cell)))
+    nnx.update(cell, jaxrnn.interop.flax.write(problem.cell, wide, nnx.state(cell)))
     form, state, rest = nnx.split(nnx.RNN(cell, time_major=True, return_carry=True), nnx.Param, ...)
     state = jax.tree.map(lambda p: p.astype(xs.dtype), state)
 
     def run(state: Any, carry: Any, xs: Any) -> Any:
-        # Flax keeps the whole carry in the dtype that it computes in; our LSTM's c may be wider.
-        carry = jax.tree.map(lambda c: c.astype(xs.dtype), _theirs(carry))
+        # Flax keeps the whole carry in the dtype of the computation; our LSTM's c may be wider.
+        carry = jax.tree.map(lambda c: c.astype(xs.dtype), _to_flax(carry))
         last, ys = nnx.merge(form, state, rest)(xs, initial_carry=carry)
-        return _ours(last), ys
+        return _from_flax(last), ys
 
     def step(state: Any, carry: Any, x: Any) -> Any:
-        last, y = nnx.merge(form, state, rest).cell(_theirs(carry), x)
-        return _ours(last), y
+        last, y = nnx.merge(form, state, rest).cell(_to_flax(carry), x)
+        return _from_flax(last), y
 
     return Peer(state, run, step)
 
 
-def _theirs(carry: Any) -> Any:
-    """Flax has (c, h) where we have (h, c)."""
+def _to_flax(carry: Any) -> Any:
+    """Converts a carry: Flax has (c, h) where we have (h, c)."""
     return (carry.c, carry.h) if isinstance(carry, tuple) else carry
 
 
-def _ours(carry: Any) -> Any:
+def _from_flax(carry: Any) -> Any:
     return jaxrnn.LSTMCarry(*carry[::-1]) if isinstance(carry, tuple) else carry
 
 
-def _equinox(posed: Problem) -> Peer | None:
-    """The idiom: `lax.scan` over a vmapped cell."""
+def _equinox(problem: Problem) -> Peer | None:
+    """The usual way with Equinox: `lax.scan` over a vmapped cell."""
     import equinox
 
-    if posed.cell_name == "elman":
+    if problem.cell_name == "elman":
         return None
-    params, _, xs = posed.args
-    make = {"gru": equinox.nn.GRUCell, "lstm": equinox.nn.LSTMCell}[posed.cell_name]
-    like = make(xs.shape[-1], posed.shape.H, key=jax.random.key(0))
-    cell = jaxrnn.interop.equinox.write(posed.cell, params, like)
+    params, _, xs = problem.args
+    make = {"gru": equinox.nn.GRUCell, "lstm": equinox.nn.LSTMCell}[problem.cell_name]
+    like = make(xs.shape[-1], problem.shape.H, key=jax.random.key(0))
+    cell = jaxrnn.interop.equinox.write(problem.cell, params, like)
     arrays, static = equinox.partition(cell, equinox.is_array)
 
     def step(arrays: Any, carry: Any, x: Any) -> Any:
         carry = jax.vmap(equinox.combine(arrays, static))(x, carry)
-        if posed.cell_name == "lstm":
+        if problem.cell_name == "lstm":
             carry = jaxrnn.LSTMCarry(*carry)
             return carry, carry.h
         return carry, carry
@@ -101,36 +103,36 @@ def _equinox(posed: Problem) -> Peer | None:
     return Peer(arrays, lambda p, carry, xs: jaxrnn.scan(step, p, carry, xs), step)
 
 
-def _haiku(posed: Problem) -> Peer | None:
-    """`hk.dynamic_unroll`; 1 is added to its forget gate at every step."""
+def _haiku(problem: Problem) -> Peer | None:
+    """`hk.dynamic_unroll`; Haiku adds 1 to the forget gate at every step."""
     import haiku
 
-    if posed.cell_name != "lstm":
+    if problem.cell_name != "lstm":
         return None
 
     def core() -> Any:
-        return haiku.LSTM(posed.shape.H, name="lstm")
+        return haiku.LSTM(problem.shape.H, name="lstm")
 
     def unroll(xs: Any, carry: Any) -> Any:
         ys, last = haiku.dynamic_unroll(core(), xs, haiku.LSTMState(*carry))
         return jaxrnn.LSTMCarry(*last), ys
 
-    def once(x: Any, carry: Any) -> Any:
+    def single_step(x: Any, carry: Any) -> Any:
         y, last = core()(x, haiku.LSTMState(*carry))
         return jaxrnn.LSTMCarry(*last), y
 
-    whole, single = (haiku.without_apply_rng(haiku.transform(f)) for f in (unroll, once))
-    _, carry, xs = posed.args
+    whole, single = (haiku.without_apply_rng(haiku.transform(f)) for f in (unroll, single_step))
+    _, carry, xs = problem.args
     like = whole.init(jax.random.key(0), xs, carry)
     return Peer(
-        jaxrnn.interop.haiku.write(posed.cell, posed.args[0], like),
+        jaxrnn.interop.haiku.write(problem.cell, problem.args[0], like),
         lambda p, carry, xs: whole.apply(p, xs, carry),
         lambda p, carry, x: single.apply(p, x, carry),
     )
 
 
 def torch_settings() -> dict[str, Any]:
-    """Threads, and whether oneDNN or cuDNN does the work."""
+    """Returns the number of threads, and whether PyTorch uses oneDNN or cuDNN."""
     if "torch" in MISSING:
         return {}
     import torch
@@ -142,13 +144,13 @@ def torch_settings() -> dict[str, Any]:
     }
 
 
-def torch(posed: Problem, work: str) -> Program | None:
+def torch(problem: Problem, work: str) -> Program | None:
     """`nn.RNN`, `nn.GRU`, `nn.LSTM`: on a CPU with oneDNN, on a GPU with cuDNN."""
     if "torch" in MISSING:
         return None
     import torch
 
-    params, carry, xs = posed.args
+    params, carry, xs = problem.args
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[xs.dtype.name]
 
@@ -156,32 +158,32 @@ def torch(posed: Problem, work: str) -> Program | None:
         wide = np.asarray(x).astype(np.float32)  # NumPy has no bfloat16
         return torch.tensor(wide, device=device, dtype=dtype, requires_grad=gradient)
 
-    make = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[posed.cell_name]
-    module = make(posed.shape.I, posed.shape.H, device=device)
+    make = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[problem.cell_name]
+    module = make(problem.shape.I, problem.shape.H, device=device)
     params = jax.tree.map(lambda p: np.asarray(p).astype(np.float32), params)
-    module.load_state_dict(jaxrnn.interop.torch.write(posed.cell, params, module))
-    # Without gradients cuDNN keeps nothing for the backward pass only where this is said, too.
+    module.load_state_dict(jaxrnn.interop.torch.write(problem.cell, params, module))
+    # Only in this mode does cuDNN keep nothing for the backward pass.
     module.to(dtype).train(work == "gradient")
     first = [tensor(c[None]) for c in jax.tree.leaves(carry)]
-    inputs, targets = tensor(xs if work != "streamed" else xs[:1]), tensor(posed.targets, False)
-    wanted = [*module.parameters(), *first, inputs]
+    inputs, targets = tensor(xs if work != "streamed" else xs[:1]), tensor(problem.targets, False)
+    arguments = [*module.parameters(), *first, inputs]
 
     def outputs() -> Any:
         return module(inputs, tuple(first) if len(first) > 1 else first[0])[0]
 
     def gradient() -> Any:
         loss = ((outputs() - targets) ** 2).mean()
-        grads = torch.autograd.grad(loss, wanted)
-        return _synchronised(torch, (loss.detach(), grads))
+        grads = torch.autograd.grad(loss, arguments)
+        return _synchronise(torch, (loss.detach(), grads))
 
-    def alone() -> Any:
+    def forward() -> Any:
         with torch.no_grad():
-            return _synchronised(torch, outputs())
+            return _synchronise(torch, outputs())
 
-    return Program(gradient if work == "gradient" else alone)
+    return Program(gradient if work == "gradient" else forward)
 
 
-def _synchronised(torch: Any, result: Any) -> Any:
+def _synchronise(torch: Any, result: Any) -> Any:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return result

@@ -1,4 +1,4 @@
-"""The cells as people write them around a scan: plain steps that take the parameters of ours."""
+"""The cells as plain steps for `lax.scan`, with the parameters of jaxrnn's cells."""
 
 from typing import Any
 

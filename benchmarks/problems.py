@@ -1,4 +1,4 @@
-"""What is measured: cells, shapes, and what is done with them."""
+"""The problems to measure: cells and shapes, and programs for them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ GATES = {"elman": 1, "gru": 3, "lstm": 4}
 
 
 class Problem(NamedTuple):
-    """A cell, the same as a plain step, arguments `(params, carry, xs)`, targets of the outputs."""
+    """A cell, a plain step with the same function, arguments `(params, carry, xs)`, and targets."""
 
     cell_name: str
     shape: Shape
@@ -49,20 +49,20 @@ class Problem(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What is timed.
+    """A program to time.
 
     Fields:
-        run: one turn of it.
-        temporary_bytes: what it needs beside arguments and results, by the compiler's own analysis;
-            None where there is none.
+        run: runs the program once.
+        temporary_bytes: its memory besides arguments and results, by the compiler's analysis; None
+            if there is no analysis.
     """
 
     run: Callable[[], Any]
     temporary_bytes: int | None = None
 
 
-def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
-    """A cell as it starts, standard normal inputs and targets."""
+def make_problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
+    """Returns a cell with initial parameters, standard normal inputs and targets."""
     cell = CELLS[cell_name](shape.H)
     key_params, key_xs, key_targets = jax.random.split(jax.random.key(0), 3)
     params = cell.init(key_params, shape.I, dtype)
@@ -73,30 +73,30 @@ def problem(cell_name: str, shape: Shape, dtype: Any = jnp.float32) -> Problem:
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> Program:
-    """The program of a function of arrays."""
+    """Compiles a function of arrays."""
     program = jax.jit(function).lower(*args).compile()
     memory = program.memory_analysis()
     return Program(lambda: program(*args), memory and memory.temp_size_in_bytes)
 
 
-def gradient(posed: Problem, run: Callable[..., Any], *more: Any, split: bool = False) -> Program:
-    """Value and gradient of mean (y - target)² for params, carry and inputs.
+def gradient(problem: Problem, run: Callable[..., Any], *more: Any, split: bool = False) -> Program:
+    """Returns the program of value and gradient of mean (y - target)² for params, carry and inputs.
 
     Args:
-        posed: what it is of.
+        problem: the problem.
         run: `(params, carry, xs, *more) -> (carry, ys)`.
-        more: other arguments of it.
-        split: the batch over all devices.
+        *more: other arguments of `run`.
+        split: whether to split the batch over all devices.
     """
     loss = mean_square_loss(run)
     if split:
         loss = jaxrnn.training.data_parallel(loss, in_axes=(None, 0, 1, 1, *(1 for _ in more)))
     grad: Callable[..., Any] = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return compiled(grad, *posed.args, posed.targets, *more)
+    return compiled(grad, *problem.args, problem.targets, *more)
 
 
 def mean_square_loss(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Mean (y - target)² of `run`, a function of params, carry, xs, targets and what is more."""
+    """Returns the loss `(params, carry, xs, targets, *more) -> mean (y - target)²` of `run`."""
 
     def loss(params: Any, carry: Any, xs: Any, targets: Any, *more: Any) -> Any:
         _, ys = run(params, carry, xs, *more)
@@ -105,25 +105,25 @@ def mean_square_loss(run: Callable[..., Any]) -> Callable[..., Any]:
     return loss
 
 
-def forward(posed: Problem, run: Callable[..., Any], split: bool = False) -> Program:
-    """All outputs."""
+def forward(problem: Problem, run: Callable[..., Any], split: bool = False) -> Program:
+    """Returns the program of all outputs."""
 
     def outputs(*args: Any) -> Any:
         return run(*args)[1]
 
     if split:
         outputs = jaxrnn.training.data_parallel(outputs, in_axes=(None, 0, 1), out_axes=1)
-    return compiled(outputs, *posed.args)
+    return compiled(outputs, *problem.args)
 
 
-def streamed(posed: Problem, run: Callable[..., Any]) -> Program:
-    """One step alone, as a sequence of length 1."""
-    params, carry, xs = posed.args
+def streamed(problem: Problem, run: Callable[..., Any]) -> Program:
+    """Returns the program of a single step, as a sequence of length 1."""
+    params, carry, xs = problem.args
     return compiled(run, params, carry, xs[:1])
 
 
 def resident(field: str, reset: bool = False) -> int:
-    """Bytes of the process that are in memory (VmRSS), or were at most since a reset (VmHWM)."""
+    """Returns the resident memory in bytes: now (VmRSS), or its peak since a reset (VmHWM)."""
     if not STATUS.exists():
         return 0
     if reset:

@@ -1,8 +1,9 @@
-"""Does memory stay flat, and is nothing compiled again, in half an hour of training?
+"""Does memory stay constant in half an hour of training, and is nothing compiled again?
 
-An LSTM and a readout learn, from sequences of random lengths, with resets at random steps, whether
-more ones than zeros came since the last reset. Each update has another pattern; buffers are
-donated, the carry goes from one to the next. Every so often the process is asked for its memory.
+An LSTM and a linear layer learn whether there were more ones than zeros since the last reset, from
+sequences of random lengths with resets at random steps. Lengths and resets are different in each
+update, buffers are donated, and the carry goes from update to update. The memory of the process is
+sampled at regular intervals.
 """
 
 import time
@@ -15,23 +16,23 @@ import optax
 import jaxrnn
 from benchmarks.problems import resident
 
-ASKED = (
-    "Training with random lengths and resets: memory of the process when warm, and later; programs "
-    "compiled until and since then; updates; mean loss over the first and the last tenth."
+TITLE = (
+    "Training with random lengths and resets: memory of the process after warm-up and later; "
+    "programs compiled before and after; updates; mean loss over the first and the last tenth."
 )
 T, B, H = 64, 8, 32
-WARM = 200  # updates
+WARM_UP = 200  # updates
 SAMPLES = 60
 MODEL = jaxrnn.stacked(jaxrnn.lstm(H), jaxrnn.linear(1))
 
 
 def rows(quick: bool) -> list[tuple[float]]:
-    """Minutes."""
+    """Returns the arguments of all rows: minutes."""
     return [(0.2,)] if quick else [(30.0,)]
 
 
 def batch(draws: np.random.Generator) -> Any:
-    """Ones and zeros, what to say of them, how long each row is, where it begins anew."""
+    """Draws signs `(T, B, 1)`, their targets, the length of each row, and the resets."""
     signs = draws.choice([-1.0, 1.0], size=(T, B)).astype(np.float32)
     resets = draws.random((T, B)) < 0.05
     sums, since = np.zeros((T, B), np.float32), np.zeros(B, np.float32)
@@ -43,7 +44,7 @@ def batch(draws: np.random.Generator) -> Any:
 
 
 def loss(params: Any, carry: Any, batch: Any, key: Any) -> Any:
-    """The mean over valid steps of the binary cross-entropy."""
+    """Returns the binary cross-entropy, its mean over valid steps."""
     xs, targets, lengths, resets = batch
     carry, logits = jaxrnn.unroll(MODEL, params, xs, carry=carry, lengths=lengths, reset=resets)
     mask = jaxrnn.lengths_to_mask(lengths, T)
@@ -53,7 +54,7 @@ def loss(params: Any, carry: Any, batch: Any, key: Any) -> Any:
 
 
 def measure(minutes: float) -> dict[str, Any]:
-    """Train for so long, once warm."""
+    """Trains for some minutes after a warm-up, and returns one row."""
     compiled: list[str] = []
 
     def count(event: str, seconds: float, **_: Any) -> None:
@@ -72,13 +73,13 @@ def measure(minutes: float) -> dict[str, Any]:
         state, metrics = update(state, batch(draws))
         return float(metrics["loss"])
 
-    for _ in range(WARM):
+    for _ in range(WARM_UP):
         train()
-    warm, programs, begun = resident("VmRSS"), len(compiled), time.perf_counter()
-    # Made before, so that what is noted takes no memory of its own as it grows.
+    warm, programs, start = resident("VmRSS"), len(compiled), time.perf_counter()
+    # Allocated first, so that recording does not increase the memory during the measurement.
     updates, losses, sizes = np.zeros(SAMPLES, int), np.zeros(SAMPLES), np.zeros(SAMPLES, int)
     for sample in range(SAMPLES):
-        while time.perf_counter() - begun < 60 * minutes * (sample + 1) / SAMPLES:
+        while time.perf_counter() - start < 60 * minutes * (sample + 1) / SAMPLES:
             losses[sample] += train()
             updates[sample] += 1
         sizes[sample] = resident("VmRSS")
@@ -94,21 +95,21 @@ def measure(minutes: float) -> dict[str, Any]:
 
 
 def summary(measured: list[dict[str, Any]]) -> dict[str, float]:
-    """Growth of memory as a share of what it was when warm, at its most, and programs compiled."""
+    """Returns the largest growth of memory after warm-up, and the programs compiled after it."""
     (row,) = measured
     growth = max(row["bytes_over_time"]) / row["warm_bytes"] - 1 if row["warm_bytes"] else 0.0
     return {"growth": growth, "compiled": row["compiled"][1]}
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Returns a sentence with all numbers."""
     (row,) = measured
     later = row["bytes_over_time"]
     warm, most, last = (size / 2**20 for size in (row["warm_bytes"], max(later), later[-1]))
     compiled, again = row["compiled"]
-    told = (
+    numbers = (
         f"{row['minutes']} minutes, {row['updates']} updates, loss {row['loss'][0]} to "
         f"{row['loss'][1]}; warm {warm:.1f} MiB, at most {most:.1f}, at the end {last:.1f}; "
         f"{compiled} programs compiled to get warm, {again} since"
     )
-    return f"{ASKED}\n\n{told}"
+    return f"{TITLE}\n\n{numbers}"

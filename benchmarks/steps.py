@@ -1,8 +1,8 @@
-"""What does `bptt` make of a step that it does not know?
+"""How fast is `bptt` for a step that is not a Cell?
 
-A plain step, and cells of Flax, Equinox and Haiku as steps, each under `scan`, which is `jax.grad`
-of `lax.scan`, and under `bptt`, which derives the backward recurrence and the deferred products
-from the step's jaxpr. Value and gradient as in the question `speed`.
+A plain step, and cells of Flax, Equinox and Haiku as steps. Each runs under `scan`, which is
+`jax.grad` of `lax.scan`, and under `bptt`, which derives the backward recurrence and the deferred
+products from the jaxpr of the step. The value and gradient are those of the question `speed`.
 """
 
 import functools
@@ -13,14 +13,14 @@ from benchmarks.compare import Question
 from benchmarks.problems import Problem, Program, gradient
 
 
-def _sides(posed: Problem) -> dict[str, Program]:
-    steps = {"plain": (posed, posed.step)}
-    for name, peer in peers.peers(posed).items():
-        steps[name] = posed._replace(args=(peer.params, *posed.args[1:])), peer.step
+def _sides(problem: Problem) -> dict[str, Program]:
+    steps = {"plain": (problem, problem.step)}
+    for name, peer in peers.peers(problem).items():
+        steps[name] = problem._replace(args=(peer.params, *problem.args[1:])), peer.step
     loops = {"scan": jaxrnn.scan, "bptt": jaxrnn.bptt}
     return {
-        f"{loop_name}, {name}": gradient(its, functools.partial(loop, step))
-        for name, (its, step) in steps.items()
+        f"{loop_name}, {name}": gradient(step_problem, functools.partial(loop, step))
+        for name, (step_problem, step) in steps.items()
         for loop_name, loop in loops.items()
     }
 

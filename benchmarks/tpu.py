@@ -1,7 +1,7 @@
-"""Does the real TPU compiler take every cell under every loop, and what does it make of it?
+"""Does the TPU compiler accept every cell under every loop, and how much memory does it need?
 
-Value and gradient of a mean-square loss are compiled for one chip of a v5e, on a machine that needs
-none, by the compiler in `libtpu` (`pip install '.[tpu]'`).
+The value and gradient of a mean-square loss are compiled for one chip of a v5e by the compiler in
+`libtpu` (`pip install '.[tpu]'`). The machine needs no TPU.
 """
 
 import importlib.util
@@ -14,24 +14,24 @@ import jax.numpy as jnp
 
 import jaxrnn
 
-ASKED = "Compiled for a TPU v5e: seconds, and temporary KiB by the compiler's own analysis."
+TITLE = "Compiled for a TPU v5e: seconds, and temporary KiB by the compiler's analysis."
 CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
 
 
 def missing() -> str:
-    """Why there is no TPU compiler here; empty if there is one."""
+    """Returns why there is no TPU compiler; an empty string if there is one."""
     return "" if importlib.util.find_spec("libtpu") else "libtpu is not installed"
 
 
 def rows(quick: bool) -> list[tuple[str, str]]:
-    """What there is to compile."""
+    """Returns the arguments of all rows."""
     cells = ["lstm"] if quick else list(CELLS)
     return [] if missing() else [(cell, loop) for cell in cells for loop in LOOPS]
 
 
 def compiled(cell_name: str, loop_name: str) -> jax.stages.Compiled:
-    """The program, T = 128, B = 16, I = H = 128."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # There is no TPU to be asked.
+    """Compiles the program for T = 128, B = 16, I = H = 128."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # There is no TPU to query.
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
@@ -48,32 +48,32 @@ def compiled(cell_name: str, loop_name: str) -> jax.stages.Compiled:
 
 
 def measure(cell_name: str, loop_name: str) -> dict[str, Any]:
-    """Seconds, and temporary bytes."""
-    begun = time.perf_counter()
+    """Returns one row: seconds and temporary bytes."""
+    start = time.perf_counter()
     program = compiled(cell_name, loop_name)
     return {
         "cell": cell_name,
         "loop": loop_name,
-        "seconds": round(time.perf_counter() - begun, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
     }
 
 
 def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many, and why none."""
+    """Returns the number of programs, or why there are none."""
     return {"compiled": len(measured), "missing": missing()}
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Returns a Markdown table."""
     if missing():
-        return f"{ASKED}\n\nLeft out: {missing()}."
-    lines = [f"{ASKED}\n", "| cell | " + " | ".join(LOOPS) + " |", "|---" * (1 + len(LOOPS)) + "|"]
+        return f"{TITLE}\n\nLeft out: {missing()}."
+    lines = [f"{TITLE}\n", "| cell | " + " | ".join(LOOPS) + " |", "|---" * (1 + len(LOOPS)) + "|"]
     for cell in dict.fromkeys(row["cell"] for row in measured):
-        told = [
+        cells = [
             f"{row['seconds']:.1f}, {row['temporary_bytes'] // 1024}"
             for row in measured
             if row["cell"] == cell
         ]
-        lines.append(f"| {cell} | {' | '.join(told)} |")
+        lines.append(f"| {cell} | {' | '.join(cells)} |")
     return "\n".join(lines)

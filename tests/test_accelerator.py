@@ -181,7 +181,7 @@ def test_a_wrong_gradient_is_out_of_limits():
         jobs["truth"] = lambda: compiler.Job(functions["scan"], wide, wide=True)
         built = compiler.build(jobs, 100)
         truths = {"scan": built.pop("truth")}
-        rows = correctness.judge(case, "float32", built, truths, narrow, wide)
+        rows = correctness.compare(case, "float32", built, truths, narrow, wide)
         assert [row["ok"] for row in rows] == [True, False], rows
         assert rows[1]["values"] <= rows[1]["values_limit"]
         assert 5e-4 < rows[1]["gradient"] < 2e-3, rows
@@ -242,7 +242,7 @@ def test_a_trace_is_read():
             event(2, 1, "cuLaunchKernel", 0, 1.0), event(2, 1, "cuGraphLaunch", 0, 1.0),
             event(2, 1, "cuLaunchKernel", 0, 1.0), event(2, 1, "ParseArguments", 0, 1.0),
         ]
-        found = profile.of_trace(events, 2)
+        found = profile.summarize_trace(events, 2)
         assert found["kernels_a_step"] == 1.0 and found["copies_a_step"] == 0.5
         assert found["microseconds_a_step_busy"] == 5.5
         assert found["microseconds_a_step_from_first_to_last"] == 8.0

@@ -10,18 +10,22 @@ from benchmarks.accelerator.supervise import supervise
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, or report what was measured."""
+    """Runs all measurements, or prints the report of a run."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks accelerator",
-        description="Is jaxrnn right on this device, and how fast is it beside its peers?",
+        description="Is jaxrnn correct on this device, and how fast is it compared with its peers?",
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="stop after so long")
-    parser.add_argument("--json", type=Path, help="keep results here, rewritten after every point")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit of the run")
     parser.add_argument(
-        "--dry-run", action="store_true", help="tiny shapes, as where there is no accelerator"
+        "--json", type=Path, help="file for the results, rewritten after every point"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="tables and charts of a file")
-    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)  # of a worker process
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny shapes; the default without an accelerator"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="print tables and draw charts of a file"
+    )
+    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)  # for worker processes
     options = parser.parse_args(arguments)
     if options.report is not None:
         if options.json is not None:
@@ -30,7 +34,7 @@ def main(arguments: list[str]) -> int:
             parser.error(f"--report: got {options.report}, expected a file of a run")
         from benchmarks.accelerator import report
 
-        print(report.of_file(options.report))
+        print(report.render(options.report))
         return 0
     if options.json is None:
         parser.error("expected --json FILE, or --report FILE")
@@ -42,12 +46,14 @@ def main(arguments: list[str]) -> int:
         from benchmarks.accelerator import worker
 
         return worker.run(options.json, options.deadline, 60 * options.minutes, options.dry_run)
-    # PyTorch in the same process needs memory of the card, too, so JAX must not take most of it.
+    # PyTorch in the same process needs device memory too, so JAX must not reserve most of it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms.split(","):
-        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # The host computes the truth.
+        os.environ["JAX_PLATFORMS"] = (
+            f"{platforms},cpu"  # The host computes the float64 references.
+        )
     deadline = time.time() + 60 * options.minutes
     command = [sys.executable, "-m", "benchmarks", "accelerator", *arguments]
     return supervise([*command, "--deadline", repr(deadline)], options.json, deadline)

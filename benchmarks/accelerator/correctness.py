@@ -1,8 +1,9 @@
-"""Is every loop, cell and network right on this device?
+"""Is every loop, cell and network correct on this device?
 
 Values and gradients (of all outputs with random cotangents, for parameters, carry and inputs) are
-compared with float64 on the host's CPU, at the same narrow arguments: float32 with products at the
-highest precision, and bfloat16. Beside each error stands that of `scan` under the same conditions.
+compared with float64 on the host's CPU at the same narrow arguments: in float32 with products at
+the highest precision, and in bfloat16. The error of `scan` under the same conditions is reported
+with each error.
 """
 
 import functools
@@ -22,8 +23,8 @@ from benchmarks.problems import STEPS
 from jaxrnn import tree
 
 LOOPS = dict(jaxrnn.LOOPS)
-# How far from the truth a result may be: so many times as far as `scan`, and some roundings more;
-# and in any case not farther than the ceiling, which `scan` has to keep to as well.
+# The limit of an error is a factor times the error of `scan`, plus some roundings, and at most the
+# ceiling. The limit of the error of `scan` is the ceiling.
 FACTOR, ROUNDINGS = 2.0, 8
 CEILING = {"float32": 1e-4, "bfloat16": 6e-2}
 PRECISION = {"float32": "highest", "bfloat16": None}
@@ -33,13 +34,13 @@ class Case(NamedTuple):
     """A network and how it is run.
 
     Fields:
-        name: what the rows call it.
+        name: the name in the rows.
         step: a Cell, a Network, or a plain Step.
         shape: T, B, I.
-        loops: by name, those that are judged.
-        part: what makes parameters and carry, where `step` does not.
-        marked: with a mask and resets.
-        dtypes: in which it is judged.
+        loops: the loops to compare, by name.
+        part: the Cell that makes parameters and carry for a plain Step.
+        with_mask_and_resets: whether there are a mask and resets.
+        dtypes: the dtypes to compare in.
     """
 
     name: str
@@ -47,18 +48,18 @@ class Case(NamedTuple):
     shape: tuple[int, int, int]
     loops: dict[str, jaxrnn.Loop]
     part: Any = None
-    marked: bool = False
+    with_mask_and_resets: bool = False
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
 
 def cases(dry: bool) -> list[list[Case]]:
-    """In groups that are compiled together, the most telling first."""
+    """Returns groups of cases that are compiled together, the most informative first."""
     hidden, shape = (6, (11, 3, 5)) if dry else (64, (37, 16, 48))
     lstm, bptt = jaxrnn.lstm(hidden), {"bptt": jaxrnn.bptt}
     loops = {name: loop for name, loop in LOOPS.items() if name != "scan"}
     if dry:
         loops = {name: loops[name] for name in ("bptt", "truncated:4")}
-    every_loop = Case("lstm, mask, resets", lstm, shape, loops, marked=True)
+    every_loop = Case("lstm, mask, resets", lstm, shape, loops, with_mask_and_resets=True)
     cells = [
         Case(name, make(hidden), shape, bptt)
         for name, make in jaxrnn.CELLS
@@ -69,13 +70,13 @@ def cases(dry: bool) -> list[list[Case]]:
     deep = jaxrnn.stacked(lstm, jaxrnn.residual(jaxrnn.gru(hidden)), jaxrnn.linear(5))
     both = jaxrnn.bidirectional(jaxrnn.gru(hidden), jaxrnn.lstm(hidden))
     networks = [
-        Case("stack", deep, shape, bptt, marked=True),
-        Case("bidirectional", both, shape, bptt, marked=True),
+        Case("stack", deep, shape, bptt, with_mask_and_resets=True),
+        Case("bidirectional", both, shape, bptt, with_mask_and_resets=True),
         plain,
     ]
     if dry:
         return [[every_loop], [*cells, networks[0]]]
-    # Long enough for `bptt` to go chunk by chunk.
+    # Long enough for `bptt` to work in chunks.
     large = [
         Case(f"{make.__name__}, large", make(256), (512, 64, 256), bptt, dtypes=("float32",))
         for make in (jaxrnn.gru, jaxrnn.lstm)
@@ -84,8 +85,8 @@ def cases(dry: bool) -> list[list[Case]]:
 
 
 def measure(run: Run) -> None:
-    """All cases in float32, then in bfloat16, as long as the stage may take."""
-    truths: dict[tuple[str, str], Any] = {}
+    """Compares all cases in float32, then in bfloat16, within a quarter of the run's time."""
+    references: dict[tuple[str, str], Any] = {}
     end = run.clock() + run.seconds / 4
     for dtype in PRECISION:
         for group in cases(run.dry):
@@ -97,18 +98,18 @@ def measure(run: Run) -> None:
                 names = ", ".join(case.name for case in chosen)
                 run.record.skip(f"correctness, {dtype}: {names}", "no time left")
                 continue
-            _group(run, chosen, dtype, truths)
+            _group(run, chosen, dtype, references)
 
 
 def _key(case: Case, dtype: str) -> str:
     return f"correctness/{dtype}/{case.name}"
 
 
-def _group(run: Run, group: list[Case], dtype: str, truths: dict[tuple[str, str], Any]) -> None:
-    begun = time.perf_counter()
+def _group(run: Run, group: list[Case], dtype: str, references: dict[tuple[str, str], Any]) -> None:
+    start = time.perf_counter()
     compiling = f"correctness/{dtype}/compiling {group[0].name} and {len(group) - 1} more"
     if run.is_done(compiling):
-        run.record.skip(compiling, "a worker before this one ended over it")
+        run.record.skip(compiling, "an earlier worker died while compiling it")
         return
     run.record.begin(compiling, 150)
     jobs: dict[tuple[str, str, str], Callable[[], Job]] = {}
@@ -118,33 +119,37 @@ def _group(run: Run, group: list[Case], dtype: str, truths: dict[tuple[str, str]
         for name, loop in {"scan": jaxrnn.scan, **case.loops}.items():
             make = functools.partial(Job, _function(case, loop))
             jobs[dtype, case.name, name] = functools.partial(make, narrow, PRECISION[dtype])
-            if needs_truth(name, loop) and (case.name, name) not in truths:
+            if needs_reference(name, loop) and (case.name, name) not in references:
                 jobs["float64", case.name, name] = functools.partial(make, wide, wide=True)
     built: Any = compiler.build(jobs, 120)  # type: ignore[arg-type]
     for (kind, case_name, name), program in built.items():
         if kind == "float64":
-            truths[case_name, name] = program
-    run.say(f"correctness: {len(jobs)} programs in {time.perf_counter() - begun:.0f} s")
+            references[case_name, name] = program
+    run.say(f"correctness: {len(jobs)} programs in {time.perf_counter() - start:.0f} s")
     for case in group:
         key = _key(case, dtype)
         run.record.begin(key, 60)
         programs = {name: built[dtype, case.name, name] for name in ("scan", *case.loops)}
-        true = {name: found for (of, name), found in truths.items() if of == case.name}
+        own_references = {
+            loop_name: reference
+            for (case_name, loop_name), reference in references.items()
+            if case_name == case.name
+        }
         try:
-            rows = judge(case, dtype, programs, true, *drawn[case.name])
+            rows = compare(case, dtype, programs, own_references, *drawn[case.name])
             for row in rows:
                 run.record.add("correctness", key, row)
         except Exception as error:
             run.failed(key, error)
 
 
-def needs_truth(name: str, loop: jaxrnn.Loop) -> bool:
-    """Whether its truth is its own: the exact loops have that of `scan`."""
+def needs_reference(name: str, loop: jaxrnn.Loop) -> bool:
+    """Whether a loop needs its own reference; exact loops share the reference of `scan`."""
     return name == "scan" or jaxrnn.types.window_start_of(loop) is not None
 
 
 def draw(case: Case, dtype: str) -> tuple[Any, Any]:
-    """Arguments and cotangents `(args, v)`: narrow on the device, and the same wide on the CPU."""
+    """Draws `(args, v)`, arguments and cotangents: narrow on the device, wide on the CPU."""
     rng, (steps, batch, inputs) = np.random.default_rng(0), case.shape
     part = case.part or case.step
     host = jax.devices("cpu")[0]
@@ -178,7 +183,7 @@ def _normal(rng: np.random.Generator, like: Any) -> np.ndarray:
 
 def _runner(case: Case, loop: jaxrnn.Loop) -> Callable[..., Any]:
     rng, marks = np.random.default_rng(1), {}
-    if case.marked:
+    if case.with_mask_and_resets:
         mask, reset = (rng.random(case.shape[:2]) < chance for chance in (0.7, 0.2))
         marks = {"mask": mask, "reset": reset}
 
@@ -198,19 +203,27 @@ def _function(case: Case, loop: jaxrnn.Loop) -> Callable[..., Any]:
     return values_and_gradient
 
 
-def judge(
-    case: Case, dtype: str, programs: dict[str, Any], truths: dict[str, Any], narrow: Any, wide: Any
+def compare(
+    case: Case,
+    dtype: str,
+    programs: dict[str, Any],
+    references: dict[str, Any],
+    narrow: Any,
+    wide: Any,
 ) -> list[dict[str, Any]]:
-    """One row a loop, `scan` first, which the others are set beside."""
+    """Returns a row for each loop, `scan` first, with errors and their limits."""
     with compiler.wide():
-        true = {name: jax.device_get(compiler.of(p).program(*wide)) for name, p in truths.items()}
+        expected = {
+            name: jax.device_get(compiler.require_built(program).program(*wide))
+            for name, program in references.items()
+        }
     rows: list[dict[str, Any]] = []
     for name, program in programs.items():
         row = {"case": case.name, "loop": name, "dtype": dtype}
         row["precision"] = PRECISION[dtype] or "default"
         try:
-            found = jax.device_get(compiler.of(program).program(*narrow))
-            values, gradient = map(_worst, found, true.get(name, true["scan"]))
+            results = jax.device_get(compiler.require_built(program).program(*narrow))
+            values, gradient = map(_worst, results, expected.get(name, expected["scan"]))
         except Exception as error:
             rows.append({**row, "error": f"{type(error).__name__}: {error}"[:600], "ok": False})
             continue
@@ -224,7 +237,7 @@ def judge(
 
 
 def limit(dtype: str, of_scan: float | None) -> float:
-    """What an error may be beside that of scan; NaN, and what is beyond it, is not right."""
+    """Returns the limit of an error, given the error of `scan`; NaN is out of any limit."""
     rounding = float(jnp.finfo(dtype).eps)
     if of_scan is None:
         return CEILING[dtype]
@@ -232,7 +245,7 @@ def limit(dtype: str, of_scan: float | None) -> float:
 
 
 def certificates(run: Run) -> None:
-    """The certificate of the common cells, computed on this device in both precisions."""
+    """Runs the certificate of the common cells on this device."""
     if run.dry:
         run.record.skip("certificate", "a dry run")
         return
@@ -245,17 +258,17 @@ def certificates(run: Run) -> None:
             continue
         run.record.begin(key, 120)
         try:
-            found = jaxrnn.certify(dict(jaxrnn.CELLS)[name](6), names=(name, "bptt"))
-            rows = [{**row._asdict(), "ok": row.ok} for row in found.rows]
-            run.record.add("certificate", key, {"cell": name, "ok": found.ok, "rows": rows})
-            run.say(f"{key}: {'ok' if found.ok else 'OUT OF LIMITS'}")
+            result = jaxrnn.certify(dict(jaxrnn.CELLS)[name](6), names=(name, "bptt"))
+            rows = [{**row._asdict(), "ok": row.ok} for row in result.rows]
+            run.record.add("certificate", key, {"cell": name, "ok": result.ok, "rows": rows})
+            run.say(f"{key}: {'ok' if result.ok else 'OUT OF LIMITS'}")
         except Exception as error:
             run.failed(key, error)
 
 
-def _worst(found: Any, true: Any) -> float:
-    """‖a - b‖ / ‖b‖ of the worst leaf; NaN if there is one."""
-    pairs = zip(_leaves(found), _leaves(true), strict=True)
+def _worst(results: Any, expected: Any) -> float:
+    """Returns ‖a - b‖ / ‖b‖ of the worst leaf; NaN if a result is NaN."""
+    pairs = zip(_leaves(results), _leaves(expected), strict=True)
     return float(np.max([_distance(a, b) for a, b in pairs]))
 
 

@@ -1,4 +1,4 @@
-"""A child process with an XLA flag that holds for a whole process: scan and bptt, a row a line."""
+"""A child process with an XLA flag for the whole process: times scan and bptt, a line a row."""
 
 import json
 import os
@@ -12,17 +12,17 @@ NAMES = ("scan", "bptt")
 
 
 def main() -> None:
-    """Compile all, then time point by point."""
+    """Compiles all programs, then times them point by point."""
     supervise.end_with(os.getppid())
-    posed = {at: sides.pose(*at, sides.MODES[0], "gradient") for at in POINTS}
+    task = {at: sides.make_task(*at, sides.MODES[0], "gradient") for at in POINTS}
     jobs = {
-        (at, name): (lambda at=at, name=name: sides.SIDES[name](posed[at]))
+        (at, name): (lambda at=at, name=name: sides.SIDES[name](task[at]))
         for at in POINTS
         for name in NAMES
     }
     built = compiler.build(jobs, 60)
     for cell, shape in POINTS:
-        programs = {name: compiler.of(built[(cell, shape), name]) for name in NAMES}
+        programs = {name: compiler.require_built(built[(cell, shape), name]) for name in NAMES}
         samples = interleaved(programs, 0.3, 7, 40, SAMPLE_MS)
         row = {"work": "gradient", "mode": "float32", "cell": cell, "shape": shape._asdict()}
         print(json.dumps({**row, **times(shape.T, samples)}), flush=True)

@@ -1,6 +1,6 @@
-"""Cells that are linear in their carry, over long sequences: where a parallel loop has to pay.
+"""Times cells that are linear in their carry over long sequences, where a parallel loop should win.
 
-Until LOOPS has a loop named `parallel`, these are the times that it will be set beside.
+Until LOOPS has a loop `parallel`, only the times of the other loops are measured.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jaxrnn
 from benchmarks.accelerator import compiler, sides
 from benchmarks.accelerator.record import describe
 from benchmarks.accelerator.run import Run
-from benchmarks.accelerator.speed import SAMPLE_MS, times, told
+from benchmarks.accelerator.speed import SAMPLE_MS, describe_row, times
 from benchmarks.clock import interleaved
 from benchmarks.problems import Problem, Shape
 
@@ -23,12 +23,12 @@ STEPS, BATCH, SIZE = (1024, 16384, 65536), 16, 128
 DRY_STEPS, DRY_BATCH, DRY_SIZE = (64,), 2, 8
 PARALLEL = {name: loop for name, loop in jaxrnn.LOOPS if name.split(":")[0] == "parallel"}
 LOOPS = {"scan": jaxrnn.scan, "bptt": jaxrnn.bptt, **PARALLEL}
-FIRST_GUESS_MS = 0.06  # of one step, forward and backward, of the slowest side
-CALLS = 5  # of each side at least: what it computes, a warm-up, a first time, and two samples
+FIRST_GUESS_MS = 0.06  # the time of one step, forward and backward, of the slowest side
+CALLS = 5  # calls of each side at least: for its result, a warm-up, a first time, two samples
 
 
 def measure(run: Run) -> None:
-    """Value and gradient at every length, the shortest first."""
+    """Times the value and gradient at every length, the shortest first."""
     if not PARALLEL:
         run.record.skip("the loop `parallel`", "LOOPS has none")
     steps, batch, size = (DRY_STEPS, DRY_BATCH, DRY_SIZE) if run.dry else (STEPS, BATCH, SIZE)
@@ -46,35 +46,35 @@ def measure(run: Run) -> None:
             try:
                 row = _point(run, name, shape)
                 run.record.add("linear", key, row)
-                run.say(f"{key}: {told(row)}")
+                run.say(f"{key}: {describe_row(row)}")
             except Exception as error:
                 run.failed(key, error)
 
 
 def _ms_a_step(run: Run, name: str) -> float:
-    """Of the slowest side at the lengths before, or a guess."""
+    """Returns the time of a step of the slowest side at shorter lengths, or a guess."""
     rows = [row for row in run.record.rows("linear") if row["cell"] == name]
     measured = [max(row["milliseconds"].values()) / row["shape"]["T"] for row in rows]
     return max(measured, default=0.0 if run.dry else FIRST_GUESS_MS)
 
 
 def _point(run: Run, name: str, shape: Shape) -> dict[str, Any]:
-    posed = _pose(name, shape)
+    task = _make_task(name, shape)
     jobs = {
-        side: functools.partial(sides.job, posed, functools.partial(loop, posed.problem.cell))
+        side: functools.partial(sides.job, task, functools.partial(loop, task.problem.cell))
         for side, loop in LOOPS.items()
     }
     built = compiler.build(jobs, 90)
     errors = {side: describe(b) for side, b in built.items() if isinstance(b, Exception)}
     programs = {side: b for side, b in built.items() if isinstance(b, compiler.Built)}
     if "scan" not in programs:
-        raise RuntimeError(f"no scan to set others beside: {errors}")
+        raise RuntimeError(f"no scan to compare with: {errors}")
     outcomes = {
-        side: sides.outcome(side, posed, jax.block_until_ready(program()))
+        side: sides.outcome(side, task, jax.block_until_ready(program()))
         for side, program in programs.items()
     }
     differences = {
-        side: sides.difference(found, outcomes["scan"]) for side, found in outcomes.items()
+        side: sides.difference(result, outcomes["scan"]) for side, result in outcomes.items()
     }
     samples = interleaved(programs, 0.05 if run.dry else 0.5, 2, 10, SAMPLE_MS)
     return {
@@ -93,7 +93,7 @@ def _point(run: Run, name: str, shape: Shape) -> dict[str, Any]:
     }
 
 
-def _pose(name: str, shape: Shape) -> sides.Posed:
+def _make_task(name: str, shape: Shape) -> sides.Task:
     rng = np.random.default_rng(0)
     cell = dict(jaxrnn.CELLS)[name](shape.H)
     xs = rng.standard_normal((shape.T, shape.B, shape.I), np.float32)
@@ -103,4 +103,4 @@ def _pose(name: str, shape: Shape) -> sides.Posed:
     targets = rng.standard_normal(ys.shape, np.float32).astype(ys.dtype)
     args, targets = jax.device_put((args, jnp.asarray(targets)), jax.devices()[0])
     problem = Problem(name, shape, cell, cell, args, targets)
-    return sides.Posed(problem, sides.MODES[0], "gradient")
+    return sides.Task(problem, sides.MODES[0], "gradient")

@@ -1,4 +1,4 @@
-"""Which device this is, and the versions of all that has a say in a measurement."""
+"""Describes the device and the versions of all packages that affect a measurement."""
 
 import importlib
 import importlib.metadata
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """The device, its driver, versions, flags, and the date."""
+    """Returns the device, its driver, versions, flags, and the date."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
@@ -36,14 +36,14 @@ def machine() -> dict[str, Any]:
 
 
 def torch_settings() -> dict[str, Any]:
-    """What PyTorch says of itself; empty where there is none."""
+    """Returns the settings of PyTorch, or why there is none."""
     try:
         torch = importlib.import_module("torch")
         cudnn = torch.backends.cudnn
-        there = torch.cuda.is_available()
+        has_cuda = torch.cuda.is_available()
         return {
-            "device": torch.cuda.get_device_name() if there else "cpu",
-            "cudnn": cudnn.version() if there else None,
+            "device": torch.cuda.get_device_name() if has_cuda else "cpu",
+            "cudnn": cudnn.version() if has_cuda else None,
             "cuda": torch.version.cuda,
             "threads": torch.get_num_threads(),
         }

@@ -1,8 +1,7 @@
 """What does one time step launch, and where does its time go?
 
-Counted from the compiled program: the launches in the body of each loop. Measured by the device's
-own trace of one call: kernels, and the largest of them by time. Both are in the file, each under
-its name.
+"counted" is the number of launches in the body of each loop of the compiled program. "measured" is
+from a trace of one call by the device: the kernels, and the largest of them by time.
 """
 
 import functools
@@ -27,24 +26,24 @@ from benchmarks.accelerator.run import BrokenDevice, Run
 
 CELLS = ("gru", "lstm")
 SIDES = ("scan", "bptt", "bptt, command buffers", *(n for n in sides.SIDES if n in sides.JOINING))
-LARGEST = 12  # kernels that are told by name
-SLOWER = 1.2  # how much a call may be slowed by having been traced before
+LARGEST = 12  # kernels that are reported by name
+SLOWDOWN = 1.2  # the largest ratio of the times of a call after and before a trace
 CHILD_SECONDS = 90
 
 
 def measure(run: Run) -> None:
-    """Trace one call of each side."""
+    """Traces one call of each side."""
     if run.record.died("profile"):
-        run.record.skip("profile", "it ended a worker before this one")
+        run.record.skip("profile", "an earlier worker died in it")
         return
     shape, mode = (speed.DRY_SHAPES if run.dry else speed.SHAPES)[0], sides.MODES[0]
     jobs: dict[Any, Callable[[], compiler.Job]] = {}
     for cell in CELLS:
-        there = [side for side in SIDES if side in sides.SIDES]
-        waiting = [side for side in there if not run.is_done(_key(cell, side))]
+        existing = [side for side in SIDES if side in sides.SIDES]
+        waiting = [side for side in existing if not run.is_done(_key(cell, side))]
         if waiting:
-            posed = sides.pose(cell, shape, mode, "gradient")
-            jobs |= {(cell, s): functools.partial(sides.SIDES[s], posed) for s in waiting}
+            task = sides.make_task(cell, shape, mode, "gradient")
+            jobs |= {(cell, s): functools.partial(sides.SIDES[s], task) for s in waiting}
     if not jobs or not run.has(40):
         return
     run.record.begin("profile/compiling", 120)
@@ -61,8 +60,8 @@ def measure(run: Run) -> None:
         except Exception as error:
             run.failed(key, error)
             continue
-        if row["milliseconds_after"] > SLOWER * row["milliseconds_before"] and not run.dry:
-            raise BrokenDevice(f"{key}: calls are slower once they have been traced")
+        if row["milliseconds_after"] > SLOWDOWN * row["milliseconds_before"] and not run.dry:
+            raise BrokenDevice(f"{key}: calls are slower after they have been traced")
 
 
 def _key(cell: str, side: str) -> str:
@@ -70,7 +69,7 @@ def _key(cell: str, side: str) -> str:
 
 
 def _traced(built: Any, steps: int) -> dict[str, Any]:
-    program = compiler.of(built)
+    program = compiler.require_built(built)
     before = _milliseconds(program)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -84,21 +83,21 @@ def _traced(built: Any, steps: int) -> dict[str, Any]:
         "milliseconds_before": before,
         "milliseconds_after": _milliseconds(program),
         "counted": compiler.launches_of_loops(program.program),
-        "measured": of_trace(events, steps),
+        "measured": summarize_trace(events, steps),
     }
 
 
 def _milliseconds(program: Callable[[], Any]) -> float:
-    taken = []
+    samples = []
     for _ in range(6):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(program())
-        taken.append((time.perf_counter() - begun) * 1e3)
-    return statistics.median(taken[1:])
+        samples.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(samples[1:])
 
 
-def of_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """What a Chrome trace of one call says of the device, for each of so many time steps."""
+def summarize_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Summarizes a Chrome trace of one call: kernels and times on the device, per time step."""
     processes, threads = {}, {}
     for event in events:
         name = event.get("args", {}).get("name", "")
@@ -106,7 +105,7 @@ def of_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
             processes[event["pid"]] = name
         elif event.get("name") == "thread_name":
             threads[event["pid"], event["tid"]] = name
-    taken: dict[str, list[float]] = defaultdict(list)
+    durations_by_kernel: dict[str, list[float]] = defaultdict(list)
     copies: list[float] = []
     launched: dict[str, int] = defaultdict(int)
     spans = []
@@ -115,25 +114,25 @@ def of_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
             continue
         name, lane = event["name"], threads.get((event["pid"], event.get("tid")), "")
         if "/device:GPU" in processes.get(event["pid"], ""):
-            # The other lanes tell the same time again, by operation or by module.
+            # The other lanes show the same time again, by operation or by module.
             if lane.startswith("Stream"):
                 is_copy = name.lower().startswith(("memcpy", "memset"))
-                (copies if is_copy else taken[name]).append(event.get("dur", 0.0))
+                (copies if is_copy else durations_by_kernel[name]).append(event.get("dur", 0.0))
                 spans.append((event["ts"], event["ts"] + event.get("dur", 0.0)))
         elif re.match(r"cu(da)?[A-Z]", name):
-            launched[name] += 1  # a call of CUDA's by the host
-    found: dict[str, Any] = {"processes": sorted(set(processes.values())), "calls": launched}
+            launched[name] += 1  # a call of the CUDA API by the host
+    result: dict[str, Any] = {"processes": sorted(set(processes.values())), "calls": launched}
     if not spans:
-        return {**found, "missing": "no kernel of a GPU in the trace"}
-    kernels = sum(map(len, taken.values()))
-    largest = sorted(taken.items(), key=lambda item: -sum(item[1]))
+        return {**result, "missing": "no kernel of a GPU in the trace"}
+    kernels = sum(map(len, durations_by_kernel.values()))
+    largest = sorted(durations_by_kernel.items(), key=lambda item: -sum(item[1]))
     return {
-        **found,
+        **result,
         "lanes": sorted({lane for lane in threads.values() if lane})[:20],
         "kernels": kernels,
         "kernels_a_step": kernels / steps,
         "copies_a_step": len(copies) / steps,
-        "microseconds_a_step_busy": sum(map(sum, [*taken.values(), copies])) / steps,
+        "microseconds_a_step_busy": sum(map(sum, [*durations_by_kernel.values(), copies])) / steps,
         "microseconds_a_step_from_first_to_last": (
             (max(end for _, end in spans) - min(begin for begin, _ in spans)) / steps
         ),
@@ -150,9 +149,9 @@ def of_trace(events: list[dict[str, Any]], steps: int) -> dict[str, Any]:
 
 
 def by_flag(run: Run) -> None:
-    """Whether command buffers as options of one program did anything; if not, as a flag.
+    """Checks whether command buffers as compiler options had an effect; if not, tries the flag.
 
-    A child process is given the flag, and measures `scan` and `bptt` itself.
+    A child process with the flag measures `scan` and `bptt`.
     """
     if jax.default_backend() != "gpu":
         run.record.skip("command buffers by flag", "command buffers are a GPU's")
@@ -164,7 +163,7 @@ def by_flag(run: Run) -> None:
     if shown:
         return
     for name in [name for name in sides.SIDES if name.endswith("command buffers")]:
-        del sides.SIDES[name]  # To time and compile it would show nothing.
+        del sides.SIDES[name]  # Timing it again would show nothing.
     key = "flag/command buffers"
     if run.is_done(key):
         return
@@ -185,7 +184,7 @@ def by_flag(run: Run) -> None:
         rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         for row in rows:
             run.record.add("command buffers by flag", key, {"XLA_FLAGS": flags, **row})
-            run.say(f"by flag, {row['cell']}: {speed.told(row)}")
+            run.say(f"by flag, {row['cell']}: {speed.describe_row(row)}")
         if done.returncode or not rows:
             raise RuntimeError(f"code {done.returncode}: {done.stderr[-400:]}")
     except Exception as error:
@@ -193,7 +192,10 @@ def by_flag(run: Run) -> None:
 
 
 def is_shown(rows: list[dict[str, Any]], profiles: list[dict[str, Any]]) -> tuple[bool, str]:
-    """Graphs in a trace, or times that differ by more than a tenth at any shape."""
+    """Returns whether command buffers had an effect, and why.
+
+    They had one if a trace has launches of graphs, or if times differ by more than a tenth.
+    """
     graphs = {
         row["side"]: sum(n for name, n in row["measured"]["calls"].items() if "GraphLaunch" in name)
         for row in profiles

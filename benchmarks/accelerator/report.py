@@ -1,4 +1,4 @@
-"""Tables and charts of a run's file: `python -m benchmarks accelerator --report FILE`."""
+"""Tables and charts of a run: `python -m benchmarks accelerator --report FILE`."""
 
 import json
 import statistics
@@ -11,8 +11,8 @@ WORST_CORRECT = 12  # rows of the table of errors
 NAMES = {"float32": "float32", "bfloat16": "bfloat16", "float32, highest": "float32_highest"}
 
 
-def of_file(path: Path) -> str:
-    """Markdown, the worst case of each table first; charts are drawn beside the file."""
+def render(path: Path) -> str:
+    """Returns Markdown, with the worst row of each table first; draws charts next to the file."""
     content = json.loads(path.read_text())
     rows = content["rows"]
     parts = [
@@ -31,7 +31,7 @@ def of_file(path: Path) -> str:
 
 
 def header(content: dict[str, Any]) -> str:
-    """The device, the versions, and how the run went."""
+    """Returns the device, the versions, and how the run ended."""
     machine = content["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in machine.get("versions", {}).items())
     torch = machine.get("torch", {})
@@ -51,8 +51,8 @@ def header(content: dict[str, Any]) -> str:
 
 def _table(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
     heads = list(heads)
-    told = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, *lines]]
-    return "\n".join([told[0], "|---" * len(heads) + "|", *told[1:]])
+    head, *body = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, *lines]]
+    return "\n".join([head, "|---" * len(heads) + "|", *body])
 
 
 def _products(rows: Rows) -> str:
@@ -97,7 +97,7 @@ def _small(value: Any) -> str:
 
 
 def _speeds(rows: Rows, path: Path) -> list[str]:
-    """A table and a chart for each kind of work and each mode."""
+    """Returns a table for each kind of work and each mode, and draws its chart."""
     parts = []
     for work in dict.fromkeys(row["work"] for row in rows):
         for mode in dict.fromkeys(row["mode"] for row in rows):
@@ -109,13 +109,13 @@ def _speeds(rows: Rows, path: Path) -> list[str]:
 
 
 def _speed_table(title: str, rows: Rows) -> str:
-    """µs a step of each side and in brackets its share of scan's time, the worst `bptt` first."""
+    """Returns a table of µs per step and the ratio to scan's time, the worst `bptt` first."""
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row["milliseconds"]))
     rows = sorted(rows, key=lambda row: -row["ratio_to_scan"].get("bptt", {"median": 0})["median"])
 
-    def told(row: dict[str, Any], name: str) -> str:
+    def cell(row: dict[str, Any], name: str) -> str:
         if name not in row["milliseconds"]:
             return "failed" if name in row.get("errors", {}) else "–"
         step, ratio = row["microseconds_a_step"][name], row["ratio_to_scan"][name]
@@ -126,7 +126,7 @@ def _speed_table(title: str, rows: Rows) -> str:
         return f"{times}, {ratio['median']:.2f} ({ratio['worst']:.2f}){more}{differs}"
 
     lines = [
-        (row["cell"], ", ".join(map(str, row["shape"].values())), *(told(row, n) for n in names))
+        (row["cell"], ", ".join(map(str, row["shape"].values())), *(cell(row, n) for n in names))
         for row in rows
     ]
     return (
@@ -137,7 +137,7 @@ def _speed_table(title: str, rows: Rows) -> str:
 
 
 def _summary(rows: Rows) -> str:
-    """How many times as fast as scan each side is: geometric mean, and at worst."""
+    """Returns a table of speeds relative to scan: the geometric mean and the worst."""
     lines = []
     kinds = dict.fromkeys((row["work"], row["mode"]) for row in rows)
     for work, mode in kinds:
@@ -173,12 +173,12 @@ def _profile(rows: Rows) -> str:
         return ""
     lines, largest = [], []
     for row in sorted(rows, key=lambda row: -row["measured"].get("kernels_a_step", 0)):
-        found = row["measured"]
+        measured = row["measured"]
         loops = "; ".join(
             "+".join(f"{n} {kind}" for kind, n in loop.items()) for loop in row["counted"]
         )
         numbers = [
-            f"{found[key]:.1f}" if key in found else "–"
+            f"{measured[key]:.1f}" if key in measured else "–"
             for key in (
                 "kernels_a_step",
                 "copies_a_step",
@@ -187,7 +187,7 @@ def _profile(rows: Rows) -> str:
             )
         ]
         lines.append((row["cell"], row["side"], loops, *numbers))
-        for kernel in found.get("largest", [])[:5]:
+        for kernel in measured.get("largest", [])[:5]:
             each = f"{kernel['microseconds_each']:.2f}"
             share = f"{kernel['microseconds_a_step']:.2f}"
             calls = f"{kernel['a_step']:.2f}"
@@ -211,7 +211,7 @@ def _certificates(rows: Rows) -> str:
 
 
 def _left_out(content: dict[str, Any]) -> str:
-    """Each error and each reason once, with the points that it holds for."""
+    """Returns each error and each reason once, with its points."""
     skipped: dict[str, list[str]] = {}
     failed: dict[str, list[str]] = {}
     for entry in content["skipped"]:

@@ -1,4 +1,4 @@
-"""What every stage is handed: the record, the time left, and a voice."""
+"""The argument of every stage: the record, the time left, and progress messages."""
 
 import time
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from benchmarks.accelerator.record import Record, describe
 
 
 class BrokenDevice(RuntimeError):
-    """The device fails at the simplest of programs, and a new process is needed."""
+    """The device fails even a trivial program, so a new process is needed."""
 
 
 class Run(NamedTuple):
-    """One worker's run.
+    """The run of one worker.
 
     Fields:
-        record: the file.
-        deadline: by `time.time()`.
-        seconds: of the whole run.
-        dry: tiny shapes.
+        record: the record of the run.
+        deadline: the end of the run, by `time.time()`.
+        seconds: the length of the whole run.
+        dry: whether to use tiny shapes.
     """
 
     record: Record
@@ -29,27 +29,27 @@ class Run(NamedTuple):
     dry: bool
 
     def clock(self) -> float:
-        """Seconds by the clock of the deadline."""
+        """Returns the current time by the clock of the deadline, in seconds."""
         return time.time()
 
     def left(self) -> float:
-        """Seconds until the deadline."""
+        """Returns the seconds until the deadline."""
         return self.deadline - time.time()
 
     def has(self, seconds: float) -> bool:
-        """Whether so much time is left; a dry run is quick at everything."""
+        """Whether that much time is left; in a dry run, 5 seconds are enough."""
         return self.left() > (min(seconds, 5.0) if self.dry else seconds)
 
     def is_done(self, key: str) -> bool:
-        """Whether a worker before this one has been there."""
+        """Whether an earlier worker has a result or an error of the point."""
         return key in self.record.done()
 
     def say(self, line: str) -> None:
-        """A line of progress, with the time left."""
+        """Prints a line of progress, with the time left."""
         print(f"[{self.left():4.0f} s left] {line}", flush=True)
 
     def failed(self, key: str, error: BaseException) -> None:
-        """Record an error; raise BrokenDevice if nothing works any more."""
+        """Records an error; raises BrokenDevice if the device does not work any more."""
         self.record.fail(key, error)
         self.say(f"{key}: {describe(error)}")
         try:

@@ -1,8 +1,8 @@
-"""A worker process measures; this process watches it, and replaces it if it dies or hangs.
+"""Watches a worker process that measures, and replaces it if it dies or hangs.
 
-The standard library alone is imported here: nothing that hangs or crashes in a driver or a compiler
-can take this process with it. What a worker had found is in the file, and the next one goes on
-behind the point that killed it.
+This process imports only the standard library, so a driver or a compiler that hangs or crashes
+cannot affect it. The results of a worker are in the file. The next worker continues after the point
+of which the last one died.
 """
 
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from benchmarks.accelerator.record import Record
 
-GRACE = 5.0  # seconds after the deadline for the worker to write its last words
+GRACE = 5.0  # seconds after the deadline for the worker to finish
 RESTARTS = 4
-LEAST_SECONDS = 40.0  # with less time left a new worker, which starts JAX again, finds nothing
-RESTART = 75  # exit code by which a worker asks for another in its place
+MIN_SECONDS = 40.0  # with less time left, a new worker could not measure anything
+RESTART = 75  # the exit code with which a worker requests its replacement
 
 
 def supervise(command: list[str], path: Path, deadline: float) -> int:
-    """Run `command` until it ends well, the deadline passes, or it has failed too often."""
+    """Runs `command` until it succeeds, the deadline passes, or it has failed too often."""
     Record(path).save()
     for attempt in range(RESTARTS + 1):
         process = subprocess.Popen(command)
@@ -41,7 +41,7 @@ def supervise(command: list[str], path: Path, deadline: float) -> int:
         record.content["restarts"].append({"why": why, "seconds_left": round(left)})
         record.save()
         print(f"{why}; {left:.0f} s left", flush=True)
-        if left < LEAST_SECONDS or attempt == RESTARTS:
+        if left < MIN_SECONDS or attempt == RESTARTS:
             break
     record.content["running"] = None
     record.save()
@@ -49,7 +49,7 @@ def supervise(command: list[str], path: Path, deadline: float) -> int:
 
 
 def _watch(process: "subprocess.Popen[bytes]", path: Path, end: float) -> str | None:
-    """Wait until the worker ends (None), or say why it has to be ended."""
+    """Waits until the worker ends (None), or returns why it has to be killed."""
     while process.poll() is None:
         running, now = Record.load(path).content["running"], time.time()
         if now > end:
@@ -61,7 +61,7 @@ def _watch(process: "subprocess.Popen[bytes]", path: Path, end: float) -> str | 
 
 
 def end_with(parent: int) -> None:
-    """End this process, whatever it waits for, soon after `parent` has ended."""
+    """Ends this process soon after the process `parent` has ended."""
 
     def watch() -> None:
         while os.getppid() == parent:

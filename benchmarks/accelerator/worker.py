@@ -1,4 +1,4 @@
-"""The worker process: all stages, in the order of their worth."""
+"""The worker process: all stages, the most important first."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from benchmarks.accelerator.record import Record
 
 
 def run(path: Path, deadline: float, seconds: float, dry: bool) -> int:
-    """Measure until done or until the deadline, going on where the file ends."""
+    """Measures until all is done or the deadline passes, continuing after the last point."""
     supervise.end_with(os.getppid())
     record = Record.load(path)
     record.begin("starting JAX", 120)
@@ -23,7 +23,7 @@ def run(path: Path, deadline: float, seconds: float, dry: bool) -> int:
     from benchmarks.accelerator import correctness, linear, machine, profile, speed
     from benchmarks.accelerator.run import BrokenDevice, Run
 
-    # From a cold disk PyTorch and Flax take long to import: another process reads them meanwhile.
+    # PyTorch and Flax are slow to import from a cold disk, so another process reads them first.
     reader = subprocess.Popen(
         [sys.executable, "-c", "import flax.nnx, torch"],
         stdin=subprocess.DEVNULL,
@@ -60,17 +60,17 @@ def run(path: Path, deadline: float, seconds: float, dry: bool) -> int:
     }
     try:
         for name, stage in stages.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             try:
                 stage()
             except BrokenDevice:
                 raise
             except Exception as error:
                 this.failed(f"stage {name}", error)
-            record.stage(name, time.perf_counter() - begun)
+            record.stage(name, time.perf_counter() - start)
     except BrokenDevice as error:
         this.say(f"a new process is needed: {error}")
         os._exit(supervise.RESTART)
     this.say("done")
-    # Not by returning: threads that still compile would be waited for.
+    # A return would wait for threads that still compile.
     os._exit(0)

@@ -161,7 +161,7 @@ def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
 
 
 def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
-    """Returns arrays of the example, given names and dtypes; UserError if there are none such."""
+    """Returns arrays of the example by name and dtype; UserError if one is missing."""
     with reading(folder / EXAMPLE):
         try:
             arrays = safetensors.numpy.load((folder / EXAMPLE).read_bytes())

@@ -149,7 +149,7 @@ def _first(
         batch_rank: the number of batch axes after the time axis; None if there is no time axis.
         last: whether to search from the last step back.
     """
-    found = []
+    hits = []
     for name, x in tree.leaves_by_name(quantities).items():
         if not isinstance(x, (float, np.ndarray, jax.Array)) or not check.is_inexact(x):
             continue
@@ -160,5 +160,5 @@ def _first(
         step, position = None, index
         if batch_rank is not None:
             step, position = index[0], index[1 : 1 + batch_rank]
-        found.append(Nonfinite(phase, layer, name, step, position, np.asarray(x)[index].item()))
-    return min(found, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)
+        hits.append(Nonfinite(phase, layer, name, step, position, np.asarray(x)[index].item()))
+    return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)

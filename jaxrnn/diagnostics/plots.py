@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import tree
-from jaxrnn.diagnostics import spectrum, truncation
+from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
+from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
 
 Axes = Any  # of matplotlib, which only the extra `plot` installs
@@ -44,7 +45,7 @@ def plot_gradient_flow(axes: Axes, norms: Sequence[Array], label: str = "recurre
     return axes
 
 
-def plot_memory_horizon(axes: Axes, horizons: Mapping[str, spectrum.MemoryHorizon]) -> Axes:
+def plot_memory_horizon(axes: Axes, horizons: Mapping[str, MemoryHorizon]) -> Axes:
     """Draws ‖∂c_T/∂c_{T-k}‖₂ against the lag k on a logarithmic axis, with the fitted line.
 
     Over the rows of the batch, the median is drawn.
@@ -66,23 +67,23 @@ def plot_memory_horizon(axes: Axes, horizons: Mapping[str, spectrum.MemoryHorizo
     return _finish(axes, xlabel="lag k", ylabel="log₁₀ ‖∂c_T/∂c_{T-k}‖₂", title=title)
 
 
-def plot_jacobian_spectrum(axes: Axes, found: spectrum.JacobianSpectrum) -> Axes:
+def plot_jacobian_spectrum(axes: Axes, spectrum: JacobianSpectrum) -> Axes:
     """Draws the Lyapunov exponents and the mean log singular values of single steps.
 
     Over the rows of the batch, the median is drawn.
 
     Args:
         axes: matplotlib axes.
-        found: the result of `jacobian_spectrum`.
+        spectrum: the result of `jacobian_spectrum`.
     """
     with np.errstate(divide="ignore"):
-        steps = np.log(found.steps).mean(axis=0)
-    curves = {"Lyapunov exponents": found.exponents, "log singular values of a step": steps}
+        steps = np.log(spectrum.steps).mean(axis=0)
+    curves = {"Lyapunov exponents": spectrum.exponents, "log singular values of a step": steps}
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, values in curves.items():
         medians = np.median(np.reshape(values, (-1, np.shape(values)[-1])), axis=0)
         axes.plot(np.where(np.isfinite(medians), medians, np.nan), label=name)
-    largest = np.median(found.exponents[..., 0])
+    largest = np.median(spectrum.exponents[..., 0])
     direction = "converge" if largest < 0 else "diverge"
     title = f"Jacobian spectrum: nearby states {direction}, {largest:.3g} nats a step"
     return _finish(axes, xlabel="direction", ylabel="log growth a step", title=title)
@@ -117,9 +118,7 @@ def plot_per_step_gradients(axes: Axes, terms: Params) -> Axes:
     return _finish(axes, xlabel="step t", ylabel="log₁₀ of its norm", title=title)
 
 
-def plot_truncation_bias(
-    axes: Axes, biases: Mapping[str, Sequence[truncation.TruncationBias]]
-) -> Axes:
+def plot_truncation_bias(axes: Axes, biases: Mapping[str, Sequence[TruncationBias]]) -> Axes:
     """Draws the relative error of truncated gradients against k, both on logarithmic axes.
 
     An exact gradient has an error of zero, which has no logarithm and is not drawn.

@@ -1,4 +1,4 @@
-"""`jacobian_spectrum`, `memory_horizon`: jax.jacobian, closed forms and published exponents."""
+"""`jacobian_spectrum`, `memory_horizon` against jax.jacobian, closed forms, known exponents."""
 
 import functools
 
