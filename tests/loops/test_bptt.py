@@ -236,7 +236,7 @@ def test_a_step_closes_over_traced_values_under_vmap_of_grad():
 
 
 def test_a_plain_step_is_linearised_once_for_all_time():
-    """The derived gradient of a weight is one product over time and batch too: no scan carries a weight."""
+    """The derived gradient of a weight is one product over time and batch: no scan carries it."""
     cell = jaxrnn.gru(H)
     args = arguments(cell)
 

@@ -147,7 +147,7 @@ def is_opaque(eqn: Equation) -> bool:
 
 def _parameter_values(eqn: Equation) -> list[Any]:
     """Returns the parameters of an equation, and the items of those that are lists."""
-    values = []
+    values: list[Any] = []
     for param in eqn.params.values():
         values += param if isinstance(param, (tuple, list)) else [param]
     return values
