@@ -94,36 +94,27 @@ def history(
 ) -> tuple[PyTree, PyTree]:
     """Runs as `unroll` does, and returns the states of all steps instead of the last carry.
 
+    `unroll` describes the arguments in detail.
+
     Args:
-        cell: a Cell, a Layer, a Network or a plain Step. A plain Step needs a `carry`.
-        params: the parameters of the cell. Outputs and carries keep their dtype.
-        xs: `(T, *batch, I)`, with any number of batch axes, also none. T = 0 returns the carry
-            unchanged. A cell that begins with `embedding` takes integer tokens `(T, *batch)`. For
-            batch-major data, see `jaxrnn.to_time_major`. Rows may be sharded over devices.
-        carry: the state before the first step, with exactly the batch axes and the dtype of the
-            sequence. It defaults to the cell's zero state, sharded as the rows are.
-        loop: the gradient algorithm. All loops compute the same values.
-        mask: m, True where a step is valid, in any pattern. What xs holds elsewhere, even NaN,
-            reaches neither values nor gradients.
-        lengths: the number of valid steps of each row, from 0 to T, instead of a mask. Traced
-            lengths are clipped to this range.
-        fill_value: the number that replaces padded inputs; padded integers, such as tokens, become
-            0. A plain Step must compute finite numbers with finite slopes from it.
-        reset: r, True where a new sequence begins. Step t then starts from `reset_carry`, for any
-            mask, and no gradient crosses the reset. If `done[t]` marks the end of an episode after
-            step t, reset[t] is `done[t-1]`. The argument `carry` is used before the first step
-            only.
-        reset_carry: c_0, with the shapes and dtypes of the carry. It defaults to the cell's zero
-            state, and may be a learned parameter.
-        reverse: runs from the last valid step to the first. ys[t] still belongs to xs[t], and a
-            reset at t still separates the steps t-1 and t.
-        key: draws the noise of noisy cells, such as dropout. The same key draws the same noise
-            under every loop. Without a key, noisy cells are deterministic.
+        cell: a Cell, a Layer, a Network or a plain Step.
+        params: the parameters of the cell.
+        xs: the inputs, `(T, *batch, I)`.
+        carry: the state before the first step; defaults to the cell's zero state.
+        loop: the gradient algorithm.
+        mask: `(T, *batch)`, True where a step is valid.
+        lengths: the number of valid steps of each row, instead of a mask.
+        fill_value: the number that replaces padded inputs.
+        reset: `(T, *batch)`, True where a new sequence begins.
+        reset_carry: the state where a new sequence begins; defaults to the cell's zero state.
+        reverse: runs from the last valid step to the first. States stand at the steps of their
+            inputs.
+        key: draws the noise of noisy cells.
 
     Returns:
         A `History`, and ys as `unroll` returns them. A Network has a tree of histories, with the
         structure of its carry. Where the mask is False, carries are the held ones and saved values
-        are zero. With `reverse`, states stand at the steps of their inputs.
+        are zero.
 
     Gradient: that of `loop`. Time: one more `advance`, of all steps at once.
     """

@@ -355,7 +355,7 @@ def of_transforms():
         "TypeError: variational_dropout.__init__() takes 2",
         lambda: jaxrnn.transforms.variational_dropout(GRU, 0.1),
     )
-    whole = "TypeError: xs: got a tuple of 2, expected an array (of a masked cell and the like, tra"
+    whole = "TypeError: xs: got a tuple of 2, expected an array (apply variational_dropout"
     cell, marked = (
         jaxrnn.transforms.variational_dropout(masked, input_rate=0.1),
         jaxrnn.transforms.MaskedInputs(XS, MASK),

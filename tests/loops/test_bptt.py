@@ -237,7 +237,7 @@ def test_a_step_closes_over_traced_values_under_vmap_of_grad():
 
 
 def test_a_plain_step_is_linearised_once_for_all_time():
-    """A weight's derived gradient is one product over time and batch: no scan carries a weight."""
+    """The derived gradient of a weight is one product over time and batch: no scan carries it."""
     cell = jaxrnn.gru(H)
     args = arguments(cell)
 

@@ -137,7 +137,7 @@ class Exits:
 
 
 def _paths(regions: Regions, sources: Iterable[Var]) -> tuple[list[tuple[Var, Var]], list[Var]]:
-    """Returns the paths of parameters and inputs through the loop, and the values where they end."""
+    """Returns the paths of parameters and inputs through the loop, and where they end."""
     on_path = {*sources}
     edges: list[tuple[Var, Var]] = []
     exits: list[Var] = []

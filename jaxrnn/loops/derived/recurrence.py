@@ -147,8 +147,8 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     separate = separate_sunk_inputs(regions)
     d_separate = where(separate, d_sunk_inputs)
-    # The gradient of a sunk input that is part of c_t is added to λ, but only once, even if the same
-    # value appears twice in c_t.
+    # The gradient of a sunk input that is part of c_t is added to λ, but only once, even if the
+    # same value appears twice in c_t.
     left_over = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
     joining = [
         None if jaxprs.is_literal(v) else left_over.pop(v, None)
