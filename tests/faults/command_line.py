@@ -13,7 +13,7 @@ BEST = f"{TRAININGS}_the_parameters_with_the_least_validation_loss_are_saved"
 RUN_FAULTS = (
     fault(
         RUN,
-        "reserved",
+        "reserve",
         "a run replaced unasked",
         "if is_run and not overwrite:",
         "if is_run and not overwrite and not stamps:",
@@ -37,7 +37,7 @@ RUN_FAULTS = (
     ),
     fault(
         RUN,
-        "_take_places",
+        "_move_files",
         "half of a run left",
         "os.rename(earlier / name, folder / name)",
         "pass",
@@ -45,15 +45,15 @@ RUN_FAULTS = (
     ),
     fault(
         TRAINING,
-        "Progress.kept",
+        "Progress.selected",
         "the last parameters saved",
-        "last if self.diverged or self.best is None else self.best",
+        "last if self.has_diverged or self.best is None else self.best",
         "last",
         BEST,
     ),
     fault(
         TRAINING,
-        "Progress.evaluated",
+        "Progress.record_evaluation",
         "the worst parameters saved",
         'metrics["loss"] < min(losses, default=np.inf)',
         'metrics["loss"] > max(losses, default=-np.inf)',
@@ -99,16 +99,16 @@ TEXT_FAULTS = (
         TEXT,
         "bits_per_character",
         "inputs scored as targets",
-        "for i in (0, 1))",
-        "for i in (1, 0))",
+        "targets = tokens[1 : 1 + streams * length]",
+        "targets = tokens[: streams * length]",
         f"{TEXTS}_streams_are_scored_side_by_side",
     ),
     fault(
         TEXT,
         "generate",
         "a first token of no model",
-        "sampled(model.output(params, carry),",
-        "sampled(0 * model.output(params, carry),",
+        "draw(model.output(params, carry),",
+        "draw(0 * model.output(params, carry),",
         f"{TEXTS}_without_a_prompt_the_first_token_is_what_the_zero_state_expects",
     ),
     fault(

@@ -120,7 +120,12 @@ MGU_FAULTS = (
 
 LAYER_NORM_GRU_FAULTS = (
     backward(
-        NORM, "Normalized.adjoint", "â's part left out", " - values * along", "", "layer_norm_gru"
+        NORM,
+        "Normalized.adjoint",
+        "â's part left out",
+        " - values * mean_product",
+        "",
+        "layer_norm_gru",
     ),
     backward(
         GRU, "step_after_adjoint", "sign of δ_r", "r * (1 - r)", "r * (r - 1)", "layer_norm_gru"

@@ -1,6 +1,6 @@
 """Faults in the LSTM, and in those with a projection, with peepholes, with layer normalisation."""
 
-from faults.planting import backward, fault, forward
+from faults.planting import LAWS, Fault, backward, fault, forward
 
 LSTM, PROJECTED, PEEPHOLE = (
     f"cells/{name}.py" for name in ("lstm", "projected_lstm", "peephole_lstm")
@@ -166,13 +166,21 @@ PEEPHOLE_FAULTS = (
         "scale(carry.c, w.p_o)",
         "peephole_lstm",
     ),
-    forward(
+    Fault(
+        "peepholes swapped",
         PEEPHOLE,
         "peephole_lstm._advance",
-        "peepholes swapped",
-        "in (w.p_i, w.p_f)",
-        "in (w.p_f, w.p_i)",
-        "peephole_lstm",
+        (
+            (
+                "peephole_i = kernels.scale(carry.c, w.p_i)",
+                "peephole_i = kernels.scale(carry.c, w.p_f)",
+            ),
+            (
+                "peephole_f = kernels.scale(carry.c, w.p_f)",
+                "peephole_f = kernels.scale(carry.c, w.p_i)",
+            ),
+        ),
+        f"{LAWS}_forward_equals_the_equations_in_numpy[peephole_lstm]",
     ),
 )
 
@@ -181,7 +189,7 @@ LAYER_NORM_LSTM_FAULTS = (
         NORM,
         "Normalized.adjoint",
         "mean g left out",
-        "g - jnp.mean(g, axis=-1, keepdims=True)",
+        "g - mean_g",
         "g",
         "layer_norm_lstm",
     ),

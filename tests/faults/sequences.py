@@ -2,9 +2,10 @@
 
 from faults.planting import fault
 
-SEQUENCE, RUNNER, NETWORKS, TREE, CHECK = (
-    f"{name}.py" for name in ("sequence", "runner", "networks", "tree", "check")
+SEQUENCE, RUNNER, NETWORKS, TREE = (
+    f"{name}.py" for name in ("sequence", "runner", "networks", "tree")
 )
+ARRAYS, OPTIONS = "check/arrays.py", "check/options.py"
 
 LAWS = "test_sequence_laws.py::test"
 ALONE = f"{LAWS}_rows_of_every_loop_equal_rows_alone"
@@ -66,7 +67,7 @@ SEQUENCE_FAULTS = (
         RUNNER,
         "zero_carry",
         "state not laid",
-        "if any(of_rows.spec)",
+        "if any(row_sharding.spec)",
         "if False",
         f"{DEVICES}[explicit]",
     ),
@@ -160,7 +161,7 @@ TREE_FAULTS = (
 
 CHECK_FAULTS = (
     fault(
-        CHECK,
+        ARRAYS,
         "require_same_tree",
         "batches broadcast",
         "leaf.shape == wanted.shape",
@@ -168,7 +169,7 @@ CHECK_FAULTS = (
         "test_check.py::test_bad_input_raises_our_error_before_anything_compiles",
     ),
     fault(
-        CHECK,
+        OPTIONS,
         "require_callable",
         "loop not asked",
         "if takes is not None:",
@@ -176,7 +177,7 @@ CHECK_FAULTS = (
         "test_bad_input.py::test_bad_input_raises_our_error_before_anything_compiles",
     ),
     fault(
-        CHECK,
+        ARRAYS,
         "float_dtype",
         "dtype of the widest",
         "return min(floats",

@@ -21,7 +21,7 @@ FAULTS = (
         TRAINERS,
         "truncated_trainer.window_loss",
         "next window from the end",
-        "jax.tree.map(lambda c: c[0], carries) if warm else end",
+        "jax.tree.map(lambda c: c[0], carries) if num_before else end",
         "end",
         REACHING_BACK,
     ),
@@ -43,7 +43,7 @@ FAULTS = (
     ),
     fault(
         DEVICES,
-        "_folded",
+        "_fold_key",
         "one noise for all parts",
         "jax.lax.axis_index(AXIS)",
         "0",
@@ -51,7 +51,7 @@ FAULTS = (
     ),
     fault(
         DEVICES,
-        "_folded",
+        "_fold_key",
         "one noise on all devices",
         "jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x",
         "x",
