@@ -150,8 +150,8 @@ ADJOINT_FAULTS = (
         ROWS,
         "flatten_rows",
         "norm over all rows",
-        "start = len(batch_axes(carry))",
-        "start = 0",
+        "num_batch_axes = len(batch_axes(carry))",
+        "num_batch_axes = 0",
         f"{CLIPPED}[clip-lstm-bptt]",
     ),
     fault(
@@ -241,8 +241,8 @@ NOISE_FAULTS = (
         ZONEOUT,
         "zoneout.adjoint",
         "held for new",
-        "self._mix(hold, zero, d_carry), self._mix(hold, d_carry, zero)",
-        "self._mix(hold, d_carry, zero), self._mix(hold, zero, d_carry)",
+        "d_new = self._mix(hold, zero, d_carry)\n        d_held = self._mix(hold, d_carry, zero)",
+        "d_new = self._mix(hold, d_carry, zero)\n        d_held = self._mix(hold, zero, d_carry)",
         f"{NOISY}[bptt-zoneout]",
     ),
     fault(
@@ -257,8 +257,8 @@ NOISE_FAULTS = (
         ZONEOUT,
         "zoneout._mix",
         "mean turned",
-        "p * a + (1 - p) * b",
-        "(1 - p) * a + p * b",
+        "p * c + (1 - p) * new_c",
+        "(1 - p) * c + p * new_c",
         f"{NOISES}_zoneout_without_a_key_takes_the_mean",
     ),
 )
