@@ -369,7 +369,7 @@ def test_devices_that_cannot_share_a_batch_are_not_used(text_file, tmp_path, cap
         used.append(devices)
         return loss
 
-    monkeypatch.setattr(jaxrnn, "data_parallel", data_parallel)
+    monkeypatch.setattr(jaxrnn.training, "data_parallel", data_parallel)
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 4)  # of a batch of 2
     assert _train_text(text_file, tmp_path, "--devices", "4") == 0
     said = capsys.readouterr().out

@@ -1,12 +1,12 @@
 import pytest
 
 import jaxrnn
-from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whole
+from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whole_number
 
 
 @pytest.mark.parametrize(("name", "loop"), jaxrnn.LOOPS)
 def test_every_loop_can_be_named(name, loop):
-    assert loop_named(name) is loop
+    assert loop_named(name) == loop
 
 
 def test_a_segment_of_any_length_can_be_named():
@@ -16,7 +16,7 @@ def test_a_segment_of_any_length_can_be_named():
 
 @pytest.mark.parametrize(("name", "make"), jaxrnn.CELLS)
 def test_every_cell_can_be_named(name, make):
-    assert cell_named(name, 3) is make(3)
+    assert cell_named(name, 3) == make(3)
 
 
 BAD_LOOPS = ["", "truncated", "truncated:", "truncated:-1", "bptt:3", "scan:", "truncated:4:2"]
@@ -30,9 +30,14 @@ def test_what_is_no_loop_is_refused(name):
 
 
 def test_numbers_have_bounds():
-    assert whole(1, 3)("1") == 1
-    assert whole(1, 3)("3") == 3
+    assert whole_number(1, 3)("1") == 1
+    assert whole_number(1, 3)("3") == 3
     assert positive("1e-3") == 1e-3
-    for kind, text in [(whole(1, 3), "0"), (whole(1, 3), "4"), (whole(0), "1.5"), (positive, "0")]:
+    for kind, text in [
+        (whole_number(1, 3), "0"),
+        (whole_number(1, 3), "4"),
+        (whole_number(0), "1.5"),
+        (positive, "0"),
+    ]:
         with pytest.raises(UserError, match=f"got '{text}', expected a "):
             kind(text)

@@ -216,7 +216,7 @@ def test_a_damaged_file_is_named(tmp_path, name, load, damage):
 
 def test_parameters_that_do_not_name_their_network_are_refused(tmp_path):
     save(tmp_path)
-    arrays = {name: np.asarray(x) for name, x in jaxrnn.tree.named(PARAMS).items()}
+    arrays = {name: np.asarray(x) for name, x in jaxrnn.tree.leaves_by_name(PARAMS).items()}
     safetensors.numpy.save_file(arrays, tmp_path / "params.safetensors")
     match = r"FOLDER: got '.*params.safetensors' \(no network is named in it: .*; train again\)"
     with pytest.raises(UserError, match=match):
