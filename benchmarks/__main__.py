@@ -1,6 +1,7 @@
 """Runs the measurements: `python -m benchmarks [QUESTION] [--quick] [--json FILE]`.
 
 On an accelerator: `python -m benchmarks accelerator --minutes 8 --json FILE`.
+Launches of a GPU, counted without one: `python -m benchmarks gpu`.
 """
 
 import argparse
@@ -19,6 +20,11 @@ if __name__ == "__main__" and sys.argv[1:2] == ["accelerator"]:
     from benchmarks.accelerator.command import main as accelerator
 
     sys.exit(accelerator(sys.argv[2:]))
+if __name__ == "__main__" and sys.argv[1:2] == ["gpu"]:
+    # It sets what has to be set before JAX is first used.
+    from benchmarks.gpu import main as gpu
+
+    sys.exit(gpu(sys.argv[2:]))
 
 import jax
 import tqdm

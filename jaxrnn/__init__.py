@@ -22,8 +22,8 @@ from jaxrnn.networks import residual as residual, stacked as stacked
 
 # Sequences and losses
 from jaxrnn.losses import masked_mean as masked_mean
-from jaxrnn.sequence import History as History, history as history
-from jaxrnn.sequence import lengths_to_mask as lengths_to_mask, unroll as unroll
+from jaxrnn.runner import History as History
+from jaxrnn.sequence import history as history, lengths_to_mask as lengths_to_mask, unroll as unroll
 from jaxrnn.tree import shift_right as shift_right, to_time_major as to_time_major
 
 # Certificates

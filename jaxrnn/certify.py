@@ -111,8 +111,8 @@ class Certificate(NamedTuple):
     def __str__(self) -> str:
         lines = [(*Comparison._fields, "")]
         for row in self.rows:
-            verdict = "ok" if row.ok else "OUT"
-            lines.append((*row[:5], f"{row.error:.1e}", f"{row.limit:.1e}", verdict))
+            status = "ok" if row.ok else "OUT"
+            lines.append((*row[:5], f"{row.error:.1e}", f"{row.limit:.1e}", status))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         num_out = sum(not row.ok for row in self.rows)

@@ -21,7 +21,7 @@ CELLS_IN_BFLOAT16 = ("elman", "gru", "lstm")
 
 
 def certify_all(
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, hidden_size: int = 6
+    *, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, hidden_size: int = 6
 ) -> Certificate:
     """Returns the certificates of all `CELLS`, all `LOOPS`, and transformations around them.
 

@@ -1,4 +1,4 @@
-"""The maps around a recurrence: an embedding for tokens, a linear readout, dropout."""
+"""Layers around a recurrence: embedding, linear map, dropout."""
 
 import dataclasses
 from typing import Any
@@ -15,17 +15,16 @@ from jaxrnn.types import Array, Carry, Key, Layer, Params, PyTree
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class linear(Layer):
-    """A linear map of hidden states to outputs, o = h W_o + b_o.
+    """A linear map from hidden states to outputs, o = h W_o + b_o.
+
+    Parameters: `w_o (H, O)`, initialised Lecun-normal, and `b_o (O)`, initialised to zero;
+    `init(key, input_size=H)` draws them. `apply(params, hs)` maps `(..., H)` to `(..., O)`, and
+    raises TypeError or ValueError if params or hs do not fit.
 
     Args:
         output_size: O, at least 1; ValueError below, TypeError if not an int.
 
-    Returns:
-        A Layer: `init(key, input_size=H)` gives `w_o (H, O)`, Lecun-normal, and `b_o (O)`, zero;
-        `apply(params, hs)` maps `(..., H)` to `(..., O)`. TypeError or ValueError where params or
-        hs do not fit.
-
-    Gradient: exact, by JAX; one product over all leading axes.
+    Gradient: exact, derived by JAX; one product over all leading axes.
     """
 
     output_size: int
@@ -34,7 +33,7 @@ class linear(Layer):
         check.require_int("output_size", self.output_size, least=1)
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws W_o Lecun-normal; b_o is zero."""
+        """Draws W_o Lecun-normal, and sets b_o to zero."""
         shape = (check.require_int("input_size", input_size, least=1), self.output_size)
         dtype = check.require_floating("dtype", dtype)
         check.require_key("key", key)
@@ -42,7 +41,7 @@ class linear(Layer):
         return {"w_o": w_o, "b_o": jnp.zeros(self.output_size, dtype)}
 
     def apply(self, params: Params, inputs: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead O"]:
-        """o = h W_o + b_o, over any leading axes."""
+        """Returns o = h W_o + b_o, for hidden states with any leading axes."""
         shapes = {"w_o": (None, self.output_size), "b_o": (self.output_size,)}
         check.require_params("linear", params, shapes)
         check.require_features("inputs", "linear", inputs, size=params["w_o"].shape[0])
@@ -54,17 +53,16 @@ class linear(Layer):
 class embedding(Layer):
     """A learned vector for each token, x = W_e[token].
 
+    Parameters: `w_e (V, I)`, initialised standard normal; `init(key, input_size=V)` draws it.
+    `apply(params, tokens)` maps integers `(...)` in [0, V) to `(..., I)`, and raises TypeError or
+    ValueError if params or tokens do not fit. A token outside this range gives NaN. A network that
+    begins with an embedding takes tokens `(T, *batch)`, without a feature axis.
+
     Args:
-        output_size: I, the features of each vector, at least 1; ValueError below, TypeError if not
-            an int.
+        output_size: I, the number of features of each vector, at least 1; ValueError below,
+            TypeError if not an int.
 
-    Returns:
-        A Layer: `init(key, input_size=V)` gives `w_e (V, I)`, standard normal; `apply(params,
-        tokens)` maps integers `(...)` in [0, V) to `(..., I)`. A token outside gives NaN. TypeError
-        or ValueError where params or tokens do not fit. A network that begins with it takes tokens
-        `(T, *batch)`, without an axis of features.
-
-    Gradient: exact, by JAX; a scatter-add into `(V, I)`.
+    Gradient: exact, derived by JAX; a scatter-add into `(V, I)`.
     """
 
     output_size: int
@@ -74,7 +72,7 @@ class embedding(Layer):
 
     @property
     def num_feature_axes(self) -> int:
-        """0: inputs are tokens."""
+        """0, since inputs are tokens."""
         return 0
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
@@ -85,12 +83,12 @@ class embedding(Layer):
         return {"w_e": jax.random.normal(key, shape, dtype)}
 
     def apply(self, params: Params, inputs: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
-        """The vectors of tokens with any leading axes."""
+        """Returns the vectors of tokens with any leading axes."""
         check.require_params("embedding", params, {"w_e": (None, self.output_size)})
         check.require_integer_array("tokens", inputs)
         rows = jnp.asarray(params["w_e"]).at[jnp.asarray(inputs)]
-        # A token that does not exist has no vector: neither the last one's (JAX's clipping) nor,
-        # where it is negative, one counted from the end.
+        # A token outside the table must not get a vector. By default JAX clips an index to the last
+        # row, and counts a negative index from the end.
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
@@ -98,18 +96,17 @@ class embedding(Layer):
 class dropout(Layer):
     """Dropout on the features of every step, y = k ⊙ x.
 
-    k is drawn anew for every number, 1/(1-rate) with probability 1 - rate and else 0. For one mask
-    for all time see `jaxrnn.transforms.variational_dropout`.
+    Each number of k is drawn independently: it is 1/(1-rate) with probability 1 - rate, and 0
+    otherwise. For one mask at all steps see `jaxrnn.transforms.variational_dropout`.
+
+    Parameters: none; params is the empty tuple. With `unroll(key=...)` the layer draws k. Without a
+    key it returns its inputs. Raises TypeError for inputs that are not floating point, such as
+    tokens.
 
     Args:
         rate: in [0, 1); ValueError outside, TypeError if not a number.
 
-    Returns:
-        A Layer without parameters, to stand in `stacked`: with `unroll(key=...)` it draws k,
-        without a key it hands its inputs on. TypeError for inputs that are not floating point, such
-        as tokens.
-
-    Gradient: exact for the noise drawn.
+    Gradient: exact for the drawn noise.
 
     Source: N. Srivastava et al., "Dropout", JMLR 15 (2014).
     """
@@ -125,20 +122,20 @@ class dropout(Layer):
         return True
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """The empty tuple."""
+        """Returns the empty tuple."""
         return ()
 
     def apply(self, params: Params, inputs: Any) -> Any:
-        """k ⊙ x where k was drawn, else x."""
+        """Returns k ⊙ x if k was drawn, else x."""
         xs, keep = separate_noise(inputs)
         check.require_type(hasattr(xs, "dtype"), "xs", xs, "an array for dropout")
-        floats = "floating point for dropout (embed tokens first, jaxrnn.embedding)"
-        check.require_type(check.is_inexact(xs), "xs", xs, floats)
+        expected = "floating point for dropout (embed tokens first, jaxrnn.embedding)"
+        check.require_type(check.is_inexact(xs), "xs", xs, expected)
         return xs if keep is None else xs * dropout_factors(keep, self.rate, xs.dtype)
 
     def draw_noise(
         self, key: Key, params: Params, carry: Carry, xs: Array
     ) -> tuple[PyTree, PyTree]:
-        """Where each number of the inputs is kept, drawn anew at every step."""
+        """Draws which numbers of the inputs are kept, independently at every step."""
         keep = jax.random.bernoulli(key, 1 - self.rate, xs.shape)
         return (None, None), (keep, None)

@@ -1,4 +1,4 @@
-"""Losses over time: the mean of the losses of all valid steps, optax's losses as they are."""
+"""Losses over time: the mean of the per-step losses over all valid steps."""
 
 from collections.abc import Callable
 
@@ -17,27 +17,29 @@ def masked_mean(
     *,
     mask: Bool[Array, " T *leading"] | None = None,
 ) -> Float[jax.Array, ""]:
-    """The mean of per-step losses over time and batch.
+    """Returns the mean of per-step losses over time and batch.
 
         L = Σ_t m_t ℓ(o_t, y_t) / max(1, Σ_t m_t)                                            (1)
 
     where m_t = 1 without a mask. Where the mask is False, outputs and targets are replaced by zeros
-    before the loss sees them, so that NaN or a label out of range in the padding reaches neither
-    value nor gradient.
+    before the loss is computed, so NaN or an invalid label in the padding reaches neither value nor
+    gradient.
 
     Args:
-        loss: elementwise, such as `optax.l2_loss`, or over the last axis, such as
-            `optax.softmax_cross_entropy_with_integer_labels`; one number an element or a step.
+        loss: an elementwise loss, such as `optax.l2_loss`, or a loss over the last axis, such as
+            `optax.softmax_cross_entropy_with_integer_labels`. It returns one number for each
+            element or for each step.
         outputs: o, `(T, *batch, O)`.
-        targets: y, of the shape of the outputs with or without their last axis.
-        mask: m, bool `(T, ...)`, True where a step counts; its shape begins that of the losses.
+        targets: y, with the shape of the outputs, or that shape without the last axis.
+        mask: m, bool `(T, ...)`, True where a step is valid. Its axes are the first axes of the
+            outputs, time included and features excluded.
 
     Returns:
-        L, a scalar of the outputs' dtype; 0 where T = 0 or nothing counts. With elementwise losses
+        L, a scalar of the outputs' dtype; 0 if T = 0 or no step is valid. For an elementwise loss,
         the mean is over features too.
 
     Raises:
-        ValueError: if shapes do not fit or the loss broadcast its arguments.
+        ValueError: if shapes do not fit, or the loss broadcasts its arguments.
         TypeError: if the mask is not boolean.
 
     Gradient: exact. Time and memory: those of the loss.
@@ -48,27 +50,29 @@ def masked_mean(
     check.require_arrays(outputs=outputs, targets=targets)
     outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
     check.require_floating("outputs", outputs.dtype)
-    shapes = outputs.shape, outputs.shape[:-1]
-    given = f"the outputs {check.describe(outputs)}"
-    expected = f"the shape of {given} with or without the last axis"
-    check.require(outputs.ndim and targets.shape in shapes, "targets", targets, expected)
+    shown_outputs = f"the outputs {check.describe(outputs)}"
+    fits = outputs.ndim and targets.shape in (outputs.shape, outputs.shape[:-1])
+    expected = f"the shape of {shown_outputs} with or without the last axis"
+    check.require(fits, "targets", targets, expected)
     if mask is not None:
         check.require_bool_array("mask", mask)
         fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
-        expected = f"the first axes of {given}, time among them and features not"
+        expected = f"the first axes of {shown_outputs}, time included and features not"
         check.require(fits, "mask", mask, expected)
-        outputs, targets = (jnp.where(tree.expand_mask(mask, x), x, 0) for x in (outputs, targets))
-    form = jax.eval_shape(loss, outputs, targets)
-    # Targets that have no last axis leave an elementwise loss nothing but to broadcast them.
-    fits = getattr(form, "shape", None) in (outputs.shape[:-1], targets.shape)
-    expected = f"one a step or one an element of {given}; targets were {check.describe(targets)}"
-    check.require(fits, "loss", f"losses {check.describe(form)}", expected)
+        outputs = jnp.where(tree.expand_mask(mask, outputs), outputs, 0)
+        targets = jnp.where(tree.expand_mask(mask, targets), targets, 0)
+    abstract_losses = jax.eval_shape(loss, outputs, targets)
+    # An elementwise loss would broadcast targets that have no last axis.
+    fits = getattr(abstract_losses, "shape", None) in (outputs.shape[:-1], targets.shape)
+    expected = f"one a step or one an element of {shown_outputs}"
+    expected += f"; targets were {check.describe(targets)}"
+    check.require(fits, "loss", f"losses {check.describe(abstract_losses)}", expected)
     losses = loss(outputs, targets).astype(outputs.dtype)
-    # Neither the sum nor the count of a long sequence fits into 16 bits.
+    # The sum and the count of a long sequence need more than 16 bits.
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
-    counts = (
-        None if mask is None else jnp.broadcast_to(tree.expand_mask(mask, losses), losses.shape)
-    )
-    count = jnp.asarray(losses.size if counts is None else jnp.sum(counts), wide)
-    total = jnp.sum(losses, dtype=wide, where=counts)
+    valid = None
+    if mask is not None:
+        valid = jnp.broadcast_to(tree.expand_mask(mask, losses), losses.shape)
+    count = jnp.asarray(losses.size if valid is None else jnp.sum(valid), wide)
+    total = jnp.sum(losses, dtype=wide, where=valid)
     return (total / jnp.maximum(1, count)).astype(losses.dtype)

@@ -1,4 +1,4 @@
-"""How much memory a gradient takes under each loop, by the compiler, before anything runs."""
+"""The memory that a gradient takes under each loop, measured by the compiler before a run."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.checkpointed import checkpointed
 from jaxrnn.types import Loop
 
-# The exact loops, each with less work and more memory than the next.
+# The exact loops, from the fastest with the most memory to the slowest with the least.
 _BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
 BY_TIME: tuple[tuple[str, Loop], ...] = (
     ("bptt", bptt),
@@ -21,13 +21,13 @@ BY_TIME: tuple[tuple[str, Loop], ...] = (
 
 
 class MemoryRow(NamedTuple):
-    """What one loop takes, in bytes.
+    """The memory that one loop takes, in bytes.
 
     Fields:
-        name: of the loop.
+        name: the name of the loop.
         loop: the loop.
-        kept: what the forward pass hands to the backward pass, parameters included.
-        temporary: what the gradient takes beside its arguments and its results, at its peak.
+        kept: the arrays that the forward pass passes to the backward pass, parameters included.
+        temporary: the peak memory of the gradient, without its arguments and its results.
     """
 
     name: str
@@ -37,11 +37,11 @@ class MemoryRow(NamedTuple):
 
 
 class MemoryPlan(NamedTuple):
-    """The loops, and which of them to take; prints as a table.
+    """A table of loops with their memory, and the fastest loop within a budget.
 
     Fields:
-        rows: a MemoryRow for each, in the order of the time that they take.
-        budget: the bytes that `temporary` may be, or None.
+        rows: a MemoryRow for each loop, from the fastest to the slowest.
+        budget: the largest allowed value of `temporary` in bytes, or None.
     """
 
     rows: tuple[MemoryRow, ...]
@@ -49,17 +49,23 @@ class MemoryPlan(NamedTuple):
 
     @property
     def best(self) -> MemoryRow:
-        """The first within the budget; ValueError, with what the least takes, if there is none."""
-        within = [r for r in self.rows if self.budget is None or r.temporary <= self.budget]
+        """The first row within the budget.
+
+        Raises a ValueError that names the least memory of all loops if there is no such row.
+        """
+        within = [row for row in self.rows if self._fits(row)]
         least = min(row.temporary for row in self.rows)
         check.require(within, "budget", f"{self.budget} bytes", f"at least {least}")
         return within[0]
 
+    def _fits(self, row: MemoryRow) -> bool:
+        return self.budget is None or row.temporary <= self.budget
+
     def __str__(self) -> str:
         lines = ["          kept     temporary  loop"]
         for row in self.rows:
-            fits = self.budget is None or row.temporary <= self.budget
-            lines.append(f"{row.kept:14,}{row.temporary:14,}  {row.name}{'' if fits else '  OVER'}")
+            remark = "" if self._fits(row) else "  OVER"
+            lines.append(f"{row.kept:14,}{row.temporary:14,}  {row.name}{remark}")
         return "\n".join(lines)
 
 
@@ -69,48 +75,57 @@ def memory_plan(
     budget: int | str | None = None,
     loops: tuple[tuple[str, Loop], ...] = BY_TIME,
 ) -> MemoryPlan:
-    """Compile the gradient of a loss under each loop, run nothing, and say what memory it takes.
+    """Compiles the gradient of a loss under each loop, and returns the memory that it takes.
+
+    Nothing is run.
 
     Args:
-        loss: `loss(params, *more, loop=...)`, a scalar; it is differentiated for its first
-            argument.
-        *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
-        budget: bytes, an int or a text such as "64MiB", for what the gradient takes beside its
-            arguments and results.
-        loops: names and loops, from the one that takes the least time to the one that takes the
-            most; `bptt`, and `checkpointed` of 1 to 4 levels, unless given.
+        loss: `loss(params, *more, loop=...)`, a scalar. It is differentiated with respect to its
+            first argument.
+        *args: the arguments of the loss, arrays or `jax.ShapeDtypeStruct`s.
+        budget: bytes, an int or a text such as "64MiB". It limits the memory of the gradient
+            without its arguments and results.
+        loops: pairs of a name and a loop, from the fastest to the slowest. It defaults to `bptt`,
+            and `checkpointed` with 1 to 4 levels.
 
     Returns:
-        A MemoryPlan, by the compiler's own analysis for the device in use; `.best.loop` is the
-        fastest within the budget.
+        A MemoryPlan, from the compiler's analysis for the device in use; `.best.loop` is the
+        fastest loop within the budget.
 
     Raises:
-        TypeError, ValueError: for a budget that is none, and from `.best` if nothing is within it.
+        TypeError, ValueError: for a wrong budget; from `.best` if no loop is within the budget.
 
     Time: that of compiling each program twice.
     """
     check.require(args, "args", "none", "the arguments of the loss, params first")
     check.require_callable("loss", loss, len(args), loop=None)
-    known = jax.tree.map(lambda x: None if isinstance(x, jax.ShapeDtypeStruct) else x, args)
-    check.require_arrays(args=known)
-    most = check.parse_bytes("budget", budget)
+    arrays = jax.tree.map(lambda x: None if isinstance(x, jax.ShapeDtypeStruct) else x, args)
+    check.require_arrays(args=arrays)
+    budget_bytes = check.parse_bytes("budget", budget)
 
-    pairs = isinstance(loops, (tuple, list)) and all(
+    are_pairs = isinstance(loops, (tuple, list)) and all(
         isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in loops
     )
-    check.require_option_type("loops", loops, pairs, "pairs of a name and a loop")
+    check.require_option_type("loops", loops, are_pairs, "pairs of a name and a loop")
     check.require(loops, "loops", "none", "at least one pair of a name and a loop")
     for name, loop in loops:
         check.require_callable(f"loops[{name!r}]", loop, takes=4)
 
-    def row(name: str, loop: Loop) -> MemoryRow:
-        def pull(params: Any, *more: Any) -> Any:
-            return jax.vjp(lambda params: loss(params, *more, loop=loop), params)[1]
+    def measure(name: str, loop: Loop) -> MemoryRow:
+        loss_with_loop = functools.partial(loss, loop=loop)
 
-        check.require_scalar_loss("loss", jax.eval_shape(functools.partial(loss, loop=loop), *args))
-        programs = pull, jax.value_and_grad(functools.partial(loss, loop=loop))
-        analyses: Any = (jax.jit(fun).lower(*args).compile().memory_analysis() for fun in programs)
-        kept, whole = analyses
-        return MemoryRow(name, loop, kept.output_size_in_bytes, whole.temp_size_in_bytes)
+        def forward_pass(params: Any, *more: Any) -> Any:
+            _, pullback = jax.vjp(lambda params: loss_with_loop(params, *more), params)
+            return pullback  # a pytree of what the forward pass keeps
 
-    return MemoryPlan(tuple(row(*named) for named in loops), most)
+        check.require_scalar_loss("loss", jax.eval_shape(loss_with_loop, *args))
+        forward = _analysis(forward_pass, args)
+        gradient = _analysis(jax.value_and_grad(loss_with_loop), args)
+        return MemoryRow(name, loop, forward.output_size_in_bytes, gradient.temp_size_in_bytes)
+
+    return MemoryPlan(tuple(measure(name, loop) for name, loop in loops), budget_bytes)
+
+
+def _analysis(fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Returns the compiler's memory analysis of a function."""
+    return jax.jit(fun).lower(*args).compile().memory_analysis()

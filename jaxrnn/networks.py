@@ -1,6 +1,7 @@
-"""Cells and Layers joined: one after another, in both directions, around a shortcut."""
+"""Networks: parts one after another, in both directions of time, and with a shortcut."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,23 +34,24 @@ class Directions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
 class stacked(Network):
-    """Parts run one after another, each on the outputs of the one before.
+    """Parts that run one after another, each on the outputs of the previous part.
 
         y⁰_t = x_t,    cˡ_t, yˡ_t = partˡ(paramsˡ, cˡ_{t-1}, yˡ⁻¹_t),    y_t = yᴸ_t          (S1)
 
-    `unroll` runs them layer by layer, each over all time, so that every Cell keeps its products
-    over the whole sequence and its backward pass by hand. Called, the stack is one Step. A stack
-    takes what its first part takes: with `embedding` there, tokens `(T, *batch)`.
+    `unroll` runs the parts layer by layer, each over all time, so that every Cell keeps its
+    products over the whole sequence and its hand-written backward pass. As a function, the stack is
+    one Step. A stack takes the inputs of its first part: with `embedding` first, these are tokens
+    `(T, *batch)`.
+
+    Parameters: params and carry are tuples with one tree for each part; the carry of a Layer is the
+    empty tuple. `output(params, carry)` is the output of the last Cell, passed through the Layers
+    after it.
 
     Args:
-        *parts: at least one: Cells, Layers (`dropout`, `readout`), networks; ValueError if none, or
-            if one that takes tokens stands behind one that takes features.
+        *parts: at least one Cell, Layer (such as `dropout` or `linear`) or Network. ValueError if
+            there is none, or if a part that takes tokens follows a part that takes features.
 
-    Returns:
-        A Network; params and carry are tuples, one tree a part (an empty tuple for a Layer's
-        carry). `output(params, carry)` is that of the last Cell and the Layers after it.
-
-    Gradient: what the loop makes of it; exact by default.
+    Gradient: that of the loop; by default it is exact.
     """
 
     parts: tuple[Part, ...] = dataclasses.field(metadata={"variadic": True})
@@ -65,7 +67,7 @@ class stacked(Network):
 
     @property
     def num_feature_axes(self) -> int:
-        """As the first part."""
+        """The number of feature axes of the first part's inputs."""
         return self.parts[0].num_feature_axes
 
     @property
@@ -74,77 +76,86 @@ class stacked(Network):
         return any(part.is_noisy for part in self.parts)
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """A tuple, one tree a part; each part's inputs are as many as the outputs before it."""
-        params, size = [], check.require_int("input_size", input_size, least=1)
+        """Draws the parameters of all parts.
+
+        Returns a tuple with one tree for each part. The input size of a part is the number of
+        outputs of the previous part.
+        """
+        params = []
+        size = check.require_int("input_size", input_size, least=1)
         dtype = check.require_floating("dtype", dtype)
         check.require_key("key", key)
-        tokens, features = ((1,), jnp.int32), ((1, size), dtype)
-        xs: Any = jax.ShapeDtypeStruct(*(tokens if _takes_tokens(self) else features))
+        if _takes_tokens(self):
+            xs: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+        else:
+            xs = jax.ShapeDtypeStruct((1, size), dtype)
         for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
             size = size if _takes_tokens(part) else xs.shape[-1]
-            params.append(part.init(key_part, size, dtype))
-            xs = jax.eval_shape(lambda p, x, part=part: unroll(part, p, x)[1], params[-1], xs)
+            part_params = part.init(key_part, size, dtype)
+            _, xs = jax.eval_shape(functools.partial(unroll, part), part_params, xs)
+            params.append(part_params)
         return tuple(params)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """A tuple, one tree a part."""
+        """Returns a tuple with the zero state of each part."""
         return tuple(part.initial_carry(batch_shape, dtype) for part in self.parts)
 
     def output(self, params: Params, carry: Carry) -> PyTree:
-        """The output of the last part that has a carry, through the Layers behind it."""
+        """Returns the last Cell's output, passed through the Layers after it."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
         for i, part in reversed(list(enumerate(self.parts))):
             if isinstance(part, Layer):
                 continue
-            cell: Any = part
-            y = cell.output(params[i], carry[i])
+            last: Any = part
+            y = last.output(params[i], carry[i])
             layers: Any = self.parts[i + 1 :]
             for layer, layer_params in zip(layers, params[i + 1 :], strict=True):
                 y = layer.apply(layer_params, y)
             return y
-        raise ValueError("carry: got that of Layers alone, which do not remember their inputs")
+        raise ValueError("carry: got the carry of Layers only, expected one of a Cell")
 
     def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        """Part by part (S1)."""
+        """Runs the parts one after another (S1)."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
         carries = []
-        for index, (part, p, c) in enumerate(zip(self.parts, params, carry, strict=True)):
+        triples = zip(self.parts, params, carry, strict=True)
+        for index, (part, part_params, part_carry) in enumerate(triples):
             try:
-                c, xs = run(part, p, c, xs, index)
+                new_carry, xs = run(part, part_params, part_carry, xs, index)
             except (TypeError, ValueError) as error:
                 error.add_note(f"in part {index} of a stack of {len(self.parts)}")
                 raise
-            carries.append(c)
+            carries.append(new_carry)
         return tuple(carries), xs
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
-        """One step; `(params, carry, x) -> (carry, y)`."""
+        """Runs one step, `(params, carry, x) -> (carry, y)`."""
         return self.run_parts(_run_one_step, params, carry, x)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class bidirectional(Network):
-    """Two parts over the same inputs, one from the first step on, one from the last.
+    """Two parts over the same inputs, one forward and one backward in time.
 
         y_t = merge(forward(x_1..x_t), backward(x_T..x_t))                                   (S2)
 
-    On masked rows each direction runs over the valid steps alone, and a reset before step t cuts
-    between t-1 and t in both.
+    On masked rows, each direction runs over the valid steps alone, and a reset before step t
+    separates the steps t-1 and t in both.
+
+    Parameters: params and carry are `Directions(forward, backward)`. `output(params, carry)` merges
+    the last output of `forward`, at step T, with the last output of `backward`, at step 1. A
+    bidirectional network is not a Step, since it needs the whole sequence.
 
     Args:
         forward: a Cell, a Layer or a Network.
-        backward: likewise; the same as `forward` (with parameters of its own) unless given.
-        merge: of two outputs; concatenation along the last axis unless given; `jnp.add` sums.
+        backward: a Cell, a Layer or a Network. It defaults to `forward`, with parameters of its
+            own. ValueError if one part takes tokens and the other takes features.
+        merge: a function of two outputs, such as `jnp.add`. It defaults to concatenation along the
+            last axis.
 
-    Returns:
-        A Network whose params and carry are `Directions(forward, backward)`. It is no Step, since it
-        needs the whole sequence. `output(params, carry)` merges the last output of `forward` with
-        the one of `backward` at the first step. ValueError if one of them takes tokens and the
-        other features.
-
-    Gradient: what the loop makes of it; exact by default.
+    Gradient: that of the loop; by default it is exact.
 
     Source: M. Schuster, K. Paliwal, "Bidirectional recurrent neural networks", IEEE Transactions on
     Signal Processing 45 (1997).
@@ -163,17 +174,17 @@ class bidirectional(Network):
         if self.backward == self.forward:
             self.replace_fields(backward=None)
         axes = [part.num_feature_axes for part in self.parts]
-        expected, got = (f"one that takes {n or 'no'} feature axes" for n in axes)
-        check.require(axes[0] == axes[1], "backward", got, f"{expected}, as forward does")
+        forward, backward = (f"one that takes {n or 'no'} feature axes" for n in axes)
+        check.require(axes[0] == axes[1], "backward", backward, f"{forward}, as forward does")
 
     @property
     def parts(self) -> Directions:
-        """The part that runs forward and the one that runs backward, which defaults to the same."""
+        """The forward part and the backward part, which defaults to the forward part."""
         return Directions(self.forward, self.forward if self.backward is None else self.backward)
 
     @property
     def num_feature_axes(self) -> int:
-        """As both parts."""
+        """The number of feature axes of both parts' inputs."""
         return self.forward.num_feature_axes
 
     @property
@@ -182,26 +193,31 @@ class bidirectional(Network):
         return any(part.is_noisy for part in self.parts)
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
-        """Both parts' parameters, drawn apart."""
+        """Draws the parameters of both parts, with different keys."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
-        keyed = zip(self.parts, jax.random.split(key), strict=True)
-        return Directions(*(part.init(key_part, input_size, dtype) for part, key_part in keyed))
+        key_forward, key_backward = jax.random.split(key)
+        forward, backward = self.parts
+        return Directions(
+            forward.init(key_forward, input_size, dtype),
+            backward.init(key_backward, input_size, dtype),
+        )
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Directions:
-        """Both parts' zero states."""
+        """Returns the zero states of both parts."""
         return Directions(*(part.initial_carry(batch_shape, dtype) for part in self.parts))
 
     def output(self, params: Directions, carry: Directions) -> PyTree:
-        """The last output of each direction, merged."""
+        """Returns the last output of each direction, merged."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
         triples = zip(self.parts, params, carry, strict=True)
-        return self._merged(*(part.output(p, c) for part, p, c in triples))
+        outputs = [part.output(p, c) for part, p, c in triples]
+        return self._merged(*outputs)
 
     def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        """Both directions (S2)."""
+        """Runs both directions (S2)."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
         forward, backward = self.parts
         forward_carry, ys = run(forward, params[0], carry[0], xs, 0)
@@ -210,14 +226,15 @@ class bidirectional(Network):
 
     def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
         merge = concatenate_features if self.merge is None else self.merge
-        ys, lead = merge(forward, backward), check.batch_shape(forward)
+        ys = merge(forward, backward)
+        lead = check.batch_shape(forward)
         fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
-        expected = f"arrays with the axes {list(lead)} in front, as both directions have"
+        expected = f"arrays with the leading axes {list(lead)}, as both directions have"
         check.require(fits and all(fits), "merge", check.describe(ys), expected)
         return ys
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
-        """Refuses: the backward part needs the steps that come after."""
+        """Raises a TypeError, since the backward part needs the later steps."""
         raise TypeError("step: got a bidirectional network, expected one that runs forward only")
 
 
@@ -227,18 +244,17 @@ class residual(Network):
 
         y_t = part(x_1..x_t) + x_t                                                           (S3)
 
-    Args:
-        part: a Cell, a Layer or a Network whose outputs have the form of its inputs.
+    Parameters: params and carry are those of the part. A residual network has no `output`, since
+    the carry does not contain the input. Many-to-one models use the outputs at the last valid step.
 
-    Returns:
-        A Network with the params and carry of the part. It has no `output`, since a carry does not
-        tell its input: many-to-one takes the outputs at the last valid step.
+    Args:
+        part: a Cell, a Layer or a Network whose outputs have the shape of its inputs.
 
     Raises:
-        ValueError: for a part that takes tokens, to which nothing can be added; while tracing, if
-            outputs and inputs differ in shape.
+        ValueError: for a part that takes tokens, since nothing can be added to a token; while
+            tracing, if outputs and inputs differ in shape.
 
-    Gradient: what the loop makes of it; exact by default.
+    Gradient: that of the loop; by default it is exact.
     """
 
     part: Part
@@ -250,42 +266,42 @@ class residual(Network):
 
     @property
     def num_feature_axes(self) -> int:
-        """As the part."""
+        """The number of feature axes of the part's inputs."""
         return self.part.num_feature_axes
 
     @property
     def is_noisy(self) -> bool:
-        """As the part."""
+        """Whether the part draws noise."""
         return self.part.is_noisy
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """As the part."""
+        """Draws the parameters of the part."""
         return self.part.init(key, input_size, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """As the part."""
+        """Returns the zero state of the part."""
         return self.part.initial_carry(batch_shape, dtype)
 
     def output(self, params: Params, carry: Carry) -> PyTree:
-        """Refuses: the input is not in the carry."""
-        raise TypeError("carry: got that of a residual network, which does not tell its input")
+        """Raises a TypeError, since the carry does not contain the input."""
+        raise TypeError("carry: got the carry of a residual network, expected one with an output")
 
     def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        """The part and its shortcut (S3)."""
+        """Runs the part and adds its inputs to its outputs (S3)."""
         carry, ys = run(self.part, params, carry, xs)
         expected = f"the shape of its inputs {check.describe(xs)}, since they are added"
         check.require(ys.shape == jnp.shape(xs), "part", f"outputs {check.describe(ys)}", expected)
         return carry, ys + jnp.asarray(xs, ys.dtype)
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
-        """One step; `(params, carry, x) -> (carry, y)`."""
+        """Runs one step, `(params, carry, x) -> (carry, y)`."""
         return self.run_parts(_run_one_step, params, carry, x)
 
 
 def concatenate_features(forward: Array, backward: Array) -> jax.Array:
-    """Both, side by side in the last axis."""
+    """Concatenates two arrays along the last axis."""
     return jnp.concatenate([forward, backward], axis=-1)
 
 
@@ -300,5 +316,5 @@ def _takes_tokens(part: Part) -> bool:
 def _run_one_step(
     part: Part, params: Params, carry: Carry, x: PyTree, index: int | None = None
 ) -> StepResult:
-    """What `run_parts` runs where there is only one step."""
+    """Runs one part of a network for one step."""
     return part(params, carry, x)

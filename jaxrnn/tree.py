@@ -1,4 +1,4 @@
-"""Small helpers on pytrees and time axes."""
+"""Helpers for pytrees and time axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,28 +18,37 @@ def _is_none(leaf: Any) -> bool:
 
 
 def split_inexact(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """Two trees of the same form: the leaves that have a gradient, and the others; else None."""
+    """Splits a tree into two of the same structure: leaves with a gradient, and the others.
+
+    Each tree has None in the place of the other's leaves.
+    """
     inexact = jax.tree.map(lambda x: x if is_inexact(x) else None, tree)
     others = jax.tree.map(lambda x: None if is_inexact(x) else x, tree)
     return inexact, others
 
 
 def merge_inexact(first: PyTree, second: PyTree) -> PyTree:
-    """The inverse of `split_inexact`."""
+    """Returns the tree that `split_inexact` has split."""
     return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_none)
 
 
 def add_sparse(tree: PyTree, sparse: PyTree) -> PyTree:
-    """`tree + sparse`, leaf by leaf; None in either counts as zero."""
+    """Returns `tree + sparse`, leaf by leaf; None in either counts as zero."""
 
     def plus(a: Any, b: Any) -> Any:
-        return a if b is None else b if a is None else a + b
+        if a is None or b is None:
+            return b if a is None else a
+        return a + b
 
     return jax.tree.map(plus, tree, sparse, is_leaf=_is_none)
 
 
 def sparse_cotangents(tree: PyTree) -> PyTree:
-    """Cotangents as a custom_vjp with symbolic zeros hands them over, None where they are zero."""
+    """Returns the cotangents of a custom_vjp with None in the place of zeros.
+
+    `jax.custom_vjp` with `symbolic_zeros=True` passes a symbolic zero for an output that nobody
+    used, and a float0 for an integer output.
+    """
 
     def is_zero(ct: Any) -> bool:
         return isinstance(ct, SymbolicZero) or getattr(ct, "dtype", None) == jax.dtypes.float0
@@ -48,19 +57,20 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
 
 
 def zero_cotangents(tree: PyTree) -> PyTree:
-    """Zeros of all leaves that have a gradient, None for the others."""
+    """Returns zeros for all leaves that have a gradient, None for the others."""
     return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else None, tree)
 
 
 def keep_where_present(sparse: PyTree, tree: PyTree) -> PyTree:
-    """`tree`, with None wherever `sparse` has None."""
+    """Returns `tree` with None wherever `sparse` has None."""
     return jax.tree.map(lambda s, x: None if s is None else x, sparse, tree, is_leaf=_is_none)
 
 
 def vjp_inexact(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTree], PyTree]:
-    """`jax.vjp` for primals and values of any dtype: None stands where a leaf has no gradient.
+    """Returns the pullback of `jax.vjp`, for primals and values of any dtype.
 
-    The function that it returns gives a tuple of one, the tuple of the primals' cotangents.
+    Cotangents have None where a leaf has no gradient. The pullback returns a tuple with one
+    element, the tuple of the cotangents of the primals.
     """
     inexact, others = split_inexact(primals)
 
@@ -71,10 +81,11 @@ def vjp_inexact(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTre
 
 
 def shift_right(first: PyTree, rest: PyTree) -> PyTree:
-    """Put `first` before `rest` and leave out the last: what was there one step earlier.
+    """Shifts a sequence by one step: puts `first` before `rest` and drops the last step.
 
-    Of c_0 and c_1..c_T it makes c_0..c_{T-1}, what each step finds when it begins. Of a start token
-    and targets it makes a decoder's inputs under teacher forcing, x_1 = start, x_t = y_{t-1}.
+    Given c_0 and c_1..c_T, it returns c_0..c_{T-1}, the carries before each step. Given a start
+    token and targets, it returns a decoder's inputs under teacher forcing, x_1 = start, x_t =
+    y_{t-1}.
 
     Args:
         first: a tree of arrays `(...)`.
@@ -84,7 +95,8 @@ def shift_right(first: PyTree, rest: PyTree) -> PyTree:
         The same tree, each leaf `(T, ...)`.
 
     Raises:
-        TypeError, ValueError: if `first` has not the form of one step of `rest`.
+        TypeError, ValueError: if `first` does not have the structure, shapes and dtypes of one step
+            of `rest`.
 
     Gradient: exact. Memory: one copy.
     """
@@ -96,73 +108,82 @@ def shift_right(first: PyTree, rest: PyTree) -> PyTree:
 
 
 def expand_mask(mask: Any, x: Any) -> Any:
-    """The mask with as many axes as x, to be broadcast over x's last ones."""
+    """Returns the mask with as many axes as x, to be broadcast over the last axes of x."""
     return jnp.reshape(mask, (*mask.shape, *(1,) * (jnp.ndim(x) - mask.ndim)))
 
 
 def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
-    """`tree` where the mask is True and `other` elsewhere; the mask covers the first axes."""
+    """Returns `tree` where the mask is True, else `other`; the mask covers the first axes."""
     chex.assert_trees_all_equal_structs(tree, other)
     return jax.tree.map(lambda a, b: jnp.where(expand_mask(mask, a), a, b), tree, other)
 
 
 def zero_unmasked(mask: Any, tree: PyTree) -> PyTree:
-    """`tree` where the mask is True and zero elsewhere."""
+    """Returns `tree` where the mask is True, else zeros."""
     return fill_unmasked(mask, tree, 0.0)
 
 
 def fill_unmasked(mask: Any, tree: PyTree, value: float) -> PyTree:
-    """`tree` where the mask is True, else `value`; keys, and what it does not cover, stay.
+    """Returns `tree` where the mask is True, else `value`.
 
-    An integer becomes 0 whatever the value is: the one token that every vocabulary has.
+    Keys, and arrays whose first axes are not those of the mask, stay as they are. An integer
+    becomes 0 for any `value`, since every vocabulary has the token 0.
     """
 
     def fill(x: Any) -> Any:
-        keys = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
-        covered = not keys and jnp.shape(x)[: mask.ndim] == mask.shape
+        is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
+        if is_key or jnp.shape(x)[: mask.ndim] != mask.shape:
+            return x
         other = value if is_inexact(x) else 0
-        return jnp.where(expand_mask(mask, x), x, jnp.full_like(x, other)) if covered else x
+        return jnp.where(expand_mask(mask, x), x, jnp.full_like(x, other))
 
     return jax.tree.map(fill, tree)
 
 
 def leaves_by_name(tree: PyTree) -> dict[str, Any]:
-    """Each leaf by its path, the keys joined with dots."""
+    """Returns a dict from the path of each leaf, its keys joined with dots, to the leaf."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def is_surely_less(a: Any, b: Any) -> bool:
-    """Whether a < b, sizes; not where one has a symbol in it that `jax.export` has left open."""
+    """Returns whether a < b, for two sizes.
+
+    It is False if a size is a symbol that `jax.export` has left open.
+    """
     return not any(map(jax.export.is_symbolic_dim, (a, b))) and bool(a < b)
 
 
 def slice_time(xs: PyTree, begin: int, end: int | None) -> PyTree:
-    """The steps from `begin` to before `end`."""
+    """Returns the steps from `begin` up to and without `end`."""
     return jax.tree.map(lambda x: x[begin:end], xs)
 
 
 def reverse_time(xs: PyTree) -> PyTree:
-    """The other direction of time."""
+    """Reverses the time axis."""
     return jax.tree.map(lambda x: jnp.flip(x, 0), xs)
 
 
-def to_time_major(xs: PyTree, axis: int = 1) -> PyTree:
-    """Batch-major data made time-major: moves `axis` of every leaf to the front.
+def to_time_major(xs: PyTree, *, axis: int = 1) -> PyTree:
+    """Converts batch-major data to time-major: moves `axis` of every leaf to the front.
 
-    The gradient is exact. Time and memory: at most one copy. TypeError or ValueError for what is no
-    axis of all leaves.
+    Gradient: exact. Time and memory: at most one copy. Raises TypeError or ValueError if `axis` is
+    not an axis of every leaf.
     """
     check.require_int("axis", axis)
     check.require_arrays(xs=xs)
     for path, x in jax.tree.leaves_with_path(xs):
-        fits, place = -jnp.ndim(x) <= axis < jnp.ndim(x), "xs" + jax.tree_util.keystr(path)
+        fits = -jnp.ndim(x) <= axis < jnp.ndim(x)
+        place = "xs" + jax.tree_util.keystr(path)
         check.require(fits, place, check.describe(x), f"one with an axis {axis}")
     return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), xs)
 
 
 def to_arrays(name: str, tree: PyTree) -> PyTree:
-    """Python and NumPy numbers as JAX arrays; arrays unchanged; for anything else our error."""
+    """Converts Python and NumPy numbers to JAX arrays, and keeps arrays unchanged.
+
+    Raises an error for anything else.
+    """
     check.require_arrays(**{name: tree})
     arrays = jax.Array, np.ndarray
     return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
@@ -171,10 +192,11 @@ def to_arrays(name: str, tree: PyTree) -> PyTree:
 def checked_arguments(
     step: Any, params: PyTree, carry: PyTree, xs: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Params and carry as a loop takes them, once all is known to fit; otherwise our error.
+    """Checks the arguments of a loop, and returns params and carry as it needs them.
 
-    They are arrays that vary over devices, within a `shard_map`, wherever any of them or xs does:
-    the gradient of what did not is then JAX's own, the sum over these devices.
+    Within a `shard_map`, they become arrays that vary over every mesh axis over which one of the
+    arguments varies. JAX's transposition of this conversion sums the gradient of a replicated
+    argument over these axes.
     """
     carry = to_arrays("carry", carry)
     check.require_step(step, params, carry, xs)
@@ -184,23 +206,26 @@ def checked_arguments(
 
 
 def to_varying(x: Any, axes: frozenset[str]) -> Any:
-    """`x` as an array that varies over these axes of the devices of a `shard_map`."""
-    more = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-    return jax.lax.pcast(x, more, to="varying") if more else x
+    """Returns `x` as an array that varies over these mesh axes of a `shard_map`."""
+    missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """Each leaf in the dtype of the leaf that is in its place."""
+    """Returns each leaf in the dtype of the corresponding leaf of `like`."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Floating arrays of another dtype, complex ones of the same precision, all else as it is."""
+    """Casts floating-point arrays to `dtype`, and complex arrays to the same precision.
+
+    All other leaves stay unchanged.
+    """
 
     def one(x: Any) -> Any:
         if not is_inexact(x):
             return x
-        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.asarray(x, dtype if real else np.result_type(dtype, np.complex64))
+        is_real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.asarray(x, dtype if is_real else np.result_type(dtype, np.complex64))
 
     return jax.tree.map(one, tree)

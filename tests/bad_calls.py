@@ -109,7 +109,7 @@ def of_cells():
     yield "stacked", key.format("NoneType"), lambda: net.init(None, I)
     yield "bidirectional", key.format("int"), lambda: both.init(3, I)
     yield "residual", key.format("int"), lambda: jaxrnn.residual(GRU).init(3, I)
-    one_each = "TypeError: params: got {}, expected a tuple of 2, one a part"
+    one_each = "TypeError: params: got {}, expected a tuple of 2, one for each part"
     yield "stacked", one_each.format("dict"), lambda: net.output(GRU_PARAMS, CARRY)
     yield "stacked", one_each.format("a tuple of 1"), lambda: net.output((GRU_PARAMS,), CARRY)
     yield "bidirectional", one_each.format("dict"), lambda: both.output(GRU_PARAMS, CARRY)
@@ -118,7 +118,7 @@ def of_cells():
         ("str", lambda a, b: "x"),
         ("float64[10,3,4]", lambda a, b: jnp.concatenate([a, b])),
     ):
-        message = f"ValueError: merge: got {got}, expected arrays with the axes [5, 3] in front"
+        message = f"ValueError: merge: got {got}, expected arrays with the leading axes [5, 3]"
         cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
         yield "bidirectional", message, run(cell, jaxrnn.Directions(*params))
     yield (
@@ -209,10 +209,10 @@ def of_sequences():
     yield "lengths_to_mask", lengths, lambda: jaxrnn.lengths_to_mask(STRUCT, 3)
     axis = "ValueError: xs: got float64[3], expected one with an axis {}"
     for value in (1, 7, -9):
-        call = lambda v=value: jaxrnn.to_time_major(array(3), v)  # noqa: E731
+        call = lambda v=value: jaxrnn.to_time_major(array(3), axis=v)  # noqa: E731
         yield "to_time_major", axis.format(value), call
     for value in ("1", True, (0, 1)):
-        call = lambda v=value: jaxrnn.to_time_major(XS, v)  # noqa: E731
+        call = lambda v=value: jaxrnn.to_time_major(XS, axis=v)  # noqa: E731
         yield "to_time_major", "TypeError: axis: got ...expected a Python int", call
     yield "to_time_major", "TypeError: xs: got str, expected", lambda: jaxrnn.to_time_major("abc")
     lead = "ValueError: rest: got float64[], expected a leading time axis"
@@ -234,7 +234,9 @@ def of_sequences():
             "TypeError: step: got <lambda> (too many",
             (lambda loop=name: getattr(jaxrnn, loop)(step, None, CARRY, XS)),
         )
-    unordered = "TypeError: params: got dict (Comparator raised ...), expected an order"
+    unordered = (
+        "TypeError: params: got dict (Comparator raised ...), expected keys that can be sorted"
+    )
     yield "unroll", unordered, run(params={**GRU_PARAMS, 1: CARRY})
     for loop in (jaxrnn.scan, jaxrnn.bptt, jaxrnn.checkpointed(), jaxrnn.truncated(2)):
         call = lambda loop=loop: loop(GRU, GRU_PARAMS, "abc", XS)  # noqa: E731
@@ -278,7 +280,7 @@ def of_transforms():
     }.items():
         yield "masked", message, run(masked, xs=jaxrnn.transforms.MaskedInputs(XS, mask))
     other = jaxrnn.transforms.MaskedInputs(XS, array(T, 7, dtype=bool))
-    rows = "ValueError: xs.mask: got the batch axes (7,), expected some that"
+    rows = "ValueError: xs.mask: got the batch axes (7,), expected leading axes of"
     yield "masked", rows, run(jaxrnn.transforms.masked(plain), None, other, CARRY)
     yield (
         "masked",
@@ -353,7 +355,7 @@ def of_transforms():
         "TypeError: variational_dropout.__init__() takes 2",
         lambda: jaxrnn.transforms.variational_dropout(GRU, 0.1),
     )
-    whole = "TypeError: xs: got a tuple of 2, expected an array (of a masked cell and the like, tra"
+    whole = "TypeError: xs: got a tuple of 2, expected an array (apply variational_dropout"
     cell, marked = (
         jaxrnn.transforms.variational_dropout(masked, input_rate=0.1),
         jaxrnn.transforms.MaskedInputs(XS, MASK),
@@ -385,7 +387,7 @@ def of_losses_and_training():
         yield (
             "step_loss",
             wanted,
-            lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, t),
+            lambda t=target: jaxrnn.transforms.step_loss(ELMAN, readout, entropy, target=t),
         )
     yield (
         "step_loss",
@@ -402,7 +404,7 @@ def of_losses_and_training():
             message,
             run(with_loss, params, jaxrnn.transforms.StepLossInputs(XS, targets)),
         )
-    two = "TypeError: params: got {}, expected a tuple of 2, one a part"
+    two = "TypeError: params: got {}, expected a tuple of 2, one for each part"
     for got, wrong in (("dict", GRU_PARAMS), ("a tuple of 1", params[:1])):
         yield (
             "step_loss",
@@ -556,7 +558,7 @@ def of_diagnostics():
     message = "ValueError: loop: got randomized(0.5), whose gradient is stochastic, expected..."
     yield "certify", message, lambda: jaxrnn.certify(GRU, loop=drawing)
     yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
-    yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(3)
+    yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(progress=3)
     zero = "ValueError: hidden_size: got 0"
     yield "certify_all", zero, lambda: jaxrnn.certify_all(hidden_size=0)
 
@@ -566,7 +568,7 @@ def of_interop():
     yield "interop", "ValueError: 1: got float64[5,3,2]", lambda: interop.torch.read({1: XS})
     yield "interop", "TypeError: prefix: got 3", lambda: interop.torch.read({}, prefix=3)
     yield "interop", "TypeError: params: got int, exp", lambda: interop.haiku.read(3)
-    yield "interop", "TypeError: name: got 3 of type", lambda: interop.haiku.read({}, 3)
+    yield "interop", "TypeError: name: got 3 of type", lambda: interop.haiku.read({}, name=3)
     for module in (interop.flax, interop.equinox):
         yield "interop", "TypeError: source: got <class 'int'>", lambda m=module: m.read(3)
     yield "interop", "ValueError: module: got NoneType", lambda: interop.keras.read(None)

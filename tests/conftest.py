@@ -29,6 +29,24 @@ def _quickly_compiled(request):
     jax.config.update("jax_disable_most_optimizations", not optimized)
 
 
+_collected = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Note all tests before any is deselected."""
+    config.stash[_collected] = {item.nodeid for item in items}
+
+
+@pytest.fixture
+def collected(request):
+    """The names of all tests in the modules that are run."""
+    config = request.config
+    if config.getoption("lf") or any("::" in arg for arg in config.args):
+        pytest.skip("modules are not collected as a whole")
+    return config.stash[_collected]
+
+
 _since_cleared = itertools.count(1)
 
 

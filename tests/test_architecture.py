@@ -18,7 +18,7 @@ ROOT = Path(jaxrnn.__file__).parent
 FLOORS = {
     **dict.fromkeys(("types", "expression", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
-    **dict.fromkeys(("sequence", "networks", "losses", "certify", "certify_all"), 2),
+    **dict.fromkeys(("runner", "sequence", "networks", "losses", "certify", "certify_all"), 2),
     **dict.fromkeys(("training", "memory", "diagnostics", "interop"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
@@ -158,7 +158,8 @@ def test_the_whole_library_is_read():
     assert {"jaxrnn", "jaxrnn.cells", "jaxrnn.cells.gru", "jaxrnn.loops.bptt"} <= sources.keys()
     assert within("jaxrnn.loops.bptt", sources) == {
         *("jaxrnn.check", "jaxrnn.tree", "jaxrnn.types"),
-        *("jaxrnn.loops.chunks", "jaxrnn.loops.derived", "jaxrnn.loops.forward_mode"),
+        *("jaxrnn.loops.backend", "jaxrnn.loops.chunks", "jaxrnn.loops.derived"),
+        *("jaxrnn.loops.forward_mode", "jaxrnn.loops.recomputing", "jaxrnn.loops.saving"),
     }
 
 
@@ -253,9 +254,9 @@ def test_code_lines_are_counted_without_docstrings_comments_and_blanks():
 
 
 def test_every_planted_fault_has_its_place():
-    """So that none is lost where the code moves on; what catches each, `tests/faults.py` tells."""
-    for planted in (*faults.BACKWARD, *faults.FORWARD, *faults.AROUND):
-        assert faults.planted_in(ROOT, planted)
+    """So that none is lost where the code moves on; what sees each, `python -m faults` tells."""
+    for fault in faults.FAULTS:
+        assert faults.plant(ROOT, fault)
 
 
 def test_public_docstrings_begin_with_one_sentence():

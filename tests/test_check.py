@@ -404,7 +404,7 @@ def wrong_networks():
             jaxrnn.bidirectional, GRU, merge="sum"
         ),
         "TypeError: part: got NoneType, expected a Cell, Layer or": partial(jaxrnn.residual, None),
-        "TypeError: params: got dict, expected a tuple of 2, one a part": unnet(
+        "TypeError: params: got dict, expected a tuple of 2, one for each part": unnet(
             XS, params=GRU_PARAMS
         ),
         "TypeError: params: got a tuple of 1, expected a tuple of 2": unnet(
@@ -425,10 +425,10 @@ def wrong_networks():
         "ValueError: part: got outputs float64[5,3,4], expected the shape of": unrolled(
             XS, cell=narrow, params=GRU_PARAMS
         ),
-        "TypeError: carry: got that of a residual network, which does not tell": partial(
+        "TypeError: carry: got the carry of a residual network, expected": partial(
             narrow.output, GRU_PARAMS, array(B, H)
         ),
-        "ValueError: carry: got that of Layers alone": partial(
+        "ValueError: carry: got the carry of Layers only, expected": partial(
             jaxrnn.stacked(jaxrnn.linear(2)).output, ({},), ((),)
         ),
         "ValueError: input_size: got 0, expected an int": partial(NET.init, None, 0),

@@ -8,6 +8,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import signal
@@ -186,3 +187,26 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", prose):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_times_on_a_gpu_are_those_of_the_file():
+    content = json.loads((ROOT / "benchmarks" / "results" / "gpu_h200.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = [
+        r for r in content["rows"]["speed"] if (r["work"], r["mode"]) == ("gradient", "float32")
+    ]
+    assert len(rows) == 10
+    for row in rows:
+        times = row["microseconds_a_step"]
+        sides = " | ".join(f"{times[s]['median']:.1f}" for s in ("scan", "bptt", "flax", "torch"))
+        sizes = ", ".join(map(str, row["shape"].values()))
+        assert f"| {row['cell']} | {sizes} | {sides} |" in page
+
+
+def test_the_launches_on_a_gpu_are_those_of_the_file():
+    content = json.loads((ROOT / "benchmarks" / "results" / "gpu_launches.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for row in content["rows"]:
+        if row["loop"] in ("scan", "bptt"):
+            cell = f"{row['launches_a_step']:.1f}, {row['temporary_bytes'] >> 20} MiB"
+            assert f"| {row['step']} | {row['loop']} | {cell} |" in page

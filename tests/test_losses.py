@@ -227,7 +227,7 @@ def test_targets_that_are_floats_have_a_gradient():
         return jnp.sum((outputs - targets) ** 2, axis=-1)
 
     one = jax.ShapeDtypeStruct((3,), jnp.float64)
-    inside = jaxrnn.transforms.step_loss(cell, readout, squared, one)
+    inside = jaxrnn.transforms.step_loss(cell, readout, squared, target=one)
     params = inside.init(jax.random.key(0), 3, jnp.float64)
 
     def within(params, xs, targets, loop):

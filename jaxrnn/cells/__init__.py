@@ -1,4 +1,4 @@
-"""The cells, one a file. `CELLS` names one maker of each: the laws and the certificate read it."""
+"""The cells, one in each file; `CELLS` lists one constructor for each variant."""
 
 import jax
 
@@ -15,7 +15,8 @@ from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 
-# Constructors `hidden_size -> Cell` by name, each variant with equations of its own once.
+# Pairs of a name and a constructor `hidden_size -> Cell`, one for each variant that has its own
+# equations. The law tests, the certificate and the command line read this list.
 CELLS = (
     ("elman", elman),
     ("elman_softplus", lambda hidden_size: elman(hidden_size, activation=jax.nn.softplus)),

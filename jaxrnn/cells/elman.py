@@ -14,7 +14,7 @@ from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GatedCell
 from jaxrnn.types import Array, Params, Residuals, State, Weights
 
-# λ ⊙ f'(a) of the activations whose slope follows from h = f(a); that of relu is 0 at the kink, as
+# λ ⊙ f'(a), for the activations whose slope follows from h = f(a). The slope of relu at 0 is 0, as
 # in JAX.
 SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
     jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
@@ -23,12 +23,12 @@ SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
 
 
 class PreActivation(namedtuple("PreActivation", "a")):
-    """The pre-activation, `(*lead, H)`, or None where the slope follows from the value."""
+    """The pre-activation a, `(*lead, H)`; None if the slope follows from the value."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SimpleCell(GatedCell):
-    """The recurrence h_t = f(z_t + r(h_{t-1}, w)) for a product r and its two adjoints."""
+    """The recurrence h_t = f(z_t + r(h_{t-1}, w)), for a product r and its two adjoints."""
 
     activation: Callable[[Array], Array] = dataclasses.field(kw_only=True)
 
@@ -38,23 +38,23 @@ class SimpleCell(GatedCell):
 
     @property
     def gate_biases(self) -> tuple[float]:
-        """One pre-activation, whose bias starts at 0."""
+        """The initial bias of the one pre-activation, 0."""
         return (0.0,)
 
     @abc.abstractmethod
     def _product(self, h: State, w: Weights) -> State:
-        """r(h, w)."""
+        """Returns r(h, w)."""
 
     @abc.abstractmethod
     def _product_adjoint(self, delta: State, w: Weights) -> State:
-        """(∂r/∂h)ᵀ δ."""
+        """Returns (∂r/∂h)ᵀ δ."""
 
     @abc.abstractmethod
     def _product_gradient(self, hs: State, deltas: State, w: Weights) -> Weights:
-        """Σ (∂r/∂w)ᵀ δ over time and batch."""
+        """Returns Σ (∂r/∂w)ᵀ δ, summed over time and batch."""
 
     def project(self, params: Params, xs: Array) -> State:
-        """z = x W_x + b."""
+        """Returns z = x W_x + b."""
         return self.project_gates(params, xs)[0]  # (E1)
 
     def _advance(self, w: Weights, carry: State, z: State) -> tuple[State, PreActivation]:
@@ -88,25 +88,24 @@ class elman(SimpleCell):
     and backward, with λ_t = ∂L/∂h_t,
 
         δ_t      = λ_t ⊙ f'(a_t)                                                             (E4)
-        λ_{t-1}  = δ_t W_hᵀ + (what step t-1 sends back itself)                              (E5)
+        λ_{t-1}  = δ_t W_hᵀ + ∂ℓ_{t-1}/∂h_{t-1}                                              (E5)
         ∂L/∂W_h  = Σ_t h_{t-1}ᵀ δ_t,    ∂L/∂z_t = δ_t                                        (E6)
 
-    For tanh, f'(a_t) = 1 - h_t², and for relu it is 1 where h_t > 0 and 0 elsewhere, so nothing but
-    h_t is remembered.
+    where ℓ_{t-1} is the loss of step t-1. For tanh, f'(a_t) = 1 - h_t². For relu, f'(a_t) is 1
+    where h_t > 0, and 0 elsewhere. So only h_t is kept for these two.
+
+    Parameters: `w_x (I, H)`, `w_h (H, H)`, `b (H)`, all of one floating-point dtype; `init` draws
+    w_x Lecun-normal and w_h orthogonal. The carry is h `(*batch, H)`, inputs are x `(*batch, I)`,
+    outputs are h `(*batch, H)`, dimensionless.
 
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        activation: f, elementwise and differentiable; its slope is derived by JAX unless it is
-            `jnp.tanh` or `jax.nn.relu`.
+        activation: f, an elementwise and differentiable function. JAX derives its slope, except for
+            `jnp.tanh` and `jax.nn.relu`.
 
-    Returns:
-        A Cell with params `w_x (I, H)`, `w_h (H, H)`, `b (H)`, all of one floating dtype, and the
-        carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs `(*batch, H)`, dimensionless.
-        `init` draws w_x Lecun-normal and w_h orthogonal.
-
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h_t alone, T·B·H, with tanh or
-    relu; twice that otherwise.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h_t,
+    T·B·H, with tanh or relu; twice as much otherwise.
 
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
     """

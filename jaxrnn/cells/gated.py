@@ -1,12 +1,12 @@
-"""What cells with gates share: their parameters, their dtypes, the projection of their inputs.
+"""The shared parts of cells with gates: parameters, dtypes, projection of the inputs.
 
-Where parameters are narrower than float32, a step computes in float32: products have narrow factors
-and wide sums. What is kept from step to step or for the backward pass is narrow again, unless the
-cell's zero state is wide.
+If parameters are narrower than float32, a step computes in float32: products have narrow factors
+and wide sums. Values that are kept from step to step or for the backward pass are narrow again,
+except where the cell's zero state is wide.
 
-Dropout has two places in a cell, each None until `jaxrnn.transforms` fills it: in
-`RecurrentKernel.dropout_mask` it scales the state that a product reads, in
-`GateInputs.dropout_mask` the candidate.
+Dropout acts in two places of a cell, and `jaxrnn.transforms` sets the mask of each:
+`RecurrentKernel.dropout_mask` scales the state before a product, `GateInputs.dropout_mask` scales
+the candidate. Both default to None.
 """
 
 import abc
@@ -26,24 +26,29 @@ from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Residuals, Sta
 
 
 class GateInputs(namedtuple("GateInputs", "gates dropout_mask", defaults=(None,))):
-    """The input's share of the gates at a step.
+    """The contribution of the input to the gates at a step.
 
     Fields:
-        gates: the pre-activations that the input contributes, one array `(*lead, H)` a gate.
+        gates: the pre-activations from the input, one array `(*lead, H)` for each gate.
         dropout_mask: `(*lead, H)`, a factor of the candidate; None without dropout.
     """
 
 
 class GateCotangents(namedtuple("GateCotangents", "gates extra")):
-    """The cotangents of the gates' pre-activations, and of what a variant computes beside them."""
+    """The cotangents of the pre-activations of the gates.
+
+    Fields:
+        gates: one array for each gate.
+        extra: the cotangent of a further value that a variant of a cell computes.
+    """
 
 
 class Parameter(NamedTuple):
-    """A parameter of a cell.
+    """The shape and the initializer of a parameter of a cell.
 
     Fields:
-        shape: of the array.
-        initializer: `(key, shape, dtype) -> array`, as those of `jax.nn.initializers`.
+        shape: the shape of the array.
+        initializer: `(key, shape, dtype) -> array`, like the functions of `jax.nn.initializers`.
     """
 
     shape: tuple[int, ...]
@@ -54,10 +59,10 @@ class Parameter(NamedTuple):
 class GatedCell(Cell):
     """A cell with the parameters `w_x`, `w_h` and `b`, which computes in float32 at least.
 
-    The parameters are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal gate by gate, `b
-    (G·H)`, and the cell's `extra_parameters`. A subclass says what its gates are and defines
-    `_advance`, `_adjoint` and `_gradients`, which are the functions of a Cell without a leading
-    underscore for arrays that are float32 at least.
+    The parameters are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal for each gate,
+    `b (G·H)`, and the `extra_parameters` of the cell. A subclass defines its gates in
+    `gate_biases`, and the methods `_advance`, `_adjoint` and `_gradients`. These have the contracts
+    of `advance`, `adjoint` and `gradients`, but get arrays of float32 at least.
     """
 
     hidden_size: int
@@ -68,42 +73,39 @@ class GatedCell(Cell):
     @property
     @abc.abstractmethod
     def gate_biases(self) -> Any:
-        """The number at which each gate's part of `b` starts, a tuple with one for each gate.
+        """The initial value of each gate's part of `b`, a tuple with one number for each gate.
 
-        A NamedTuple of the gates where `project` gives one of them.
+        It is a NamedTuple of the gates if `project` returns such a NamedTuple.
         """
 
     @property
     def extra_parameters(self) -> Mapping[str, Parameter]:
-        """The parameters beside `w_x`, `w_h` and `b`, by name."""
+        """The parameters other than `w_x`, `w_h` and `b`, by name."""
         return {}
 
     @property
     def state_size(self) -> int:
-        """S, the features of h that the recurrent product reads; 0 if there is no `w_h`."""
+        """S, the number of features of h in the recurrent product; 0 without `w_h`."""
         return self.hidden_size
 
     @abc.abstractmethod
     def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
-        """`advance` in float32 at least."""
+        """Computes `advance` in float32 at least."""
 
     @abc.abstractmethod
     def _adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """`adjoint` in float32 at least."""
+        """Computes `adjoint` in float32 at least."""
 
     @abc.abstractmethod
     def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
-        """`gradients` in float32 at least."""
+        """Computes `gradients` in float32 at least."""
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
-        wide, biases, extra = (
-            kernels.at_least_float32(dtype),
-            self.gate_biases,
-            self.extra_parameters,
-        )
-        gates, shapes = len(biases), self.parameter_shapes
+        wide = kernels.at_least_float32(dtype)
+        biases, extra = self.gate_biases, self.extra_parameters
+        gates = len(biases)
         check.require_key("key", key)
         keys = jax.random.split(key, 1 + gates + len(extra))
         key_x, keys_h, keys_extra = keys[0], keys[1 : 1 + gates], keys[1 + gates :]
@@ -112,7 +114,7 @@ class GatedCell(Cell):
             "w_x": lecun_normal(key_x, (input_size, gates * self.hidden_size), wide),
             "b": kernels.join_gates(*(jnp.full(self.hidden_size, b, wide) for b in biases)),
         }
-        if "w_h" in shapes:
+        if self.state_size:
             gate_shape = (self.state_size, self.hidden_size)
             gate_kernels = jax.vmap(lambda key_h: orthogonal(key_h, gate_shape, wide))(keys_h)
             params["w_h"] = kernels.join_gates(*gate_kernels)
@@ -123,24 +125,27 @@ class GatedCell(Cell):
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """The zero state h."""
+        """Returns the zero state h."""
         return kernels.zeros(self.hidden_size, batch_shape, dtype)
 
     def output(self, params: Params, carries: Carry) -> State:
-        """The state itself, y = h."""
+        """Returns the state itself, y = h."""
         return carries
 
     def project(self, params: Params, xs: Array) -> Any:
-        """The input's share of the gates, `GateInputs` of the gates' NamedTuple."""
+        """Returns the contribution of the input to the gates, `GateInputs` of the gates'
+        NamedTuple.
+        """
         return GateInputs(self.gate_biases._make(self.project_gates(params, xs)))
 
     def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
-        """x W_x + b over any leading axes, one array a gate, after a check that both fit."""
+        """Checks params and xs, and returns x W_x + b, one array for each gate."""
         self._check_inputs(params, xs)
-        xs, gates = jnp.asarray(xs, params["w_x"].dtype), len(self.gate_biases)
+        xs = jnp.asarray(xs, params["w_x"].dtype)
+        gates = len(self.gate_biases)
         if tree.is_surely_less(xs.size, len(params["w_x"]) ** 2):
-            # Fewer rows than inputs, as in streaming: splitting the product is less work than
-            # splitting the kernel.
+            # With fewer rows than inputs, as in streaming, splitting the product is less work
+            # than splitting the kernel.
             products = kernels.add_bias(xs @ params["w_x"], params["b"])
             return list(kernels.split_gates(products, gates))
         gate_kernels = kernels.split_gates(params["w_x"], gates)
@@ -148,36 +153,39 @@ class GatedCell(Cell):
         return [kernels.add_bias(xs @ w, b) for w, b in zip(gate_kernels, biases, strict=True)]
 
     def prepare(self, params: Params) -> Any:
-        """The recurrent kernel with its transpose, all that most loops read of the parameters."""
+        """Returns the recurrent kernel with its transpose."""
         return kernels.recurrent_kernel(params["w_h"])
 
     def advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
-        """`_advance` in float32 at least; carry and residuals keep their dtype."""
+        """Calls `_advance` in float32 at least; carry and residuals keep their dtype."""
         dtype = check.float_dtype(z)
         wide_carry, wide_z = tree.cast((carry, z), kernels.at_least_float32(dtype))
         new_carry, saved = self._advance(w, wide_carry, wide_z)
         return tree.cast_like(new_carry, carry), tree.cast(saved, dtype)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """`_adjoint` in float32 at least."""
+        """Calls `_adjoint` in float32 at least."""
         dtype = check.float_dtype(residuals.z)
         wide = tree.cast((residuals, d_carry), kernels.at_least_float32(dtype))
         d_previous, delta = self._adjoint(w, *wide)
         return tree.cast_like(d_previous, residuals.previous_carry), tree.cast(delta, dtype)
 
     def gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
-        """`_gradients` in float32 at least."""
+        """Calls `_gradients` in float32 at least."""
         dtype = check.float_dtype(residuals.z)
         wide = tree.cast((residuals, deltas), kernels.at_least_float32(dtype))
         return tree.cast(self._gradients(w, *wide), dtype)
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shape of each parameter; None for any size."""
+        """The shape of each parameter; None stands for any size."""
         width = len(self.gate_biases) * self.hidden_size
-        w_h = {"w_h": (self.state_size, width)} if self.state_size else {}
+        shapes: dict[str, tuple[int | None, ...]] = {"w_x": (None, width)}
+        if self.state_size:
+            shapes["w_h"] = (self.state_size, width)
+        shapes["b"] = (width,)
         extra = {name: parameter.shape for name, parameter in self.extra_parameters.items()}
-        return {"w_x": (None, width), **w_h, "b": (width,), **extra}
+        return shapes | extra
 
     def _check_inputs(self, params: Params, xs: Array) -> None:
         name = self.expression_name
@@ -186,6 +194,10 @@ class GatedCell(Cell):
 
 
 def weights_of(weights: Any, params: Params) -> Any:
-    """The NamedTuple `weights` whose first field is the recurrent kernel, of these parameters."""
-    rest = (params[name] for name in weights._fields[1:])
-    return weights(kernels.recurrent_kernel(params["w_h"]), *rest)
+    """Returns the NamedTuple `weights`, filled from the parameters.
+
+    Its first field is the recurrent kernel with its transpose, its other fields are parameters of
+    the same name.
+    """
+    others = (params[name] for name in weights._fields[1:])
+    return weights(kernels.recurrent_kernel(params["w_h"]), *others)

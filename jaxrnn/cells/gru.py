@@ -1,4 +1,4 @@
-"""The gated recurrent unit of Cho et al. (2014), in both its variants."""
+"""The gated recurrent unit of Cho et al. (2014), in both variants."""
 
 import dataclasses
 from collections import namedtuple
@@ -14,32 +14,33 @@ from jaxrnn.types import Params, Residuals, State
 
 
 class GRUGates(namedtuple("GRUGates", "r z n")):
-    """One array `(*batch, H)` a gate r, z, n: pre-activations, values or cotangents."""
+    """One array `(*batch, H)` for each gate: pre-activations, values or cotangents."""
 
 
 class GRUValues(namedtuple("GRUValues", "r z n q")):
-    """The gates' values, and q, which the reset gate multiplies after the product."""
+    """The values of the gates, and q, the product that the reset gate multiplies."""
 
 
 class ResetAfterWeights(namedtuple("ResetAfterWeights", "w_h b_n")):
-    """What the loop reads if reset comes after the product: the kernel, and q's bias `(H)`."""
+    """The weights in the loop if reset comes after the product; b_n is `(H)`."""
 
 
 class ResetBeforeWeights(namedtuple("ResetBeforeWeights", "gates candidate")):
-    """What the loop reads if reset comes first: a kernel for h, and one for r ⊙ h."""
+    """The weights in the loop if reset comes before: a kernel for h, one for r ⊙ h."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class gru(GatedCell):
-    """The GRU, reset after the recurrent product (PyTorch, cuDNN) or before it (as published).
+    """The GRU, with the reset after the recurrent product (PyTorch, cuDNN) or before it.
 
-        x_r, x_z, x_n = x_t W_x + b, each its own columns                                    (G1)
+        x_r, x_z, x_n = x_t W_x + b                                                          (G1)
         r = σ(x_r + h_{t-1} W_r),    z = σ(x_z + h_{t-1} W_z)                                (G2)
         n = tanh(x_n + r ⊙ q),       q = h_{t-1} W_n + b_n         reset_after=True          (G3)
         n = tanh(x_n + (r ⊙ h_{t-1}) W_n)                          reset_after=False         (G3')
         h_t = (1 - z) ⊙ n + z ⊙ h_{t-1},    y_t = h_t                                        (G4)
 
-    where W_h = [W_r W_z W_n]. Backward, with λ_t = ∂L/∂h_t,
+    where the columns of x_t W_x + b are split between the gates, and W_h = [W_r W_z W_n]. Backward,
+    with λ_t = ∂L/∂h_t,
 
         δ_z = λ_t ⊙ (h_{t-1} - n) ⊙ z(1-z),    δ_n = λ_t ⊙ (1-z) ⊙ (1-n²)                    (G5)
         δ_r = δ_n ⊙ q ⊙ r(1-r)                                                               (G6)
@@ -52,20 +53,19 @@ class gru(GatedCell):
         λ_{t-1} = λ_t ⊙ z + u ⊙ r + [δ_r δ_z] [W_r W_z]ᵀ                                     (G7')
         ∂L/∂[W_r W_z] = Σ_t h_{t-1}ᵀ [δ_r δ_z],    ∂L/∂W_n = Σ_t (r ⊙ h_{t-1})ᵀ δ_n          (G8')
 
-    In both, ∂L/∂x_r, x_z, x_n = δ_r, δ_z, δ_n.
+    In both variants, ∂L/∂x_r, x_z, x_n = δ_r, δ_z, δ_n.
+
+    Parameters: `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H)`, with gates in the order r, z, n, and
+    `b_n (H)` if reset comes after the product, all of one floating-point dtype. The carry is h
+    `(*batch, H)`, inputs are x `(*batch, I)`, outputs are h `(*batch, H)`, dimensionless.
 
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
         reset_after: (G3) if True, (G3') if False; TypeError if not a bool.
 
-    Returns:
-        A Cell with params `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H)`, gates in the order r, z, n, and
-        `b_n (H)` where reset comes after, all of one floating dtype, and the carry h `(*batch, H)`.
-        Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless.
-
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h, three gates and q, 5·T·B·H;
-    4·T·B·H with reset before.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h, three
+    gates and q, 5·T·B·H; 4·T·B·H with reset before the product.
 
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.
@@ -79,17 +79,17 @@ class gru(GatedCell):
 
     @property
     def gate_biases(self) -> GRUGates:
-        """All gates' biases start at 0."""
+        """The initial biases of the gates, all 0."""
         return GRUGates(0.0, 0.0, 0.0)
 
     @property
     def extra_parameters(self) -> dict[str, Parameter]:
-        """The bias of q where reset comes after."""
+        """The bias of q, if reset comes after the product."""
         b_n = Parameter((self.hidden_size,), initializers.zeros)
         return {"b_n": b_n} if self.reset_after else {}
 
     def prepare(self, params: Params) -> ResetAfterWeights | ResetBeforeWeights:
-        """The kernels with their transposes; where reset comes first, gates and candidate apart."""
+        """Returns the kernels with their transposes, in the form that the variant needs."""
         if self.reset_after:
             return weights_of(ResetAfterWeights, params)
         w_r, w_z, w_n = kernels.split_gates(params["w_h"], 3)
@@ -133,7 +133,7 @@ def _gradients_after(
 
 
 def step_after(h_tm1: State, p: Gates, b_n: Vector, x: GateInputs) -> tuple[State, GRUValues]:
-    """One step with reset after the product p = h_{t-1} W_h."""
+    """Runs one step with the reset after the product p = h_{t-1} W_h."""
     p_r, p_z, p_n = kernels.split_gates(p, 3)
     r, z = sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)  # (G2)
     q = kernels.add_bias(p_n, b_n)
@@ -142,14 +142,14 @@ def step_after(h_tm1: State, p: Gates, b_n: Vector, x: GateInputs) -> tuple[Stat
 
 
 def step_after_adjoint(residuals: Residuals, values: GRUValues, d_h: State) -> GRUGates:
-    """δ of (G5) and (G6)."""
+    """Returns δ of (G5) and (G6)."""
     r, z, n, q = values
     delta_z, delta_n = interpolate_adjoint(residuals.previous_carry, z, n, residuals.z, d_h)
     return GRUGates(delta_n * q * r * (1 - r), delta_z, delta_n)  # (G6)
 
 
 def product_cotangent(delta: GRUGates, r: State) -> Gates:
-    """[δ_r δ_z δ_n⊙r], the cotangent of the product that reset comes after."""
+    """Returns [δ_r δ_z δ_n⊙r], the cotangent of the product h_{t-1} W_h."""
     return kernels.join_gates(delta.r, delta.z, delta.n * r)
 
 
@@ -188,7 +188,7 @@ def _gradients_before(
 
 
 def interpolate(h_tm1: State, z: State, n: State, x: GateInputs) -> State:
-    """h_t of (G4)."""
+    """Returns h_t of (G4)."""
     n = kernels.scale(n, x.dropout_mask)
     return n + z * (h_tm1 - n)  # (G4)
 
@@ -196,6 +196,6 @@ def interpolate(h_tm1: State, z: State, n: State, x: GateInputs) -> State:
 def interpolate_adjoint(
     h_tm1: State, z: State, n: State, x: GateInputs, d_h: State
 ) -> tuple[State, State]:
-    """δ_z and δ_n of (G5)."""
+    """Returns δ_z and δ_n of (G5)."""
     delta_z = d_h * (h_tm1 - kernels.scale(n, x.dropout_mask)) * z * (1 - z)  # (G5)
     return delta_z, kernels.scale(d_h * (1 - z), x.dropout_mask) * (1 - n * n)

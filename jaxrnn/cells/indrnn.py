@@ -14,7 +14,7 @@ from jaxrnn.types import Array, Params, State
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class indrnn(SimpleCell):
-    """The independently recurrent cell: each unit sees of the past only itself.
+    """The independently recurrent cell, in which each unit reads only its own past.
 
         z_t      = x_t W_x + b                                                               (I1)
         a_t      = z_t + u ⊙ h_{t-1}                                                         (I2)
@@ -26,23 +26,22 @@ class indrnn(SimpleCell):
         λ_{t-1}  = δ_t ⊙ u                                                                   (I5)
         ∂L/∂u    = Σ_t h_{t-1} ⊙ δ_t,    ∂L/∂z_t = δ_t                                       (I6)
 
-    This is `elman`'s recurrence with W_h = diag(u). For relu, f'(a_t) is 1 where h_t > 0 and 0
-    elsewhere (at the kink too, as JAX has it), and for tanh it is 1 - h_t², so nothing but h_t is
-    remembered. A unit's gradient over n steps scales with u^n: keep |u|^T near 1.
+    This is the recurrence of `elman` with W_h = diag(u). For relu, f'(a_t) is 1 where h_t > 0, and
+    0 elsewhere (at the kink too, as in JAX). For tanh, f'(a_t) = 1 - h_t². So only h_t is kept for
+    these two. The gradient of a unit over n steps scales with u^n, so |u|^T should be near 1.
+
+    Parameters: `w_x (I, H)`, `u (H)`, `b (H)`, all of one floating-point dtype; `init` draws w_x
+    Lecun-normal and u uniform in [0, 1], the range that the paper uses for relu if the lengths to
+    remember are unknown. The carry is h `(*batch, H)`, inputs are x `(*batch, I)`, outputs are h
+    `(*batch, H)`, dimensionless.
 
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        activation: f, elementwise and differentiable; its slope is derived by JAX unless it is
-            `jax.nn.relu` or `jnp.tanh`.
+        activation: f, an elementwise and differentiable function. JAX derives its slope, except for
+            `jax.nn.relu` and `jnp.tanh`.
 
-    Returns:
-        A Cell with params `w_x (I, H)`, `u (H)`, `b (H)`, all of one floating dtype, and the carry
-        h `(*batch, H)`. Inputs x `(*batch, I)`, outputs `(*batch, H)`, dimensionless. `init` draws
-        w_x Lecun-normal and u uniform in [0, 1], the paper's range for relu where nothing is known
-        of the lengths to be remembered.
-
-    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
-    h_t alone, T·B·H, with relu or tanh; twice that otherwise.
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) for each step and row, in
+    order. Memory: h_t, T·B·H, with relu or tanh; twice as much otherwise.
 
     Source: S. Li, W. Li, C. Cook, C. Zhu, Y. Gao, "Independently recurrent neural network
     (IndRNN): building a longer and deeper RNN", CVPR 2018; arXiv:1803.04831.
@@ -57,11 +56,11 @@ class indrnn(SimpleCell):
 
     @property
     def state_size(self) -> int:
-        """0: there is no recurrent kernel."""
+        """0, since there is no recurrent kernel."""
         return 0
 
     def prepare(self, params: Params) -> Vector:
-        """The recurrent weights u."""
+        """Returns the recurrent weights u."""
         return params["u"]
 
     def _product(self, h: State, w: Vector) -> State:

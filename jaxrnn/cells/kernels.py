@@ -1,8 +1,7 @@
-"""Products with recurrent and input kernels, in narrow and wide dtypes, and gates side by side.
+"""Products with recurrent and input kernels, in narrow and wide dtypes.
 
-Gates lie side by side in the last axis of a kernel, `(I, G·H)`, and apart wherever time passes over
-them: a loop that slices them out of one array at every step is slower than one that gets them
-apart.
+Gates lie next to each other in the last axis of a kernel, `(I, G·H)`. Over time they are separate
+arrays, since a loop that slices gates out of one array at every step is slower.
 """
 
 from collections import namedtuple
@@ -18,8 +17,8 @@ from jaxtyping import Float, Inexact
 from jaxrnn import check
 from jaxrnn.types import Array, State
 
-Vector = Inexact[Array, " N"]  # one number a feature: a bias, a gain
-Gates = Float[Array, "*lead GH"]  # all gates side by side
+Vector = Inexact[Array, " N"]  # one number for each feature, such as a bias or a gain
+Gates = Float[Array, "*lead GH"]  # all gates, concatenated
 Matrix = Float[Array, "I H"]
 
 
@@ -28,81 +27,96 @@ class RecurrentKernel(namedtuple("RecurrentKernel", "w w_t dropout_mask", defaul
 
     Fields:
         w: W `(H, G·H)`.
-        w_t: Wᵀ for the backward pass, made once: a product with `w.T` in the loop is slower. None
-            in a gradient.
+        w_t: Wᵀ for the backward pass, transposed once, since a product with `w.T` in the loop is
+            slower. None in a gradient.
         dropout_mask: k `(*batch, H)`, the same at all steps; None without dropout.
     """
 
 
 def recurrent_kernel(w: Float[Array, "H GH"]) -> RecurrentKernel:
-    """W with its transpose beside it."""
+    """Returns W together with its transpose."""
     return RecurrentKernel(w, w.T)
 
 
 def recurrent_product(hs: Float[Array, "*lead H"], kernel: RecurrentKernel) -> Gates:
-    """p = (k ⊙ h) W."""
+    """Returns p = (k ⊙ h) W."""
     return dot(scale(hs, kernel.dropout_mask), kernel.w)
 
 
 def recurrent_product_adjoint(deltas: Gates, kernel: RecurrentKernel) -> Float[Array, "*lead H"]:
-    """∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
+    """Returns ∂L/∂h = k ⊙ (δ Wᵀ), with δ = ∂L/∂p."""
     return scale(dot(deltas, kernel.w_t), kernel.dropout_mask)
 
 
 def recurrent_kernel_gradient(hs: State, deltas: Gates, kernel: RecurrentKernel) -> RecurrentKernel:
-    """∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, one matrix product; the mask has no gradient."""
+    """Returns ∂L/∂W = Σ (k ⊙ h)ᵀ δ over time and batch, as one matrix product.
+
+    The mask has no gradient.
+    """
     gradient = kernel_gradient(scale(hs, kernel.dropout_mask), deltas, kernel.w)
     return RecurrentKernel(gradient, None)
 
 
 def dot(x: Float[Array, "*lead I"], w: Matrix) -> Float[jax.Array, "*lead H"]:
-    """x W, with factors in the dtype of W, and sums and result in that of x."""
+    """Returns x W, with factors in the dtype of W, and sums and result in the dtype of x."""
     return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
 
 
 def scale(x: Inexact[Array, "*lead H"], factor: Array | None) -> Inexact[Array, "*lead H"]:
-    """x ⊙ factor, the same for all leading axes that `factor` lacks; x where it is None."""
+    """Returns x ⊙ factor, broadcast over the leading axes of x; x itself if `factor` is None."""
     return x if factor is None else x * jnp.broadcast_to(factor, x.shape).astype(x.dtype)
 
 
 def split_gates(x: Gates, gates: int) -> Sequence[jax.Array]:
-    """`(..., G·H)` to G arrays `(..., H)`; its transpose is one concatenation, no pads and adds."""
+    """Splits `(..., G·H)` into G arrays `(..., H)`.
+
+    The transpose of this split is one concatenation; that of slices would be pads and additions.
+    """
     size = x.shape[-1] // gates
     return jax.lax.split(x, (size,) * gates, axis=x.ndim - 1)
 
 
 def join_gates(*gates: Float[Array, "*lead H"]) -> Float[jax.Array, "*lead GH"]:
-    """The inverse of `split_gates`."""
+    """Concatenates gates along the last axis; the inverse of `split_gates`."""
     return jnp.concatenate(gates, axis=-1)
 
 
 def add_bias(x: Float[Array, "*lead H"], b: Vector) -> Float[jax.Array, "*lead H"]:
-    """x + b over any leading axes; explicit, since some users make rank promotion an error."""
+    """Returns x + b over any leading axes.
+
+    The broadcast is explicit, since some users make rank promotion an error.
+    """
     return jnp.add(x, jnp.broadcast_to(b, x.shape).astype(x.dtype))
 
 
 def bias_gradient(deltas: Inexact[Array, "*lead H"]) -> Inexact[jax.Array, " H"]:
-    """Σ δ over time and batch, `(H,)`."""
+    """Returns Σ δ over time and batch, `(H,)`."""
     return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)))
 
 
 def kernel_gradient(inputs: Float[Array, "*lead I"], deltas: State, w: Matrix) -> Matrix:
-    """Σ inputᵀ δ over time and batch, as one matrix product (4)."""
+    """Returns Σ inputᵀ δ over time and batch, as one matrix product."""
     lead = tuple(range(deltas.ndim - 1))
-    inputs, wide = inputs.astype(w.dtype), deltas.dtype
-    options = {"preferred_element_type": wide, "out_sharding": jax.typeof(w).sharding}
-    return jnp.tensordot(inputs, deltas.astype(w.dtype), (lead, lead), **options)
-
-
-def at_least_float32(dtype: DTypeLike) -> Any:
-    """`dtype`, or float32 where it is narrower: orthogonal starts and complex numbers need it."""
-    return max(
-        check.require_floating("dtype", dtype), jnp.dtype("float32"), key=lambda d: d.itemsize
+    return jnp.tensordot(
+        inputs.astype(w.dtype),
+        deltas.astype(w.dtype),
+        axes=(lead, lead),
+        preferred_element_type=deltas.dtype,
+        out_sharding=jax.typeof(w).sharding,
     )
 
 
+def at_least_float32(dtype: DTypeLike) -> Any:
+    """Returns `dtype`, or float32 if `dtype` is narrower.
+
+    Orthogonal initialisation and complex numbers need at least float32.
+    """
+    dtypes = check.require_floating("dtype", dtype), jnp.dtype("float32")
+    return max(dtypes, key=lambda d: d.itemsize)
+
+
 def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
-    """Zeros `(*batch_shape, size)`."""
+    """Returns zeros `(*batch_shape, size)`."""
     check.require_option_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
     for n in batch_shape:
         fits = jax.export.is_symbolic_dim(n) or (isinstance(n, (int, np.integer)) and n >= 0)

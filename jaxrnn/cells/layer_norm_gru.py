@@ -29,7 +29,7 @@ class NormalizedProduct(namedtuple("NormalizedProduct", "rz n")):
         return jnp.concatenate([self.rz.values, self.n.values], axis=-1)
 
     def adjoint(self, d_values: State) -> State:
-        """Both norms' adjoints side by side."""
+        """Returns the adjoint of both norms, concatenated."""
         sizes = [p.values.shape[-1] for p in self]
         d_rz, d_n = lax.split(d_values, sizes, axis=d_values.ndim - 1)
         return jnp.concatenate([self.rz.adjoint(d_rz), self.n.adjoint(d_n)], axis=-1)
@@ -41,7 +41,7 @@ class Weights(namedtuple("Weights", "w_h gain_h b_n")):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class layer_norm_gru(GatedCell):
-    """The GRU that normalises its products, those of r and z together and that of n apart.
+    """The GRU that normalises its products, r and z together and n separately.
 
     With LN(a) = (a - mean a) / √(var a + ε) over the features, x̂ = [LN(x_t W_rz) LN(x_t W_n)] and
     p̂ = [LN(h_{t-1} W_rz) LN(h_{t-1} W_n)], where W_x and W_h are [W_rz W_n] = [W_r W_z W_n],
@@ -59,23 +59,22 @@ class layer_norm_gru(GatedCell):
         ∂L/∂W_h = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t η_t ⊙ p̂,    ∂L/∂b_n = Σ_t δ_n⊙r,
         ∂L/∂x_r, x_z, x_n = δ_r, δ_z, δ_n                                                    (Q8)
 
+    Parameters: `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H)`, `gain_x (3H)`, `gain_h (3H)`, with gates in
+    the order r, z, n, and `b_n (H)`, all of one floating-point dtype; gains start at 1. The carry
+    is h `(*batch, H)`, inputs are x `(*batch, I)`, outputs are h `(*batch, H)`, dimensionless.
+    Means and variances are computed in float32 at least.
+
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int. With H = 1 the norm
-            of n is over one number, so that neither x nor h reaches the candidate through it.
+            of n is over one number, so neither x nor h reaches the candidate through it.
         epsilon: ε, above 0, so that a row of equal numbers stays finite; ValueError otherwise.
 
-    Returns:
-        A Cell with params `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H)`, `gain_x (3H)`, `gain_h (3H)`,
-        gates in the order r, z, n, and `b_n (H)`, all of one floating dtype, and the carry h
-        `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. Gains start
-        at 1. Statistics are taken in float32 at least.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h, three
+    gates and p̂, 7·T·B·H, and 2·T·B; LN' is computed again for (Q8).
 
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h, three gates and p̂, 7·T·B·H,
-    and 2·T·B; LN' is computed again for (Q8).
-
-    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU, whose z is
-    1 - z here; where it adds two biases, of two norms, there is one in `b`.
+    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, its GRU. The z of
+    the paper is 1 - z here. The paper adds the two biases of its two norms; here `b` is their sum.
     """
 
     epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
@@ -86,7 +85,7 @@ class layer_norm_gru(GatedCell):
 
     @property
     def gate_biases(self) -> GRUGates:
-        """All gates' biases start at 0."""
+        """The initial biases of the gates, all 0."""
         return GRUGates(0.0, 0.0, 0.0)
 
     @property
@@ -97,13 +96,13 @@ class layer_norm_gru(GatedCell):
         return {"gain_x": gain, "gain_h": gain, "b_n": b_n}
 
     def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
-        """(Q1) for the input, one array a gate."""
+        """Returns (Q1) for the input, one array for each gate."""
         self._check_inputs(params, xs)
         product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
         return norm.project_gates(self._normalize(product), params, 3)
 
     def prepare(self, params: Params) -> Weights:
-        """The recurrent kernel with its transpose, its gain, and the bias of q."""
+        """Returns the recurrent kernel with its transpose, its gain, and the bias of q."""
         return weights_of(Weights, params)
 
     def _normalize(self, p: Array) -> NormalizedProduct:

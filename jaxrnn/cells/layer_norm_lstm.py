@@ -20,49 +20,52 @@ from jaxrnn.types import Array, Params, Residuals, State
 
 
 class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
-    """The recurrent kernel and its gain `(4H)`, the memory's gain and bias `(H)`."""
+    """The recurrent kernel and its gain `(4H)`, and the gain and bias of the memory `(H)`."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class layer_norm_lstm(LSTMCell):
-    """The LSTM that normalises both its products over all four gates, and its memory.
+    """The LSTM that normalises both products over all four gates, and its memory.
 
     With LN(a) = (a - mean a) / √(var a + ε) over the features,
 
         z_t      = LN(x_t W_x) ⊙ gain_x + b                                                  (Y1)
         a_t      = z_t + p̂ ⊙ gain_h,    p̂ = LN(h_{t-1} W_h)                                  (Y2)
-        i, f, o  = σ(a_t),    g = tanh(a_t), each its own columns                            (Y3)
+        i, f, o  = σ(a_t),    g = tanh(a_t)                                                  (Y3)
         c_t      = f ⊙ c_{t-1} + i ⊙ g                                                       (Y4)
         k_t      = ĉ ⊙ gain_c + b_c,    ĉ = LN(c_t)                                          (Y5)
         h_t      = o ⊙ tanh(k_t),    y_t = h_t                                               (Y6)
 
-    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t, m = tanh(k_t) and LN' the adjoint of LN,
+    where the columns of a_t are split between the gates, and backward, with λ_t = ∂L/∂h_t, μ_t =
+    ∂L/∂c_t, m = tanh(k_t) and LN' the adjoint of LN,
 
         κ_t      = λ_t ⊙ o ⊙ (1 - m²),    μ_t += LN'(κ_t ⊙ gain_c)                           (Y7)
-        δ_i, δ_f, δ_g from μ_t as in the LSTM,    δ_o = λ_t ⊙ m ⊙ o(1-o)                     (Y8)
+        δ_i, δ_f, δ_g from μ_t,    δ_o = λ_t ⊙ m ⊙ o(1-o)                                    (Y8)
         π_t      = LN'(δ_t ⊙ gain_h),    δ_t = [δ_i δ_f δ_g δ_o]                             (Y9)
         λ_{t-1}  = π_t W_hᵀ,    μ_{t-1} = μ_t ⊙ f                                            (Y10)
         ∂L/∂W_h  = Σ_t h_{t-1}ᵀ π_t,    ∂L/∂gain_h = Σ_t δ_t ⊙ p̂,    ∂L/∂z_t = δ_t,
         ∂L/∂gain_c = Σ_t κ_t ⊙ ĉ,    ∂L/∂b_c = Σ_t κ_t                                       (Y11)
 
+    where δ_i, δ_f and δ_g follow from μ_t as in (L6) of `lstm`.
+
+    Parameters: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, `gain_x (4H)`, `gain_h (4H)`, with gates in
+    the order i, f, g, o, and `gain_c (H)`, `b_c (H)`, all of one floating-point dtype; gains start
+    at 1. The carry is `LSTMCarry(h, c)`, each `(*batch, H)`; c is float32 if params are narrower.
+    Inputs are x `(*batch, I)`, outputs are h `(*batch, H)`, dimensionless. Means and variances are
+    computed in float32 at least.
+
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+        forget_bias: the initial value of the forget gate's part of `b`. Nothing is added to it
+            later.
         epsilon: ε, above 0, so that a row of equal numbers stays finite; ValueError otherwise.
 
-    Returns:
-        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, `gain_x (4H)`, `gain_h (4H)`,
-        gates in the order i, f, g, o, and `gain_c (H)`, `b_c (H)`, all of one floating dtype, and
-        the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
-        `(*batch, H)`, dimensionless. Gains start at 1. Statistics are taken in float32 at least,
-        and c is float32 where params are narrower.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h, c, the
+    four gates and p̂, 10·T·B·H, and T·B; LN' and ĉ are computed again for (Y11).
 
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h, c, the four gates and p̂,
-    10·T·B·H, and T·B; LN' and ĉ are computed again for (Y11).
-
-    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22); the
-    biases of its two norms in (20) and its b are one b here.
+    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization", arXiv:1607.06450, eq. (20)-(22). Here
+    `b` is the sum of the biases of its two norms in (20) and of its b.
     """
 
     epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
@@ -73,7 +76,7 @@ class layer_norm_lstm(LSTMCell):
 
     @property
     def extra_parameters(self) -> dict[str, Parameter]:
-        """The gains of both products, and the memory's gain and bias."""
+        """The gains of both products, and the gain and bias of the memory."""
         gain = Parameter((4 * self.hidden_size,), initializers.ones)
         return {
             "gain_x": gain,
@@ -83,13 +86,13 @@ class layer_norm_lstm(LSTMCell):
         }
 
     def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
-        """(Y1), one array a gate."""
+        """Returns (Y1), one array for each gate."""
         self._check_inputs(params, xs)
         product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
         return norm.project_gates(norm.normalize(product, self.epsilon), params, 4)
 
     def prepare(self, params: Params) -> Weights:
-        """The recurrent kernel with its transpose and its gain, the memory's gain and bias."""
+        """Returns the recurrent kernel and its gain, and the gain and bias of the memory."""
         return weights_of(Weights, params)
 
     def _advance(
@@ -106,7 +109,8 @@ class layer_norm_lstm(LSTMCell):
         self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, GateCotangents]:
         gates, product = residuals.saved
-        o, c_hat = gates.o, norm.normalize(residuals.carry.c, self.epsilon)
+        o = gates.o
+        c_hat = norm.normalize(residuals.carry.c, self.epsilon)
         m = _squash(w, c_hat.values)
         d_k = d_carry.h * o * (1 - m * m)
         d_c = d_carry.c + c_hat.adjoint(kernels.scale(d_k, w.gain_c))  # (Y7)
@@ -123,10 +127,11 @@ class layer_norm_lstm(LSTMCell):
         d_gained, d_k = kernels.join_gates(*deltas.gates), deltas.extra
         d_w_h, d_gain_h = norm.product_gradients(w, h_tm1, product, d_gained)
         c_hat = norm.normalize(residuals.carry.c, self.epsilon).values
-        d_gain_c, d_b_c = kernels.bias_gradient(d_k * c_hat), kernels.bias_gradient(d_k)
+        d_gain_c = kernels.bias_gradient(d_k * c_hat)
+        d_b_c = kernels.bias_gradient(d_k)
         return Weights(d_w_h, d_gain_h, d_gain_c, d_b_c), GateInputs(deltas.gates)  # (Y11)
 
 
 def _squash(w: Weights, c_hat: State) -> State:
-    """tanh(k) of (Y5)."""
+    """Returns tanh(k) of (Y5)."""
     return tanh(kernels.add_bias(kernels.scale(c_hat, w.gain_c), w.b_c))

@@ -15,50 +15,51 @@ from jaxrnn.cells.linear import Affine
 from jaxrnn.types import Array, Cell, Key, Params, Residuals
 
 Modes = Complex[Array, "*lead H"]
-# A larger nu_log gives the radius 0 anyway, and far beyond it its slope would be 0 · ∞.
+# A larger nu_log gives the radius 0 too, and a much larger one would give the slope 0 · ∞.
 LARGEST_NU_LOG = 10
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class lru(Cell):
-    """The LRU: a linear recurrence of damped complex oscillations, one a hidden unit.
+    """The LRU: a linear recurrence of damped complex oscillations, one for each hidden unit.
 
         z_t = γ ⊙ (u_t B),    γ = exp(gamma_log),    B = b_re + i b_im                       (R1)
         x_t = a ⊙ x_{t-1} + z_t,    a = exp(-exp(nu_log) + i exp(theta_log))                 (R2)
         y_t = Re(x_t C),    C = c_re + i c_im                                                (R3)
 
-    for inputs u_t and the complex state x_t, the carry. |a| < 1 whatever the parameters. Backward,
-    with λ_t = ∂L/∂Re x_t - i ∂L/∂Im x_t, which is JAX's cotangent of a complex number,
+    for inputs u_t and the complex state x_t, which is the carry. |a| < 1 for all parameters.
+    Backward, with λ_t = ∂L/∂Re x_t - i ∂L/∂Im x_t, which is JAX's cotangent of a complex number,
+    and the loss ℓ_{t-1} of step t-1,
 
-        λ_{t-1} = λ_t ⊙ a + (what step t-1 sends back itself)                                (R4)
+        λ_{t-1} = λ_t ⊙ a + ∂ℓ_{t-1}/∂x_{t-1}                                                (R4)
         ∂L/∂a   = Σ_t λ_t ⊙ x_{t-1},    ∂L/∂z_t = λ_t                                        (R5)
 
-    In this convention dL = Re Σ λ dx, so the adjoint multiplies by a and not by its conjugate; the
-    direction of steepest ascent is the conjugate of λ, which only who learns the complex carry that
-    starts a sequence need mind, since all parameters are real.
+    In this convention dL = Re Σ λ dx, so the adjoint multiplies by a and not by the conjugate of a.
+    The direction of steepest ascent is the conjugate of λ. This matters only for a learned complex
+    carry, since all parameters are real.
 
-    There is no skip D u_t, since outputs depend on the carry alone; a residual connection around
-    the cell is D = identity.
+    The cell has no skip connection D u_t, since outputs depend on the carry alone. A residual
+    connection around the cell is D = identity.
+
+    Parameters: `nu_log`, `theta_log`, `gamma_log` `(H)`, `b_re`, `b_im` `(I, H)`, `c_re`, `c_im`
+    `(H, O)`, all of one floating-point dtype; `init` draws B and C normal, with variance 1/2I and
+    1/H for each of the real and imaginary parts, and sets γ = √(1 - |a|²), so that white noise
+    keeps its variance. The carry is x `(*batch, H)`, complex128 for float64 params and complex64
+    for narrower ones. Inputs are `(*batch, I)`, outputs are `(*batch, O)` of the params' dtype,
+    dimensionless.
 
     Args:
         hidden_size: H, the number of complex modes, at least 1; ValueError below, TypeError if not
             an int.
-        output_size: O, at least 1; H unless given.
-        r_min: |a| starts uniform over the ring r_min ≤ |a| ≤ r_max by area, 0 ≤ r_min < r_max ≤ 1;
-            ValueError otherwise.
-        r_max: likewise.
-        max_phase: the phase of a, in radians a step, starts uniform in (0, max_phase); above 0 and
-            at most 2π, ValueError otherwise.
+        output_size: O, at least 1; defaults to H.
+        r_min: the inner radius of the ring r_min ≤ |a| ≤ r_max. The initial a is uniform over the
+            area of this ring. 0 ≤ r_min < r_max ≤ 1; ValueError otherwise.
+        r_max: the outer radius of this ring.
+        max_phase: the initial phase of a, in radians for each step, is uniform in (0, max_phase).
+            Above 0 and at most 2π; ValueError otherwise.
 
-    Returns:
-        A Cell with params `nu_log`, `theta_log`, `gamma_log` (H), `b_re`, `b_im` (I, H), `c_re`,
-        `c_im` (H, O), all of one floating dtype, and the carry x `(*batch, H)`, complex128 for
-        float64 and complex64 for narrower params. Inputs `(*batch, I)`, outputs `(*batch, O)` of
-        the params' dtype, dimensionless. `init` draws B and C normal, of variance 1/2I and 1/H a
-        part, and sets γ = √(1 - |a|²), so that white noise keeps its variance.
-
-    Gradient: exact, hand-written. Time: no product in the loop; O(H) a step and row, in order. Memory:
-    x alone, 2·T·B·H real numbers.
+    Gradient: exact, hand-written. Time: no product in the loop; O(H) for each step and row, in
+    order. Memory: x, 2·T·B·H real numbers.
 
     Source: A. Orvieto, S. L. Smith, A. Gu, A. Fernando, C. Gulcehre, R. Pascanu, S. De,
     "Resurrecting recurrent neural networks for long sequences", ICML 2023; arXiv:2303.06349.
@@ -76,10 +77,8 @@ class lru(Cell):
         if self.output_size is None:
             self.replace_fields(output_size=self.hidden_size)
         check.require_int("output_size", self.output_size, least=1)
-        r_min, r_max = (
-            check.require_number("r_min", self.r_min),
-            check.require_number("r_max", self.r_max),
-        )
+        r_min = check.require_number("r_min", self.r_min)
+        r_max = check.require_number("r_max", self.r_max)
         is_ring = 0 <= r_min < r_max <= 1
         check.require(is_ring, "r_min, r_max", f"{r_min}, {r_max}", "0 <= r_min < r_max <= 1")
         max_phase = check.require_number("max_phase", self.max_phase)
@@ -89,7 +88,7 @@ class lru(Cell):
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shape of each parameter; None for any size."""
+        """The shape of each parameter; None stands for any size."""
         mode, b = (self.hidden_size,), (None, self.hidden_size)
         c = (self.hidden_size, self.output_size)
         modes = {"nu_log": mode, "theta_log": mode, "gamma_log": mode}
@@ -99,18 +98,20 @@ class lru(Cell):
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
-        wide, keys = kernels.at_least_float32(dtype), jax.random.split(key, 5)
-        hidden_size, output_size = self.hidden_size, int(self.output_size or self.hidden_size)
+        wide = kernels.at_least_float32(dtype)
+        keys = jax.random.split(key, 5)
+        hidden_size = self.hidden_size
+        output_size = int(self.output_size or hidden_size)
         r_min, r_max = self.r_min, self.r_max
 
         def normal(key: Key, rows: int, columns: int, variance: float) -> jax.Array:
             return math.sqrt(variance) * jax.random.normal(key, (rows, columns), wide)
 
         eps = float(jnp.finfo(wide).eps)
-        # Neither 0 nor 1: a logarithm of each number, and of one minus it, follows.
+        # Excludes 0 and 1, since the logarithms of u and of 1 - u follow.
         area, phase = jax.random.uniform(keys[0], (2, hidden_size), wide, eps, 1 - eps)
         one_minus_square = 1 - r_max**2 + area * (r_max**2 - r_min**2)  # 1 - |a|²
-        # |a|² = r_max² (1 - …), whose logarithm exists for the smallest r_max too.
+        # |a|² = r_max² (1 - …), a form whose logarithm is finite for the smallest r_max too.
         log_radius = math.log(r_max) + jnp.log1p(-area * (1 - (r_min / r_max) ** 2)) / 2
         params = {
             "nu_log": jnp.log(-log_radius),
@@ -126,30 +127,32 @@ class lru(Cell):
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Modes:
-        """Zero modes."""
+        """Returns zero modes."""
         zero = kernels.zeros(self.hidden_size, batch_shape, kernels.at_least_float32(dtype))
         return jax.lax.complex(zero, zero)
 
     def project(self, params: Params, xs: Array) -> GateInputs:
-        """γ ⊙ (u B)."""
+        """Returns z = γ ⊙ (u B)."""
         check.require_params("lru", params, self.parameter_shapes)
         for name in ("b_re", "b_im"):
             check.require_features("xs", "lru", xs, size=params[name].shape[0])
-        us, p = jnp.asarray(xs, params["b_re"].dtype), _wide(params)
-        us, gamma = us.astype(p["b_re"].dtype), jnp.exp(p["gamma_log"])
-        # γ goes into B, so that the gradient of γ needs no (T, *batch, H) array of its own.
+        p = _wide(params)
+        us = jnp.asarray(xs, params["b_re"].dtype).astype(p["b_re"].dtype)
+        gamma = jnp.exp(p["gamma_log"])
+        # γ scales B and not z, so that the gradient of γ needs no (T, *batch, H) array.
         z_re, z_im = (us @ kernels.scale(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
         return GateInputs(Affine(None, jax.lax.complex(z_re, z_im)))
 
     def prepare(self, params: Params) -> Complex[Array, " H"]:
-        """a."""
+        """Returns a."""
         p = _wide(params)
-        nu, phase = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG)), jnp.exp(p["theta_log"])
+        nu = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG))
+        phase = jnp.exp(p["theta_log"])
         radius = jnp.exp(-nu)
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(self, params: Params, carries: Modes) -> Float[Array, "*lead O"]:
-        """Re(x C)."""
+        """Returns y = Re(x C)."""
         check.require_params("lru", params, self.parameter_shapes)
         p = _wide(params)
         ys = jnp.real(carries) @ p["c_re"] - jnp.imag(carries) @ p["c_im"]  # (R3)
@@ -158,22 +161,22 @@ class lru(Cell):
     def advance(
         self, w: Complex[Array, " H"], carry: Modes, z: GateInputs
     ) -> tuple[Modes, tuple[()]]:
-        """One step of (R2)."""
+        """Runs one step of (R2)."""
         return linear.advance(w, carry, z)
 
     def adjoint(
         self, w: Complex[Array, " H"], residuals: Residuals, d_carry: Modes
     ) -> tuple[Modes, Modes]:
-        """One step of (R4)."""
+        """Runs one step of (R4)."""
         return linear.adjoint(w, residuals, d_carry)
 
     def gradients(
         self, w: Complex[Array, " H"], residuals: Residuals, deltas: Modes
     ) -> tuple[Complex[Array, " H"] | None, GateInputs]:
-        """All of (R5)."""
+        """Returns (R5) for all steps."""
         return linear.gradients(w, residuals, deltas)
 
 
 def _wide(params: Params) -> Params:
-    """The parameters in the dtype of the state's real part."""
+    """Returns the parameters in the dtype of the real part of the state."""
     return {name: jnp.asarray(p, kernels.at_least_float32(p.dtype)) for name, p in params.items()}

@@ -1,4 +1,4 @@
-"""The long short-term memory of Hochreiter and Schmidhuber (1997), with forget gate."""
+"""The long short-term memory of Hochreiter and Schmidhuber (1997), with a forget gate."""
 
 import dataclasses
 from collections import namedtuple
@@ -16,19 +16,19 @@ from jaxrnn.types import Carry, Params, Residuals, State
 
 
 class LSTMCarry(NamedTuple):
-    """The hidden state h and the memory c, each `(*batch, H)`; h `(*batch, P)` if projected."""
+    """The hidden state h and the memory c, each `(*batch, H)`; h is `(*batch, P)` if projected."""
 
     h: State
     c: State
 
 
 class LSTMGates(namedtuple("LSTMGates", "i f g o")):
-    """One array `(*batch, H)` a gate: pre-activations, activations or their cotangents."""
+    """One array `(*batch, H)` for each gate: pre-activations, values or cotangents."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LSTMCell(GatedCell):
-    """What the LSTM and its variants share: the gates i, f, g, o and a memory beside the state."""
+    """The shared parts of the LSTM variants: the gates i, f, g, o, and the memory c."""
 
     forget_bias: float = dataclasses.field(default=1.0, kw_only=True)
 
@@ -38,19 +38,19 @@ class LSTMCell(GatedCell):
 
     @property
     def gate_biases(self) -> LSTMGates:
-        """The forget gate's bias starts at `forget_bias`, the others at 0."""
+        """The initial biases of the gates: `forget_bias` for f, 0 for the others."""
         return LSTMGates(0.0, self.forget_bias, 0.0, 0.0)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """The zero state; c is a sum over all time, and float32 at least."""
+        """Returns the zero state; c is float32 at least, since it is a sum over all time."""
         h = kernels.zeros(self.state_size, batch_shape, dtype)
         c = kernels.zeros(self.hidden_size, batch_shape, kernels.at_least_float32(dtype))
         return LSTMCarry(h, c)
 
     def output(self, params: Params, carries: Carry) -> State:
-        """The hidden state, y = h."""
+        """Returns the hidden state, y = h."""
         return check.require_instance("carry", carries, LSTMCarry).h
 
     def _advance(self, w: Any, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, Any]:
@@ -65,14 +65,15 @@ class LSTMCell(GatedCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class lstm(LSTMCell):
-    """The LSTM as in PyTorch and cuDNN, with a single bias.
+    """The LSTM of PyTorch and cuDNN, with a single bias.
 
         z_t      = x_t W_x + b                                                               (L1)
-        i, f, o  = σ(z_t + h_{t-1} W_h),    g = tanh(z_t + h_{t-1} W_h), each its own columns (L2)
+        a_t      = z_t + h_{t-1} W_h,    i, f, o = σ(a_t),    g = tanh(a_t)                  (L2)
         c_t      = f ⊙ c_{t-1} + i ⊙ g                                                       (L3)
         h_t      = o ⊙ tanh(c_t),    y_t = h_t                                               (L4)
 
-    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and m = tanh(c_t),
+    where the columns of a_t are split between the gates, and backward, with λ_t = ∂L/∂h_t, μ_t =
+    ∂L/∂c_t and m = tanh(c_t),
 
         μ_t     += λ_t ⊙ o ⊙ (1 - m²)                                                        (L5)
         δ_i = μ_t ⊙ g ⊙ i(1-i)          δ_f = μ_t ⊙ c_{t-1} ⊙ f(1-f)
@@ -80,19 +81,18 @@ class lstm(LSTMCell):
         λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ f                              (L7)
         ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o],    ∂L/∂z_t = δ_t                          (L8)
 
+    Parameters: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, with gates in the order i, f, g, o, all of
+    one floating-point dtype. The carry is `LSTMCarry(h, c)`, each `(*batch, H)`; c is float32 if
+    params are narrower. Inputs are x `(*batch, I)`, outputs are h `(*batch, H)`, dimensionless.
+
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+        forget_bias: the initial value of the forget gate's part of `b`. Nothing is added to it
+            later.
 
-    Returns:
-        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o,
-        all of one floating dtype, and the carry `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x
-        `(*batch, I)`, outputs h `(*batch, H)`, dimensionless. c is float32 where params are
-        narrower.
-
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
-    6·T·B·H.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h, c and
+    the four gates, 6·T·B·H.
 
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
@@ -102,7 +102,7 @@ class lstm(LSTMCell):
 def lstm_advance(
     w: RecurrentKernel, carry: LSTMCarry, z: GateInputs
 ) -> tuple[LSTMCarry, LSTMGates]:
-    """The next state and memory, and the values of the gates."""
+    """Returns the next state and memory, and the values of the gates."""
     p = LSTMGates(*kernels.split_gates(kernels.recurrent_product(carry.h, w), 4))
     c, i, f, g = update_memory(p, carry.c, z)
     o = sigmoid(z.gates.o + p.o)  # (L2)
@@ -112,7 +112,7 @@ def lstm_advance(
 def lstm_adjoint(
     w: RecurrentKernel, residuals: Residuals, d_carry: LSTMCarry
 ) -> tuple[LSTMCarry, LSTMGates]:
-    """(L5) to (L7)."""
+    """Returns (L5) to (L7)."""
     f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
     d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
     delta_o = d_carry.h * m * o * (1 - o)  # (L6)
@@ -124,24 +124,29 @@ def lstm_adjoint(
 def lstm_gradients(
     w: RecurrentKernel, residuals: Residuals, deltas: LSTMGates
 ) -> tuple[RecurrentKernel, GateInputs]:
-    """(L8)."""
+    """Returns (L8)."""
     hs_tm1 = residuals.previous_carry.h
     d_w = kernels.recurrent_kernel_gradient(hs_tm1, kernels.join_gates(*deltas), w)
     return d_w, GateInputs(deltas)  # (L8)
 
 
 def update_memory(p: LSTMGates, c_tm1: State, z: GateInputs) -> tuple[State, State, State, State]:
-    """c_t, i, f, g of (L2) and (L3), where p is the recurrence's share of each gate."""
+    """Returns c_t, i, f, g of (L2) and (L3).
+
+    p is the contribution of the recurrence to each gate.
+    """
     x = z.gates
-    i, f, g = sigmoid(x.i + p.i), sigmoid(x.f + p.f), tanh(x.g + p.g)  # (L2)
+    i, f = sigmoid(x.i + p.i), sigmoid(x.f + p.f)  # (L2)
+    g = tanh(x.g + p.g)  # (L2)
     return f * c_tm1 + i * kernels.scale(g, z.dropout_mask), i, f, g  # (L3)
 
 
 def update_memory_adjoint(
     residuals: Residuals, gates: LSTMGates, d_c: State, delta_o: State
 ) -> LSTMGates:
-    """All of (L6), from μ_t and δ_o."""
-    (i, f, g, _), dropout_mask = gates, residuals.z.dropout_mask
+    """Returns (L6), from μ_t and δ_o."""
+    i, f, g, _ = gates
+    dropout_mask = residuals.z.dropout_mask
     return LSTMGates(
         i=d_c * kernels.scale(g, dropout_mask) * i * (1 - i),
         f=d_c * residuals.previous_carry.c * f * (1 - f),

@@ -12,18 +12,19 @@ from jaxrnn.types import Params, Residuals, State
 
 
 class MGUGates(namedtuple("MGUGates", "f n")):
-    """One array `(*batch, H)` a gate f, n: pre-activations, values or cotangents."""
+    """One array `(*batch, H)` for each gate: pre-activations, values or cotangents."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class mgu(GatedCell):
-    """The minimal gated unit: a GRU whose one gate both forgets and resets.
+    """The minimal gated unit: a GRU with one gate, which both forgets and resets.
 
-        x_f, x_n = x_t W_x + b, each its own columns                                         (M1)
+        x_f, x_n = x_t W_x + b                                                               (M1)
         f = σ(x_f + h_{t-1} W_f),    n = tanh(x_n + (f ⊙ h_{t-1}) W_n)                       (M2)
         h_t = (1 - f) ⊙ h_{t-1} + f ⊙ n,    y_t = h_t                                        (M3)
 
-    where W_h = [W_f W_n]. Backward, with λ_t = ∂L/∂h_t,
+    where the columns of x_t W_x + b are split between the gates, and W_h = [W_f W_n]. Backward,
+    with λ_t = ∂L/∂h_t,
 
         δ_n = λ_t ⊙ f ⊙ (1-n²),    u = δ_n W_nᵀ = ∂L/∂(f ⊙ h_{t-1})                          (M4)
         δ_f = (λ_t ⊙ (n - h_{t-1}) + u ⊙ h_{t-1}) ⊙ f(1-f)                                   (M5)
@@ -32,17 +33,16 @@ class mgu(GatedCell):
 
     and ∂L/∂x_f, x_n = δ_f, δ_n.
 
+    Parameters: `w_x (I, 2H)`, `w_h (H, 2H)`, `b (2H)`, with gates in the order f, n, all of one
+    floating-point dtype. The carry is h `(*batch, H)`, inputs are x `(*batch, I)`, outputs are h
+    `(*batch, H)`, dimensionless.
+
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
 
-    Returns:
-        A Cell with params `w_x (I, 2H)`, `w_h (H, 2H)`, `b (2H)`, gates in the order f, n, all of
-        one floating dtype, and the carry h `(*batch, H)`. Inputs x `(*batch, I)`, outputs h
-        `(*batch, H)`, dimensionless.
-
-    Gradient: exact, hand-written. Time: two recurrent products a step forward and two backward, one
-    after the other; the kernels' gradients are two more for all steps at once. Memory: h, f and n,
-    3·T·B·H.
+    Gradient: exact, hand-written. Time: two recurrent products a step forward and two backward, in
+    order; the gradients of the kernels are two more products, for all steps at once. Memory: h, f
+    and n, 3·T·B·H.
 
     Source: G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, "Minimal gated unit for recurrent neural
     networks", International Journal of Automation and Computing 13 (2016); arXiv:1603.09420.
@@ -50,11 +50,11 @@ class mgu(GatedCell):
 
     @property
     def gate_biases(self) -> MGUGates:
-        """Both gates' biases start at 0."""
+        """The initial biases of both gates, 0."""
         return MGUGates(0.0, 0.0)
 
     def prepare(self, params: Params) -> ResetBeforeWeights:
-        """The kernels of gate and candidate apart, with their transposes."""
+        """Returns the kernels of gate and candidate, with their transposes."""
         w_f, w_n = kernels.split_gates(params["w_h"], 2)
         return ResetBeforeWeights(kernels.recurrent_kernel(w_f), kernels.recurrent_kernel(w_n))
 

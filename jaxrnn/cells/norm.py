@@ -1,4 +1,4 @@
-"""Layer normalisation inside a cell, with its hand-written adjoint.
+"""Layer normalisation inside a cell, with a hand-written adjoint.
 
     â = (a - mean a) / σ,    σ² = mean (a - mean a)² + ε                                     (N1)
 
@@ -6,7 +6,8 @@ over the last axis, and backward, with g = ∂L/∂â,
 
     ∂L/∂a = (g - mean g - â mean(g ⊙ â)) / σ                                                 (N2)
 
-So the backward pass needs only â and 1/σ, one number a row. A row of equal numbers has â = 0.
+So the backward pass needs only â, and 1/σ, one number for each row. A row of equal numbers has â =
+0.
 """
 
 from collections import namedtuple
@@ -23,22 +24,23 @@ from jaxrnn.types import Array, State
 
 
 class Normalized(namedtuple("Normalized", "values inverse_std")):
-    """â of (N1), `(*lead, F)`, and 1/σ, `(*lead, 1)`, in float32 at least."""
+    """â of (N1), `(*lead, F)`, and 1/σ, `(*lead, 1)`, which is float32 at least."""
 
     def adjoint(self, d_values: Float[Array, "*lead F"]) -> Float[Array, "*lead F"]:
-        """∂L/∂a of (N2), from g = ∂L/∂â."""
+        """Returns ∂L/∂a of (N2), from g = ∂L/∂â."""
         g, values = (jnp.asarray(x, self.inverse_std.dtype) for x in (d_values, self.values))
-        along = jnp.mean(g * values, axis=-1, keepdims=True)
-        d_a = (g - jnp.mean(g, axis=-1, keepdims=True) - values * along) * self.inverse_std
+        mean_g = jnp.mean(g, axis=-1, keepdims=True)
+        mean_product = jnp.mean(g * values, axis=-1, keepdims=True)
+        d_a = (g - mean_g - values * mean_product) * self.inverse_std
         return d_a.astype(d_values.dtype)
 
 
 class NormalizedSaved(namedtuple("NormalizedSaved", "gates product")):
-    """The gates' values, and the normalised recurrent product."""
+    """The values of the gates, and the normalised recurrent product."""
 
 
 def normalize(a: Float[Array, "*lead F"], epsilon: float) -> Normalized:
-    """(N1), with its statistics in float32 at least."""
+    """Returns (N1), with mean and variance in float32 at least."""
     wide = jnp.asarray(a, kernels.at_least_float32(a.dtype))
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
@@ -47,25 +49,25 @@ def normalize(a: Float[Array, "*lead F"], epsilon: float) -> Normalized:
 
 
 def check_epsilon(epsilon: float) -> float:
-    """ε if it is a finite number above 0; otherwise our error."""
+    """Returns ε if it is a finite number above 0; raises an error otherwise."""
     return check.require_finite("epsilon", check.require_positive("epsilon", epsilon))
 
 
 def product_adjoint(w: Any, product: Any, d_gained: Gates) -> Gates:
-    """∂L/∂p of the normalised product p, from the cotangent of p̂ ⊙ gain_h."""
+    """Returns ∂L/∂p of the normalised product p, from the cotangent of p̂ ⊙ gain_h."""
     return product.adjoint(kernels.scale(d_gained, w.gain_h))
 
 
 def product_gradients(
     w: Any, h_tm1: State, product: Any, d_gained: Gates
 ) -> tuple[RecurrentKernel, Vector]:
-    """∂L/∂W_h and ∂L/∂gain_h."""
+    """Returns ∂L/∂W_h and ∂L/∂gain_h."""
     d_product = product_adjoint(w, product, d_gained)
     d_w_h = kernels.recurrent_kernel_gradient(h_tm1, d_product, w.w_h)
     return d_w_h, kernels.bias_gradient(d_gained * product.values)
 
 
 def project_gates(p: Any, params: Any, gates: int) -> list[Any]:
-    """p̂ ⊙ gain_x + b for the normalised input product, one array a gate."""
+    """Returns p̂ ⊙ gain_x + b for the normalised input product, one array for each gate."""
     gained = kernels.scale(p.values, params["gain_x"])
     return list(kernels.split_gates(kernels.add_bias(gained, params["b"]), gates))

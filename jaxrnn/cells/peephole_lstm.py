@@ -19,59 +19,64 @@ from jaxrnn.types import Params, Residuals
 
 
 class Weights(namedtuple("Weights", "w_h p_i p_f p_o")):
-    """The recurrent kernel, and the peephole of each gate, `(H)`."""
+    """The recurrent kernel, and the peephole weights of each gate, `(H)`."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class peephole_lstm(LSTMCell):
-    """The LSTM whose gates see the memory, each unit its own.
+    """The LSTM in which each unit's gates read its memory, through peepholes.
 
-        z_t   = x_t W_x + b,    a_t = z_t + h_{t-1} W_h, each gate its own columns           (P1)
+        z_t   = x_t W_x + b,    a_t = z_t + h_{t-1} W_h                                      (P1)
         i     = σ(a_i + p_i ⊙ c_{t-1}),    f = σ(a_f + p_f ⊙ c_{t-1}),    g = tanh(a_g)      (P2)
         c_t   = f ⊙ c_{t-1} + i ⊙ g                                                          (P3)
         o     = σ(a_o + p_o ⊙ c_t),    h_t = o ⊙ tanh(c_t),    y_t = h_t                     (P4)
 
-    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and m = tanh(c_t),
+    where the columns of a_t are split between the gates, and backward, with λ_t = ∂L/∂h_t, μ_t =
+    ∂L/∂c_t and m = tanh(c_t),
 
         δ_o   = λ_t ⊙ m ⊙ o(1-o),    μ_t += λ_t ⊙ o ⊙ (1 - m²) + δ_o ⊙ p_o                   (P5)
-        δ_i, δ_f, δ_g from μ_t as in the LSTM                                                (P6)
+        δ_i, δ_f, δ_g from μ_t                                                               (P6)
         λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ f + δ_i ⊙ p_i + δ_f ⊙ p_f      (P7)
         ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o],    ∂L/∂z_t = δ_t,
-        ∂L/∂p_i  = Σ_t δ_i ⊙ c_{t-1},    p_f likewise,    ∂L/∂p_o = Σ_t δ_o ⊙ c_t            (P8)
+        ∂L/∂p_i  = Σ_t δ_i ⊙ c_{t-1},    ∂L/∂p_f = Σ_t δ_f ⊙ c_{t-1},
+        ∂L/∂p_o  = Σ_t δ_o ⊙ c_t                                                             (P8)
+
+    where δ_i, δ_f and δ_g follow from μ_t as in (L6) of `lstm`.
+
+    Parameters: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, with gates in the order i, f, g, o, and
+    `p_i`, `p_f`, `p_o`, each `(H)`, all of one floating-point dtype. The peepholes are initialised
+    to zero, so the cell starts as an LSTM. The carry is `LSTMCarry(h, c)`, each `(*batch, H)`; c is
+    float32 if params are narrower. Inputs are x `(*batch, I)`, outputs are h `(*batch, H)`,
+    dimensionless.
 
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
-        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+        forget_bias: the initial value of the forget gate's part of `b`. Nothing is added to it
+            later.
 
-    Returns:
-        A Cell with params `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H)`, gates in the order i, f, g, o,
-        and `p_i`, `p_f`, `p_o`, each `(H)`, all of one floating dtype, and the carry
-        `LSTMCarry(h, c)`, each `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, H)`,
-        dimensionless. The peepholes start at zero, so the cell starts as an LSTM.
-        c is float32 where params are narrower.
+    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in
+    order; the gradient of the kernel is one more product, for all steps at once. Memory: h, c and
+    the four gates, 6·T·B·H.
 
-    Gradient: exact, hand-written. Time: one recurrent product a step forward and one backward, in order;
-    the kernel's gradient is one more for all steps at once. Memory: h, c and the four gates,
-    6·T·B·H.
-
-    Source: F. Gers, J. Schmidhuber, "Recurrent nets that time and count", IJCNN 2000, here with the
-    whole gradient and not theirs, which is truncated; A. Graves, "Generating sequences with
-    recurrent neural networks", arXiv:1308.0850, eq. (7)-(11).
+    Source: F. Gers, J. Schmidhuber, "Recurrent nets that time and count", IJCNN 2000, whose
+    gradient is truncated, while this one is exact; A. Graves, "Generating sequences with recurrent
+    neural networks", arXiv:1308.0850, eq. (7)-(11).
     """
 
     @property
     def extra_parameters(self) -> dict[str, Parameter]:
-        """The peepholes."""
+        """The peephole weights."""
         peephole = Parameter((self.hidden_size,), initializers.zeros)
         return {"p_i": peephole, "p_f": peephole, "p_o": peephole}
 
     def prepare(self, params: Params) -> Weights:
-        """The recurrent kernel with its transpose, and the peepholes."""
+        """Returns the recurrent kernel with its transpose, and the peephole weights."""
         return weights_of(Weights, params)
 
     def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, LSTMGates]:
         p = LSTMGates(*kernels.split_gates(kernels.recurrent_product(carry.h, w.w_h), 4))
-        peephole_i, peephole_f = (kernels.scale(carry.c, weight) for weight in (w.p_i, w.p_f))
+        peephole_i = kernels.scale(carry.c, w.p_i)
+        peephole_f = kernels.scale(carry.c, w.p_f)
         p = p._replace(i=p.i + peephole_i, f=p.f + peephole_f)
         c, i, f, g = update_memory(p, carry.c, z)  # (P2), (P3)
         o = sigmoid(z.gates.o + p.o + kernels.scale(c, w.p_o))
@@ -93,5 +98,7 @@ class peephole_lstm(LSTMCell):
     ) -> tuple[Weights, GateInputs]:
         d_w_h, d_z = lstm_gradients(w.w_h, residuals, deltas)
         c_tm1, c = residuals.previous_carry.c, residuals.carry.c
-        products = deltas.i * c_tm1, deltas.f * c_tm1, deltas.o * c
-        return Weights(d_w_h, *map(kernels.bias_gradient, products)), d_z  # (P8)
+        d_p_i = kernels.bias_gradient(deltas.i * c_tm1)
+        d_p_f = kernels.bias_gradient(deltas.f * c_tm1)
+        d_p_o = kernels.bias_gradient(deltas.o * c)
+        return Weights(d_w_h, d_p_i, d_p_f, d_p_o), d_z  # (P8)

@@ -20,41 +20,47 @@ from jaxrnn.types import Params, Residuals
 
 
 class Weights(namedtuple("Weights", "w_h w_p w_p_t")):
-    """The recurrent kernel, the projection `(H, P)` and its transpose, None in a gradient."""
+    """The recurrent kernel, the projection `(H, P)`, and its transpose, which is None in a
+    gradient.
+    """
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class projected_lstm(LSTMCell):
-    """The LSTM whose state is a linear projection of its output, as in PyTorch (`proj_size`).
+    """The LSTM whose state is a linear projection of its output, `proj_size` in PyTorch.
 
         z_t      = x_t W_x + b                                                               (J1)
-        i, f, o  = σ(z_t + h_{t-1} W_h),    g = tanh(z_t + h_{t-1} W_h), each its own columns (J2)
+        a_t      = z_t + h_{t-1} W_h,    i, f, o = σ(a_t),    g = tanh(a_t)                  (J2)
         c_t      = f ⊙ c_{t-1} + i ⊙ g                                                       (J3)
         s_t      = o ⊙ tanh(c_t),    h_t = s_t W_p,    y_t = h_t                             (J4)
 
-    and backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and m = tanh(c_t),
+    where the columns of a_t are split between the gates, and backward, with λ_t = ∂L/∂h_t, μ_t =
+    ∂L/∂c_t and m = tanh(c_t),
 
         σ_t      = λ_t W_pᵀ = ∂L/∂s_t,    μ_t += σ_t ⊙ o ⊙ (1 - m²)                          (J5)
-        δ_i, δ_f, δ_g from μ_t as in the LSTM,    δ_o = σ_t ⊙ m ⊙ o(1-o)                     (J6)
+        δ_i, δ_f, δ_g from μ_t,    δ_o = σ_t ⊙ m ⊙ o(1-o)                                    (J6)
         λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ f                              (J7)
         ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o],    ∂L/∂W_p = Σ_t s_tᵀ λ_t,
         ∂L/∂z_t  = δ_t                                                                       (J8)
 
-    Args:
-        hidden_size: H, features of the memory, at least 1; ValueError below, TypeError if not an
-            int.
-        projection_size: P, features of the state and the output, likewise.
-        forget_bias: what `init` puts into the forget gate's part of `b`; nothing is added later.
+    where δ_i, δ_f and δ_g follow from μ_t as in (L6) of `lstm`.
 
-    Returns:
-        A Cell with params `w_x (I, 4H)`, `w_h (P, 4H)`, `b (4H)`, gates in the order i, f, g, o,
-        and `w_p (H, P)`, all of one floating dtype, and the carry `LSTMCarry(h, c)`, h
-        `(*batch, P)`, c `(*batch, H)`. Inputs x `(*batch, I)`, outputs h `(*batch, P)`,
-        dimensionless. `init` draws w_p Lecun-normal. c is float32 where params are narrower.
+    Parameters: `w_x (I, 4H)`, `w_h (P, 4H)`, `b (4H)`, with gates in the order i, f, g, o, and
+    `w_p (H, P)`, all of one floating-point dtype; `init` draws w_p Lecun-normal. The carry is
+    `LSTMCarry(h, c)`, h `(*batch, P)` and c `(*batch, H)`; c is float32 if params are narrower.
+    Inputs are x `(*batch, I)`, outputs are h `(*batch, P)`, dimensionless.
+
+    Args:
+        hidden_size: H, the features of the memory, at least 1; ValueError below, TypeError if not
+            an int.
+        projection_size: P, the features of state and output, at least 1; ValueError below,
+            TypeError if not an int.
+        forget_bias: the initial value of the forget gate's part of `b`. Nothing is added to it
+            later.
 
     Gradient: exact, hand-written. Time: two products a step forward and two backward, in order; the
-    kernels' gradients are one more each for all steps at once. Memory: h, c and the four gates,
-    T·B·(5H + P).
+    gradients of the kernels are one more product each, for all steps at once. Memory: h, c and the
+    four gates, T·B·(5H + P).
 
     Source: H. Sak, A. Senior, F. Beaufays, "Long short-term memory recurrent neural network
     architectures for large scale acoustic modeling", Interspeech 2014; without its peepholes and
@@ -79,7 +85,7 @@ class projected_lstm(LSTMCell):
         return self.projection_size
 
     def prepare(self, params: Params) -> Weights:
-        """Both kernels with their transposes."""
+        """Returns both kernels with their transposes."""
         w_p = params["w_p"]
         return Weights(kernels.recurrent_kernel(params["w_h"]), w_p, w_p.T)
 

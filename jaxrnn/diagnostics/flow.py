@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxrnn import check, sequence, tree
+from jaxrnn import check, runner, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
 from jaxrnn.transforms.rows import batch_axes, row_norm
@@ -113,7 +113,7 @@ def per_step_gradients(
 
 
 def saturation(
-    states: sequence.History, *, mask: Bool[Array, " T *batch"] | None = None, tail: float = 0.05
+    states: runner.History, *, mask: Bool[Array, " T *batch"] | None = None, tail: float = 0.05
 ) -> dict[str, jax.Array]:
     """Returns the share of values of each gate that lie near either end of its range, per step.
 

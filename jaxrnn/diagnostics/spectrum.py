@@ -99,8 +99,8 @@ def jacobian_spectrum(
 
     def backward(state: tuple[jax.Array, jax.Array], inputs: tuple[Carry, PyTree]) -> PyTree:
         v, m = state
-        carry_tm1, x = inputs
-        vjp = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), carry_tm1)
+        previous_carry, x = inputs
+        vjp = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), previous_carry)
 
         def cotangent(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
@@ -125,8 +125,8 @@ def jacobian_spectrum(
         jnp.broadcast_to(q, (*batch, *q.shape)),
         jnp.broadcast_to(identity, (*batch, *identity.shape)),
     )
-    _, carries_tm1 = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    _, (logs, steps, products) = jax.lax.scan(backward, start, (carries_tm1, xs), reverse=True)
+    _, previous_carries = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
+    _, (logs, steps, products) = jax.lax.scan(backward, start, (previous_carries, xs), reverse=True)
     exponents = jnp.sort(jnp.sum(logs, 0) / max(1, len(logs)), axis=-1, descending=True)
     products = jnp.concatenate([jnp.ones_like(exponents)[None], jnp.flip(products, 0)])
     return JacobianSpectrum(exponents, steps, products, size)

@@ -60,7 +60,7 @@ def expression_of(value: Any) -> str:
     """
     match value:
         case Part() if type(value).__module__.partition(".")[0] == "jaxrnn":
-            return value.expression(expression_of)
+            return value.expression(expression_of, with_defaults=True)
         case Part():
             check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
         case LSTMCarry():

@@ -9,7 +9,7 @@ from jaxrnn.interop import layout
 from jaxrnn.types import Params, PyTree
 
 
-def read(params: PyTree, name: str | None = None) -> tuple[Any, Params]:
+def read(params: PyTree, *, name: str | None = None) -> tuple[Any, Params]:
     """Returns the cell and the parameters of a recurrent core of Haiku.
 
     Args:
@@ -30,7 +30,7 @@ def read(params: PyTree, name: str | None = None) -> tuple[Any, Params]:
     return layout.read(_layouts(params, name), _select_core(params, name))
 
 
-def write(cell: Any, params: Params, like: PyTree = None, name: str | None = None) -> PyTree:
+def write(cell: Any, params: Params, like: PyTree = None, *, name: str | None = None) -> PyTree:
     """Returns the parameters of a Haiku core that computes the same function as a cell.
 
     Args:

@@ -46,7 +46,7 @@ class Node(NamedTuple):
     unroll_options: dict[str, Any]
 
 
-def load(path: Path | str, name: str | None = None) -> Node:
+def load(path: Path | str, *, name: str | None = None) -> Node:
     """Reads a recurrent node of a model in a file; see `read`.
 
     Args:
@@ -65,12 +65,12 @@ def load(path: Path | str, name: str | None = None) -> Node:
 
     check.require_path("path", path)
     try:
-        return read(onnx.load(path), name)
+        return read(onnx.load(path), name=name)
     except DecodeError as error:
         raise ValueError(f"path: got {str(path)!r} ({error}), expected a model of ONNX") from None
 
 
-def read(model: Any, name: str | None = None) -> Node:
+def read(model: Any, *, name: str | None = None) -> Node:
     """Returns a recurrent node of a model: the cell, its parameters, and options of `unroll`.
 
     Args:

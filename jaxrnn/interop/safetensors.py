@@ -48,7 +48,7 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
         "cell": expression_of(cell),
         "input_size": str(input_size_of(cell, params)),
     }
-    Path(path).write_bytes(to_bytes(params, metadata))
+    Path(path).write_bytes(to_bytes(params, metadata=metadata))
 
 
 def load(path: Path | str) -> tuple[Any, Params]:
@@ -89,7 +89,7 @@ def load(path: Path | str) -> tuple[Any, Params]:
     return cell, fill_template(template, arrays, metadata["cell"])
 
 
-def to_bytes(params: PyTree, metadata: dict[str, str] | None = None) -> bytes:
+def to_bytes(params: PyTree, *, metadata: dict[str, str] | None = None) -> bytes:
     """Returns a file with the arrays of a tree, by path, and the metadata."""
     return safetensors.flax.save(tree.leaves_by_name(params), metadata)
 

@@ -15,7 +15,7 @@ NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)
 NONLINEARITIES = "tanh", "relu"
 
 
-def read(source: Any, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any, Params]:
+def read(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any, Params]:
     """Returns the cell or network and the parameters of a PyTorch module, or of its tensors.
 
     Args:

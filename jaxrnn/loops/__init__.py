@@ -1,4 +1,4 @@
-"""The loops, one gradient algorithm a file. `LOOPS` names them all for the laws and certificate."""
+"""The loops, one gradient algorithm in each file; `LOOPS` lists them."""
 
 from jaxrnn.loops.bptt import bptt as bptt
 from jaxrnn.loops.checkpointed import checkpointed as checkpointed
@@ -6,7 +6,8 @@ from jaxrnn.loops.randomized import randomized as randomized
 from jaxrnn.loops.scan import scan as scan
 from jaxrnn.loops.truncated import truncated as truncated
 
-# Loops by name; of a factory, members that differ in how they go through a sequence.
+# Pairs of a name and a loop. A factory has one entry for each way to divide a sequence. The law
+# tests, the certificate and the command line read this list.
 LOOPS = (
     ("scan", scan),
     ("bptt", bptt),

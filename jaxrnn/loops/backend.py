@@ -1,9 +1,9 @@
-"""What a loop does differently on CPU, GPU and TPU, and the measurement that decided it.
+"""Settings of loops on CPU, GPU and TPU, and the measurements behind them.
 
-On a CPU a step costs its arithmetic and its memory traffic, so what is at hand is kept, and a chunk
-of the sequence stays in the cache. On a GPU a step costs its kernels: each takes about 2 µs to
-launch and to run, however small it is. So as much as possible is computed for all steps of a chunk
-at once, and a loop launches what depends on the step before, and nothing else.
+On a CPU a step costs arithmetic and memory traffic. So the forward pass saves the values that the
+backward pass needs, and one chunk of the sequence fits into the cache. On a GPU a step costs kernel
+launches: a small kernel takes about 2 µs. So everything that does not depend on the previous step
+is computed for all steps of a chunk at once, and the loop launches only the rest.
 
     python -m benchmarks accelerator      on an NVIDIA H200, benchmarks/results/gpu_h200.json
     python -m benchmarks speed            on a CPU, benchmarks/results/cpu.json
@@ -23,13 +23,13 @@ class Settings(NamedTuple):
     """How loops run on one kind of device.
 
     Fields:
-        recomputes: whether the backward pass of a Cell computes the saved values again, for all
-            steps of a chunk at once, and with them the coefficients of the adjoint.
-        unroll: steps in one iteration of a loop.
-        whole_bytes: a sequence whose projections take at most so many bytes is run as a whole.
-        chunk_bytes: what the projections of one chunk take, about.
-        chunk_steps: steps in a chunk, at least. Each chunk adds an array like the weights to their
-            gradient.
+        recomputes: whether the backward pass of a Cell recomputes the saved values and the
+            coefficients of the adjoint, for all steps of a chunk at once.
+        unroll: the number of steps in one iteration of a loop.
+        whole_bytes: a sequence whose projections take at most this many bytes runs as one chunk.
+        chunk_bytes: the approximate number of bytes of the projections of one chunk.
+        chunk_steps: the least number of steps in a chunk. For each chunk, an array of the size of
+            the weights is added to their gradient.
     """
 
     recomputes: bool
@@ -39,9 +39,9 @@ class Settings(NamedTuple):
     chunk_steps: int
 
 
-# On a CPU, unrolling by 4 and recomputing were no faster (0.77 to 1.22 of the speed, 0.98 in the
-# mean). On an H200, a GRU and an LSTM of 256 units ran 2.4 times as fast recomputing and unrolled
-# by 8 as saving and not unrolled. Nothing was measured on a TPU.
+# On a CPU, unrolling by 4 and recomputing had 0.77 to 1.22 of the speed, 0.98 in the mean. On an
+# H200, a GRU and an LSTM of 256 units ran 2.4 times as fast with recomputing and unrolling by 8 as
+# with saving and no unrolling. The settings of a TPU are not measured.
 SETTINGS = {
     "cpu": Settings(False, 1, 2**23, 2**21, 8),
     "gpu": Settings(True, 8, 2**23, 2**22, 64),
@@ -51,7 +51,10 @@ _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("assumed",
 
 
 def settings() -> Settings:
-    """Those of the device that JAX uses by default; of an unknown one, those of a GPU."""
+    """Returns the settings of JAX's default device.
+
+    An unknown device gets the settings of a GPU.
+    """
     platform = _assumed.get() or jax.default_backend()
     return SETTINGS.get(platform, SETTINGS["gpu"])
 
@@ -60,10 +63,10 @@ def settings() -> Settings:
 def assume(platform: str) -> Iterator[None]:
     """Traces programs for another device than the default one: "cpu", "gpu" or "tpu".
 
-    For programs that are compiled ahead of time, and for tests.
+    This is for programs that are compiled ahead of time, and for tests.
     """
-    known = ", ".join(map(repr, SETTINGS))
-    check.require(platform in SETTINGS, "platform", repr(platform), f"one of {known}")
+    platforms = ", ".join(map(repr, SETTINGS))
+    check.require(platform in SETTINGS, "platform", repr(platform), f"one of {platforms}")
     token = _assumed.set(platform)
     try:
         yield

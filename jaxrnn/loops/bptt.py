@@ -1,4 +1,4 @@
-"""Backpropagation through time: one adjoint that runs in order, one product for each weight."""
+"""Backpropagation through time: one adjoint in order, one matrix product for each weight."""
 
 import jax
 
@@ -10,41 +10,43 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Step, StepResult
 
 
 def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-    """Run a step over time; differentiate it by the backward recurrence, exactly.
+    """Runs a step over time, and differentiates it exactly by the backward recurrence.
 
-    With c_t, y_t = step(params, c_{t-1}, x_t), λ_t = ∂L/∂c_t and ℓ the part of L that y_t enters,
+    With c_t, y_t = step(params, c_{t-1}, x_t), λ_t = ∂L/∂c_t, and ℓ_t the part of L that depends on
+    y_t,
 
         λ_{t-1} = (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                                   (1)
         ∂L/∂W   = Σ_t (∂c_t/∂W)ᵀ λ_t                                                         (2)
 
-    (1) runs backward in a scan that carries λ and nothing else; (2) is computed afterwards for all
-    steps at once. A Cell brings both (`adjoint`, `gradients`), and its input products are computed
-    for all steps before the loop. For any other step all of this is derived from its jaxpr.
+    (1) runs backward in a scan that carries λ and nothing else. (2) is computed afterwards, for all
+    steps at once. A Cell defines both (`adjoint`, `gradients`), and its input products are computed
+    for all steps before the loop. For any other step, all of this is derived from its jaxpr.
 
-    A long sequence is run in chunks, and "all steps" are those of a chunk. On a CPU, chunks are
-    small enough for the cache, and a Cell saves what its backward pass needs. On a GPU, chunks are
-    larger, a Cell keeps its carries alone, and everything but the loops is computed again for a
-    whole chunk (`jaxrnn.loops.backend` has the sizes). Chunks are equal, so a T without a suitable
-    divisor is one chunk.
+    A long sequence runs in chunks, and "all steps" are the steps of one chunk. On a CPU, a chunk
+    fits into the cache, and a Cell saves the values that its backward pass needs. On a GPU, chunks
+    are larger, a Cell keeps its carries alone, and everything outside the loops is computed again
+    for a whole chunk. `jaxrnn.loops.backend` defines the sizes. All chunks have the same number of
+    steps, so a T without a suitable divisor is one chunk.
 
     Args:
-        step: a Cell, or any pure function `(params, carry, x) -> (carry, y)`. It may close over
-            traced values; these get their gradients too. (A Cell with its own adjoint may not.)
-        params: what the step takes; leaves of any dtype.
+        step: a Cell, or any pure function `(params, carry, x) -> (carry, y)`. A function may close
+            over traced values, which get their gradients too. A Cell with its own adjoint may not.
+        params: the parameters of the step; leaves of any dtype.
         carry: the state before the first step; leaves of any dtype.
-        xs: inputs, each leaf `(T, ...)`; T = 0 is allowed.
+        xs: the inputs, each leaf `(T, ...)`; T = 0 is allowed.
 
     Returns:
         The last carry, and ys, each leaf `(T, ...)`.
 
     Raises:
         TypeError, ValueError: while tracing, if carry, params or xs do not fit the step.
-        TypeError: under forward-mode differentiation (jvp, jacfwd, linearize), which a hand-written
-            backward pass does not have; use `jaxrnn.scan`. Under jit the message is JAX's own.
+        TypeError: under forward-mode differentiation (jvp, jacfwd, linearize), since a hand-written
+            backward pass has no rule for it; use `jaxrnn.scan`. Under jit the message is JAX's.
             Forward over reverse (`jax.hessian`) works.
 
-    Gradient: exact. Time O(T), sequential depth 2T. Memory O(T): carries and what the cell saves;
-    for a plain Step what its products and its nonlinear functions made, as far as it is needed.
+    Gradient: exact. Time O(T), sequential depth 2T. Memory O(T): the carries and the values that
+    the cell saves; for a plain Step the results of its products and nonlinear functions, as far as
+    the backward pass needs them.
 
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
     """
@@ -60,7 +62,7 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
 def _run_cell(
     cell: Cell, settings: Settings, params: Params, carry: Carry, xs: PyTree
 ) -> StepResult:
-    """Chunk after chunk, each by (1) and (2)."""
+    """Runs one chunk after another, each with (1) and (2)."""
 
     def run_chunk(carry: Carry, xs: PyTree) -> StepResult:
         if not cell.has_handwritten_backward:
@@ -77,12 +79,12 @@ def _run_cell(
     return chunks.in_chunks(run_chunk, carry, xs, size)
 
 
-# A Cell does not close over traced values, so a call outside jit compiles once too.
+# A Cell does not close over traced values, so calls outside jit share one compiled program.
 _compiled = jax.jit(_run_cell, static_argnums=(0, 1))
 
 
 def _without_output(cell: Cell) -> Step:
-    """The plain step of a Cell without a backward pass of its own, whose output is its carry."""
+    """Returns `advance` of a Cell as a plain step, which outputs its carry."""
 
     def step(w: PyTree, carry: Carry, z: PyTree) -> StepResult:
         carry, _ = cell.advance(w, carry, z)

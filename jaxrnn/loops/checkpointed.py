@@ -1,4 +1,4 @@
-"""Backpropagation through time that keeps few states and computes the others anew."""
+"""Backpropagation through time that keeps few states and recomputes the others."""
 
 import dataclasses
 import functools
@@ -17,18 +17,18 @@ from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult, exact_loop
 
-# A sequence may be cut into so many segments, with so few states, that there is no end to it.
+# With many segments and few states the number of runs explodes; a plan beyond this is an error.
 MOST_RUNS = 2**24
 
 
 class Plan(NamedTuple):
-    """How a sequence is cut, and what is kept of it.
+    """How a sequence is divided into segments, and how many states are kept.
 
     Fields:
-        head: steps before the first segment, fewer than a segment has.
-        length: steps in a segment.
-        segments: N, how many segments there are.
-        num_states: s, how many of their first states are kept at a time.
+        head: the number of steps before the first segment, fewer than in a segment.
+        length: the number of steps in a segment.
+        segments: N, the number of segments.
+        states: s, the number of initial states of segments that are kept at a time.
     """
 
     head: int
@@ -39,50 +39,49 @@ class Plan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class checkpointed(Expression):
-    """A Loop with the exact gradient that keeps few states and runs the steps between them anew.
+    """A Loop with the exact gradient that keeps few states and recomputes the steps between them.
 
-    The sequence is cut into N segments of m steps. In the forward pass s of the states c_{jm} are
-    kept; in the backward pass, from the last segment to the first,
+    The sequence is divided into N segments of m steps. The forward pass keeps s of the states
+    c_{jm}. The backward pass runs from the last segment to the first, and computes
 
-        c_{jm}            from the nearest state kept before it, run forward again             (1)
-        λ_{jm}, ∂L/∂W, ∂L/∂x  of segment j by `loop`, run again from c_{jm}                    (2)
+        c_{jm}, forward from the nearest earlier state that is kept                          (1)
+        λ_{jm}, ∂L/∂W, ∂L/∂x of segment j, by `loop` from c_{jm}                             (2)
 
-    and (1) follows the binomial schedule, which for given N and s needs the fewest runs that are
-    possible (`jaxrnn.loops.schedule`). What decides on m and s is one of
+    where (1) follows the binomial schedule, which needs the fewest possible runs for N and s
+    (`jaxrnn.loops.schedule`). One of three arguments determines m and s:
 
-        levels=r    no segment is run more than r + 1 times: N ≤ (s+r)!/(s! r!), m ≈ T^(1/(r+1));
-                    r = 1, the default, keeps the first state of each of √T segments          (3)
-        num_states=s  s states, and segments of s steps: with s ~ log T, memory grows like it    (4)
-        budget=b    the m and s of least work with s states and the residuals of one segment
-                    within b bytes, on one device and before any vmap                         (5)
+        levels=r      each segment runs at most r + 1 times: N ≤ (s+r)!/(s! r!), m ≈ T^(1/(r+1));
+                      r = 1, the default, keeps the first state of each of √T segments       (3)
+        num_states=s  s states, and segments of s steps; memory is O(log T) if s ~ log T     (4)
+        budget=b      the m and s of least work for which s states and the residuals of one
+                      segment take at most b bytes, on one device and before any vmap        (5)
 
-    Inputs are projected and outputs made segment by segment too, and outputs that nobody uses
-    (many-to-one) are not kept. (`jaxrnn.transforms.step_loss` takes the loss inside the loop.)
+    Input projections and outputs are also computed segment by segment, and unused outputs
+    (many-to-one) are not kept. `jaxrnn.transforms.step_loss` computes the loss inside the loop.
 
     Args:
         levels: r, an int of at least 1.
         num_states: s, an int of at least 1.
         budget: b, an int, or a text such as "64MiB" or "1.5 GB".
-        segment_length: m, an int of at least 1, in the place of that of (3) or (4). T need not be
+        segment_length: m, an int of at least 1, which replaces the m of (3) or (4). T need not be
             divisible by it.
         loop: the exact Loop that runs each segment.
 
-    Returns:
-        A Loop; equal arguments give equal loops.
-
     Raises:
         TypeError, ValueError: for more than one of levels, num_states and budget; for a loop that
-            is not exact; while tracing, for a budget below what one state and one step take, naming
-            that.
+            is not exact; while tracing, for a budget below the memory of one state and one step,
+            which the message names.
 
-    Gradient: exact; of a gradient too, whose memory is not promised. Time: with levels=r each step
-    runs forward at most r + 1 times and backward once. Memory O(r T^(1/(r+1))) beside inputs and
-    outputs. Compile time does not depend on T. No forward mode; use `jaxrnn.scan`. A Cell must not
-    close over traced values, a plain Step may.
+    Equal arguments construct equal loops.
 
-    Source: A. Griewank, A. Walther (2000), as in `jaxrnn.loops.schedule`; A. Gruslys, R. Munos,
-    I. Danihelka, M. Lanctot, A. Graves, "Memory-efficient backpropagation through time", NeurIPS
-    2016.
+    Gradient: exact, also for a gradient of the gradient, whose memory has no bound. Time: with
+    levels=r each step runs forward at most r + 1 times and backward once. Memory: O(r T^(1/(r+1))),
+    without inputs and outputs. Compile time does not depend on T. There is no forward mode; use
+    `jaxrnn.scan`. A Cell must not close over traced values, a plain Step may.
+
+    Source: A. Griewank, A. Walther, "Algorithm 799: Revolve", ACM Transactions on Mathematical
+    Software 26 (2000); A. Gruslys, R. Munos, I. Danihelka, M. Lanctot, A. Graves, "Memory-efficient
+    backpropagation through time", NeurIPS 2016.
     """
 
     levels: int | None = None
@@ -94,8 +93,8 @@ class checkpointed(Expression):
     gradient = "exact"
 
     def __post_init__(self) -> None:
-        wanted = {"levels": self.levels, "num_states": self.num_states, "budget": self.budget}
-        names = [name for name, value in wanted.items() if value is not None]
+        options = {"levels": self.levels, "num_states": self.num_states, "budget": self.budget}
+        names = [name for name, value in options.items() if value is not None]
         check.require(len(names) <= 1, ", ".join(names), f"{len(names)} of them", "at most one")
         for name in ("levels", "num_states", "segment_length"):
             value = getattr(self, name)
@@ -103,10 +102,10 @@ class checkpointed(Expression):
                 check.require_int(name, value, least=1)
         if self.budget is not None and self.segment_length is not None:
             raise ValueError(
-                "segment_length: got a length and a budget, which decides on it; expected one"
+                "segment_length: got a length and a budget, expected one, since the budget sets it"
             )
         exact_loop("loop", self.loop)
-        levels = None if self.levels == 1 else self.levels  # the default by its name
+        levels = None if self.levels == 1 else self.levels  # so that 1 equals the default
         self.replace_fields(levels=levels, budget=check.parse_bytes("budget", self.budget))
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
@@ -114,15 +113,15 @@ class checkpointed(Expression):
         params, carry = tree.checked_arguments(step, params, carry, xs)
         if check.num_steps(xs) == 0:
             return check.require_pair("loop", self.loop(step, params, carry, xs))
-        is_cell = isinstance(step, Cell)
-        whole = None
-        if not is_cell:
-            step, params, carry, whole = derived.closed(step, params, carry, xs)
+        if isinstance(step, Cell):
+            plan = self._plan(step, params, carry, xs)
+            with explain_forward_mode("checkpointed"):
+                return _compiled_replayed(step, self.loop, plan, params, carry, xs)
+        step, params, carry, whole = derived.closed(step, params, carry, xs)
         plan = self._plan(step, params, carry, xs)
-        replay: Any = _compiled_replayed if is_cell else _replayed
         with explain_forward_mode("checkpointed"):
-            last, ys = replay(step, self.loop, plan, params, carry, xs)
-        return (last if whole is None else whole(last)), ys
+            last, ys = _replayed(step, self.loop, plan, params, carry, xs)
+        return whole(last), ys
 
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)
@@ -133,11 +132,12 @@ class checkpointed(Expression):
 
 
 def _planned(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
-    """(3) and (4)."""
+    """Returns the plan of (3) or (4)."""
     wanted = segment or states or math.ceil(steps ** (1 / (levels + 1)) - 1e-9)
-    # A length that divides T needs no head, which would be compiled apart.
-    near = range(wanted, 2 * wanted) if segment is None else ()
-    length = next((n for n in near if steps % n == 0), min(wanted, steps))
+    # A length that divides T needs no head, which would be compiled separately.
+    candidates = range(wanted, 2 * wanted) if segment is None else ()
+    divisors = (n for n in candidates if steps % n == 0)
+    length = next(divisors, min(wanted, steps))
     segments = steps // length
     states = min(states or max(1, schedule.least(segments, levels)), segments)
     runs = schedule.forward_runs(segments, states)
@@ -147,32 +147,35 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
 
 
 def _within(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
-    """(5): of all plans within the budget one with the fewest steps run anew, and then the longest
-    segments, whose products are the largest.
+    """Returns the plan of (5).
+
+    Of all plans within the budget, it has the fewest recomputed steps, then the longest segments,
+    since these have the largest products.
     """
     least = state_bytes + step_bytes
     expected = f"at least {least}, for one state and the residuals of one step"
     check.require(budget >= least, "budget", f"{budget} bytes", expected)
-    plans = {}
-    whole = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
+    plans = {}  # from what is minimised, in order of importance, to the plan
+    small_divisors = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
+    large_divisors = [steps // n for n in small_divisors]
     powers = [2**e for e in range(steps.bit_length())]
-    for length in {*whole, *(steps // n for n in whole), *powers}:
+    for length in {*small_divisors, *large_divisors, *powers}:
         segments, head = divmod(steps, length)
         states = min((budget - length * step_bytes) // max(state_bytes, 1), segments)
         if states > 0:
-            runs = schedule.forward_runs(segments, states) - segments
-            plans[runs * length, head > 0, -length] = Plan(head, length, segments, states)
+            recomputed = (schedule.forward_runs(segments, states) - segments) * length
+            plans[recomputed, head > 0, -length] = Plan(head, length, segments, states)
     return plans[min(plans)]
 
 
 def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[int, int]:
-    """Bytes of one state, and bytes that `loop` keeps for one step more."""
+    """Returns the bytes of one state, and the bytes that `loop` keeps for each further step."""
 
     def kept(steps: int) -> int:
-        one = check.one_step(xs)
-        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), one)
-        pull = functools.partial(tree.vjp_inexact, functools.partial(loop, step))
-        return _bytes(jax.eval_shape(pull, params, carry, some))
+        x = check.one_step(xs)
+        some_xs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), x)
+        forward_pass = functools.partial(tree.vjp_inexact, functools.partial(loop, step))
+        return _bytes(jax.eval_shape(forward_pass, params, carry, some_xs))
 
     return _bytes(carry), kept(2) - kept(1)
 
@@ -191,18 +194,22 @@ def _replayed(
 def _run(
     step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
 ) -> tuple[StepResult, tuple[PyTree, Carry]]:
-    """The outputs; and what is kept: the slots, and the state at the last segment's beginning."""
+    """Returns the outputs, and the kept values.
+
+    The kept values are the slots and the state before the last segment.
+    """
     if plan.head:
         head = _steps(xs, 0, plan.head)
         carry, head_ys = check.require_pair("loop", loop(step, params, carry, head))
     stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
-    # One slot more than there are states, for a state that is not to be kept.
+    # The last slot, one more than there are states, gets the states that are not kept.
     slots = jax.tree.map(
         lambda c: jnp.broadcast_to(jnp.zeros_like(c), (plan.states + 1, *c.shape)), carry
     )
 
     def forward(state: Any, segment_and_slot: Any) -> tuple[Any, PyTree]:
-        (carry, slots, _), (k, slot) = state, segment_and_slot
+        carry, slots, _ = state
+        k, slot = segment_and_slot
         slots = _stored(slots, carry, slot)
         segment = _steps(xs, plan.head + k * plan.length, plan.length)
         last, ys = check.require_pair("loop", loop(step, params, carry, segment))
@@ -210,12 +217,12 @@ def _run(
 
     slot_of_segment = np.concatenate([[0], stores]) % (plan.states + 1)
     segments = np.arange(plan.segments), slot_of_segment
-    (last, slots, at_hand), ys = lax.scan(forward, (carry, slots, carry), segments)
+    (last, slots, current), ys = lax.scan(forward, (carry, slots, carry), segments)
     steps = plan.segments * plan.length
     ys = jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
     if plan.head:
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head_ys, ys)
-    return (last, ys), (slots, at_hand)
+    return (last, ys), (slots, current)
 
 
 def _forward(step: Step, loop: Loop, plan: Plan, *args: Any) -> tuple[StepResult, PyTree]:
@@ -227,48 +234,50 @@ def _forward(step: Step, loop: Loop, plan: Plan, *args: Any) -> tuple[StepResult
 def _backward(
     step: Step, loop: Loop, plan: Plan, residuals: Any, cotangents: Any
 ) -> tuple[Params, Carry, PyTree]:
-    params, first, xs, (slots, at_hand) = residuals
+    params, first, xs, (slots, current) = residuals
     d_last, d_ys = tree.sparse_cotangents(cotangents)
     rows = tree.slice_time(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
     def backpropagate(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
-        """(2), for any stretch of the sequence."""
+        """Computes (2) for a range of steps."""
 
-        def stretch(params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        def run(params: Params, carry: Carry, xs: PyTree) -> StepResult:
             carry, ys = loop(step, params, carry, xs)
-            # An output without cotangent is left out, and need not be made.
+            # An output without a cotangent is not returned, so it is not computed.
             return carry, tree.keep_where_present(d_ys, ys)
 
-        pull = tree.vjp_inexact(stretch, params, carry, xs)
+        pull = tree.vjp_inexact(run, params, carry, xs)
         ((d_params, d_carry, d_xs),) = pull((d_carry, d_ys))
         return carry, d_carry, d_params, d_xs
 
     def run_forward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
-        """(1), with gradients that are zero."""
+        """Computes (1), with zero gradients."""
         carry, _ = loop(step, params, carry, xs)
         return carry, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
 
     def backward(state: Any, row: Any) -> tuple[Any, None]:
-        (at_hand, slots, d_carry, d_params, d_xs), (load, k, turn, store) = state, row
-        at_hand = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), at_hand, slots)
+        current, slots, d_carry, d_params, d_xs = state
+        load, k, turn, store = row
+        current = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), current, slots)
         start = plan.head + k * plan.length
-        args = at_hand, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
+        args = current, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
         if rows.turn.all():
-            at_hand, d_carry, more, d_here = backpropagate(*args)
+            current, d_carry, more, d_here = backpropagate(*args)
         else:
-            at_hand, d_carry, more, d_here = lax.cond(turn, backpropagate, run_forward, *args)
-            slots = _stored(slots, at_hand, store % (plan.states + 1))
-        # A segment is turned after all its runs, so what they put here is replaced.
+            current, d_carry, more, d_here = lax.cond(turn, backpropagate, run_forward, *args)
+            slots = _stored(slots, current, store % (plan.states + 1))
+        # Backpropagation is the last run of a segment, so it replaces the zeros of earlier runs.
         d_xs = _put(d_xs, d_here, start)
-        return (at_hand, slots, d_carry, tree.add_sparse(d_params, more), d_xs), None
+        return (current, slots, d_carry, tree.add_sparse(d_params, more), d_xs), None
 
     d_carry = tree.add_sparse(tree.zero_cotangents(first), d_last)
-    state = at_hand, slots, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
+    state = current, slots, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
     (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, more, d_here = backpropagate(first, d_carry, *head)
-        d_params, d_xs = tree.add_sparse(d_params, more), _put(d_xs, d_here, 0)
+        d_params = tree.add_sparse(d_params, more)
+        d_xs = _put(d_xs, d_here, 0)
     return d_params, d_carry, d_xs
 
 
@@ -277,7 +286,7 @@ _compiled_replayed = jax.jit(_replayed, static_argnums=(0, 1, 2))
 
 
 def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
-    """Steps `start`, …, `start + length - 1`."""
+    """Returns the steps `start`, …, `start + length - 1`."""
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), xs)
 
 

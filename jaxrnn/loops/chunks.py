@@ -1,7 +1,7 @@
-"""Long sequences, chunk by chunk.
+"""Long sequences, one chunk after another.
 
-On a CPU, the first projections of a long sequence would have left the cache before the loop reads
-them. On a GPU, what is computed for all steps at once takes the memory of one chunk.
+On a CPU, the projections of a whole long sequence would leave the cache before the loop reads them.
+On a GPU, values that are computed for all steps at once take the memory of one chunk.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from jaxrnn.types import Carry, PyTree, StepResult
 def in_chunks(
     run: Callable[[Carry, PyTree], StepResult], carry: Carry, xs: PyTree, size_in_bytes: int
 ) -> StepResult:
-    """Run a sequence chunk by chunk, or as a whole if it is short.
+    """Runs a sequence one chunk after another, or as a whole if it is short.
 
     Args:
-        run: `(carry, xs) -> (carry, ys)`, of any stretch of the sequence.
-        carry: before the first step.
+        run: `(carry, xs) -> (carry, ys)`, which runs any part of the sequence.
+        carry: the state before the first step.
         xs: `(T, ...)`.
-        size_in_bytes: of what `run` makes of the whole sequence before or after its loop.
+        size_in_bytes: the size of the arrays that `run` computes for the whole sequence at once.
     """
     steps = check.num_steps(xs)
     size = chunk_steps(steps, size_in_bytes)
@@ -35,15 +35,20 @@ def in_chunks(
 
 
 def chunk_steps(steps: int, size_in_bytes: int) -> int:
-    """Steps in a chunk, the divisor of T nearest to what is wanted; T if none is near or needed."""
+    """Returns the number of steps in a chunk.
+
+    It is the divisor of T nearest to the wanted number, or T if the sequence is short or has no
+    such divisor.
+    """
     on_device = backend.settings()
     if not tree.is_surely_less(on_device.whole_bytes, size_in_bytes):
         return steps
     wanted = max(on_device.chunk_steps, on_device.chunk_bytes * steps // size_in_bytes)
-    near = [n for n in range(max(1, wanted // 4), 4 * wanted + 1) if steps % n == 0]
-    return min(near, key=lambda n: max(n / wanted, wanted / n), default=steps)
+    candidates = range(max(1, wanted // 4), 4 * wanted + 1)
+    divisors = [n for n in candidates if steps % n == 0]
+    return min(divisors, key=lambda n: max(n / wanted, wanted / n), default=steps)
 
 
-def bytes_of(forms: PyTree) -> int:
-    """Bytes of all arrays of a tree."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(forms))
+def bytes_of(arrays: PyTree) -> int:
+    """Returns the bytes of all arrays of a tree."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

@@ -1,4 +1,4 @@
-"""What JAX says of forward-mode differentiation, in our words."""
+"""Our error for forward-mode differentiation of a hand-written backward pass."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from jaxrnn import check
 
 @contextlib.contextmanager
 def explain_forward_mode(loop: str) -> Iterator[None]:
-    """Say of JAX's error under forward-mode differentiation what to do about it."""
+    """Turns JAX's error under forward-mode differentiation into one that names the remedy."""
     try:
         yield
     except TypeError as error:

@@ -1,17 +1,17 @@
-"""The adjoint of a cell, taken apart: its coefficients for all steps at once, then the loop.
+"""The adjoint of a cell, split into coefficients for all steps at once and a loop.
 
 The backward recurrence is linear in λ,
 
     λ_{t-1} = A_t λ_t                                                                        (1)
 
-so an equation of a cell's `adjoint` either depends on λ or computes a coefficient of A_t, which is
-known for all t before the loop begins. In the loop remain the equations that depend on λ. Where λ
-is multiplied elementwise more than once, the coefficients are multiplied first,
+so each equation of a cell's `adjoint` either depends on λ, or computes a coefficient of A_t, which
+is known for all t before the loop begins. Only the equations that depend on λ stay in the loop.
+Where λ is multiplied elementwise more than once, the coefficients are multiplied first,
 
     (λ ⊙ a) ⊙ b = λ ⊙ (a ⊙ b)                                                                (2)
 
-so that a step reads one array for each product of λ. The jaxpr of `adjoint` shows all of this, so
-every cell has it, transformed ones and a user's own too.
+so that a step reads one array for each product of λ. The split is read from the jaxpr of `adjoint`,
+so it works for every cell, also for transformed cells and cells of a user.
 """
 
 import functools
@@ -26,7 +26,7 @@ from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
 from jaxrnn.types import Carry, Cell, Residuals, Weights
 
-Factors = tuple[Var, ...]  # a coefficient is the product of their values
+Factors = tuple[Var, ...]  # a coefficient is the product of these variables
 
 
 class Scaling(NamedTuple):
@@ -34,8 +34,8 @@ class Scaling(NamedTuple):
 
     Fields:
         result: λ'.
-        base: λ, or what was made of it.
-        factors: c is their product.
+        base: λ, or a value computed from it.
+        factors: the factors of c.
     """
 
     result: Var
@@ -44,10 +44,10 @@ class Scaling(NamedTuple):
 
 
 class LinearAdjoint(NamedTuple):
-    """The two functions of an adjoint whose coefficients are computed for all steps at once.
+    """The two functions of an adjoint that is split in this way.
 
     Fields:
-        coefficients: `(w, residuals) -> coefficients`, both of all steps.
+        coefficients: `(w, residuals) -> coefficients`, for all steps.
         apply: `(w, coefficients_t, λ_t) -> λ_{t-1}` (1).
     """
 
@@ -56,13 +56,13 @@ class LinearAdjoint(NamedTuple):
 
 
 def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry) -> LinearAdjoint:
-    """Takes the adjoint of a cell apart.
+    """Splits the adjoint of a cell.
 
     Args:
-        cell: with a hand-written backward pass.
+        cell: a Cell with a hand-written backward pass.
         w: its weights, or their shapes and dtypes.
-        residuals: shapes and dtypes of one step.
-        d_carry: of λ, likewise.
+        residuals: the shapes and dtypes of one step's residuals.
+        d_carry: λ, or its shapes and dtypes.
     """
 
     def previous_cotangent(w: Weights, residuals: Residuals, d_carry: Carry) -> Carry:
@@ -76,7 +76,8 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
 
     in_loop = _equations_in_loop(lambda_vars, jaxpr.eqns)
     ahead = [eqn for eqn in jaxpr.eqns if eqn not in in_loop]
-    steps = _combine_scalings(lambda_vars, [e for e in jaxpr.eqns if e in in_loop], jaxpr.outvars)
+    loop_equations = [eqn for eqn in jaxpr.eqns if eqn in in_loop]
+    steps = _combine_scalings(lambda_vars, loop_equations, jaxpr.outvars)
     wanted = _coefficients_of(lambda_vars, steps, jaxpr.outvars)
     same_at_all_steps = {*constant_vars, *w_vars}
     for eqn in ahead:
@@ -118,20 +119,20 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
 
 
 def _equations_in_loop(lambda_vars: Iterable[Var], eqns: list[Equation]) -> set[Equation]:
-    """The equations that depend on λ, and those that cannot run for all steps at once."""
-    found: set[Any] = set()
+    """Returns the equations that depend on λ, or cannot run for all steps at once."""
+    in_loop: set[Any] = set()
     dependent = {*lambda_vars}
     for eqn in eqns:
         if jaxprs.is_opaque(eqn) or eqn.effects or not dependent.isdisjoint(jaxprs.reads([eqn])):
-            found.add(eqn)
+            in_loop.add(eqn)
             dependent.update(eqn.outvars)
-    return found
+    return in_loop
 
 
 def _combine_scalings(
     lambda_vars: list[Var], eqns: list[Equation], outs: list[Atom]
 ) -> list[Equation | Scaling]:
-    """The steps of the loop in order, products with coefficients combined by (2)."""
+    """Returns the steps of the loop in order, with products of coefficients combined by (2)."""
     in_loop = {*lambda_vars, *jaxprs.producers(eqns)}
     scalings: dict[Var, Scaling] = {}
     steps: list[Equation | Scaling] = []
@@ -149,7 +150,7 @@ def _combine_scalings(
 
 
 def _scaling_operands(eqn: Equation, in_loop: set[Any]) -> tuple[Var, Var] | None:
-    """λ and a, in this order, if the equation is λ ⊙ a."""
+    """Returns λ and a if the equation is λ ⊙ a, else None."""
     if eqn.primitive.name != "mul" or any(map(jaxprs.is_literal, eqn.invars)):
         return None
     first, second = eqn.invars
@@ -159,8 +160,9 @@ def _scaling_operands(eqn: Equation, in_loop: set[Any]) -> tuple[Var, Var] | Non
 
 
 def _needed_steps(steps: list[Equation | Scaling], outs: list[Atom]) -> list[Equation | Scaling]:
-    """The steps that λ_{t-1} needs."""
-    wanted, needed = {*jaxprs.variables_of(outs)}, []
+    """Returns the steps that λ_{t-1} needs."""
+    wanted = {*jaxprs.variables_of(outs)}
+    needed = []
     for step in reversed(steps):
         results = [step.result] if isinstance(step, Scaling) else step.outvars
         if not wanted.isdisjoint(results):
@@ -172,7 +174,7 @@ def _needed_steps(steps: list[Equation | Scaling], outs: list[Atom]) -> list[Equ
 def _coefficients_of(
     lambda_vars: list[Var], steps: list[Equation | Scaling], outs: list[Atom]
 ) -> list[Factors]:
-    """What the loop reads beside λ and its own results, each as a product of factors."""
+    """Returns the coefficients that the loop reads, each as a product of factors."""
     in_loop = {*lambda_vars}
     for step in steps:
         in_loop.update([step.result] if isinstance(step, Scaling) else step.outvars)

@@ -1,15 +1,15 @@
-"""The recurrence of a Cell that keeps its carries alone: the form with the fewest kernels on a GPU.
+"""The recurrence of a Cell that keeps its carries alone, with the fewest kernels on a GPU.
 
 Before the backward loop, the projections z, the saved values and the coefficients of the adjoint
-are computed again, each for all steps at once; after it, so are all δ_t. The loop itself takes the
-carry back, and computes nothing else:
+are recomputed, each for all steps at once. After it, all δ_t are computed in the same way. The loop
+itself only carries λ back:
 
     c_t     = advance(w, c_{t-1}, z_t)                   forward, in order                   (1)
     A_t     = the coefficients of adjoint(w, r_t, ·)     for all steps at once               (2)
     λ_{t-1} = A_t λ_t + ∂ℓ_{t-1}/∂c_{t-1}                backward, in order                  (3)
     δ_t     = adjoint(w, r_t, λ_t)                       for all steps at once               (4)
 
-The price is the products of the forward pass once more, each as one large product.
+The cost is a second computation of the forward pass's products, each as one large product.
 """
 
 import functools
@@ -28,7 +28,7 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Weights
 def run(
     cell: Cell, settings: Settings, params: Params, carry: Carry, xs: PyTree
 ) -> tuple[Carry, Carry]:
-    """c_T and c_1..c_T (1)."""
+    """Returns c_T and c_1..c_T (1)."""
     w, zs = cell.prepare(params), cell.project(params, xs)
 
     def forward(carry: Carry, z_t: PyTree) -> tuple[Carry, Carry]:
@@ -48,7 +48,7 @@ def _backward(
     cell: Cell, settings: Settings, kept: PyTree, cotangents: tuple[Carry, Carry]
 ) -> tuple[Params, Carry, PyTree]:
     params, carry, xs, carries = kept
-    # An output that nobody used has no cotangent: it must not become an array of T zeros.
+    # The cotangent of an unused output must not become an array of T zeros.
     d_last, d_carries = tree.sparse_cotangents(cotangents)
     w, zs = cell.prepare(params), cell.project(params, xs)
     previous_carries = tree.shift_right(carry, carries)
@@ -63,9 +63,9 @@ def _backward(
         return linear.apply(w, coefficients_t, d_carry), d_carry  # (3)
 
     inputs = linear.coefficients(w, residuals), d_carries  # (2)
-    length = check.num_steps(carries)
+    steps = check.num_steps(carries)
     d_carry, lambdas = jax.lax.scan(
-        backward, d_carry, inputs, length, reverse=True, unroll=settings.unroll
+        backward, d_carry, inputs, steps, reverse=True, unroll=settings.unroll
     )
     _, deltas = jax.vmap(cell.adjoint, in_axes=(None, 0, 0))(w, residuals, lambdas)  # (4)
     d_w, d_zs = cell.gradients(w, residuals, deltas)
@@ -80,7 +80,7 @@ def _through_projections(
     values: tuple[Weights, PyTree],
     cotangents: tuple[Weights, PyTree],
 ) -> tuple[Params, PyTree]:
-    """The cotangents of params and xs, from those of w and z; None counts as zero."""
+    """Returns the cotangents of params and xs, from those of w and z; None is zero."""
 
     def zero_where_none(d: Any, value: PyTree) -> PyTree:
         if d is not None:

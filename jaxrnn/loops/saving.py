@@ -1,4 +1,4 @@
-"""The recurrence of a Cell that saves what its backward pass needs: the fastest form on a CPU."""
+"""The recurrence of a Cell that saves the values for its backward pass, the fastest on a CPU."""
 
 import functools
 from typing import Any
@@ -14,7 +14,10 @@ from jaxrnn.types import Carry, Cell, PyTree, Residuals, Weights
 def run(
     cell: Cell, settings: Settings, w: Weights, carry: Carry, zs: PyTree
 ) -> tuple[Carry, Carry]:
-    """c_T and c_1..c_T of (C2) of `Cell`; without a gradient nothing is saved."""
+    """Returns c_T and c_1..c_T, by (C2) of `Cell`.
+
+    Without differentiation, nothing is saved.
+    """
 
     def forward(carry: Carry, z_t: PyTree) -> tuple[Carry, Carry]:
         carry, _ = cell.advance(w, carry, z_t)
@@ -38,7 +41,7 @@ def _backward(
     cell: Cell, settings: Settings, kept: PyTree, cotangents: tuple[Carry, Carry]
 ) -> tuple[Weights, Carry, PyTree]:
     w, carry, zs, carries, saved = kept
-    # An output that nobody used has no cotangent: it must not become an array of T zeros.
+    # The cotangent of an unused output must not become an array of T zeros.
     d_last, d_carries = tree.sparse_cotangents(cotangents)
     residuals = Residuals(tree.shift_right(carry, carries), zs, carries, saved)
 

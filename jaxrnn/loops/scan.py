@@ -1,4 +1,4 @@
-"""`lax.scan` as a Loop: the gradient that JAX derives, the judge of all others."""
+"""`lax.scan` as a Loop; its gradient, derived by JAX, is the reference for all other loops."""
 
 import functools
 
@@ -9,6 +9,6 @@ from jaxrnn.types import Carry, Params, PyTree, Step
 
 
 def scan(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
-    """Run a step over time by `lax.scan`, to be differentiated by JAX in any mode."""
+    """Runs a step over time by `lax.scan`; JAX differentiates it, in any mode."""
     params, carry = tree.checked_arguments(step, params, carry, xs)
     return lax.scan(functools.partial(step, params), carry, xs)

@@ -1,12 +1,13 @@
-"""When to store which state: the binomial schedule of Griewank, as a table of instructions.
+"""The binomial schedule of Griewank, which decides when to store which state.
 
-A chain of N segments is run forward once, and then turned round from its end, each segment from the
-state at its beginning. Where there is room for s such states only, others are computed anew. With
+A chain of N segments runs forward once. Then each segment is backpropagated, from the last to the
+first, and needs the state at its beginning. If there is room for s such states only, the others are
+recomputed. With
 
     β(s, r) = (s + r)! / (s! r!)                                                             (B1)
 
-a chain of N ≤ β(s, r) needs no segment to be run forward more than r times before it is turned, and
-the fewest forward runs that s states allow, with the least such r, are in total
+a chain of N ≤ β(s, r) needs no segment to run forward more than r times before its backpropagation.
+For the least such r, the least total number of forward runs with s states is
 
     n(N, s) = r N - β(s + 1, r - 1)                                                          (B2)
 
@@ -23,13 +24,15 @@ import numpy as np
 
 
 class Schedule(NamedTuple):
-    """Instructions, a column each: fetch a state, then run a segment forward or turn it round.
+    """A table of instructions, one array for each column.
+
+    Each instruction fetches a state, then runs a segment forward or backpropagates it.
 
     Fields:
-        load: the slot from which to fetch a state; -1 to go on from the one at hand.
-        segment: which segment.
-        turn: whether to turn it round, which leaves no state at hand.
-        store: the slot into which to put the state to which running forward led; -1 for none.
+        load: the slot of the state to fetch; -1 to continue from the current state.
+        segment: the number of the segment.
+        turn: whether to backpropagate the segment. Afterwards there is no current state.
+        store: the slot for the state after a forward run; -1 for none.
     """
 
     load: np.ndarray
@@ -40,17 +43,18 @@ class Schedule(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def binomial(segments: int, states: int) -> Schedule:
-    """All instructions for N segments and s slots, of which slot 0 holds the first state.
+    """Returns all instructions for N segments and s slots.
 
-    What stands before the first turn, N - 1 rows, is the forward pass up to the last segment.
+    Slot 0 holds the first state from the start. The N - 1 rows before the first backpropagation are
+    the forward pass up to the last segment.
     """
     rows: list[tuple[int, int, bool, int]] = []
-    stored = [0]  # beginnings of which segments stand in slots 0, 1, …
-    at_hand = 0
+    stored = [0]  # the segments whose first states are in the slots 0, 1, …
+    current: int | None = 0  # the segment at whose beginning the current state is
 
     def run_to(end: int, store: int = -1, turn: bool = False) -> None:
         for k in range(stored[-1], end):
-            load = len(stored) - 1 if k == stored[-1] != at_hand else -1
+            load = len(stored) - 1 if k == stored[-1] != current else -1
             rows.append((load, k, turn and k == end - 1, store if k == end - 1 else -1))
 
     for last in range(segments - 1, -1, -1):
@@ -58,29 +62,36 @@ def binomial(segments: int, states: int) -> Schedule:
             middle = stored[-1] + _split(last + 1 - stored[-1], states - len(stored) + 1)
             run_to(middle, store=len(stored))
             stored.append(middle)
-            at_hand = middle
+            current = middle
         run_to(last + 1, turn=True)
-        at_hand = -1
+        current = None
         if stored[-1] == last:
             stored.pop()
     return Schedule(*np.array(rows, np.int32).reshape(-1, 4).T)
 
 
 def least(segments: int, other: int) -> int:
-    """The least r with N ≤ β(s, r), or the least s where r is the other: β is symmetric.
+    """Returns the least r with N ≤ β(s, r), for `other` = s.
 
-    With so many states, but one at least, no segment is run forward more than r times.
+    β is symmetric, so it also returns the least s for `other` = r. With max(1, s) states, no
+    segment runs forward more than r times.
     """
     return next(n for n in itertools.count() if math.comb(n + other, n) >= segments)
 
 
 def forward_runs(segments: int, states: int) -> int:
-    """The n(N, s) of (B2), the forward pass as far as the last segment's beginning included."""
+    """Returns n(N, s) of (B2).
+
+    The forward pass up to the beginning of the last segment is included.
+    """
     r = least(segments, states)
     return r * segments - math.comb(states + r, states + 1)
 
 
 def _split(segments: int, states: int) -> int:
-    """How far to run before the next state is stored, so that (B2) is reached; s ≥ 2."""
+    """Returns how many segments to run before the next state is stored, for s ≥ 2.
+
+    With this choice the number of runs is that of (B2).
+    """
     r = least(segments, states)
     return min(math.comb(states + r - 1, states), segments - math.comb(states + r - 2, states - 1))

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: windows beyond which no gradient reaches."""
+"""Truncated backpropagation through time: no gradient reaches beyond a window."""
 
 import dataclasses
 from typing import Any
@@ -15,34 +15,33 @@ from jaxrnn.types import Carry, Loop, Params, PyTree, Step, StepResult, exact_lo
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class truncated(Expression):
-    """A Loop whose gradient is that of BPTT(k2; k1): every k1 steps it reaches k2 steps back.
+    """A Loop with the gradient of BPTT(k2; k1): every k1 steps it reaches k2 steps back.
 
-    Steps are counted from 0 and cut into segments of k1; with c̄ = stop_gradient(c), the outputs of
-    segment s, y_t with s k1 ≤ t < (s+1) k1, are those of a window that begins at the step
+    Steps are counted from 0 and divided into segments of k1 steps. With c̄ = stop_gradient(c), the
+    outputs of segment s, y_t with s k1 ≤ t < (s+1) k1, belong to a window that begins at the step
 
         p_s = max(0, (s+1) k1 - k2)                                                          (1)
         c_{p_s - 1} → c̄_{p_s - 1}    if p_s > 0                                              (2)
 
-    and runs to the end of the segment; the last carry belongs to the last window. So of the
-    products of Jacobians in ∂h_t/∂W = Σ_i (Π_{j=i+1..t} ∂f_j/∂h_{j-1}) ∂f_i/∂W those remain with
-    i ≥ p_s. The carry that starts the sequence is not cut: it has a gradient from all windows that
-    begin at step 0, and k2 ≥ T is exact. With k2 = k1 windows are the segments. A stack that is run
-    layer by layer has such windows in each layer, and reaches back by all of them in turn.
+    and ends with the segment. The last carry belongs to the last window. So the sum ∂h_t/∂W = Σ_i
+    (Π_{j=i+1..t} ∂f_j/∂h_{j-1}) ∂f_i/∂W keeps the terms with i ≥ p_s. The gradient of the initial
+    carry comes from all windows that begin at step 0, and with k2 ≥ T the gradient is exact. With
+    k2 = k1, windows are segments. A stack runs layer by layer and has such windows in each layer,
+    so it reaches back by the sum of their lengths.
 
     Args:
-        k1: steps in a segment, at least 1; T need not be divisible by it.
-        k2: steps in a window, at least k1; defaults to k1.
+        k1: the number of steps in a segment, at least 1; T need not be divisible by it.
+        k2: the number of steps in a window, at least k1; defaults to k1.
         loop: the exact Loop that runs each window.
-
-    Returns:
-        A Loop with the values of every other; equal arguments give equal loops.
 
     Raises:
         TypeError, ValueError: if k1 or k2 is not an int, k1 < 1, or k2 < k1; for a loop that is not
             exact.
 
+    Equal arguments construct equal loops.
+
     Gradient: biased unless k2 ≥ T. Time: k2 / k1 times that of `loop`, since windows overlap.
-    Memory: O(T k2 / k1) in one call; O(k2) where each window is followed by an update of its own,
+    Memory: O(T k2 / k1) in one call; O(k2) if each window has its own parameter update, as in
     `jaxrnn.training.truncated_trainer`. Compile time does not depend on T.
 
     Source: R. Williams, J. Peng, "An efficient gradient-based algorithm for on-line training of
@@ -69,15 +68,15 @@ class truncated(Expression):
         return self.k1 if self.k2 is None else self.k2
 
     def window_start(self, t: int) -> int:
-        """p_s of (1) for the segment of step t: the first step that the gradient of y_t reaches."""
+        """Returns p_s of (1), the first step that the gradient of y_t reaches."""
         return max(0, (t // self.k1 + 1) * self.k1 - self.window_length)
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs the step over time; see `jaxrnn.Loop`."""
         params, carry = tree.checked_arguments(step, params, carry, xs)
         k1, k2 = self.k1, self.window_length
-        overlap = k2 - k1  # how many steps a window begins before its segment
-        head = k2 // k1 * k1 if overlap else 0  # all outputs before this step reach step 0
+        overlap = k2 - k1  # the steps of a window before its segment
+        head = k2 // k1 * k1 if overlap else 0  # the outputs before this step reach step 0
         segments, rest = divmod(check.num_steps(xs) - head, k1)
         if segments < 0 or (segments == 0 and not overlap):
             return check.require_pair("loop", self.loop(step, params, carry, xs))
@@ -111,7 +110,7 @@ class truncated(Expression):
 
 
 def _stop_gradient(carry: Carry, where: jax.Array | bool) -> Carry:
-    """The carry, its gradient stopped where the condition holds."""
+    """Returns the carry, without a gradient where the condition is True."""
     return jax.tree.map(lambda c: jnp.where(where, jax.lax.stop_gradient(c), c), carry)
 
 
@@ -120,8 +119,8 @@ def _concatenate(*parts: PyTree) -> PyTree:
 
 
 def _windows(xs: PyTree, begin: int, count: int, k1: int, k2: int) -> PyTree:
-    """Windows of k2 steps, k1 from one to the next, each leaf `(count, k2, ...)`."""
-    if k1 == k2:  # without a copy
+    """Returns windows of k2 steps that begin k1 steps apart, each leaf `(count, k2, ...)`."""
+    if k1 == k2:  # windows do not overlap, so no step is copied
         end = begin + count * k1
         return jax.tree.map(lambda x: jnp.reshape(x[begin:end], (count, k1, *x.shape[1:])), xs)
     steps = begin + k1 * np.arange(count)[:, None] + np.arange(k2)

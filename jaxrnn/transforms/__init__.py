@@ -1,7 +1,7 @@
-"""Transformations of a step, one subject a file: what they return is a step for every loop.
+"""Transformations of a step, one subject in each file; each returns a step for every loop.
 
-They change `advance` and also `adjoint` and `gradients`, since a hand-written backward pass knows
-nothing of a change of the forward pass alone.
+A transformation of a Cell changes `advance`, and also `adjoint` and `gradients`, since a
+hand-written backward pass does not follow a change of the forward pass.
 """
 
 from jaxrnn.transforms.adjoint import ProbeInputs as ProbeInputs, clip_adjoint as clip_adjoint

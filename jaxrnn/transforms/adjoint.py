@@ -1,4 +1,4 @@
-"""The adjoint λ_t on its way back: scaled, clipped, or read, at every step."""
+"""The adjoint λ_t, scaled, clipped or read at every step of the backward pass."""
 
 import dataclasses
 import functools
@@ -17,11 +17,11 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResul
 
 
 class ProbeInputs(NamedTuple):
-    """Inputs, and a zero at every step whose gradient is read off the adjoint.
+    """Inputs, and a probe, a zero whose gradient is read from the adjoint.
 
     Fields:
-        xs: what the step itself takes.
-        probe: zeros, `(*batch)` for ‖λ_t‖ and of the form of the carry for λ_t itself.
+        xs: the inputs of the step itself.
+        probe: zeros, `(*batch)` for ‖λ_t‖, or with the shapes of the carry for λ_t.
     """
 
     xs: PyTree
@@ -34,38 +34,41 @@ def scale_adjoint(
     *,
     elementwise: bool = False,
 ) -> Cell | Step:
-    """The same step, whose adjoint is scaled at every step of its way back.
+    """Returns a step with the same values, whose adjoint is scaled at every step.
 
-    Of the whole λ_t = ∂L/∂c_t, the sum of what comes from the future and from the loss of this
-    step, each row is multiplied before the step's own backward pass gets it,
+    λ_t = ∂L/∂c_t is the sum of the gradients from the future and from the loss of this step. Each
+    row of λ_t is multiplied before the step's backward pass gets it,
 
-        λ_t ← f(‖λ_t‖) λ_t                     ‖·‖ over all arrays of the carry jointly      (A1)
-        λ_t ← f(|λ_t|) ⊙ λ_t                   `elementwise`                                 (A2)
+        λ_t ← f(‖λ_t‖) λ_t                     ‖·‖ over all arrays of the carry jointly     (AT1)
+        λ_t ← f(|λ_t|) ⊙ λ_t                   `elementwise`                                (AT2)
 
-    where zero stays zero whatever f. Values do not change. For f take `lambda size: 1 / size` to
-    normalise, `lambda size: 0.9` to scale; to clip there is `clip_adjoint`.
+    where a zero stays zero for every f. Values do not change. Examples of f are
+    `lambda size: 1 / size`, which normalises, and `lambda size: 0.9`. For clipping see
+    `clip_adjoint`.
 
     Args:
-        step: a Cell, whose backward pass stays the hand-written one, or a plain Step. In a plain
-            Step what is computed from an array of the new carry belongs to the loss of that array,
-            except within a rule of its own (`jax.custom_vjp`), which is kept whole. The axes that
-            all its arrays begin with tell rows apart, the last of the longest excepted.
-        factor: f, of sizes `(*batch)` or of those of single numbers, all above 0. A function that
-            is made anew at every call is compiled anew.
-        elementwise: (A2) in the place of (A1); a complex number has its modulus.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step. In a plain Step,
+            every value that is computed from an array of the new carry counts as its loss. A
+            function with a custom derivative rule (`jax.custom_vjp`) is not split. Rows are the
+            leading axes that all arrays of the carry share, without the last axis of the longest
+            array.
+        factor: f, a function of sizes `(*batch)`, or of the sizes of single numbers. All sizes are
+            above 0. Each new function object is compiled again.
+        elementwise: (AT2) instead of (AT1). The size of a complex number is its modulus.
 
     Returns:
-        A Cell or a Step that takes what `step` takes; equal arguments give equal cells. With f = 1
-        the gradient is the same, bit by bit.
+        A Cell or a Step with the inputs of `step`. Equal arguments give equal cells. With f = 1 the
+        gradient is the same, bit by bit.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit; while tracing, if f returns another
-            shape than it gets.
+        TypeError, ValueError: for arguments that do not fit; while tracing, if f changes the shape.
 
     Gradient: biased on purpose, unless f = 1. No forward mode. Time and memory: a reduction over
     the carry at each step.
 
-    Source: as `clip_adjoint`.
+    Source: A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850;
+    R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks",
+    ICML 2013.
     """
     check.require_callable("step", step)
     check.require_callable("factor", factor, takes=1)
@@ -73,22 +76,27 @@ def scale_adjoint(
 
 
 def clip_adjoint(step: Cell | Step, limit: float, *, elementwise: bool = False) -> Cell | Step:
-    """The same step, whose adjoint never grows beyond a limit.
+    """Returns a step with the same values, whose adjoint never exceeds a limit.
 
-        λ_t ← min(1, n / ‖λ_t‖) λ_t                                                          (A4)
+        λ_t ← min(1, n / ‖λ_t‖) λ_t                                                         (AT3)
 
-    optax's clipping sees the sum over all steps: where one step explodes, the rest of the sequence
-    is scaled away with it. Here that step alone is scaled down, and all others keep their share.
+    optax clips the sum of the gradients of all steps: if the adjoint explodes at one step, the
+    gradients of all other steps are scaled down too. Here only the adjoint of that step is scaled
+    down.
 
     Args:
-        step: as for `scale_adjoint`.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step; see `scale_adjoint`.
         limit: n, above 0.
-        elementwise: clips |λ_t|, number by number.
+        elementwise: clips each |λ_t| by itself.
 
     Returns:
-        As `scale_adjoint`.
+        A Cell or a Step with the inputs of `step`. Equal arguments give equal cells.
 
-    Gradient: as `scale_adjoint`.
+    Raises:
+        TypeError, ValueError: for arguments that do not fit.
+
+    Gradient: biased on purpose, unless no adjoint exceeds the limit. No forward mode. Time and
+    memory: a reduction over the carry at each step.
 
     Source: A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850
     (at every step); R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent
@@ -99,29 +107,29 @@ def clip_adjoint(step: Cell | Step, limit: float, *, elementwise: bool = False) 
 
 
 def probe_adjoint(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
-    """The same step with a zero beside its inputs, whose gradient is the norm of the adjoint.
+    """Returns a step with a probe in its inputs, whose gradient is the norm of the adjoint.
 
-        ∂L/∂probe_t := ‖λ_t‖                                                                 (A5)
+        ∂L/∂probe_t := ‖λ_t‖                                                                (AT4)
 
-    An additive zero in the carry would have λ_t itself as its gradient; here it is reduced on the
-    spot, in the backward pass that runs anyway.
+    The gradient of a zero added to the carry is λ_t itself. Here λ_t is reduced to its norm in the
+    backward pass, step by step.
 
     Args:
-        step: as for `scale_adjoint`.
-        whole: λ_t and not its norm.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step; see `scale_adjoint`.
+        whole: the gradient of the probe is λ_t, and not its norm.
 
     Returns:
         A Cell or a Step whose inputs are `ProbeInputs(xs, probe)`. Equal arguments give equal
         cells.
 
-    Gradient: exact, but for the probe. Time and memory: a reduction a step, T·B numbers.
+    Gradient: exact, except for the probe. Time and memory: a reduction at each step, T·B numbers.
     """
     check.require_callable("step", step)
     return _transformed(step, ProbeAdjoint(whole=whole))
 
 
 class AdjointRule(Expression):
-    """What happens to the adjoint: `rule(λ) -> (what goes on, what is read)`."""
+    """A change of the adjoint: `rule(λ) -> (the new λ, the gradient of the probe)`."""
 
     has_probe = False
 
@@ -132,7 +140,7 @@ class AdjointRule(Expression):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScaleAdjoint(AdjointRule):
-    """(A1) and (A2)."""
+    """The rule of (AT1) and (AT2)."""
 
     factor: Callable[[jax.Array], Any]
     elementwise: bool = dataclasses.field(default=False, kw_only=True)
@@ -153,14 +161,14 @@ class ScaleAdjoint(AdjointRule):
             fits = factor is not None and jnp.shape(factor) in ((), jnp.shape(size))
             expected = f"the shape of the sizes {check.describe(size)}"
             check.require(fits, "factor", check.describe(factor), expected)
-            return d * jnp.asarray(factor, d.dtype)  # (A1), (A2)
+            return d * jnp.asarray(factor, d.dtype)  # (AT1), (AT2)
 
         return jax.tree.map(scale, d_carry), None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ClipAdjoint(AdjointRule):
-    """(A4)."""
+    """The rule of (AT3)."""
 
     limit: float
     elementwise: bool = dataclasses.field(default=False, kw_only=True)
@@ -175,14 +183,14 @@ class ClipAdjoint(AdjointRule):
         """Applies the rule to λ_t."""
 
         def factor(size: jax.Array) -> jax.Array:
-            return jnp.minimum(1, self.limit / size)  # (A4)
+            return jnp.minimum(1, self.limit / size)  # (AT3)
 
         return ScaleAdjoint(factor, elementwise=self.elementwise)(d_carry)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ProbeAdjoint(AdjointRule):
-    """(A5)."""
+    """The rule of (AT4)."""
 
     whole: bool = dataclasses.field(default=False, kw_only=True)
 
@@ -194,7 +202,7 @@ class ProbeAdjoint(AdjointRule):
 
     def __call__(self, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Applies the rule to λ_t."""
-        return d_carry, d_carry if self.whole else row_norm(d_carry)  # (A5)
+        return d_carry, d_carry if self.whole else row_norm(d_carry)  # (AT4)
 
 
 def _transformed(step: Cell | Step, rule: AdjointRule) -> Cell | Step:
@@ -203,17 +211,19 @@ def _transformed(step: Cell | Step, rule: AdjointRule) -> Cell | Step:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RuledStep(Expression):
-    """A plain step whose new carry is watched wherever it goes: to the next step, and into y."""
+    """A plain step whose new carry passes through the rule wherever it is used."""
 
     step: Step
     rule: AdjointRule
 
-    def expression(self, spell_argument: Callable[[Any], str]) -> str:
-        """A call of the function that made it."""
-        return _expression(self.step, self.rule, spell_argument)
+    def expression(
+        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+    ) -> str:
+        """Returns the call of the public function that constructs it."""
+        return _expression(self.step, self.rule, spell_argument, with_defaults)
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
-        """One step."""
+        """Runs one step."""
         x, probe = _inputs_and_probe(self.rule, x)
 
         def watch(carry: Carry) -> Carry:
@@ -224,26 +234,28 @@ class RuledStep(Expression):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RuledCell(TransformedCell):
-    """A Cell whose adjoint follows a rule."""
+    """A Cell whose adjoint passes through a rule."""
 
     rule: AdjointRule
 
-    def expression(self, spell_argument: Callable[[Any], str]) -> str:
-        """A call of the function that made it."""
-        return _expression(self.cell, self.rule, spell_argument)
+    def expression(
+        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
+    ) -> str:
+        """Returns the call of the public function that constructs it."""
+        return _expression(self.cell, self.rule, spell_argument, with_defaults)
 
     def project(self, params: Params, xs: PyTree) -> ProbeInputs:
-        """The projected inputs, and the probe, None where the rule reads nothing."""
+        """Returns the projected inputs, and the probe, which is None for a rule without one."""
         xs, probe = _inputs_and_probe(self.rule, xs)
         return ProbeInputs(self.cell.project(params, xs), probe)
 
     def advance(self, w: Weights, carry: Carry, z: ProbeInputs) -> tuple[Carry, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         new_carry, saved = self.cell.advance(w, carry, z.xs)
         return apply_rule(self.rule, new_carry, z.probe), saved
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """That of the inner cell, after the rule."""
+        """Applies the rule, then calls the inner cell."""
         d_carry, d_probe = self.rule(d_carry)
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
         return d_previous, (delta, d_probe)
@@ -251,7 +263,7 @@ class RuledCell(TransformedCell):
     def gradients(
         self, w: Weights, residuals: Residuals, deltas: PyTree
     ) -> tuple[Weights, ProbeInputs]:
-        """Those of the inner cell, and what the rule read."""
+        """Returns the gradients of the inner cell, and those of the probe."""
         inner_deltas, d_probes = deltas
         d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), inner_deltas)
         return d_w, ProbeInputs(d_zs, d_probes)
@@ -262,12 +274,17 @@ def _of_inner_cell(residuals: Residuals) -> Residuals:
 
 
 def _inputs_and_probe(rule: AdjointRule, xs: PyTree) -> tuple[PyTree, PyTree]:
-    return check.require_instance("xs", xs, ProbeInputs) if rule.has_probe else (xs, None)
+    if not rule.has_probe:
+        return xs, None
+    return check.require_instance("xs", xs, ProbeInputs)
 
 
-def _expression(step: Cell | Step, rule: AdjointRule, spell: Callable[[Any], str]) -> str:
-    """The rule's own expression, with the step as its first argument."""
-    name, arguments = call_expression(rule, spell).split("(", 1)
+def _expression(
+    step: Cell | Step, rule: AdjointRule, spell: Callable[[Any], str], with_defaults: bool
+) -> str:
+    """Returns the expression of the rule, with the step as its first argument."""
+    call = call_expression(rule, spell, with_defaults=with_defaults)
+    name, arguments = call.split("(", 1)
     separator = "" if arguments == ")" else ", "
     return f"{name}({spell(step)}{separator}{arguments}"
 
@@ -281,7 +298,7 @@ _identity.defvjp(lambda _, carry, probe: (carry, None), lambda rule, _, d_carry:
 
 
 def apply_rule(rule: AdjointRule, carry: Carry, probe: PyTree) -> Carry:
-    """The carry, whose cotangent goes through the rule on its way back."""
+    """Returns the carry; its cotangent passes through the rule in the backward pass."""
     inexact, others = tree.split_inexact(carry)
     check.require_same_tree("xs.probe", probe, jax.eval_shape(rule, inexact)[1])
     return tree.merge_inexact(_identity(rule, inexact, probe), others)

@@ -1,4 +1,4 @@
-"""One-to-many: a step whose input is made of its own last output."""
+"""One-to-many: a step whose input is computed from its last output."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class Generated(NamedTuple):
 
     Fields:
         y: the output y_t.
-        next_x: the input x_{t+1} that was made of it, such as the token that was drawn.
+        next_x: the next input x_{t+1}, such as the token that was drawn from y_t.
     """
 
     y: PyTree
@@ -23,22 +23,20 @@ class Generated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class autoregressive(Expression):
-    """The step whose input is made of its own last output: one-to-many, generation.
+    """A step whose input is computed from its last output: one-to-many, generation.
 
-        c_t, y_t = step(params, c_{t-1}, x_t),    x_{t+1} = feedback(y_t, s_t)               (F1)
+        c_t, y_t = step(params, c_{t-1}, x_t),    x_{t+1} = feedback(y_t, s_t)              (AR1)
 
-    A whole sequence is `unroll(autoregressive(step, feedback), params, keys, (carry, x))`; to stream,
-    call the step in a Python loop.
+    `unroll(autoregressive(step, feedback), params, keys, carry=(carry, x))` generates a whole
+    sequence. For streaming, call the step in a Python loop. The step has the carry `(carry, x_t)`,
+    the input s_t, and the output `Generated(y_t, x_{t+1})`.
 
     Args:
         step: a Cell or any Step.
-        feedback: `(y, s) -> x`, with x of the form of the first x. s_t is the input of the step
-            that this returns: a key of its own for each step where x is drawn, or a counter.
+        feedback: `(y, s) -> x`, where x has the structure, shapes and dtypes of the first x. s_t is
+            the input of the new step, such as a key for each step if x is drawn, or a counter.
 
-    Returns:
-        A Step with the carry `(carry, x_t)`, the input s_t and the output `Generated(y_t, x_{t+1})`.
-
-    Gradient: what the loop makes of it, through x as well, unless x is drawn from integers.
+    Gradient: that of the loop, also through x, unless x is drawn from integers.
     """
 
     step: Step
@@ -51,10 +49,10 @@ class autoregressive(Expression):
     def __call__(
         self, params: Params, carry: Carry, s: PyTree
     ) -> tuple[tuple[Carry, PyTree], Generated]:
-        """One step."""
+        """Runs one step."""
         is_pair = isinstance(carry, tuple) and len(carry) == 2
         check.require_type(is_pair, "carry", carry, "(carry, x), with the first input")
         inner_carry, x = carry
         inner_carry, y = self.step(params, inner_carry, x)
         next_x = self.feedback(y, s)
-        return (inner_carry, next_x), Generated(y, next_x)  # (F1)
+        return (inner_carry, next_x), Generated(y, next_x)  # (AR1)

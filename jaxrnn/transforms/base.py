@@ -1,4 +1,4 @@
-"""A cell around another cell: whatever it does not change is that of the inner cell."""
+"""A cell around another cell, which keeps everything that it does not change."""
 
 import dataclasses
 
@@ -12,45 +12,45 @@ from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights
 class TransformedCell(Cell):
     """A Cell that passes everything on to `cell`; a transformation overrides what it changes.
 
-    Its backward pass is hand-written if that of the inner cell is. A transformation that overrides
-    `advance` overrides `adjoint` and `gradients` too, since a hand-written backward pass knows
-    nothing of a change of the forward pass alone.
+    Its backward pass is hand-written if that of the inner cell is hand-written. A transformation
+    that overrides `advance` overrides `adjoint` and `gradients` too, since a hand-written backward
+    pass does not follow a change of the forward pass.
     """
 
     cell: Cell
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.init(key, input_size, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """As the inner cell."""
+        """Returns the zero state of the inner cell."""
         return self.cell.initial_carry(batch_shape, dtype)
 
     def project(self, params: Params, xs: PyTree) -> PyTree:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.project(params, xs)
 
     def prepare(self, params: Params) -> Weights:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.prepare(params)
 
     def advance(self, w: Weights, carry: Carry, z: PyTree) -> tuple[Carry, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.advance(w, carry, z)
 
     def output(self, params: Params, carries: Carry) -> PyTree:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.output(params, carries)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.adjoint(w, residuals, d_carry)
 
     def gradients(self, w: Weights, residuals: Residuals, deltas: PyTree) -> tuple[Weights, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.gradients(w, residuals, deltas)
 
     @property
@@ -60,16 +60,16 @@ class TransformedCell(Cell):
 
     @property
     def num_feature_axes(self) -> int:
-        """As the inner cell."""
+        """The number of feature axes of the inner cell's inputs."""
         return self.cell.num_feature_axes
 
     @property
     def is_noisy(self) -> bool:
-        """As the inner cell."""
+        """Whether the inner cell draws noise."""
         return self.cell.is_noisy
 
     def draw_noise(
         self, key: Key, params: Params, carry: Carry, xs: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.draw_noise(key, params, carry, xs)

@@ -1,4 +1,4 @@
-"""The gradient scaled where it passes from a step to the one before."""
+"""The gradient from a step to the previous step, scaled."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResul
 
 
 class ScaledInputs(NamedTuple):
-    """Inputs, and the factor of the gradient that passes to the step before.
+    """Inputs, and the factor of the gradient to the previous step.
 
     Fields:
-        xs: what the step itself takes.
-        factor: ξ, one real number a step.
+        xs: the inputs of the step itself.
+        factor: ξ, one real number for each step.
     """
 
     xs: PyTree
@@ -25,19 +25,19 @@ class ScaledInputs(NamedTuple):
 
 
 def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
-    """The same step, with its gradient scaled by a factor where it passes to the step before.
+    """Returns a step with the same values, whose gradient to the previous step is scaled.
 
         c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
         λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
 
     Args:
-        step: a Cell, whose backward pass stays the one by hand, or a plain Step.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step.
 
     Returns:
-        A Cell or a Step whose inputs are `ScaledInputs(xs, ξ)`. Equal cells give the same cell.
+        A Cell or a Step whose inputs are `ScaledInputs(xs, ξ)`. Equal cells give equal cells.
 
-    Gradient: (X2); of ξ none. Time and memory: the step's, and a product for each array of the
-    carry.
+    Gradient: (X2); ξ has no gradient. Time and memory: those of the step, and a product for each
+    array of the carry.
     """
     check.require_callable("step", step)
     return ScaledCell(step) if isinstance(step, Cell) else ScaledStep(step)
@@ -45,34 +45,34 @@ def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScaledStep(Expression):
-    """See `scale_carry_gradient`; of a plain step."""
+    """The plain step of `scale_carry_gradient`."""
 
     step: Step
 
     expression_name = "scale_carry_gradient"
 
     def __call__(self, params: Params, carry: Carry, x: ScaledInputs) -> StepResult:
-        """One step."""
+        """Runs one step."""
         return self.step(params, _scaled_carry(carry, x), x.xs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScaledCell(TransformedCell):
-    """See `scale_carry_gradient`; of a Cell."""
+    """The Cell of `scale_carry_gradient`."""
 
     expression_name = "scale_carry_gradient"
 
     def project(self, params: Params, xs: ScaledInputs) -> ScaledInputs:
-        """The projected inputs, and the factors."""
+        """Returns the projected inputs, and the factors."""
         check.require_instance("xs", xs, ScaledInputs)
         return ScaledInputs(self.cell.project(params, xs.xs), xs.factor)
 
     def advance(self, w: Weights, carry: Carry, z: ScaledInputs) -> tuple[Carry, PyTree]:
-        """One step of (X1)."""
+        """Runs one step of (X1)."""
         return self.cell.advance(w, _scaled_carry(carry, z), z.xs)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """One step of (X2)."""
+        """Runs one step of (X2)."""
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
         factor = residuals.z.factor
         return jax.tree.map(lambda d: _times(d, factor), d_previous), delta  # (X2)
@@ -80,7 +80,7 @@ class ScaledCell(TransformedCell):
     def gradients(
         self, w: Weights, residuals: Residuals, deltas: PyTree
     ) -> tuple[Weights, ScaledInputs]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
         return d_w, ScaledInputs(d_zs, None)
 
@@ -90,7 +90,7 @@ def _of_inner_cell(residuals: Residuals) -> Residuals:
 
 
 def _scaled_carry(carry: Carry, x: ScaledInputs) -> Carry:
-    """The carry, whose gradient is multiplied by ξ."""
+    """Returns the carry; its gradient is multiplied by ξ."""
     check.require_instance("xs", x, ScaledInputs)
     check.require_arrays(**{"xs.factor": x.factor})
     fits = x.factor is not None and jnp.shape(x.factor) == ()
@@ -100,7 +100,7 @@ def _scaled_carry(carry: Carry, x: ScaledInputs) -> Carry:
 
 
 def _times(d: jax.Array, factor: jax.Array) -> jax.Array:
-    """ξ d; where ξ is 0 nothing passes, not 0 · ∞ either."""
+    """Returns ξ d, and 0 where ξ is 0, even if d is infinite."""
     return jnp.where(factor == 0, 0, d) * factor.astype(d.dtype)
 
 

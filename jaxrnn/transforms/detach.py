@@ -1,4 +1,4 @@
-"""h-detach: the gradient that passes to the step before, stopped at random."""
+"""h-detach: the gradient to the previous step, dropped at random."""
 
 import dataclasses
 
@@ -19,29 +19,26 @@ from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights, W
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class detach_adjoint(NoisyCell):
-    """The same cell, whose gradient to the step before is dropped at random.
+    """A cell with the same values, whose gradient to the previous step is dropped at random.
 
-    Of what goes on to step t-1, each row of each array is
+    For each row of each array of the carry,
 
-        ∂L/∂c_{t-1} ← 0                        with probability p                            (A3)
+        ∂L/∂c_{t-1} ← 0                        with probability p                           (HD1)
 
-    Values do not change. Each step keeps its own loss.
+    before it is passed on to step t-1. Values do not change. The gradient of each step's own loss
+    remains. With `unroll(key=...)` the cell draws where to detach. Without a key it is `cell`.
 
     Args:
-        cell: a Cell, whose backward pass stays the hand-written one.
-        rate: p in [0, 1), one number or one for each array of the carry: `LSTMCarry(h=0.25, c=0.0)`
-            is h-detach.
-
-    Returns:
-        A Cell that takes what `cell` takes: with `unroll(key=...)` it draws where to detach,
-        without a key it is `cell`. Equal arguments give equal cells.
+        cell: a Cell, whose backward pass stays hand-written.
+        rate: p in [0, 1), one number for all arrays of the carry, or one for each array:
+            `LSTMCarry(h=0.25, c=0.0)` is h-detach.
 
     Raises:
-        TypeError, ValueError: a rate outside [0, 1); while tracing, rates of another form than the
-            carry.
+        TypeError, ValueError: for a rate outside [0, 1); while tracing, for rates whose structure
+            is not that of the carry.
 
-    Gradient: biased on purpose, unless p = 0. Time and memory: T·B bools for each array of the
-    carry.
+    Equal arguments construct equal cells. Gradient: biased on purpose, unless p = 0. Time and
+    memory: T·B bools for each array of the carry.
 
     Source: B. Kanuparthi et al., "h-detach: Modifying the LSTM gradient towards better
     optimization", ICLR 2019.
@@ -68,20 +65,20 @@ class detach_adjoint(NoisyCell):
         return WithNoise(self.cell.project(params, xs), per_step)
 
     def advance(self, w: Weights, carry: Carry, z: WithNoise) -> tuple[Carry, PyTree]:
-        """As the inner cell."""
+        """Calls the inner cell."""
         carry = _where_kept(z.noise, carry, jax.lax.stop_gradient(carry))
         return self.cell.advance(w, carry, z.value)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """That of the inner cell, dropped where it is detached (A3)."""
+        """Calls the inner cell, and drops the gradient where it is detached (HD1)."""
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
         zero = jax.tree.map(jnp.zeros_like, d_previous)
-        return _where_kept(residuals.z.noise, d_previous, zero), delta  # (A3)
+        return _where_kept(residuals.z.noise, d_previous, zero), delta  # (HD1)
 
     def gradients(
         self, w: Weights, residuals: Residuals, deltas: PyTree
     ) -> tuple[Weights, WithNoise]:
-        """As the inner cell; the noise has no gradient."""
+        """Calls the inner cell; the noise has no gradient."""
         d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
         return d_w, WithNoise(d_zs, None)
 
@@ -91,4 +88,6 @@ def _of_inner_cell(residuals: Residuals) -> Residuals:
 
 
 def _where_kept(keep: Carry | None, kept: Carry, dropped: Carry) -> Carry:
-    return kept if keep is None else jax.tree.map(tree.where, keep, kept, dropped)
+    if keep is None:
+        return kept
+    return jax.tree.map(tree.where, keep, kept, dropped)

@@ -1,4 +1,4 @@
-"""Dropout inside a recurrence: one mask for all time, or on the candidate, anew at every step."""
+"""Dropout inside a recurrence: one mask at all steps, or a new mask for the candidate."""
 
 import dataclasses
 from typing import Any
@@ -19,26 +19,24 @@ from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Weights, WithN
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class variational_dropout(NoisyCell):
-    """Dropout with one mask for all time, on the inputs and on the state that the products see.
+    """Dropout with one mask at all steps, on the inputs and on the state in products.
 
         x̃_t = k_x ⊙ x_t,    P = (k_h ⊙ h_{t-1}) W_h                                          (V1)
 
-    with k_x `(*batch, I)` and k_h `(*batch, H)` 1/(1-rate) with probability 1 - rate and else 0.
-    What a cell takes of h_{t-1} without a product (the GRU's z ⊙ h_{t-1}) is left alone.
+    where each number of k_x `(*batch, I)` and k_h `(*batch, H)` is 1/(1-rate) with probability 1 -
+    rate, and 0 otherwise. A use of h_{t-1} without a product, such as the GRU's z ⊙ h_{t-1}, has no
+    dropout. With `unroll(key=...)` the cell draws both masks. Without a key it is `cell`.
 
     Args:
-        cell: a Cell; for `state_rate` above 0 one whose recurrence is a matrix product.
-        input_rate: the rate on x, in [0, 1).
-        state_rate: the rate on h, in [0, 1).
-
-    Returns:
-        A Cell: with `unroll(key=...)` it draws both masks, without a key it is `cell`.
+        cell: a Cell; for a `state_rate` above 0, its recurrence must be a matrix product.
+        input_rate: the rate for x, in [0, 1).
+        state_rate: the rate for h, in [0, 1).
 
     Raises:
-        ValueError: a rate outside [0, 1); `input_rate` above 0 for a cell that takes tokens; while
-            tracing, if there is no product of the state.
+        ValueError: for a rate outside [0, 1); for an `input_rate` above 0 if the cell takes tokens;
+            while tracing, for a `state_rate` above 0 if there is no product of the state.
 
-    Gradient: exact for the masks drawn. Memory: no array over time is added.
+    Gradient: exact for the drawn masks. Memory: no array over time is added.
 
     Source: Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
     neural networks", NeurIPS 2016.
@@ -60,7 +58,7 @@ class variational_dropout(NoisyCell):
         key_x, key_h = jax.random.split(key)
         keep_x = keep_h = None
         if self.input_rate:
-            expected = "an array (of a masked cell and the like, transform the variational cell)"
+            expected = "an array (apply variational_dropout before masked and resettable)"
             check.require_type(hasattr(xs, "shape"), "xs", xs, expected)
             keep_x = jax.random.bernoulli(key_x, 1 - self.input_rate, xs.shape[1:])
         if self.state_rate:
@@ -88,24 +86,22 @@ class variational_dropout(NoisyCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class recurrent_dropout(NoisyCell):
-    """Dropout on the candidate alone, drawn anew at every step: memory is never erased.
+    """Dropout on the candidate alone, with a new mask at every step, so memory is never erased.
 
         LSTM: c_t = f ⊙ c_{t-1} + i ⊙ (k_t ⊙ g)                                              (D1)
         GRU:  h_t = (1 - z) ⊙ (k_t ⊙ n) + z ⊙ h_{t-1}                                        (D2)
 
-    with k_t `(*batch, H)` 1/(1-rate) with probability 1 - rate and else 0.
+    where each number of k_t `(*batch, H)` is 1/(1-rate) with probability 1 - rate, and 0 otherwise.
+    With `unroll(key=...)` the cell draws k. Without a key it is `cell`.
 
     Args:
         cell: a Cell with a candidate.
         rate: in [0, 1).
 
-    Returns:
-        A Cell: with `unroll(key=...)` it draws k, without a key it is `cell`.
-
     Raises:
-        ValueError: a rate outside [0, 1); while tracing, if the cell has no candidate.
+        ValueError: for a rate outside [0, 1); while tracing, if the cell has no candidate.
 
-    Gradient: exact for the noise drawn. Memory: k, T·B·H more.
+    Gradient: exact for the drawn noise. Memory: k, T·B·H more.
 
     Source: S. Semeniuta, A. Severyn, E. Barth, "Recurrent dropout without memory loss", COLING
     2016.

@@ -1,4 +1,4 @@
-"""The new carry of a plain step replaced wherever it goes, by evaluating the step's jaxpr."""
+"""Replaces the new carry of a plain step wherever it is used, by evaluating the step's jaxpr."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,18 @@ REMAT = {"checkpoint", "remat", "remat2"}  # names of `jax.checkpoint` in a jaxp
 def with_watched_carry(
     step: Step, watch: Callable[[Carry], Carry], params: Params, carry: Carry, x: PyTree
 ) -> StepResult:
-    """Takes a step, with `watch(new_carry)` in the place of the new carry, also in what y uses."""
+    """Runs a step with `watch(new_carry)` in the place of the new carry.
+
+    The output y is also computed from the watched carry.
+    """
     jaxpr, values, structure = _flat(step, params, carry, x)
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
     for eqn in jaxpr.eqns:
         env |= zip(eqn.outvars, _evaluate(eqn, env), strict=True)
     new_carry, _ = structure.unflatten([_value(env, v) for v in jaxpr.outvars])
     new_carry = watch(new_carry)
-    # What was computed from the carry, once more from the watched one. All else stays as it is: a
-    # rule of the user's own must not run twice.
+    # Values that depend on the new carry are computed again, from the watched carry. All others
+    # stay as they are, since a custom derivative rule must not run twice.
     computed = {v for eqn in jaxpr.eqns for v in eqn.outvars}
     outputs = zip(jaxpr.outvars, jax.tree.leaves(new_carry), strict=False)
     watched = {v: c for v, c in outputs if not isinstance(v, Literal) and v in computed}
@@ -37,16 +40,17 @@ def with_watched_carry(
 
 
 def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, list[Any], Any]:
-    """The step's jaxpr, the values of its variables, and what tree it returns.
+    """Returns the step's jaxpr, the values of its variables, and the structure of its result.
 
-    Calls of `jit` are written out, and a `jax.checkpoint` that returns the new carry: they would
-    hide what of y is computed from the carry. A rule of the user's own stays whole.
+    Calls of `jit` are inlined, and so is a `jax.checkpoint` that returns the new carry, since they
+    would hide which parts of y are computed from the carry. A custom derivative rule is not
+    inlined.
     """
     traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, x)
     carries = len(jax.tree.leaves(check.require_pair("step", shapes)[0]))
 
     def evaluate(jaxpr: Any, carry: list[Any], values: list[Any]) -> list[Any]:
-        """The values of a jaxpr, in which these variables are the new carry."""
+        """Returns the outputs of a jaxpr in which the variables `carry` are the new carry."""
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         for eqn in jaxpr.eqns:
             of_carry = [any(v is c for c in carry) for v in eqn.outvars]
@@ -55,8 +59,8 @@ def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, lis
                 if eqn.primitive.name == "jit":
                     inner, consts = inner.jaxpr, inner.consts
                 inner_carry = [v for v, c in zip(inner.outvars, of_carry, strict=True) if c]
-                own = [*consts, *(_value(env, v) for v in eqn.invars)]
-                results = evaluate(inner, inner_carry, own)
+                inner_values = [*consts, *(_value(env, v) for v in eqn.invars)]
+                results = evaluate(inner, inner_carry, inner_values)
             else:
                 results = _evaluate(eqn, env)
             env |= zip(eqn.outvars, results, strict=True)
@@ -73,7 +77,8 @@ def _value(env: dict[Any, Any], v: Any) -> Any:
 
 
 def _evaluate(eqn: Any, env: dict[Any, Any]) -> list[Any]:
-    """The results of an equation."""
-    params, values = eqn.primitive.get_bind_params(eqn.params), [_value(env, v) for v in eqn.invars]
+    """Returns the results of an equation."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    values = [_value(env, v) for v in eqn.invars]
     results = eqn.primitive.bind(*values, **params)
     return list(results) if eqn.primitive.multiple_results else [results]

@@ -11,31 +11,42 @@ from jaxrnn.types import Carry
 
 
 def batch_axes(carry: Carry) -> tuple[int, ...]:
-    """The axes that tell rows apart; see `scale_adjoint`."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree.split_inexact(carry)[0])]
-    shared = itertools.takewhile(lambda sizes: len({*sizes}) == 1, zip(*shapes, strict=False))
-    return tuple(sizes[0] for sizes in shared)[: max(0, *map(len, shapes), 1) - 1]
+    """Returns the batch axes of a carry.
+
+    They are the leading axes that all floating-point arrays share, without the last axis of the
+    longest array.
+    """
+    inexact, _ = tree.split_inexact(carry)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inexact)]
+    sizes_of_axes = zip(*shapes, strict=False)
+    shared = itertools.takewhile(lambda sizes: len({*sizes}) == 1, sizes_of_axes)
+    longest = max(map(len, shapes), default=1)
+    return tuple(sizes[0] for sizes in shared)[: max(0, longest - 1)]
 
 
 def flatten_rows(carry: Carry) -> jax.Array:
-    """All real numbers of a row side by side, `(*batch, N)`; a complex one is two.
+    """Returns all real numbers of each row, `(*batch, N)`; a complex number counts as two.
 
-    In the widest dtype among them, at least float32.
+    The dtype is the widest among the arrays, and float32 at least.
     """
-    start = len(batch_axes(carry))
-    leaves = jax.tree.leaves(tree.split_inexact(carry)[0])
-    parts = [p for c in leaves for p in ((c.real, c.imag) if jnp.iscomplexobj(c) else (c,))]
-    dtype = at_least_float32(max((p.dtype for p in parts), key=lambda d: jnp.finfo(d).bits))
-    return jnp.concatenate([jax.lax.collapse(p, start).astype(dtype) for p in parts], axis=-1)
+    num_batch_axes = len(batch_axes(carry))
+    inexact, _ = tree.split_inexact(carry)
+    parts: list[jax.Array] = []
+    for array in jax.tree.leaves(inexact):
+        parts += [array.real, array.imag] if jnp.iscomplexobj(array) else [array]
+    widest = max((part.dtype for part in parts), key=lambda dtype: jnp.finfo(dtype).bits)
+    dtype = at_least_float32(widest)
+    rows = [jax.lax.collapse(part, num_batch_axes).astype(dtype) for part in parts]
+    return jnp.concatenate(rows, axis=-1)
 
 
 def row_norm(d_carry: Carry) -> jax.Array:
-    """‖λ‖ `(*batch)` over all arrays jointly, with no square that over- or underflows."""
+    """Returns ‖λ‖ `(*batch)` over all arrays together; no square overflows or underflows."""
     sizes = abs(flatten_rows(d_carry))
     peak = one_where_zero(jnp.max(sizes, axis=-1, initial=0))
     return jnp.sqrt(jnp.sum((sizes / peak[..., None]) ** 2, axis=-1)) * peak
 
 
 def one_where_zero(size: jax.Array) -> jax.Array:
-    """The size, with 1 in the place of 0, so that it can be divided by."""
+    """Returns the size, with 1 in the place of 0, as a safe divisor."""
     return jnp.where(size == 0, 1, size)

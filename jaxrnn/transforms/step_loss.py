@@ -24,7 +24,7 @@ from jaxrnn.types import (
     Weights,
 )
 
-StepLoss = Callable[[Any, Any], Any]  # of outputs (*lead, V) and targets (*lead, ...)
+StepLoss = Callable[[Any, Any], Any]  # (outputs (*lead, V), targets (*lead, ...)) -> (*lead)
 INTEGER_TARGET = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -32,8 +32,8 @@ class StepLossInputs(NamedTuple):
     """Inputs, and the targets of the outputs.
 
     Fields:
-        xs: what the step itself takes.
-        targets: y `(*lead, ...)`, what the loss takes beside the readout's outputs.
+        xs: the inputs of the step itself.
+        targets: y `(*lead, ...)`, the second argument of the loss.
     """
 
     xs: PyTree
@@ -44,29 +44,31 @@ def step_loss(
     step: Cell | Step,
     readout: Layer,
     loss: StepLoss,
+    *,
     target: jax.ShapeDtypeStruct = INTEGER_TARGET,
 ) -> Cell | Step:
-    """The step whose output is its loss, so that logits stand in memory for one segment at most.
+    """Returns a step whose output is its loss.
 
         c_t = cell(params, c_{t-1}, x_t),    o_t = readout(h_t),    y_t = ℓ(o_t, target_t)    (1)
 
-    Under a loop that goes through the sequence segment by segment (`checkpointed`) the `(T, *batch,
-    V)` outputs of the readout are never in memory all at once, nor are their cotangents.
+    Under a loop that runs a sequence segment by segment (`checkpointed`), the `(T, *batch, V)`
+    outputs of the readout and their cotangents are in memory for one segment at most.
 
     Args:
-        step: a Cell without noise, whose backward pass stays the one by hand, or a plain Step.
+        step: a Cell without noise, whose backward pass stays hand-written, or a plain Step.
         readout: a Layer.
         loss: `(outputs (*lead, V), targets (*lead, ...)) -> (*lead)`, such as
             `optax.softmax_cross_entropy_with_integer_labels`.
-        target: shape and dtype of what one row is to be at one step; an int32 token unless given. A
-            Cell's carry has room for it.
+        target: the shape and dtype of the target of one row at one step; defaults to an int32
+            token. The carry of a Cell holds one target for each row.
 
     Returns:
-        A Cell or a Step with inputs `StepLossInputs(xs, targets)` and one loss for each step and row as its
-        output. Its params are those of `stacked(cell, readout)`; a Cell's carry is the pair of the
-        cell's and the last target. Equal arguments give the same cell.
+        A Cell or a Step with inputs `StepLossInputs(xs, targets)`; its output is one loss for each
+        step and row. Its params are those of `stacked(cell, readout)`. The carry of a Cell is the
+        pair of the inner cell's carry and the last target. Equal arguments give equal cells.
 
-    Gradient: exact. Time and memory: the cell's; readout and loss where outputs are made.
+    Gradient: exact. Time and memory: those of the cell; readout and loss run where the loop
+    computes outputs.
     """
     check.require_callable("step", step, takes=3)
     check.require_instance("readout", readout, Layer)
@@ -75,12 +77,12 @@ def step_loss(
     if not isinstance(step, Cell):
         return StepLossStep(step, readout, loss)
     check.require(not step.is_noisy, "step", "one that draws noise", "one without")
-    return StepLossCell(step, readout, loss, target)
+    return StepLossCell(step, readout, loss, target=target)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepLossStep(Expression):
-    """See `step_loss`; of a plain step."""
+    """The plain step of `step_loss`."""
 
     step: Step
     readout: Layer
@@ -89,7 +91,7 @@ class StepLossStep(Expression):
     expression_name = "step_loss"
 
     def __call__(self, params: Params, carry: Carry, x: StepLossInputs) -> StepResult:
-        """One step."""
+        """Runs one step."""
         check.require_instance("xs", x, StepLossInputs)
         check.require_one_per_part((self.step, self.readout), params=params)
         step_params, readout_params = params
@@ -99,19 +101,19 @@ class StepLossStep(Expression):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepLossCell(TransformedCell):
-    """See `step_loss`; of a Cell.
+    """The Cell of `step_loss`.
 
-    An output is made of the carry, so a step's target rides there beside the inner cell's carry.
+    A Cell computes its output from its carry, so the carry contains the target of the step.
     """
 
     readout: Layer
     loss: StepLoss
-    target: jax.ShapeDtypeStruct = INTEGER_TARGET
+    target: jax.ShapeDtypeStruct = dataclasses.field(default=INTEGER_TARGET, kw_only=True)
 
     expression_name = "step_loss"
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """The parameters of the cell and of the readout, as `stacked` draws them."""
+        """Draws the parameters of the cell and of the readout, as `stacked` does."""
         check.require_key("key", key)
         key_cell, key_readout = jax.random.split(key)
         params = self.cell.init(key_cell, input_size, dtype)
@@ -121,12 +123,12 @@ class StepLossCell(TransformedCell):
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Carry:
-        """The inner cell's zero state, and a target of zeros."""
+        """Returns the inner cell's zero state, and a target of zeros."""
         target = jnp.zeros((*batch_shape, *self.target.shape), self.target.dtype)
         return self.cell.initial_carry(batch_shape, dtype), target
 
     def project(self, params: Params, xs: StepLossInputs) -> StepLossInputs:
-        """The projected inputs, and the targets."""
+        """Returns the projected inputs, and the targets."""
         check.require_instance("xs", xs, StepLossInputs)
         check.require_one_per_part((self.cell, self.readout), params=params)
         batch = check.batch_shape(xs.xs, self.num_feature_axes)
@@ -135,23 +137,24 @@ class StepLossCell(TransformedCell):
         return StepLossInputs(self.cell.project(params[0], xs.xs), xs.targets)
 
     def prepare(self, params: Params) -> Weights:
-        """As the inner cell."""
+        """Calls the inner cell."""
         return self.cell.prepare(params[0])
 
     def advance(self, w: Weights, carry: Carry, z: StepLossInputs) -> tuple[Carry, PyTree]:
-        """As the inner cell; the carry takes the step's target along."""
+        """Calls the inner cell, and puts the target of the step into the carry."""
         inner_carry, _ = carry
         new_carry, saved = self.cell.advance(w, inner_carry, z.xs)
         return (new_carry, z.targets), saved
 
     def output(self, params: Params, carries: Carry) -> PyTree:
-        """The losses (1)."""
-        (cell_params, readout_params), (inner_carries, targets) = params, carries
+        """Returns the losses (1)."""
+        cell_params, readout_params = params
+        inner_carries, targets = carries
         ys = self.cell.output(cell_params, inner_carries)
         return self.loss(self.readout.apply(readout_params, ys), targets)  # (1)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """That of the inner cell; a target comes from the inputs."""
+        """Calls the inner cell; the gradient of the target goes to the inputs."""
         d_inner, d_target = d_carry
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_inner)
         no_target = jax.tree.map(jnp.zeros_like, d_target)
@@ -160,12 +163,13 @@ class StepLossCell(TransformedCell):
     def gradients(
         self, w: Weights, residuals: Residuals, deltas: PyTree
     ) -> tuple[Weights, StepLossInputs]:
-        """Those of the inner cell, and of the targets."""
+        """Returns the gradients of the inner cell, and those of the targets."""
         inner_deltas, d_targets = deltas
         d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), inner_deltas)
         return d_w, StepLossInputs(d_zs, d_targets)
 
 
 def _of_inner_cell(residuals: Residuals) -> Residuals:
-    (previous_carry, _), (carry, _) = residuals.previous_carry, residuals.carry
+    previous_carry, _ = residuals.previous_carry
+    carry, _ = residuals.carry
     return Residuals(previous_carry, residuals.z.xs, carry, residuals.saved)

@@ -1,4 +1,4 @@
-"""Zoneout: units that keep their last value."""
+"""Zoneout: units that keep their previous value at random."""
 
 import dataclasses
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights, W
 
 
 class ZoneoutSaved(NamedTuple):
-    """What the inner cell saved, and the carry that it returned."""
+    """The saved values of the inner cell, and the carry that it returned."""
 
     saved: PyTree
     carry: Carry
@@ -26,7 +26,7 @@ class ZoneoutSaved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class zoneout(NoisyCell):
-    """Each unit of the carry keeps its last value with a probability p, drawn anew at every step.
+    """A cell whose units keep their previous value with probability p, drawn anew at every step.
 
         c'_t = cell(c_{t-1}, x_t)
         c_t  = d_t ⊙ c_{t-1} + (1 - d_t) ⊙ c'_t,    d_t ~ Bernoulli(p)                       (Z1)
@@ -36,18 +36,18 @@ class zoneout(NoisyCell):
 
         λ'_t = (1 - D) ⊙ λ_t,    λ_{t-1} = adjoint(λ'_t) + D ⊙ λ_t                           (Z3)
 
+    With `unroll(key=...)` the cell draws d. Without a key it uses the mean (Z2).
+
     Args:
         cell: a Cell with real arrays in its carry.
-        rate: p, in [0, 1); one number for all arrays of the carry, or one for each, such as
+        rate: p, in [0, 1); one number for all arrays of the carry, or one for each array, such as
             `LSTMCarry(h=0.05, c=0.5)`.
 
-    Returns:
-        A Cell: with `unroll(key=...)` it draws d, without a key it takes the mean (Z2).
-
     Raises:
-        ValueError: a rate outside [0, 1); while tracing, rates of another form than the carry.
+        ValueError: for a rate outside [0, 1); while tracing, for rates whose structure is not that
+            of the carry.
 
-    Gradient: exact for the noise drawn. Memory: one bool and c'_t for each unit and step more.
+    Gradient: exact for the drawn noise. Memory: one bool and c'_t more for each unit and step.
 
     Source: D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden
     activations", ICLR 2017.
@@ -63,7 +63,8 @@ class zoneout(NoisyCell):
         return hash_with_rates(self, self.rate)
 
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        steps, rates = check.num_steps(xs), rate_of_each_array("rate", self.rate, carry)
+        steps = check.num_steps(xs)
+        rates = rate_of_each_array("rate", self.rate, carry)
         return None, draw_booleans(key, rates, lambda c: (steps, *c.shape), carry)
 
     def _project(
@@ -72,34 +73,36 @@ class zoneout(NoisyCell):
         return WithNoise(self.cell.project(params, xs), per_step)
 
     def _mix(self, hold: Carry | None, held: Carry, new: Carry) -> Carry:
-        """`held` with weight D, `new` with weight 1 - D."""
+        """Returns `held` with weight D plus `new` with weight 1 - D."""
         if hold is not None:
             return jax.tree.map(jnp.where, hold, held, new)
         rates = rate_of_each_array("rate", self.rate, new)
-        return jax.tree.map(lambda p, a, b: p * a + (1 - p) * b, rates, held, new)
+        return jax.tree.map(lambda p, c, new_c: p * c + (1 - p) * new_c, rates, held, new)
 
     def advance(self, w: Weights, carry: Carry, z: WithNoise) -> tuple[Carry, ZoneoutSaved]:
-        """One step of (Z1) or (Z2)."""
+        """Runs one step of (Z1) or (Z2)."""
         new_carry, saved = self.cell.advance(w, carry, z.value)
         mixed = self._mix(z.noise, carry, new_carry)  # (Z1), (Z2)
         return mixed, ZoneoutSaved(saved, new_carry)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """One step of (Z3)."""
-        hold, zero = residuals.z.noise, jax.tree.map(jnp.zeros_like, d_carry)
-        d_new, d_held = self._mix(hold, zero, d_carry), self._mix(hold, d_carry, zero)
+        """Runs one step of (Z3)."""
+        hold = residuals.z.noise
+        zero = jax.tree.map(jnp.zeros_like, d_carry)
+        d_new = self._mix(hold, zero, d_carry)
+        d_held = self._mix(hold, d_carry, zero)
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_new)
         return jax.tree.map(jnp.add, d_previous, d_held), delta  # (Z3)
 
     def gradients(
         self, w: Weights, residuals: Residuals, deltas: PyTree
     ) -> tuple[Weights, WithNoise]:
-        """As the inner cell; the noise has no gradient."""
+        """Calls the inner cell; the noise has no gradient."""
         d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
         return d_w, WithNoise(d_zs, None)
 
 
 def _of_inner_cell(residuals: Residuals) -> Residuals:
-    """The residuals of the inner cell, which returned c'."""
+    """Returns the residuals of the inner cell, which returned c'."""
     saved, carry = residuals.saved
     return Residuals(residuals.previous_carry, residuals.z.value, carry, saved)

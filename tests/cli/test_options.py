@@ -1,4 +1,5 @@
 import pytest
+from helpers import assert_interchangeable
 
 import jaxrnn
 from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whole_number
@@ -7,6 +8,7 @@ from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whol
 @pytest.mark.parametrize(("name", "loop"), jaxrnn.LOOPS)
 def test_every_loop_can_be_named(name, loop):
     assert loop_named(name) == loop
+    assert hash(loop_named(name)) == hash(loop)
 
 
 def test_a_segment_of_any_length_can_be_named():
@@ -16,7 +18,7 @@ def test_a_segment_of_any_length_can_be_named():
 
 @pytest.mark.parametrize(("name", "make"), jaxrnn.CELLS)
 def test_every_cell_can_be_named(name, make):
-    assert cell_named(name, 3) == make(3)
+    assert_interchangeable(cell_named(name, 3), make(3))
 
 
 BAD_LOOPS = ["", "truncated", "truncated:", "truncated:-1", "bptt:3", "scan:", "truncated:4:2"]

@@ -31,6 +31,7 @@ from jaxrnn.types import Cell, Part
 
 T, B, I, H = 5, 3, 2, 4
 GRU, LSTM = jaxrnn.gru(H), jaxrnn.lstm(H)
+VECTOR = jax.ShapeDtypeStruct((3,), "float32")
 NATS = optax.softmax_cross_entropy_with_integer_labels
 # Every public function that makes a Cell of a Cell, and calls of it.
 TRANSFORMS = {
@@ -62,7 +63,9 @@ TRANSFORMS = {
     "scale_carry_gradient": [lambda f: f(GRU)],
     "step_loss": [
         lambda f: f(GRU, jaxrnn.linear(3), NATS),
-        lambda f: f(LSTM, jaxrnn.linear(3), optax.l2_loss, jax.ShapeDtypeStruct((3,), "float32")),
+        lambda f: f(
+            LSTM, jaxrnn.linear(3), optax.l2_loss, target=jax.ShapeDtypeStruct((3,), "float32")
+        ),
     ],
     "variational_dropout": [lambda f: f(GRU, input_rate=0.1, state_rate=0.2)],
     "zoneout": [lambda f: f(GRU, 0.1), lambda f: f(LSTM, LSTMCarry(0.1, np.float64(0.5)))],

@@ -60,7 +60,7 @@ def test_names_are_readable_and_the_file_says_what_it_is(tmp_path):
     metadata, arrays = interop.open_file(tmp_path / "net")
     assert arrays.keys() >= {"1.forward.w_h", "1.backward.b_n", "2.w_x", "4.w_o"}
     assert metadata["jaxrnn"] == interop.VERSION
-    assert metadata["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4)")
+    assert metadata["cell"].startswith("stacked(dropout(0.5), bidirectional(gru(4, ")
 
 
 def test_a_fresh_process_reads_it(tmp_path):

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from helpers import DerivedBackward
 from reference import distance, often, scans
 
 import jaxrnn
+from jaxrnn.loops import backend
 
 CELLS = dict(jaxrnn.CELLS)
 # Distinct primes, so that a shape tells what an array is: T, B, I, H.
@@ -200,11 +200,12 @@ def test_integers_in_the_carry_may_pass_through_an_outer_scan():
         return jnp.sum(ys) + jnp.sum(h)
 
     at = jnp.ones(I), jnp.asarray(np.random.default_rng(0).standard_normal((3, T, I)))
-    got, wanted = (
+    by_bptt, by_checkpointed, wanted = (
         jax.grad(functools.partial(value, loop), argnums=(0, 1))(*at)
-        for loop in (jaxrnn.bptt, jaxrnn.scan)
+        for loop in (jaxrnn.bptt, jaxrnn.checkpointed(), jaxrnn.scan)
     )
-    assert distance(got, wanted) < 1e-12
+    assert distance(by_bptt, wanted) < 1e-12
+    assert distance(by_checkpointed, wanted) < 1e-12
 
 
 def test_a_step_closes_over_traced_values_under_vmap_of_grad():
@@ -236,7 +237,7 @@ def test_a_step_closes_over_traced_values_under_vmap_of_grad():
 
 
 def test_a_plain_step_is_linearised_once_for_all_time():
-    """The derived gradient of a weight is one product over time and batch too: no scan carries a weight."""
+    """The derived gradient of a weight is one product over time and batch: no scan carries it."""
     cell = jaxrnn.gru(H)
     args = arguments(cell)
 
@@ -293,9 +294,8 @@ def test_a_gradient_without_jit_compiles_once(cell_name):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """As if the cache held no more than the projections of four steps."""
-    module = sys.modules["jaxrnn.loops.chunks"]
-    for name, value in {"WHOLE_BYTES": 0, "CHUNK_BYTES": 1, "CHUNK_STEPS": 4}.items():
-        monkeypatch.setattr(module, name, value)
+    short = {"whole_bytes": 0, "chunk_bytes": 1, "chunk_steps": 4}
+    monkeypatch.setitem(backend.SETTINGS, "cpu", backend.SETTINGS["cpu"]._replace(**short))
     jax.clear_caches()
     yield
     jax.clear_caches()

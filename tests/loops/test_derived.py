@@ -181,8 +181,8 @@ def test_gradient_of_a_gradient_equals_autodiff(name):
 
 def taken_apart(step, params, carry, xs):
     traced = derived._traced(step, params, carry, xs)
-    parts = regions.classify(traced.jaxpr, len(traced.own), len(traced.carry))
-    return Recurrence(parts)
+    parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
+    return Recurrence(parts, unroll=1)
 
 
 def parts_of(name):

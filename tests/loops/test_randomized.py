@@ -118,7 +118,7 @@ def test_keeping_all_is_exact(problem):
 
 @pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.5, float("nan"), True, "0.5"])
 def test_what_is_no_probability_is_refused(own_messages, keep):
-    with pytest.raises((TypeError, ValueError), match=r"keep: got .*, expected"):
+    with pytest.raises((TypeError, ValueError), match=r"keep_probability: got .*, expected"):
         jaxrnn.randomized(jax.random.key(0), keep)
 
 

@@ -1,10 +1,11 @@
-"""Where the gradients of parameters and inputs leave the loop, and how they follow from there.
+"""Where the gradients of parameters and inputs leave the loop, and how they are computed.
 
-Parameters and inputs enter a step linearly, and go on linearly for a while: F is where that ends. A
-gradient δ = ∂L/∂F of every step is all that the gradients of parameters need of the loop.
+Parameters and inputs enter a step linearly. F is the set of values at which their linear paths end.
+The gradients δ = ∂L/∂F of all steps are all that the gradients of parameters need from the loop.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,23 +20,24 @@ Values = list[Any]
 
 
 class Exits:
-    """F, and the equations that lead to it from parameters and inputs.
+    """F, and the equations that lead to F from parameters and inputs.
 
-    F is the cheapest set of values between them and everything else, by the bytes of δ: a stack of
-    it over time costs its bytes at every step. If a parameter is no larger than the value that it
-    enters, its gradient is summed inside the loop; if an input is no larger, its gradient is
-    computed there, step by step.
+    F is the cheapest set of values between parameters and inputs and everything else. The cost of a
+    value is the bytes of its δ, since these are stacked over time. If a parameter is no larger than
+    the value that it enters, its gradient is summed inside the loop. If an input is no larger, its
+    gradient is computed inside the loop, step by step.
 
     Attributes:
         summed: parameters whose gradients are summed inside the loop.
-        direct: inputs whose gradients are taken inside the loop, step by step.
+        direct: inputs whose gradients are computed inside the loop, step by step.
         computed: the rest of F, values that the loop computes.
         cut: all three.
-        constants: what the equations that lead to `computed` read beside parameters and inputs.
+        constants: the values other than parameters and inputs that the equations before `computed`
+            read.
     """
 
     def __init__(self, regions: Regions) -> None:
-        """Find the cut."""
+        """Computes the cut."""
         self._regions = regions
         self._invariant = [v for v in regions.invariant if jaxprs.has_gradient(v)]
         self._stepwise = [v for v in regions.stepwise if jaxprs.has_gradient(v)]
@@ -49,50 +51,53 @@ class Exits:
         self.computed = [v for v in cut if v not in sources]
         self.equations = self._equations()
         reads = jaxprs.unique(jaxprs.reads(self.equations))
-        made = jaxprs.producers(self.equations)
-        inside = [v for v in made if v not in self.computed]
-        given = [v for v in (*regions.invariant, *regions.stepwise) if v not in cut]
-        self.constants = [v for v in reads if v not in inside and v not in given]
+        produced = jaxprs.producers(self.equations)
+        inside = [v for v in produced if v not in self.computed]
+        arguments = [v for v in (*regions.invariant, *regions.stepwise) if v not in cut]
+        self.constants = [v for v in reads if v not in inside and v not in arguments]
 
     def _equations(self) -> list[Equation]:
-        """The equations between sources and `computed`, in order."""
-        makers = jaxprs.producers(self._regions.recurrent)
-        found: set[Any] = set()
+        """Returns the equations between sources and `computed`, in order."""
+        producers = jaxprs.producers(self._regions.recurrent)
+        needed: set[Any] = set()
         wanted = [*self.computed]
         while wanted:
-            eqn = makers.get(wanted.pop())
-            if eqn is not None and eqn not in found:
-                found.add(eqn)
+            eqn = producers.get(wanted.pop())
+            if eqn is not None and eqn not in needed:
+                needed.add(eqn)
                 reads = jaxprs.reads([eqn])
-                # What has no gradient, an index say, is made again here if inputs alone make it.
+                # A value without a gradient, such as an index, is recomputed here if it depends on
+                # inputs alone.
                 wanted += [v for v in reads if v in self._before or self._of_inputs(v)]
-        return [eqn for eqn in self._regions.recurrent if eqn in found]
+        return [eqn for eqn in self._regions.recurrent if eqn in needed]
 
     def _of_inputs(self, v: Var) -> bool:
         return not jaxprs.has_gradient(v) and self._regions.depends[v] != CARRIED
 
     def values(self, invariant: Values, stepwise: Values, constants: Values) -> Values:
-        """F of one step, as a function of parameters and inputs."""
+        """Returns F of one step, as a function of parameters and inputs."""
         regions = self._regions
         env: Environment = {
             **dict(zip(regions.invariant, invariant, strict=True)),
             **dict(zip(regions.stepwise, stepwise, strict=True)),
             **dict(zip(self.constants, constants, strict=True)),
         }
-        found: Environment = {}
+        computed: Environment = {}
         for eqn in self.equations:
-            made = jaxprs.evaluate(eqn, [jaxprs.value_of(env, v) for v in eqn.invars])
-            for v, x in zip(eqn.outvars, made, strict=True):
-                # Whatever reads F reads a constant: its gradient has left the loop here.
-                (found if v in self.computed else env)[v] = x
-        return [found[v] for v in self.computed]
+            results = jaxprs.evaluate(eqn, [jaxprs.value_of(env, v) for v in eqn.invars])
+            for v, x in zip(eqn.outvars, results, strict=True):
+                # An equation that reads F reads it as a constant, since the gradient of F leaves
+                # the loop here.
+                (computed if v in self.computed else env)[v] = x
+        return [computed[v] for v in self.computed]
 
     def gradients(
         self, steps: int, invariant: Values, stepwise: Values, constants: Values, deltas: Values
     ) -> tuple[Values, Values]:
-        """The gradients of parameters and inputs, for all steps at once (6).
+        """Returns the gradients of parameters and inputs, for all steps at once (6).
 
-        `stepwise`, `constants` and `deltas`, of `computed` alone, are stacked over time.
+        `stepwise`, `constants` and `deltas` are stacked over time; `deltas` are those of `computed`
+        alone.
         """
         over_time = jax.vmap(self.values, in_axes=(None, 0, 0), axis_size=steps)
         pull = tree.vjp_inexact(lambda w, zs: over_time(w, zs, constants), invariant, stepwise)
@@ -111,7 +116,7 @@ class Exits:
 
     @functools.cached_property
     def _reads(self) -> set[Var]:
-        """The subset of the gradients's arguments that its equations read."""
+        """The arguments of the gradients that their equations read."""
         regions = self._regions
         variables = regions.invariant, regions.stepwise, self.constants, self.computed
 
@@ -121,48 +126,50 @@ class Exits:
             pull = tree.vjp_inexact(lambda w, z: self.values(w, z, constants), invariant, stepwise)
             return pull(deltas)
 
-        forms = [[jaxprs.abstract_value(v) for v in some] for some in variables]
-        jaxpr, constants, _ = jaxprs.flat_jaxpr(at_one_step, *forms)
+        arguments = [[jaxprs.abstract_value(v) for v in group] for group in variables]
+        jaxpr, constants, _ = jaxprs.flat_jaxpr(at_one_step, *arguments)
         eqns = jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns)
         read = {*jaxprs.reads(eqns), *jaxprs.variables_of(jaxpr.outvars)}
-        places = [*jaxpr.constvars, *jaxpr.invars][len(constants) :]
-        originals = [v for some in variables for v in some]
-        return {v for v, place in zip(originals, places, strict=True) if place in read}
+        # The inputs of the new jaxpr are the variables of the step, in this order.
+        new_variables = [*jaxpr.constvars, *jaxpr.invars][len(constants) :]
+        pairs = zip(itertools.chain(*variables), new_variables, strict=True)
+        return {v for v, new_variable in pairs if new_variable in read}
 
 
 def _paths(regions: Regions, sources: Iterable[Var]) -> tuple[list[tuple[Var, Var]], list[Var]]:
-    """The ways of parameters and inputs through the loop, and the values at which they must end."""
-    on_the_way = {*sources}
+    """Returns the paths of parameters and inputs through the loop, and where they end."""
+    on_path = {*sources}
     edges: list[tuple[Var, Var]] = []
     exits: list[Var] = []
     for eqn in regions.recurrent:
-        entering = [v for v in jaxprs.unique(jaxprs.reads([eqn])) if v in on_the_way]
+        entering = [v for v in jaxprs.unique(jaxprs.reads([eqn])) if v in on_path]
         if jaxprs.is_opaque(eqn) or eqn.effects:
             exits += entering
             continue
         linear = eqn.primitive.name in jaxprs.STRUCTURAL
         results = [v for v in eqn.outvars if jaxprs.has_gradient(v)]
         for v in entering if results else ():
-            # The gradient of an input is of one step: where it meets the carry it is taken there.
+            # The gradient of an input belongs to one step, so its path ends where it meets the
+            # carry.
             of_inputs = CARRIED not in (regions.depends[v], regions.depends[eqn])
             if linear or regions.depends[v] == INVARIANT or of_inputs:
                 edges += [(v, out) for out in results]
-                on_the_way.update(results)
+                on_path.update(results)
             else:
                 exits.append(v)
     leaving = [*jaxprs.variables_of(regions.carry_out), *regions.sunk_inputs]
-    return edges, exits + [v for v in leaving if v in on_the_way]
+    return edges, exits + [v for v in leaving if v in on_path]
 
 
 def _costs(
     regions: Regions, sources: Iterable[Var], edges: list[tuple[Var, Var]], exits: list[Var]
 ) -> dict[Var, int | None]:
-    """The bytes that δ costs at each step if it is taken at a value; None where it must not be.
+    """Returns the bytes of δ for each value and step; None for a value that must not be in F.
 
-    A stack is written by the loop and read by the gradients; a sum stays where it is, so it counts
-    half. The gradient of a matrix is not summed in the loop, since outside it is one product for
-    all steps; but it is if the matrix also enters an equation that has equations of its own, or is
-    handed on as a carry, and so has to have a gradient there.
+    The loop writes a stack and the gradients read it. A sum stays in place, so it counts half. The
+    gradient of a matrix is not summed in the loop, since outside it is one product for all steps.
+    There are two exceptions: the matrix also enters an equation that has equations of its own, or
+    it is part of the next carry. Then it has a gradient inside the loop anyway.
     """
     costs: dict[Var, int | None] = {}
     for v in jaxprs.unique([*sources, *(v for edge in edges for v in edge)]):
@@ -177,5 +184,5 @@ def _costs(
 
 
 def _is_matrix_product(eqn: Equation) -> bool:
-    """Whether it is a product that has no batch, as those with weights are."""
+    """Returns whether an equation is a product without batch axes, as those with weights are."""
     return eqn.primitive.name == "dot_general" and eqn.params["dimension_numbers"][1] == ((), ())

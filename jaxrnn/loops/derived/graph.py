@@ -1,4 +1,4 @@
-"""The cheapest set of values through which all others have to pass."""
+"""The cheapest set of values that separates two parts of a graph."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 Node = TypeVar("Node", bound=Hashable)
 
-LARGEST = 2**28  # of all capacities together, so that sums of them are 32-bit numbers
+LARGEST = 2**28  # the largest sum of all capacities, so that sums fit into 32 bits
 
 
 def smallest_cut(
@@ -18,25 +18,24 @@ def smallest_cut(
     sources: Iterable[Node],
     sinks: Iterable[Node],
 ) -> tuple[list[Node], set[Node]]:
-    """The nodes of least total cost such that every path from a source to a sink goes through one.
+    """Returns the cheapest set of nodes that every path from a source to a sink goes through.
 
-    Of several such sets it is the one nearest to the sinks. Sources and sinks may be in it.
-
-    Each node becomes an edge from its entrance to its exit, whose capacity is its cost, and the cut
-    is the one that a greatest flow saturates (L. Ford, D. Fulkerson 1956).
+    If several sets have the least total cost, it is the one nearest to the sinks. Sources and sinks
+    may be in it. Each node becomes an edge from its entrance to its exit, whose capacity is its
+    cost. The cut is the set of edges that a maximum flow saturates (L. Ford, D. Fulkerson 1956).
 
     Args:
-        costs: of each node, at least 0; None for one that must not be in the cut.
+        costs: the cost of each node, at least 0; None for a node that must not be in the cut.
         edges: pairs of nodes.
-        sources: where paths begin.
-        sinks: where they end.
+        sources: the nodes where paths begin.
+        sinks: the nodes where paths end.
 
     Raises:
-        ValueError: if a path has only nodes that must not be in the cut.
+        ValueError: if a path consists of nodes that must not be in the cut.
 
     Returns:
-        The nodes of the cut, in the order of `costs`, and the set of those that lie before it or
-        lead to no sink.
+        The nodes of the cut, in the order of `costs`, and the set of nodes that lie before the cut
+        or lead to no sink.
     """
     nodes = list(costs)
     place = {node: i for i, node in enumerate(nodes)}
@@ -61,13 +60,13 @@ def smallest_cut(
     limits = np.array(list(capacity.values()), np.int32)
     shape = end + 1, end + 1
     graph = coo_matrix((limits, (rows, columns)), shape).tocsr()
-    found = maximum_flow(graph, start, end)
-    if found.flow_value >= unlimited:
+    result = maximum_flow(graph, start, end)
+    if result.flow_value >= unlimited:
         raise ValueError("costs: got a path of nodes that must not be cut, expected none")
-    left = (graph - found.flow).tocsr()
-    left.eliminate_zeros()
-    # Backward from the sinks, through what is not saturated.
+    residual = (graph - result.flow).tocsr()
+    residual.eliminate_zeros()
+    # The nodes from which a sink is reached through edges that are not saturated.
     behind = np.zeros(end + 1, bool)
-    behind[breadth_first_order(left.T.tocsr(), end, return_predecessors=False)] = True
+    behind[breadth_first_order(residual.T.tocsr(), end, return_predecessors=False)] = True
     cut = [node for node, i in place.items() if behind[2 * i + 1] and not behind[2 * i]]
     return cut, {node for node, i in place.items() if not behind[2 * i + 1]}

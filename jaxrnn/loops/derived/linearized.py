@@ -1,4 +1,4 @@
-"""One step, differentiated: its equations forward and backward, and the least to keep between."""
+"""One differentiated step: its equations forward and backward, and the values kept between them."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -14,15 +14,16 @@ Values = list[Any]
 
 
 class Inputs(NamedTuple):
-    """What one step, forward and backward, is given.
+    """The inputs of one step, forward and backward.
 
     Fields:
         invariant: the values of `Regions.invariant`.
-        transposed: the transposes of those that a product has on its right.
+        transposed: the transposes of the matrices on the right of products.
         stepwise: the values of `Regions.stepwise`.
         carry_in: c_{t-1}.
         d_carry_out: λ_t, for the arrays that have a gradient.
-        d_sunk_inputs: the gradients of what is handed on and is not part of c_t, likewise.
+        d_sunk_inputs: the gradients of `Regions.sunk_inputs`, for the values that have a gradient
+            and are not part of c_t.
     """
 
     invariant: list[Any]
@@ -34,14 +35,14 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What one step makes.
+    """The outputs of one step.
 
     Fields:
         carry_out: c_t.
-        sunk_inputs: what the equations after the loop read of it.
-        for_gradients: what the gradients read of it.
+        sunk_inputs: the values that the equations after the loop read.
+        for_gradients: the values that the gradients of parameters and inputs read.
         d_carry_in: (∂c_t/∂c_{t-1})ᵀ λ_t, for the arrays that have a gradient.
-        deltas: δ_t, one for each of `Exits.cut`.
+        deltas: δ_t, one for each value of `Exits.cut`.
     """
 
     carry_out: list[Any]
@@ -57,15 +58,19 @@ class Linearized(NamedTuple):
     Fields:
         inputs: variables.
         outputs: variables, or literals.
-        constants: the numbers of variables that are none of the inputs.
+        constants: the values of variables that are not inputs.
         forward: the equations that need no cotangent.
-        backward: the others.
-        kept: values that each step keeps for the way back, in addition to what is kept anyway.
-        from_next: of each array of c_{t-1}, whether the way back takes it from the stack of c_t.
-        reads_sunk_inputs: of what is handed on, whether the way back or the gradients read it.
-        reads_stepwise: likewise of the stepwise values.
-        recomputed: the equations of `forward` that the way back runs once more.
-        recomputed_for_gradients: those that the gradients of parameters and inputs need once more.
+        backward: the other equations.
+        kept: the values that each step keeps for the backward pass, in addition to `sunk_inputs`
+            and inputs.
+        from_next: for each array of c_{t-1}, whether the backward pass reads it from the stack of
+            c_t.
+        reads_sunk_inputs: for each of `sunk_inputs`, whether the backward pass or the gradients
+            read it.
+        reads_stepwise: for each stepwise value, whether the backward pass or the gradients read it.
+        recomputed: the equations of `forward` that the backward pass runs again.
+        recomputed_for_gradients: the equations of `forward` that run again for the gradients of
+            parameters and inputs.
     """
 
     inputs: Inputs
@@ -81,60 +86,65 @@ class Linearized(NamedTuple):
     recomputed_for_gradients: list[Equation]
 
     def shared(self, invariant: Values, transposed: Values) -> Environment:
-        """The values that are the same at all steps, by their variables here."""
+        """Returns the values that are the same at all steps, by their variables here."""
         variables = self.inputs.invariant + self.inputs.transposed
         return self.constants | dict(zip(variables, invariant + transposed, strict=True))
 
 
 def where(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
-    """The values that are chosen."""
+    """Returns the chosen values."""
     return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
 
 
 def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized:
-    """Differentiate one step by JAX, and decide what is kept.
+    """Differentiates one step by JAX, and decides which values are kept.
 
-    `matrices` are the parameters whose transposes are there too.
+    `matrices` are the parameters whose transposes are inputs too.
     """
     jaxpr, constants, inputs, outputs = _traced(regions, exits, matrices)
     forward, backward = _directions(jaxpr.eqns, inputs, outputs)
-    always = {*constants, *inputs.invariant, *inputs.transposed}
-    elsewhere = {*always, *inputs.d_carry_out, *inputs.d_sunk_inputs, *jaxprs.producers(backward)}
+    cotangents = {*inputs.d_carry_out, *inputs.d_sunk_inputs, *jaxprs.producers(backward)}
+    excluded = {*constants, *inputs.invariant, *inputs.transposed, *cotangents}
 
-    def outside(atoms: Iterable[Atom]) -> list[Var]:
-        return [v for v in jaxprs.unique(jaxprs.variables_of(atoms)) if v not in elsewhere]
+    def from_forward(atoms: Iterable[Atom]) -> list[Var]:
+        return [v for v in jaxprs.unique(jaxprs.variables_of(atoms)) if v not in excluded]
 
-    for_way_back = outside([*jaxprs.reads(backward), *outputs.d_carry_in, *outputs.deltas])
-    for_gradients = outside(outputs.for_gradients)
-    gathered = [v in exits.needed_stepwise for v in regions.stepwise]
-    free = [v in regions.inputs or g for v, g in zip(regions.stepwise, gathered, strict=True)]
-    wanted = for_way_back + for_gradients
+    for_backward = from_forward([*jaxprs.reads(backward), *outputs.d_carry_in, *outputs.deltas])
+    for_gradients = from_forward(outputs.for_gradients)
+    for_exits = [v in exits.needed_stepwise for v in regions.stepwise]
+    is_input = [v in regions.inputs for v in regions.stepwise]
+    free = [a or b for a, b in zip(is_input, for_exits, strict=True)]
+    wanted = for_backward + for_gradients
     chosen = _cheapest(forward, inputs, outputs, where(free, inputs.stepwise), wanted)
-    recomputed = _recomputed(for_way_back, forward, chosen)
+    recomputed = _recomputed(for_backward, forward, chosen)
     recomputed_for_gradients = _recomputed(for_gradients, forward, chosen)
     recomputed_reads = jaxprs.reads(recomputed + recomputed_for_gradients)
-    read = {*outside([*for_way_back, *for_gradients, *recomputed_reads])}
+    read = {*from_forward([*for_backward, *for_gradients, *recomputed_reads])}
     read -= jaxprs.producers(recomputed).keys() | jaxprs.producers(recomputed_for_gradients).keys()
 
-    made = jaxprs.producers(forward)
-    stacked = {v for v in made if v in read or v in jaxprs.variables_of(outputs.sunk_inputs)}
+    produced = jaxprs.producers(forward)
+    sunk_inputs = {*jaxprs.variables_of(outputs.sunk_inputs)}
+    stacked = {v for v in produced if v in read or v in sunk_inputs}
     pairs = zip(inputs.carry_in, outputs.carry_out, strict=True)
     from_next = [c in read and not jaxprs.is_literal(out) and out in stacked for c, out in pairs]
-    later = where(from_next, outputs.carry_out)
-    candidates = [*inputs.carry_in, *made]
-    taken = {*where(from_next, inputs.carry_in), *jaxprs.variables_of(outputs.sunk_inputs)}
+    next_carries = where(from_next, outputs.carry_out)
+    candidates = [*inputs.carry_in, *produced]
+    kept_anyway = {*where(from_next, inputs.carry_in), *sunk_inputs}
     return Linearized(
         inputs=inputs,
         outputs=outputs,
         constants=constants,
         forward=forward,
         backward=backward,
-        kept=[v for v in candidates if v in read and v not in taken],
+        kept=[v for v in candidates if v in read and v not in kept_anyway],
         from_next=from_next,
         reads_sunk_inputs=[
-            not jaxprs.is_literal(v) and (v in read or v in later) for v in outputs.sunk_inputs
+            not jaxprs.is_literal(v) and (v in read or v in next_carries)
+            for v in outputs.sunk_inputs
         ],
-        reads_stepwise=[v in read or g for v, g in zip(inputs.stepwise, gathered, strict=True)],
+        reads_stepwise=[
+            v in read or for_exit for v, for_exit in zip(inputs.stepwise, for_exits, strict=True)
+        ],
         recomputed=recomputed,
         recomputed_for_gradients=recomputed_for_gradients,
     )
@@ -143,31 +153,31 @@ def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized
 def _traced(
     regions: Regions, exits: Exits, matrices: list[Var]
 ) -> tuple[Any, Environment, Inputs, Outputs]:
-    """The jaxpr of a step and its pullback, the numbers in it, its inputs, its outputs."""
+    """Returns the jaxpr of a step and its pullback, its constants, inputs and outputs."""
     has_in = [jaxprs.has_gradient(v) for v in regions.carry_in]
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
-    apart = separate_sunk_inputs(regions)
+    separate = separate_sunk_inputs(regions)
 
-    def both_ways(given: Inputs) -> Outputs:
+    def forward_and_backward(args: Inputs) -> Outputs:
         variables = regions.invariant + regions.stepwise
-        shared = dict(zip(variables, given.invariant + given.stepwise, strict=True))
-        transposes = dict(zip(matrices, given.transposed, strict=True))
+        shared = dict(zip(variables, args.invariant + args.stepwise, strict=True))
+        transposes = dict(zip(matrices, args.transposed, strict=True))
 
         def step(inexact: Values, moves: Values) -> Any:
             left = iter(inexact)
-            carry = [next(left) if h else c for h, c in zip(has_in, given.carry_in, strict=True)]
+            carry = [next(left) if h else c for h, c in zip(has_in, args.carry_in, strict=True)]
             env = shared | dict(zip(regions.carry_in, carry, strict=True))
-            read = _run_moved(
-                regions.recurrent, env, dict(zip(exits.cut, moves, strict=True)), transposes
-            )
-            parts = regions.carry_out, regions.sunk_inputs, exits.needed_constants
-            carry_out, sunk_inputs, for_gradients = ([read(v) for v in part] for part in parts)
-            slopes = where(has_out, carry_out), where(apart, sunk_inputs)
-            return slopes, (carry_out, sunk_inputs, for_gradients)
+            moves_by_variable = dict(zip(exits.cut, moves, strict=True))
+            read = _run_moved(regions.recurrent, env, moves_by_variable, transposes)
+            carry_out = [read(v) for v in regions.carry_out]
+            sunk_inputs = [read(v) for v in regions.sunk_inputs]
+            for_gradients = [read(v) for v in exits.needed_constants]
+            differentiated = where(has_out, carry_out), where(separate, sunk_inputs)
+            return differentiated, (carry_out, sunk_inputs, for_gradients)
 
         moves = [jaxprs.zeros_like(v) for v in exits.cut]
-        _, pull, made = jax.vjp(step, where(has_in, given.carry_in), moves, has_aux=True)
-        return Outputs(*made, *pull((given.d_carry_out, given.d_sunk_inputs)))
+        _, pull, values = jax.vjp(step, where(has_in, args.carry_in), moves, has_aux=True)
+        return Outputs(*values, *pull((args.d_carry_out, args.d_sunk_inputs)))
 
     variables = Inputs(
         regions.invariant,
@@ -175,22 +185,23 @@ def _traced(
         regions.stepwise,
         regions.carry_in,
         where(has_out, regions.carry_out),
-        where(apart, regions.sunk_inputs),
+        where(separate, regions.sunk_inputs),
     )
-    forms = Inputs(*([jaxprs.abstract_value(v) for v in part] for part in variables))
-    forms = forms._replace(transposed=[jaxprs.abstract_transpose(v) for v in matrices])
-    jaxpr, constants, tree_of_outputs = jaxprs.flat_jaxpr(both_ways, forms)
-    places = [*jaxpr.constvars, *jaxpr.invars]
-    env = dict(zip(places, constants, strict=False))
-    tree_of_inputs: Any = jax.tree.structure(forms)
-    inputs = tree_of_inputs.unflatten(places[len(constants) :])
-    return jaxpr, env, inputs, tree_of_outputs.unflatten(jaxpr.outvars)
+    args = Inputs(*([jaxprs.abstract_value(v) for v in part] for part in variables))
+    args = args._replace(transposed=[jaxprs.abstract_transpose(v) for v in matrices])
+    jaxpr, constants, output_structure = jaxprs.flat_jaxpr(forward_and_backward, args)
+    new_variables = [*jaxpr.constvars, *jaxpr.invars]
+    env = dict(zip(new_variables, constants, strict=False))
+    input_structure: Any = jax.tree.structure(args)
+    inputs = input_structure.unflatten(new_variables[len(constants) :])
+    return jaxpr, env, inputs, output_structure.unflatten(jaxpr.outvars)
 
 
 def separate_sunk_inputs(regions: Regions) -> list[bool]:
-    """Of what is handed on, whether it has a gradient of its own, being no part of c_t.
+    """Returns for each sunk input whether it has a gradient of its own.
 
-    It has none if all that outputs make of it goes through a `stop_gradient`, or has none itself.
+    It has none if it is part of c_t, since its gradient is then part of λ_t. It has none either if
+    the outputs depend on it only through a `stop_gradient` or through values without a gradient.
     """
     reached = {v for v in jaxprs.variables_of(regions.outputs) if jaxprs.has_gradient(v)}
     for eqn in reversed(regions.sunk):
@@ -203,29 +214,32 @@ def separate_sunk_inputs(regions: Regions) -> list[bool]:
 def _run_moved(
     eqns: list[Equation], env: Environment, moves: Environment, transposes: Environment
 ) -> Any:
-    """Run equations, and return the function that reads a value; F is moved whenever it is read."""
+    """Runs equations, and returns the function that reads a value.
+
+    Every read of a value of F adds its move, a zero whose gradient is δ.
+    """
     env = dict(env)
 
     def read(atom: Atom) -> Any:
         value = jaxprs.value_of(env, atom)
-        moved = not jaxprs.is_literal(atom) and atom in moves
-        return _moved(value, moves[atom]) if moved else value
+        is_moved = not jaxprs.is_literal(atom) and atom in moves
+        return _moved(value, moves[atom]) if is_moved else value
 
     for eqn in eqns:
         values = [read(v) for v in eqn.invars]
-        weighted = jaxprs.is_weight_product(eqn) and jaxprs.has_gradient(eqn.invars[0])
-        if weighted and eqn.invars[1] in transposes:
+        is_weighted = jaxprs.is_weight_product(eqn) and jaxprs.has_gradient(eqn.invars[0])
+        if is_weighted and eqn.invars[1] in transposes:
             x, w = values
-            made = [jaxprs.weight_product(eqn, x, w, transposes[eqn.invars[1]])]
+            results = [jaxprs.weight_product(eqn, x, w, transposes[eqn.invars[1]])]
         else:
-            made = jaxprs.evaluate(eqn, values)
-        env |= zip(eqn.outvars, made, strict=True)
+            results = jaxprs.evaluate(eqn, values)
+        env |= zip(eqn.outvars, results, strict=True)
     return read
 
 
 @jax.custom_jvp
 def _moved(value: jax.Array, move: jax.Array) -> jax.Array:
-    """The value plus a move that is zero, without the addition."""
+    """Returns the value plus a move that is zero, without computing the sum."""
     return value
 
 
@@ -237,7 +251,7 @@ def _(primals: Any, tangents: Any) -> Any:
 def _directions(
     eqns: list[Equation], inputs: Inputs, outputs: Outputs
 ) -> tuple[list[Equation], list[Equation]]:
-    """The equations that need no cotangent, and those that do."""
+    """Returns the equations that need no cotangent, and those that do."""
     cotangents = {*inputs.d_carry_out, *inputs.d_sunk_inputs}
     forward, backward = [], []
     for eqn in eqns:
@@ -250,29 +264,31 @@ def _directions(
 
 
 def _recomputed(wanted: list[Var], forward: list[Equation], chosen: set[Var]) -> list[Equation]:
-    """The equations that make what is wanted out of what is chosen."""
-    missing, found = {v for v in wanted if v not in chosen}, []
+    """Returns the equations that compute the wanted values from the chosen ones."""
+    missing = {v for v in wanted if v not in chosen}
+    recomputed = []
     for eqn in reversed(forward):
         if not missing.isdisjoint(eqn.outvars):
-            found.append(eqn)
+            recomputed.append(eqn)
             missing.update(v for v in jaxprs.reads([eqn]) if v not in chosen)
-    return found[::-1]
+    return recomputed[::-1]
 
 
 def _cheapest(
     forward: list[Equation], inputs: Inputs, outputs: Outputs, free: list[Var], wanted: list[Var]
 ) -> set[Var]:
-    """The values of least size out of which all that is wanted can be made by cheap equations.
+    """Returns the smallest set of values from which cheap equations compute the wanted ones.
 
-    What is handed on is kept anyway, and so are inputs. The stack of c_{t-1} is the stack of c_t
-    shifted by one step, so keeping one keeps both.
+    Sunk inputs and stepwise inputs are kept anyway. The stack of c_{t-1} is the stack of c_t
+    shifted by one step, so keeping one of them keeps both.
     """
     sunk_inputs = {*jaxprs.variables_of(outputs.sunk_inputs)}
     costs: dict[Any, int | None] = {}
     sources: list[Any] = []
     edges: list[tuple[Any, Any]] = []
     for v in inputs.stepwise:
-        costs[v] = 0 if v in free else jaxprs.size_in_bytes(v) * 3 // 4  # it is there already
+        # A projected input is in memory during the forward pass, so keeping it costs less.
+        costs[v] = 0 if v in free else jaxprs.size_in_bytes(v) * 3 // 4
         sources.append(v)
     for v in inputs.carry_in:
         costs[v] = jaxprs.size_in_bytes(v)
@@ -291,7 +307,7 @@ def _cheapest(
         if jaxprs.is_literal(after) or after not in costs:
             continue
         if after in sunk_inputs:
-            costs[before] = jaxprs.size_in_bytes(before) // 4  # a copy, for a while
+            costs[before] = jaxprs.size_in_bytes(before) // 4  # a temporary copy
         elif after in costly:
             pairs[i] = before, after
             costs[i], costs[before], costs[after] = costs[before], None, None

@@ -1,4 +1,4 @@
-"""The loop of a step: (3) forward, (5) backward, (6) afterwards."""
+"""The two loops of a step: (3) forward and (5) backward, and then (6)."""
 
 import functools
 from typing import Any
@@ -17,71 +17,73 @@ Values = list[Any]
 
 
 class Recurrence:
-    """A step taken apart, and one step of its loop in each direction.
+    """A step divided into regions, and one iteration of its loop in each direction.
 
     Attributes:
-        regions: its equations.
-        unroll: steps in one iteration of a loop.
-        matrices: the parameters that a product in the loop has on its right. The way back is faster
-            with their transposes beside them.
-        exits: where gradients leave the loop.
+        regions: the equations of the step.
+        unroll: the number of steps in one iteration of a loop.
+        matrices: the parameters on the right of a product in the loop. The backward pass is faster
+            if their transposes are inputs too.
+        exits: the values where gradients leave the loop.
     """
 
     def __init__(self, regions: Regions, unroll: int) -> None:
-        """Take the loop apart."""
+        """Finds the exits and the matrices."""
         self.regions = regions
         self.unroll = unroll
         self.exits = Exits(regions)
         right = (eqn.invars[1] for eqn in regions.recurrent if jaxprs.is_weight_product(eqn))
-        # The gradient of one that is summed inside the loop is taken there, by JAX's own product.
+        # A matrix whose gradient is summed inside the loop is differentiated there, by JAX.
         invariant = {*regions.invariant} - {*self.exits.summed}
         self.matrices = [v for v in jaxprs.unique(jaxprs.variables_of(right)) if v in invariant]
 
     @functools.cached_property
     def linearized(self) -> Linearized:
-        """Its step, differentiated; only a gradient needs it."""
+        """The differentiated step, which only a gradient needs."""
         return linearize(self.regions, self.exits, self.matrices)
 
     @property
-    def bytes_beside(self) -> int:
-        """Bytes that a step takes in the largest of the parts that run for all steps at once.
+    def bytes_per_step(self) -> int:
+        """The bytes that a step takes in the largest part that runs for all steps at once.
 
-        It is 0 where there is a convolution, so that the sequence is run as a whole: inside a loop,
-        and the one over chunks is a loop too, XLA's CPU compiler takes up to 30 times as long for
-        the gradient of a convolution's kernel.
+        It is 0 if there is a convolution, so that the sequence runs as one chunk. Inside a loop,
+        such as the loop over chunks, XLA's CPU compiler takes up to 30 times as long for the
+        gradient of a convolution's kernel.
         """
         regions, exits = self.regions, self.exits
         eqns = [*regions.hoisted, *exits.equations, *regions.sunk]
         if any(eqn.primitive.name == "conv_general_dilated" for eqn in eqns):
             return 0
-        made_ahead = [v for eqn in regions.hoisted for v in eqn.outvars]
+        hoisted = [*jaxprs.producers(regions.hoisted)]
         deltas = [v for v in exits.cut if v not in exits.summed]
-        # The gradient of what is sunk takes as much again.
-        made_late = [v for eqn in regions.sunk for v in eqn.outvars] * 2
-        # A step of a nested loop has a gradient of its own for each parameter, and more to keep.
+        # The gradients of sunk values take as much memory again.
+        sunk = [*jaxprs.producers(regions.sunk)] * 2
+        # A nested loop computes a gradient of each parameter at every step, and keeps more.
         nested = [eqn for eqn in regions.hoisted if jaxprs.is_opaque(eqn)]
         opaque = [*jaxprs.reads(nested), *jaxprs.producers(nested)] * 4
-        parts = made_ahead, deltas, regions.sunk_inputs, made_late, opaque
+        parts = hoisted, deltas, regions.sunk_inputs, sunk, opaque
         return max(sum(map(jaxprs.size_in_bytes, part)) for part in parts)
 
     def advance(self, invariant: Values, carry: Values, stepwise: Values) -> tuple[Values, Values]:
-        """c_t, and what is handed on (3)."""
+        """Returns c_t and the sunk inputs (3)."""
         regions = self.regions
-        given = invariant + stepwise + carry
+        values = invariant + stepwise + carry
         variables = regions.invariant + regions.stepwise + regions.carry_in
-        env = jaxprs.evaluate_equations(regions.recurrent, dict(zip(variables, given, strict=True)))
+        env = dict(zip(variables, values, strict=True))
+        env = jaxprs.evaluate_equations(regions.recurrent, env)
         return _values(env, regions.carry_out), _values(env, regions.sunk_inputs)
 
     def advance_and_keep(
         self, shared: Environment, carry: Values, stepwise: Values
     ) -> tuple[Values, tuple[Values, Values]]:
-        """c_t; what is handed on, and what is kept."""
+        """Returns c_t, and the pair of sunk inputs and kept values."""
         step = self.linearized
         variables = step.inputs.stepwise + step.inputs.carry_in
         env = shared | dict(zip(variables, stepwise + carry, strict=True))
         outs = [*step.outputs.carry_out, *step.outputs.sunk_inputs, *step.kept]
         env = jaxprs.evaluate_equations(jaxprs.needed_for(outs, step.forward, _has_effects), env)
-        sunk_inputs, kept = _values(env, step.outputs.sunk_inputs), _values(env, step.kept)
+        sunk_inputs = _values(env, step.outputs.sunk_inputs)
+        kept = _values(env, step.kept)
         return _values(env, step.outputs.carry_out), (sunk_inputs, kept)
 
 
@@ -97,10 +99,10 @@ def _values(env: Environment, atoms: list[Any]) -> Values:
 def run(
     recurrence: Recurrence, invariant: Values, transposed: Values, carry: Values, stepwise: Any
 ) -> tuple[Values, Values]:
-    """c_T, and what is handed on of all steps.
+    """Returns c_T, and the sunk inputs of all steps.
 
-    `stepwise` are stacks over time and the indices of the steps, which give the loop its length
-    where there is no stack.
+    `stepwise` is the pair of the stepwise values, stacked over time, and the indices of the steps.
+    The indices give the loop its length if there is no stepwise value.
     """
 
     def forward(carry: Values, at_t: Any) -> tuple[Values, Values]:
@@ -122,22 +124,30 @@ def _forward(
         return recurrence.advance_and_keep(shared, carry, at_t[0])
 
     last, (sunk_inputs, kept) = jax.lax.scan(forward, carry, stepwise, unroll=recurrence.unroll)
-    read = _only(step.reads_sunk_inputs, sunk_inputs), _only(step.reads_stepwise, stepwise[0])
-    first = _only(step.from_next, carry)
-    return (last, sunk_inputs), (invariant, transposed, first, kept, *read, stepwise[1])
+    stepwise_values, indices = stepwise
+    residuals = (
+        invariant,
+        transposed,
+        _only(step.from_next, carry),
+        kept,
+        _only(step.reads_sunk_inputs, sunk_inputs),
+        _only(step.reads_stepwise, stepwise_values),
+        indices,
+    )
+    return (last, sunk_inputs), residuals
 
 
 def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
-    invariant, transposed, first, kept, sunk_inputs, stepwise, numbers = residuals
-    # An output that nobody used has no cotangent: it must not become an array of T zeros.
+    invariant, transposed, first, kept, sunk_inputs, stepwise, indices = residuals
+    # The cotangent of an unused output must not become an array of T zeros.
     d_last, d_sunk_inputs = tree.sparse_cotangents(cotangents)
     regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
     stacks = _stacks(step, first, kept, sunk_inputs, stepwise)
     shared = step.shared(invariant, transposed)
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
-    apart = separate_sunk_inputs(regions)
-    d_apart = where(apart, d_sunk_inputs)
-    # The gradient of what is handed on joins λ where it is part of c_t, but only once, even if the
+    separate = separate_sunk_inputs(regions)
+    d_separate = where(separate, d_sunk_inputs)
+    # The gradient of a sunk input that is part of c_t is added to λ, but only once, even if the
     # same value appears twice in c_t.
     left_over = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
     joining = [
@@ -148,15 +158,15 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
 
     def backward(state: Any, at_t: Any) -> Any:
         d_carry, sums = state
-        _, at_t, joining_t, d_apart_t = at_t
+        _, stacks_t, joining_t, d_separate_t = at_t
         d_carry = tree.add_sparse(d_carry, joining_t)
-        d_apart_t = [
+        d_separate_t = [
             jaxprs.zeros_like(v) if d is None else d
-            for v, d in zip(where(apart, regions.sunk_inputs), d_apart_t, strict=True)
+            for v, d in zip(where(separate, regions.sunk_inputs), d_separate_t, strict=True)
         ]
-        env = shared | dict(zip(stacks, at_t, strict=True))
+        env = shared | dict(zip(stacks, stacks_t, strict=True))
         cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
-        env |= dict(zip(cotangent_inputs, d_carry + d_apart_t, strict=True))
+        env |= dict(zip(cotangent_inputs, d_carry + d_separate_t, strict=True))
         env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
         deltas = _values(env, step.outputs.deltas)
         sums = tree.add_sparse(sums, where(summed, deltas))
@@ -168,13 +178,13 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
         tree.add_sparse(zeros, where(has_out, d_last)),
         [jaxprs.zeros_like(v) for v in exits.summed],
     )
-    over_time = numbers, list(stacks.values()), joining, d_apart
+    over_time = indices, list(stacks.values()), joining, d_separate
     (d_carry, sums), deltas = jax.lax.scan(
         backward, state, over_time, reverse=True, unroll=recurrence.unroll
     )
     stacked = (v for v in exits.cut if v not in exits.summed)
     delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(exits.summed, sums, strict=True))
-    d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, numbers)
+    d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, len(indices))
     left = iter(d_carry)
     d_carry = [next(left) if jaxprs.has_gradient(v) else None for v in regions.carry_in]
     return d_invariant, [None] * len(transposed), d_carry, (d_stepwise, None)
@@ -184,23 +194,23 @@ run.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _only(chosen: list[bool], values: Values) -> Values:
-    """The values that are chosen, None for the others."""
+    """Returns the chosen values, and None for the others."""
     return [x if is_chosen else None for is_chosen, x in zip(chosen, values, strict=True)]
 
 
 def _stacks(
     step: Linearized, first: Values, kept: Values, sunk_inputs: Values, stepwise: Values
 ) -> Environment:
-    """All that is kept of all steps, by its variable."""
+    """Returns all kept values of all steps, by their variables."""
     stacks = dict(zip(step.kept, kept, strict=True))
-    stacks |= _there(step.outputs.sunk_inputs, sunk_inputs)
+    stacks |= _present(step.outputs.sunk_inputs, sunk_inputs)
     for v, out, c in zip(step.inputs.carry_in, step.outputs.carry_out, first, strict=True):
         if c is not None:
             stacks[v] = tree.shift_right(c, stacks[out])
-    return stacks | _there(step.inputs.stepwise, stepwise)
+    return stacks | _present(step.inputs.stepwise, stepwise)
 
 
-def _there(variables: list[Any], values: Values) -> Environment:
+def _present(variables: list[Any], values: Values) -> Environment:
     return {v: x for v, x in zip(variables, values, strict=True) if x is not None}
 
 
@@ -210,11 +220,10 @@ def _gradients(
     shared: Environment,
     stacks: Environment,
     delta: Environment,
-    numbers: jax.Array,
+    steps: int,
 ) -> tuple[Values, Values]:
-    """The gradients of parameters and inputs (6)."""
+    """Returns the gradients of parameters and inputs (6)."""
     regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
-    steps = len(numbers)
 
     def constants_at(at_t: Values) -> Values:
         values_t = shared | dict(zip(stacks, at_t, strict=True))
@@ -222,20 +231,23 @@ def _gradients(
         return _values(env, step.outputs.for_gradients)
 
     values = list(stacks.values())
-    known = jax.vmap(constants_at, axis_size=steps)(values) if exits.needed_constants else []
+    needed = jax.vmap(constants_at, axis_size=steps)(values) if exits.needed_constants else []
 
-    def or_zeros(found: Environment, variables: list[Var]) -> Values:
-        """What the gradients does not read has only to have the right form."""
-        return [found[v] if v in found else _zeros_over_time(v, steps) for v in variables]
+    def or_zeros(env: Environment, variables: list[Var]) -> Values:
+        """Returns the values of variables, with zeros for those that the gradients do not read.
 
-    constants = or_zeros(dict(zip(exits.needed_constants, known, strict=True)), exits.constants)
-    inputs = dict(zip(regions.stepwise, step.inputs.stepwise, strict=True))
-    stepwise = or_zeros(
-        {v: stacks[own] for v, own in inputs.items() if own in stacks}, regions.stepwise
-    )
+        The zeros only have the right shape and dtype.
+        """
+        return [env[v] if v in env else _zeros_over_time(v, steps) for v in variables]
+
+    needed_constants = dict(zip(exits.needed_constants, needed, strict=True))
+    constants = or_zeros(needed_constants, exits.constants)
+    stepwise_pairs = zip(regions.stepwise, step.inputs.stepwise, strict=True)
+    kept_stepwise = {v: stacks[kept] for v, kept in stepwise_pairs if kept in stacks}
+    stepwise = or_zeros(kept_stepwise, regions.stepwise)
     deltas = [delta[v] for v in exits.computed]
     d_invariant, d_stepwise = exits.gradients(steps, invariant, stepwise, constants, deltas)
-    # What left the loop before F has its gradient already.
+    # The gradients of `summed` and `direct` come from the loop.
     d_invariant = [
         delta[v] if v in exits.summed else d
         for v, d in zip(regions.invariant, d_invariant, strict=True)
@@ -248,7 +260,7 @@ def _gradients(
 
 
 def _zeros_over_time(v: Var, steps: int) -> jax.Array | None:
-    """A stack of zeros, or None if the variable has no gradient."""
+    """Returns a stack of zeros, or None if the variable has no gradient."""
     if not jaxprs.has_gradient(v):
         return None
     return jnp.broadcast_to(jaxprs.zeros_like(v)[None], (steps, *v.aval.shape))

@@ -1,7 +1,7 @@
-"""When each equation of a step has to run.
+"""The decision when each equation of a step runs.
 
-Compilers have words for it: an equation is invariant (run once), hoisted (run for all steps at
-once, before the loop), recurrent (run in order), or sunk (run for all steps at once, after it).
+An equation is invariant (it runs once), hoisted (it runs for all steps at once, before the loop),
+recurrent (it runs in order), or sunk (it runs for all steps at once, after the loop).
 """
 
 from collections.abc import Iterable
@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 from jaxrnn.loops.derived import graph, jaxprs
 from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
 
-# The strongest dependence of a value; each kind may also depend on the kinds before it.
+# What a value depends on: parameters; also inputs; also the carry.
 INVARIANT, STEPWISE, CARRIED = range(3)
 
-# Batched over time, a cond runs every branch and a while loop runs until the slowest step is done;
-# a callback may have no batched form.
+# Batched over time, a cond runs every branch, and a while loop runs until the slowest step is done.
+# A callback may have no batched form.
 NEVER_BATCHED = {"cond", "while", "pure_callback", "rng_bit_generator"}
 
 
 class Regions(NamedTuple):
-    """The equations of a step by when they run, and the values that go from one part to the next.
+    """The equations of a step by the time when they run, and the values between these groups.
 
     Fields:
-        parameters: the invariant inputs: constants, parameters, and what the carry hands on as it
-            is.
-        carry_in: the inputs that are the rest of the carry, c_{t-1}.
+        parameters: the invariant inputs: constants, parameters, and the arrays of the carry that
+            the step passes on unchanged.
+        carry_in: the other inputs of the carry, c_{t-1}.
         inputs: the inputs that are x_t.
-        carry_out: what becomes of `carry_in`, c_t.
+        carry_out: c_t, the next values of `carry_in`.
         outputs: y_t.
-        depends: INVARIANT, STEPWISE or CARRIED, of each variable.
-        parameter_equations: the invariant equations, of parameters alone.
-        hoisted: equations of inputs and parameters.
-        recurrent: equations that run in order.
-        sunk: equations that only outputs need.
-        invariant: values of `parameter_equations`, or parameters, that others read.
-        stepwise: values of `hoisted`, or inputs, that `recurrent` or `sunk` read.
-        sunk_inputs: values of `recurrent`, or of `carry_in`, that `sunk` reads.
+        depends: INVARIANT, STEPWISE or CARRIED, for each variable.
+        parameter_equations: the invariant equations, which depend on parameters alone.
+        hoisted: the equations that depend on inputs and parameters.
+        recurrent: the equations that run in order.
+        sunk: the equations that only outputs need.
+        invariant: the values of `parameter_equations`, or parameters, that other groups read.
+        stepwise: the values of `hoisted`, or inputs, that `recurrent` or `sunk` read.
+        sunk_inputs: the values of `recurrent`, or of `carry_in`, that `sunk` reads.
     """
 
     parameters: list[Var]
@@ -54,10 +54,10 @@ class Regions(NamedTuple):
 
 
 def unchanged(jaxpr: Any, constants: int, carries: int) -> list[bool]:
-    """Of each array of the carry, whether the step hands it on as it is.
+    """Returns for each array of the carry whether the step passes it on unchanged.
 
-    The inputs of the jaxpr are so many constants, so many arrays of the carry, and x_t; its outputs
-    begin with the carry.
+    The first `constants` inputs of the jaxpr are constants and parameters, the next `carries`
+    inputs are the carry, the others are x_t. The first outputs are the carry.
     """
     variables = [*jaxpr.constvars, *jaxpr.invars]
     pairs = zip(variables[constants:][:carries], jaxpr.outvars, strict=False)
@@ -65,13 +65,15 @@ def unchanged(jaxpr: Any, constants: int, carries: int) -> list[bool]:
 
 
 def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
-    """Decide when each equation runs; see `unchanged` for the arguments."""
+    """Decides when each equation runs; `unchanged` describes the arguments."""
     variables = [*jaxpr.constvars, *jaxpr.invars]
-    carry_in, inputs = variables[constants:][:carries], variables[constants + carries :]
-    kept = unchanged(jaxpr, constants, carries)
-    parameters = variables[:constants] + [v for v, k in zip(carry_in, kept, strict=True) if k]
-    carry_out = [v for v, k in zip(jaxpr.outvars, kept, strict=False) if not k]
-    carry_in = [v for v, k in zip(carry_in, kept, strict=True) if not k]
+    whole_carry = variables[constants:][:carries]
+    inputs = variables[constants + carries :]
+    is_unchanged = unchanged(jaxpr, constants, carries)
+    pairs = list(zip(whole_carry, jaxpr.outvars, is_unchanged, strict=False))
+    parameters = variables[:constants] + [before for before, _, same in pairs if same]
+    carry_in = [before for before, _, same in pairs if not same]
+    carry_out = [after for _, after, same in pairs if not same]
     outputs = jaxpr.outvars[carries:]
 
     depends = _dependence(jaxpr.eqns, parameters, inputs, carry_in)
@@ -81,9 +83,9 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
         return depends[eqn] == CARRIED or eqn in enlarging
 
     def must_run(eqn: Equation) -> bool:
-        """Whether an equation stays in order, also where nothing in the loop needs it."""
-        unmoved = jaxprs.is_keyed(eqn) or _is_never_batched(eqn)
-        return bool(eqn.effects) or (depends[eqn] == CARRIED and unmoved)
+        """Returns whether an equation stays in order even if nothing in the loop needs it."""
+        stays = jaxprs.is_keyed(eqn) or _is_never_batched(eqn)
+        return bool(eqn.effects) or (depends[eqn] == CARRIED and stays)
 
     def run_in_order(outs: list[Atom]) -> list[Equation]:
         return jaxprs.needed_for(outs, filter(in_order, jaxpr.eqns), must_run)
@@ -91,14 +93,15 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
     recurrent = run_in_order(carry_out)
     sunk_inputs = _sunk_inputs(jaxpr.eqns, recurrent, carry_in, carry_out, outputs, depends)
     recurrent = run_in_order([*carry_out, *sunk_inputs])
-    sunk = [e for e in jaxpr.eqns if depends[e] == CARRIED and e not in {*recurrent}]
+    in_loop = {*recurrent}
+    sunk = [eqn for eqn in jaxpr.eqns if depends[eqn] == CARRIED and eqn not in in_loop]
     sunk = jaxprs.needed_for(outputs, sunk)
-    made = jaxprs.producers(recurrent)
+    produced = jaxprs.producers(recurrent)
     sunk_reads = [*jaxprs.reads(sunk), *jaxprs.variables_of(outputs)]
     recurrent_reads = [*jaxprs.reads(recurrent), *jaxprs.variables_of(carry_out)]
-    given = jaxprs.unique([v for v in recurrent_reads if v not in made] + sunk_reads)
-    invariant = [v for v in given if depends[v] == INVARIANT]
-    stepwise = [v for v in given if depends[v] == STEPWISE]
+    reads = jaxprs.unique([v for v in recurrent_reads if v not in produced] + sunk_reads)
+    invariant = [v for v in reads if depends[v] == INVARIANT]
+    stepwise = [v for v in reads if depends[v] == STEPWISE]
 
     def all_that_depend(on: int) -> list[Equation]:
         return [eqn for eqn in jaxpr.eqns if depends[eqn] == on]
@@ -126,20 +129,21 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
 def _dependence(
     eqns: list[Equation], parameters: list[Var], inputs: list[Var], carry_in: list[Var]
 ) -> dict[Any, int]:
-    """What each equation and each variable depends on."""
-    given = (parameters, inputs, carry_in)
-    depends: dict[Any, int] = {v: on for on, some in enumerate(given) for v in some}
+    """Returns the dependence of each equation and each variable."""
+    depends: dict[Any, int] = dict.fromkeys(parameters, INVARIANT)
+    depends |= dict.fromkeys(inputs, STEPWISE) | dict.fromkeys(carry_in, CARRIED)
     for eqn in eqns:
-        on = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
-        stays = eqn.effects or (on == STEPWISE and _is_never_batched(eqn))
-        depends |= dict.fromkeys([eqn, *eqn.outvars], CARRIED if stays else on)
+        dependence = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
+        if eqn.effects or (dependence == STEPWISE and _is_never_batched(eqn)):
+            dependence = CARRIED  # so that it runs in order
+        depends |= dict.fromkeys([eqn, *eqn.outvars], dependence)
     return depends
 
 
 def _is_never_batched(eqn: Equation) -> bool:
-    """Whether an equation, or one inside it, has to run step by step.
+    """Returns whether an equation, or one inside it, must run step by step.
 
-    Keys of another kind than threefry draw other numbers in a batch than one by one.
+    Keys other than threefry draw different numbers in a batch than one by one.
     """
     keys = [v.aval.dtype for v in (*jaxprs.reads([eqn]), *eqn.outvars)]
     if eqn.primitive.name in NEVER_BATCHED or any("rbg" in str(dtype) for dtype in keys):
@@ -149,12 +153,12 @@ def _is_never_batched(eqn: Equation) -> bool:
 
 
 def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
-    """The equations that would only make inputs larger if they ran ahead of the loop.
+    """Returns the equations that would only enlarge inputs if they ran before the loop.
 
-    A broadcast is one; so is a cheap equation that makes more than the values that it comes from,
-    by way of others like it, such as an outer product of inputs.
+    One kind is a broadcast. The other is a cheap equation whose results are larger than the values
+    from which it is computed through other such equations, such as an outer product of inputs.
     """
-    found: set[Any] = set()
+    enlarging: set[Any] = set()
     origins: dict[Var, set[Var]] = {}
     for eqn in eqns:
         read = [v for v in jaxprs.reads([eqn]) if depends[v] == STEPWISE]
@@ -162,9 +166,9 @@ def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
         cheap = eqn.primitive.name in jaxprs.CHEAP or _is_outer_product(eqn)
         larger = cheap and depends[eqn] == STEPWISE and _size(eqn.outvars) > _size(origin)
         if larger or eqn.primitive.name == "broadcast_in_dim":
-            found.add(eqn)
+            enlarging.add(eqn)
             origins |= dict.fromkeys(eqn.outvars, origin)
-    return found
+    return enlarging
 
 
 def _sunk_inputs(
@@ -175,29 +179,29 @@ def _sunk_inputs(
     outputs: list[Atom],
     depends: dict[Any, int],
 ) -> list[Var]:
-    """The values of least size that separate the loop from the outputs.
+    """Returns the smallest set of values that separates the loop from the outputs.
 
-    They, and their gradients, stand in memory for all steps at once. What lies behind them runs
-    after the loop. A product with a parameter always does, since there it is a single product for
-    all steps.
+    These values and their gradients are stacked over time, and everything after them runs after the
+    loop. A product with a parameter always runs after the loop, where it is one product for all
+    steps.
     """
     costs: dict[Var, int | None] = {}
     edges: list[tuple[Var, Var]] = []
     ends = [v for v in jaxprs.variables_of(outputs) if depends[v] == CARRIED]
-    made = {*carry_in, *jaxprs.producers(recurrent)}
+    in_loop = {*carry_in, *jaxprs.producers(recurrent)}
     for eqn in jaxprs.needed_for(outputs, [e for e in eqns if depends[e] == CARRIED]):
-        if made.isdisjoint(eqn.outvars):
+        if in_loop.isdisjoint(eqn.outvars):
             read = jaxprs.unique(jaxprs.reads([eqn]))
             carried = [v for v in read if depends[v] == CARRIED]
             edges += [(v, out) for v in carried for out in eqn.outvars]
             if _is_contraction(eqn) and any(depends[v] == INVARIANT for v in read):
                 ends += carried
     for v in jaxprs.unique([*ends, *(v for edge in edges for v in edge)]):
-        # What the backward pass is likely to keep anyway costs its gradient alone.
+        # The backward pass is likely to keep c_t anyway, so it costs only its gradient.
         share = 2 if v in jaxprs.variables_of(carry_out) else 1
         costs[v] = jaxprs.size_in_bytes(v) // share
-    begins = [v for v in costs if v in made]
-    # Backward, so that of cuts that cost the same it is the one nearest to the loop.
+    begins = [v for v in costs if v in in_loop]
+    # The graph is reversed, so that among cuts of the same cost the nearest to the loop is chosen.
     cut, _ = graph.smallest_cut(costs, [(b, a) for a, b in edges], ends, begins)
     return cut
 

@@ -1,0 +1,221 @@
+"""What does a time step launch on a GPU? Counted from programs compiled for an H100, without one.
+
+    pip install '.[gpu-compile]'
+    python -m benchmarks gpu --json FILE
+
+A GPU's loop is bound by launches, so their number predicts its time; only a card measures that
+(`python -m benchmarks accelerator`). Each row is the value and gradient of a mean-square loss for
+parameters, carry and inputs. Everything that launches is counted over the whole program: an
+instruction in the body of a loop as often as the loop runs.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+SHAPE = (512, 64, 256, 256)  # T, B, I, H
+QUICK_SHAPE = (128, 16, 64, 128)
+STEPS = ("elman", "gru", "lstm", "gru, plain")
+# What needs one kernel at least, or a copy by the driver. The others have no work of their own.
+LAUNCHING = {
+    *("fusion", "fusion-start", "custom-call", "copy", "copy-start", "dot", "convolution"),
+    *("dynamic-slice", "dynamic-update-slice", "reduce", "sort", "concatenate", "scatter"),
+}
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+class Computation(NamedTuple):
+    """A computation of a compiled program.
+
+    Fields:
+        launches: how many of its instructions launch.
+        loops: the body of each while loop in it, and how often the loop runs.
+    """
+
+    launches: int
+    loops: list[tuple[str, int]]
+
+
+def missing() -> str:
+    """Why there is no GPU compiler here; empty if there is one."""
+    for package in ("jax_plugins.xla_cuda13", "nvidia.cu13"):
+        try:
+            if importlib.util.find_spec(package) is None:
+                return f"{package} is not installed"
+        except ModuleNotFoundError:
+            return f"{package} is not installed"
+    return ""
+
+
+def prepare() -> Any:
+    """The device to compile for. Call it before JAX is first used."""
+    toolkit = _folder("nvidia") / "cu13"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={toolkit} {flags}"
+    os.environ["PATH"] = f"{toolkit / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from jax._src import xla_bridge
+    from jax._src.lib import xla_client
+    from jax.experimental import topologies
+
+    # Without cuDNN, the plugin's own registration stops, and says so at length.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL + 1)
+    library = str(_folder("jax_plugins") / "xla_cuda13" / "xla_cuda_plugin.so")
+    xla_bridge.register_plugin("cuda", priority=1, library_path=library, options={})
+    if not xla_client.pjrt_plugin_loaded("cuda"):
+        xla_client.load_pjrt_plugin_dynamically("cuda", library)
+    if not xla_client.pjrt_plugin_initialized("cuda"):
+        xla_client.initialize_pjrt_plugin("cuda")
+    topology = topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=H100)
+    return topology.devices[0]
+
+
+def _folder(package: str) -> pathlib.Path:
+    locations = importlib.util.find_spec(package).submodule_search_locations  # type: ignore
+    return pathlib.Path(next(iter(locations)))
+
+
+def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Launches a time step, temporary bytes, and seconds of compiling."""
+    import jax
+    import jax.numpy as jnp
+
+    import jaxrnn
+    from jaxrnn.loops import backend
+
+    cell = dict(jaxrnn.CELLS)[step_name.partition(",")[0]](shape[3])
+    step = functools.partial(cell) if step_name.endswith("plain") else cell
+    loop = dict(jaxrnn.LOOPS)[loop_name]
+    placed = jax.sharding.SingleDeviceSharding(device)
+
+    def loss(params: Any, carry: Any, xs: Any) -> Any:
+        return jnp.mean(loop(step, params, carry, xs)[1] ** 2)
+
+    def on_device(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree)
+
+    steps, batch, inputs, _ = shape
+    params = jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0))
+    carry = jax.eval_shape(lambda: cell.initial_carry((batch,)))
+    xs = jax.ShapeDtypeStruct((steps, batch, inputs), jnp.float32)
+    begin = time.perf_counter()
+    with backend.assume("gpu"):
+        gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+        program = gradient.lower(*on_device((params, carry, xs))).compile()
+    return {
+        "step": step_name,
+        "loop": loop_name,
+        "shape": shape,
+        "launches_a_step": round(launches(program.as_text() or "") / steps, 2),
+        "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def launches(hlo: str) -> int:
+    """How many kernels and copies a compiled program launches, each loop as often as it runs."""
+    computations, entry = parse(hlo)
+
+    @functools.cache
+    def count(name: str) -> int:
+        computation = computations[name]
+        return computation.launches + sum(times * count(body) for body, times in computation.loops)
+
+    return count(entry)
+
+
+def parse(hlo: str) -> tuple[Mapping[str, Computation], str]:
+    """The computations of a program's text by name, and the name of the one that runs first."""
+    computations, entry = {}, ""
+    for text in re.split(r"\n(?=%|ENTRY)", hlo):
+        head = re.match(r"(ENTRY )?%?([\w.\-]+)", text)
+        if head is None:
+            continue
+        loops = []
+        for line in text.splitlines():
+            if (body := re.search(r" while\(.*body=%?([\w.\-]+)", line)) is None:
+                continue
+            times = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+            if times is None:
+                raise ValueError(f"hlo: got a loop of unknown length, {line.strip()[:80]}")
+            loops.append((body[1], int(times[1])))
+        operations = re.findall(r"\s=\s.*?\s([a-z][a-z0-9\-]*)\(", text)
+        launching = sum(operation in LAUNCHING for operation in operations)
+        computations[head[2]] = Computation(launching, loops)
+        entry = head[2] if head[1] else entry
+    return computations, entry
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """Markdown: launches a step, and MiB of temporary memory."""
+    rows = content["rows"]
+    loops = list(dict.fromkeys(row["loop"] for row in rows))
+    lines = [
+        f"Compiled for an {content['device']} by JAX {content['jax']}, "
+        f"T, B, I, H = {', '.join(map(str, rows[0]['shape']))}: launches a time step "
+        "(forward and backward pass), MiB of temporary memory.\n",
+        f"| step | {' | '.join(loops)} |",
+        "|---" * (1 + len(loops)) + "|",
+    ]
+    for step in dict.fromkeys(row["step"] for row in rows):
+        cells = [
+            f"{row['launches_a_step']:.1f}, {row['temporary_bytes'] >> 20}"
+            for row in rows
+            if row["step"] == step
+        ]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str], show: Callable[[str], None] = print) -> int:
+    """Compile everything, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks gpu", description="What does a time step launch on a GPU?"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small shape, two loops")
+    parser.add_argument("--json", type=pathlib.Path, help="keep the numbers here")
+    options = parser.parse_args(arguments)
+    if reason := missing():
+        show(f"Left out: {reason} (pip install '.[gpu-compile]').")
+        return 0
+    device = prepare()
+    import jax
+    import tqdm
+
+    import jaxrnn
+
+    loops = ["scan", "bptt"] if options.quick else [name for name, _ in jaxrnn.LOOPS]
+    shape = QUICK_SHAPE if options.quick else SHAPE
+    pairs = [(step, loop) for step in STEPS for loop in loops]
+    rows = [measure(device, *pair, shape) for pair in tqdm.tqdm(pairs, unit="program")]
+    content = {"device": str(device.device_kind), "jax": jax.__version__, "rows": rows}
+    show(table(content))
+    if options.json is not None:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,236 @@
+"""Faults in the loops: exact, truncated, checkpointed, random; and in running by chunks."""
+
+from faults.planting import backward, fault
+
+SAVING, RECOMPUTING, LINEAR_ADJOINT, CHUNKS = (
+    f"loops/{name}.py" for name in ("saving", "recomputing", "linear_adjoint", "chunks")
+)
+TRUNCATED, CHECKPOINTED = "loops/truncated.py", "loops/checkpointed.py"
+RANDOMIZED, CARRY_GRADIENT = "loops/randomized.py", "transforms/carry_gradient.py"
+DRAWN = "loops/test_randomized.py::test"
+
+SAVING_FAULTS = (
+    backward(
+        SAVING,
+        "_backward.backward",
+        "output's adjoint left out",
+        "tree.add_sparse(d_carry, d_carry_t)",
+        "d_carry",
+        "gru",
+    ),
+    backward(
+        SAVING,
+        "_backward",
+        "λ_T left out",
+        "tree.add_sparse(tree.zero_cotangents(carry), d_last)",
+        "jax.tree.map(lambda c: 0 * c, carry)",
+        "elman",
+    ),
+    backward(
+        SAVING,
+        "_backward",
+        "time runs forward",
+        "reverse=True",
+        "reverse=False",
+        "elman",
+    ),
+    backward(
+        SAVING, "_backward", "no shift", "tree.shift_right(carry, carries)", "carries", "lstm"
+    ),
+    fault(
+        CHUNKS,
+        "in_chunks",
+        "chunks turned",
+        "carry, chunks)",
+        "carry, chunks, reverse=True)",
+        "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks",
+    ),
+)
+
+# `bptt` as it runs on a GPU.
+RECOMPUTED = "loops/test_recomputing.py::test_values_and_gradient_equal_autodiff"
+RECOMPUTING_FAULTS = (
+    fault(
+        RECOMPUTING,
+        "_backward.backward",
+        "output's adjoint left out",
+        "tree.add_sparse(d_carry, d_carry_t)",
+        "d_carry",
+        f"{RECOMPUTED}[11-gru]",
+    ),
+    fault(
+        RECOMPUTING,
+        "_backward",
+        "no shift",
+        "tree.shift_right(carry, carries)",
+        "carries",
+        f"{RECOMPUTED}[11-lstm]",
+    ),
+    fault(
+        RECOMPUTING,
+        "_backward",
+        "δ of the first step at all steps",
+        "(w, residuals, lambdas)",
+        "(w, residuals, jax.tree.map(lambda d: 0 * d + d[:1], lambdas))",
+        f"{RECOMPUTED}[11-gru]",
+    ),
+    fault(
+        LINEAR_ADJOINT,
+        "_combine_scalings",
+        "the last of several factors",
+        "(*before.factors, factor)",
+        "(factor,)",
+        f"{RECOMPUTED}[11-lstm]",
+    ),
+)
+
+# Segments of another length than the loop says it has.
+SEGMENTS = "k1, k2 = self.k1, self.window_length"
+TRUNCATED_FAULTS = (
+    backward(
+        TRUNCATED,
+        "truncated.__call__",
+        "cut one step early",
+        SEGMENTS,
+        "k1 = k2 = self.k1 - 1",
+        "elman",
+        "truncated:4",
+    ),
+    backward(
+        TRUNCATED,
+        "truncated.__call__",
+        "cut one step late",
+        SEGMENTS,
+        "k1 = k2 = self.k1 + 1",
+        "elman",
+        "truncated:4",
+    ),
+    backward(
+        TRUNCATED,
+        "truncated.__call__.window",
+        "first carry cut",
+        "(s > 0) | (head > 0)",
+        "s >= 0",
+        "elman",
+        "truncated:4",
+    ),
+    backward(
+        TRUNCATED,
+        "truncated.__call__",
+        "rest not cut",
+        "_stop_gradient(start, True)",
+        "_stop_gradient(start, False)",
+        "elman",
+        "truncated:4",
+    ),
+    backward(
+        TRUNCATED,
+        "_stop_gradient",
+        "no cut",
+        "jax.lax.stop_gradient(c)",
+        "c",
+        "elman",
+        "truncated:4",
+    ),
+    backward(
+        TRUNCATED,
+        "truncated.__call__.window",
+        "windows begin late",
+        "tree.slice_time(xs_s, k1, k2)",
+        "jax.tree.map(jax.lax.stop_gradient, tree.slice_time(xs_s, k1, k2))",
+        "elman",
+        "truncated:2:5",
+    ),
+    backward(
+        TRUNCATED,
+        "truncated.__call__",
+        "head cut",
+        "last, head_ys = run(start,",
+        "last, head_ys = run(_stop_gradient(start, True),",
+        "elman",
+        "truncated:2:5",
+    ),
+)
+
+CHECKPOINTED_FAULTS = (
+    backward(
+        CHECKPOINTED,
+        "_backward.backpropagate",
+        "λ not handed on",
+        "pull((d_carry, d_ys))",
+        "pull((jax.tree.map(jnp.zeros_like, d_carry), d_ys))",
+        "elman",
+        "checkpointed",
+    ),
+    backward(
+        CHECKPOINTED,
+        "_backward.backward",
+        "one segment's weights",
+        "tree.add_sparse(d_params, more)",
+        "tree.add_sparse(more, None)",
+        "elman",
+        "checkpointed",
+    ),
+    backward(
+        CHECKPOINTED,
+        "_backward",
+        "head's weights left out",
+        "d_params = tree.add_sparse(d_params, more)",
+        "pass",
+        "elman",
+        "checkpointed",
+    ),
+    backward(
+        CHECKPOINTED,
+        "_backward.backward",
+        "inputs one segment off",
+        "_put(d_xs, d_here, start)",
+        "_put(d_xs, d_here, start - plan.head)",
+        "elman",
+        "checkpointed",
+    ),
+    backward(
+        CHECKPOINTED,
+        "_backward.backward",
+        "states one slot off",
+        "s[load]",
+        "s[load - 1]",
+        "elman",
+        "checkpointed:3",
+    ),
+)
+
+RANDOMIZED_FAULTS = (
+    fault(
+        RANDOMIZED,
+        "randomized",
+        "a loop that draws inside another",
+        'gradient = "stochastic"',
+        'gradient = "exact"',
+        "test_bad_input.py::test_bad_input_raises_our_error_before_anything_compiles",
+    ),
+    fault(
+        RANDOMIZED,
+        "randomized.__call__",
+        "not rescaled",
+        "1 / p",
+        "1.0",
+        f"{DRAWN}_the_mean_over_keys_is_the_exact_gradient[cell]",
+    ),
+    fault(
+        CARRY_GRADIENT,
+        "ScaledCell.adjoint",
+        "factor ignored by hand",
+        "_times(d, factor)",
+        "d",
+        f"{DRAWN}_one_draw_is_a_product_of_factors[cell]",
+    ),
+)
+
+FAULTS = (
+    *SAVING_FAULTS,
+    *RECOMPUTING_FAULTS,
+    *TRUNCATED_FAULTS,
+    *CHECKPOINTED_FAULTS,
+    *RANDOMIZED_FAULTS,
+)

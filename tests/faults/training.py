@@ -1,0 +1,60 @@
+"""Faults in the trainers, and in sharing a batch between devices."""
+
+from faults.planting import fault
+
+TRAINERS, DEVICES = "training/trainers.py", "training/devices.py"
+TRUNCATED = "test_train.py::test_truncated_trainer"
+REACHING_BACK = f"{TRUNCATED}_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
+ON_DEVICES = "test_sharding.py::test"
+ALIKE = f"{ON_DEVICES}_everything_is_as_on_one_device[8]"
+
+FAULTS = (
+    fault(
+        TRAINERS,
+        "truncated_trainer.window_loss",
+        "window cut at its segment",
+        "loss(params, carry, segment, key)",
+        "loss(params, jax.lax.stop_gradient(carry), segment, key)",
+        REACHING_BACK,
+    ),
+    fault(
+        TRAINERS,
+        "truncated_trainer.window_loss",
+        "next window from the end",
+        "jax.tree.map(lambda c: c[0], carries) if num_before else end",
+        "end",
+        REACHING_BACK,
+    ),
+    fault(
+        DEVICES,
+        "data_parallel.part",
+        "parts weigh alike",
+        "jnp.ones(()) if weight is None else weight(*args)",
+        "jnp.ones(())",
+        ALIKE,
+    ),
+    fault(
+        DEVICES,
+        "data_parallel.part",
+        "sum for mean over parts",
+        "share / jax.lax.psum(share, AXIS)",
+        "share / share",
+        ALIKE,
+    ),
+    fault(
+        DEVICES,
+        "_fold_key",
+        "one noise for all parts",
+        "jax.lax.axis_index(AXIS)",
+        "0",
+        f"{ON_DEVICES}_each_part_draws_noise_of_its_own",
+    ),
+    fault(
+        DEVICES,
+        "_fold_key",
+        "one noise on all devices",
+        "jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x",
+        "x",
+        "cli/test_layers_and_dropout.py::test_each_device_draws_noise_of_its_own",
+    ),
+)
