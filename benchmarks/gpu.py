@@ -1,12 +1,12 @@
-"""What does a time step launch on a GPU? Counted from programs compiled for an H100, without one.
+"""Counts what a time step launches on a GPU, in programs compiled for an H100 without a GPU.
 
     pip install '.[gpu-compile]'
     python -m benchmarks gpu --json FILE
 
-A GPU's loop is bound by launches, so their number predicts its time; only a card measures that
-(`python -m benchmarks accelerator`). Each row is the value and gradient of a mean-square loss for
-parameters, carry and inputs. Everything that launches is counted over the whole program: an
-instruction in the body of a loop as often as the loop runs.
+The time of a loop on a GPU is bound by its launches, so their number predicts the time. `python -m
+benchmarks accelerator` measures the time on a GPU. Each row is the value and gradient of a
+mean-square loss for parameters, carry and inputs. The count is over the whole program: an
+instruction in the body of a loop counts as often as the loop runs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 SHAPE = (512, 64, 256, 256)  # T, B, I, H
 QUICK_SHAPE = (128, 16, 64, 128)
 STEPS = ("elman", "gru", "lstm", "gru, plain")
-# What needs one kernel at least, or a copy by the driver. The others have no work of their own.
+# Instructions that need at least one kernel, or a copy by the driver. The others launch nothing.
 LAUNCHING = {
     *("fusion", "fusion-start", "custom-call", "copy", "copy-start", "dot", "convolution"),
     *("dynamic-slice", "dynamic-update-slice", "reduce", "sort", "concatenate", "scatter"),
@@ -50,8 +50,8 @@ class Computation(NamedTuple):
     """A computation of a compiled program.
 
     Fields:
-        launches: how many of its instructions launch.
-        loops: the body of each while loop in it, and how often the loop runs.
+        launches: the number of its instructions that launch.
+        loops: for each of its while loops, the name of the body and the number of iterations.
     """
 
     launches: int
@@ -59,7 +59,7 @@ class Computation(NamedTuple):
 
 
 def missing() -> str:
-    """Why there is no GPU compiler here; empty if there is one."""
+    """Returns why there is no GPU compiler; an empty string if there is one."""
     for package in ("jax_plugins.xla_cuda13", "nvidia.cu13"):
         try:
             if importlib.util.find_spec(package) is None:
@@ -70,7 +70,7 @@ def missing() -> str:
 
 
 def prepare() -> Any:
-    """The device to compile for. Call it before JAX is first used."""
+    """Returns the device to compile for; has to be called before JAX is first used."""
     toolkit = _folder("nvidia") / "cu13"
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={toolkit} {flags}"
@@ -80,7 +80,7 @@ def prepare() -> Any:
     from jax._src.lib import xla_client
     from jax.experimental import topologies
 
-    # Without cuDNN, the plugin's own registration stops, and says so at length.
+    # Without cuDNN, the registration by the plugin itself fails with a long message.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL + 1)
     library = str(_folder("jax_plugins") / "xla_cuda13" / "xla_cuda_plugin.so")
     xla_bridge.register_plugin("cuda", priority=1, library_path=library, options={})
@@ -98,7 +98,7 @@ def _folder(package: str) -> pathlib.Path:
 
 
 def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Launches a time step, temporary bytes, and seconds of compiling."""
+    """Returns one row: launches per time step, temporary bytes, and seconds of compilation."""
     import jax
     import jax.numpy as jnp
 
@@ -108,13 +108,15 @@ def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...])
     cell = dict(jaxrnn.CELLS)[step_name.partition(",")[0]](shape[3])
     step = functools.partial(cell) if step_name.endswith("plain") else cell
     loop = dict(jaxrnn.LOOPS)[loop_name]
-    placed = jax.sharding.SingleDeviceSharding(device)
+    sharding = jax.sharding.SingleDeviceSharding(device)
 
     def loss(params: Any, carry: Any, xs: Any) -> Any:
         return jnp.mean(loop(step, params, carry, xs)[1] ** 2)
 
     def on_device(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
 
     steps, batch, inputs, _ = shape
     params = jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0))
@@ -135,7 +137,7 @@ def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...])
 
 
 def launches(hlo: str) -> int:
-    """How many kernels and copies a compiled program launches, each loop as often as it runs."""
+    """Returns the number of kernels and copies that a compiled program launches in one run."""
     computations, entry = parse(hlo)
 
     @functools.cache
@@ -147,7 +149,7 @@ def launches(hlo: str) -> int:
 
 
 def parse(hlo: str) -> tuple[Mapping[str, Computation], str]:
-    """The computations of a program's text by name, and the name of the one that runs first."""
+    """Returns the computations of a compiled program by name, and the name of the entry."""
     computations, entry = {}, ""
     for text in re.split(r"\n(?=%|ENTRY)", hlo):
         head = re.match(r"(ENTRY )?%?([\w.\-]+)", text)
@@ -155,7 +157,8 @@ def parse(hlo: str) -> tuple[Mapping[str, Computation], str]:
             continue
         loops = []
         for line in text.splitlines():
-            if (body := re.search(r" while\(.*body=%?([\w.\-]+)", line)) is None:
+            body = re.search(r" while\(.*body=%?([\w.\-]+)", line)
+            if body is None:
                 continue
             times = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
             if times is None:
@@ -169,7 +172,7 @@ def parse(hlo: str) -> tuple[Mapping[str, Computation], str]:
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Markdown: launches a step, and MiB of temporary memory."""
+    """Returns a Markdown table: launches per step, and MiB of temporary memory."""
     rows = content["rows"]
     loops = list(dict.fromkeys(row["loop"] for row in rows))
     lines = [
@@ -190,14 +193,15 @@ def table(content: Mapping[str, Any]) -> str:
 
 
 def main(arguments: list[str], show: Callable[[str], None] = print) -> int:
-    """Compile everything, and print the table."""
+    """Compiles all programs and prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks gpu", description="What does a time step launch on a GPU?"
     )
     parser.add_argument("--quick", action="store_true", help="a small shape, two loops")
-    parser.add_argument("--json", type=pathlib.Path, help="keep the numbers here")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     options = parser.parse_args(arguments)
-    if reason := missing():
+    reason = missing()
+    if reason:
         show(f"Left out: {reason} (pip install '.[gpu-compile]').")
         return 0
     device = prepare()

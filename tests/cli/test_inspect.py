@@ -175,7 +175,7 @@ def trained_digits(tmp_path_factory):
 def test_a_run_of_digits_is_inspected_on_digits_that_were_not_trained_on(trained_digits):
     loss, params = digits.example_loss(trained_digits)
     network, _ = run.load_network(trained_digits)
-    part = digits.rows(digits.load()[1], np.arange(4))
+    part = digits.select_rows(digits.load()[1], np.arange(4))
     wanted, _ = digits.score(network, params, None, part)
     assert float(loss(params, text.jaxrnn.bptt)) == pytest.approx(float(wanted), rel=1e-6)
 

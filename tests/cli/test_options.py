@@ -2,7 +2,7 @@ import pytest
 from helpers import assert_interchangeable
 
 import jaxrnn
-from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whole
+from jaxrnn.cli.options import UserError, cell_named, loop_named, positive, whole_number
 
 
 @pytest.mark.parametrize(("name", "loop"), jaxrnn.LOOPS)
@@ -32,9 +32,14 @@ def test_what_is_no_loop_is_refused(name):
 
 
 def test_numbers_have_bounds():
-    assert whole(1, 3)("1") == 1
-    assert whole(1, 3)("3") == 3
+    assert whole_number(1, 3)("1") == 1
+    assert whole_number(1, 3)("3") == 3
     assert positive("1e-3") == 1e-3
-    for kind, text in [(whole(1, 3), "0"), (whole(1, 3), "4"), (whole(0), "1.5"), (positive, "0")]:
+    for kind, text in [
+        (whole_number(1, 3), "0"),
+        (whole_number(1, 3), "4"),
+        (whole_number(0), "1.5"),
+        (positive, "0"),
+    ]:
         with pytest.raises(UserError, match=f"got '{text}', expected a "):
             kind(text)
