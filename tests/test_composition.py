@@ -273,7 +273,7 @@ def test_over_eight_devices_the_gradient_is_the_same(over_devices, way):
 
 
 def test_inputs_on_another_device_are_refused(over_devices):
-    message = r"xs: got one on \['\w+.1'\], expected \['\w+.0'\], those of params\['b'\]"
+    message = r"xs: got one on \['\w+.1'\], expected \['\w+.0'\], the devices of params\['b'\]"
     said = over_devices["elsewhere"]
     assert said.keys() == {*ALIKE}
     assert all(re.fullmatch(message, text) for text in said.values()), said
