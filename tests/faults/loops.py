@@ -56,7 +56,7 @@ RECOMPUTING_FAULTS = (
         "output's adjoint left out",
         "tree.add_sparse(d_carry, d_carry_t)",
         "d_carry",
-        f"{RECOMPUTED}[11-gru]",
+        f"{RECOMPUTED}[gru-11]",
     ),
     fault(
         RECOMPUTING,
@@ -64,7 +64,7 @@ RECOMPUTING_FAULTS = (
         "no shift",
         "tree.shift_right(carry, carries)",
         "carries",
-        f"{RECOMPUTED}[11-lstm]",
+        f"{RECOMPUTED}[lstm-11]",
     ),
     fault(
         RECOMPUTING,
@@ -72,7 +72,7 @@ RECOMPUTING_FAULTS = (
         "δ of the first step at all steps",
         "(w, residuals, lambdas)",
         "(w, residuals, jax.tree.map(lambda d: 0 * d + d[:1], lambdas))",
-        f"{RECOMPUTED}[11-gru]",
+        f"{RECOMPUTED}[gru-11]",
     ),
     fault(
         LINEAR_ADJOINT,
@@ -80,7 +80,7 @@ RECOMPUTING_FAULTS = (
         "the last of several factors",
         "(*before.factors, factor)",
         "(factor,)",
-        f"{RECOMPUTED}[11-lstm]",
+        f"{RECOMPUTED}[lstm-11]",
     ),
 )
 

@@ -66,10 +66,15 @@ def assert_exact(step, *args):
     assert distance(got[1], wanted[1]) < GRADIENTS
 
 
-@pytest.mark.parametrize("cell_name", CELLS)
-@pytest.mark.parametrize("steps", [0, 1, T, 16])
+LENGTHS = [
+    *((name, T) for name in CELLS),
+    *((name, steps) for name in ("elman", "lstm", "lru") for steps in (0, 1, 3, 12)),
+]
+
+
+@pytest.mark.parametrize(("cell_name", "steps"), LENGTHS)
 def test_values_and_gradient_equal_autodiff(cell_name, steps):
-    """Lengths that the unrolled loop divides, and that it does not."""
+    """Lengths that are a multiple of the unrolled steps, and others."""
     cell = CELLS[cell_name](H)
     assert_exact(cell, *problem(cell, steps))
 
