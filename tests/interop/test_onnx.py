@@ -136,7 +136,7 @@ def test_weights_may_be_constants_and_states_inputs_of_the_model():
     expected = interop.read(model)
     del graph.initializer[:]
     node = interop.read(model)
-    assert node.cell is expected.cell
+    assert node.cell == expected.cell
     assert bits(node.params) == bits(expected.params)
     assert node.unroll_options == {}
     assert xs.shape == (4, 2, 3)
