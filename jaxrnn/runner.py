@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check, tree, types
 from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.parallel.devices import previous_states
 from jaxrnn.transforms.base import TransformedCell
 from jaxrnn.transforms.masking import MaskedInputs, masked
 from jaxrnn.transforms.noise import add_noise
@@ -94,10 +95,16 @@ class Runner:
         """
         if not self.reverse:
             return self.reset
-        return jnp.concatenate([self.reset[1:], jnp.zeros_like(self.reset[:1])])
+        no_reset = jnp.zeros(self.reset.shape[1:], bool)
+        return previous_states(no_reset, self.reset, True, types.time_axis_of(self.loop))
 
     def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        return check.require_pair("loop", self.loop(step, params, carry, xs))
+        return check.require_pair("loop", self._ordered_loop(step, params, carry, xs))
+
+    @property
+    def _ordered_loop(self) -> Loop:
+        """The loop for inputs in running order."""
+        return types.loop_in_reverse(self.loop) if self.reverse else self.loop
 
 
 class HistoryRunner(Runner):
@@ -115,7 +122,11 @@ class HistoryRunner(Runner):
         _, carries = super()._run_loop(_CarryOutput(step), params, carry, xs)
         # Saved values are a function of the carries, so they need no loop.
         advance = jax.vmap(step.advance, in_axes=(None, 0, 0))
-        previous_carries, zs = tree.shift_right(carry, carries), step.project(params, xs)
+        axis = types.time_axis_of(self._ordered_loop)
+        previous_carries = jax.tree.map(
+            lambda c, cs: previous_states(c, cs, False, axis), carry, carries
+        )
+        zs = step.project(params, xs)
         _, saved = advance(step.prepare(params), previous_carries, zs)
         return self._in_time_order(History(carries, saved)), step.output(params, carries)
 

@@ -79,6 +79,8 @@ def exact_loop(name: str, loop: Any) -> Any:
     check.require_callable(name, loop, takes=4)
     got = f"{name_of(loop)}, whose gradient is {gradient_of(loop)}"
     check.require(gradient_of(loop) == "exact", name, got, "an exact loop")
+    got = f"{name_of(loop)}, which divides time over devices"
+    check.require(time_axis_of(loop) is None, name, got, "a loop on one device")
     return loop
 
 
@@ -89,6 +91,20 @@ def loop_of_part(loop: Loop, index: int) -> Loop:
     `of_part`, which maps a part's number to its loop. Any other loop runs every part itself.
     """
     return getattr(loop, "of_part", lambda index: loop)(index)
+
+
+def loop_in_reverse(loop: Loop) -> Loop:
+    """Returns the loop for a sequence whose steps have been put in reverse order.
+
+    A loop that divides the time axis over devices defines the method `in_reverse`, since then the
+    last device holds the first steps. Any other loop runs both orders itself.
+    """
+    return getattr(loop, "in_reverse", lambda: loop)()
+
+
+def time_axis_of(loop: Loop) -> Any:
+    """Returns the mesh axis over which a loop divides the time axis; None if it does not."""
+    return getattr(loop, "time_axis", None)
 
 
 class LoopAround:
@@ -102,6 +118,7 @@ class LoopAround:
         self.run = run
         self.gradient = gradient_of(loop)
         self.window_start = window_start_of(loop)
+        self.time_axis = time_axis_of(loop)
 
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Calls `run` with the inner loop and the arguments."""
@@ -110,6 +127,10 @@ class LoopAround:
     def of_part(self, index: int) -> "LoopAround":
         """Returns the same wrapper around the loop of one part."""
         return LoopAround(loop_of_part(self.loop, index), self.run)
+
+    def in_reverse(self) -> "LoopAround":
+        """Returns the same wrapper around the loop of a reversed sequence."""
+        return LoopAround(loop_in_reverse(self.loop), self.run)
 
 
 class Part(Expression, abc.ABC):

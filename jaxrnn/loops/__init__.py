@@ -2,6 +2,7 @@
 
 from jaxrnn.loops.bptt import bptt as bptt
 from jaxrnn.loops.checkpointed import checkpointed as checkpointed
+from jaxrnn.loops.parallel import parallel as parallel
 from jaxrnn.loops.randomized import randomized as randomized
 from jaxrnn.loops.scan import scan as scan
 from jaxrnn.loops.truncated import truncated as truncated
@@ -16,4 +17,5 @@ LOOPS = (
     ("truncated:2:5", truncated(2, 5)),
     ("checkpointed", checkpointed()),
     ("checkpointed:3", checkpointed(levels=3)),
+    ("parallel:dense", parallel(jacobian="dense")),
 )

@@ -69,7 +69,8 @@ def _run_cell(
             w, zs = cell.prepare(params), cell.project(params, xs)
             carry, carries = derived.run(_without_output(cell), w, carry, zs)
         elif settings.recomputes:
-            carry, carries = recomputing.run(cell, settings, params, carry, xs)
+            solver = recomputing.InOrder(settings.unroll)
+            carry, carries = recomputing.run(cell, solver, params, carry, xs)
         else:
             w, zs = cell.prepare(params), cell.project(params, xs)
             carry, carries = saving.run(cell, settings, w, carry, zs)

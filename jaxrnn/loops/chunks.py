@@ -26,12 +26,24 @@ def in_chunks(
         size_in_bytes: the size of the arrays that `run` computes for the whole sequence at once.
     """
     steps = check.num_steps(xs)
-    size = chunk_steps(steps, size_in_bytes)
-    if size == steps:
+    return in_chunks_of(chunk_steps(steps, size_in_bytes), run, carry, xs)
+
+
+def in_chunks_of(
+    size: int | None, run: Callable[[Carry, PyTree], StepResult], carry: Carry, xs: PyTree
+) -> StepResult:
+    """Runs a sequence in chunks of `size` steps, the last one shorter; None is one chunk."""
+    steps = check.num_steps(xs)
+    if size is None or size >= steps:
         return run(carry, xs)
-    chunks = jax.tree.map(lambda x: jnp.reshape(x, (-1, size, *x.shape[1:])), xs)
+    whole = steps // size * size
+    chunks = jax.tree.map(lambda x: jnp.reshape(x[:whole], (-1, size, *x.shape[1:])), xs)
     carry, ys = jax.lax.scan(run, carry, chunks)
-    return carry, jax.tree.map(lambda y: jnp.reshape(y, (steps, *y.shape[2:])), ys)
+    ys = jax.tree.map(lambda y: jnp.reshape(y, (whole, *y.shape[2:])), ys)
+    if whole == steps:
+        return carry, ys
+    carry, last_ys = run(carry, tree.slice_time(xs, whole, None))
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, last_ys)
 
 
 def chunk_steps(steps: int, size_in_bytes: int) -> int:

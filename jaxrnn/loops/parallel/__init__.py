@@ -1,0 +1,261 @@
+"""All time steps at once: an associative scan for affine steps, Newton's method for others.
+
+Each file answers one question:
+
+    dependence   How does a value depend on the carry: is it affine, is it elementwise?
+    structure    Which arrays of the carry are solved together, and in which order?
+    vectors      What is the vector of a component, and what is its Jacobian?
+    affine_scan  How is an affine recurrence solved for all steps at once?
+    solve        How is any recurrence solved, by affine ones?
+    plain_step   How is a plain step a Cell?
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxrnn import check, tree
+from jaxrnn.expression import Expression, name_of
+from jaxrnn.loops import chunks, derived, recomputing
+from jaxrnn.loops.forward_mode import explain_forward_mode
+from jaxrnn.loops.parallel.devices import (
+    TimeAxis,
+    last_state,
+    previous_states,
+    sum_over_devices,
+)
+from jaxrnn.loops.parallel.plain_step import PlainStep
+from jaxrnn.loops.parallel.solve import Effort, Options, solve
+from jaxrnn.loops.recomputing import Solver
+from jaxrnn.loops.scan import scan
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Residuals, Step, StepResult, Weights
+
+JACOBIANS = ("diagonal", "dense", "quasi_diagonal")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class parallel(Expression):
+    """A Loop that computes all steps at once, in parallel over time.
+
+    A step that is linear in its carry, c_t = a_t ⊙ c_{t-1} + b_t, is solved by an associative scan,
+
+        (a, b)_s..t = (a_t ⊙ a_s..t-1, a_t ⊙ b_s..t-1 + b_t)                                 (1)
+
+    in O(log T) rounds. This holds for cells such as `lru` and `min_gru`, for layers of them, for
+    masks and resets around them, and for your own steps: what is linear is read from the equations
+    of the step. For any other step, the trajectory is found by Newton's method, whose iterations
+    are linear recurrences,
+
+        d_t = A_t d_{t-1} + f_t(c_{t-1}) - c_t,    c_t ← c_t + d_t                           (2)
+
+    until each step holds within the tolerance, |f_t(c_{t-1}) - c_t| ≤ tolerance · max(1, |c_t|).
+    If it does not after `max_iterations`, the steps from the first that does not hold run in order,
+    so the values are right in every case. The backward recurrence is linear for every step,
+
+        λ_{t-1} = A_tᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                                               (3)
+
+    and is solved in the same way at the solution. On a CPU this loop is slower than `bptt`; it is
+    made for GPUs and TPUs, where a short step costs its launch.
+
+    Args:
+        jacobian: A_t of (2) and (3). "diagonal" takes steps in which each unit of the carry reads
+            its own past alone, and refuses others. "dense" takes any step, with one N x N matrix
+            for each row and step. "quasi_diagonal" takes any step, and ignores all of A_t but its
+            diagonal, so that it needs more iterations, also for (3).
+        tolerance: defaults to 32 times the rounding error of the carry's dtype.
+        max_iterations: the largest number of iterations of (2), at least 0.
+        damping: in [0, 1). A_t of (2) is multiplied by 1 - damping, which keeps the iterations of
+            an exploding step finite.
+        chunk: the number of steps that are solved at once; defaults to all. Chunks run in order.
+        memory_limit: the largest size of all dense A_t, in bytes or as a text such as "1GiB".
+        axis_name: the axis of the mesh that divides the time axis, within a `jax.shard_map`. Each
+            device solves its steps, and one exchange of (a, b) joins them. Only for linear steps.
+
+    Raises:
+        TypeError, ValueError: for an option out of range. While tracing: for a step that is not
+            elementwise under "diagonal", for matrices above the memory limit, for an `axis_name`
+            under which the step is not linear or the inputs are not divided.
+
+    Equal arguments construct equal loops.
+
+    Gradient: exact at the solution, so within the tolerance unless the step is linear. It can be
+    differentiated again, except with "quasi_diagonal". Time: O(log T) rounds; the work of a linear
+    step is about twice that of `bptt`, of "dense" O(T N³) for each iteration. Memory: O(T), for a
+    linear step three times that of `bptt` (a `chunk` bounds it); O(T N²) for "dense".
+
+    Sources: E. Martin, C. Cundy, "Parallelizing linear recurrent neural nets over sequence length",
+    ICLR 2018; Y. H. Lim, Q. Zhu, J. Selfridge, M. F. Kasim, "Parallelizing non-linear sequential
+    models over the sequence length" (DEER), ICLR 2024; X. Gonzalez, A. Warrington, J. T. H. Smith,
+    S. W. Linderman, "Towards scalable and stable parallelization of nonlinear RNNs", NeurIPS 2024.
+    """
+
+    _: dataclasses.KW_ONLY
+    jacobian: str = "diagonal"
+    tolerance: float | None = None
+    max_iterations: int = 50
+    damping: float = 0.0
+    chunk: int | None = None
+    memory_limit: int | str = "1GiB"
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        names = " or ".join(map(repr, JACOBIANS))
+        check.require(self.jacobian in JACOBIANS, "jacobian", repr(self.jacobian), names)
+        if self.tolerance is not None:
+            check.require_positive("tolerance", self.tolerance)
+            check.require_finite("tolerance", self.tolerance)
+        check.require_int("max_iterations", self.max_iterations, least=0)
+        check.require_rate("damping", self.damping)
+        if self.chunk is not None:
+            check.require_int("chunk", self.chunk, least=1)
+        check.parse_bytes("memory_limit", self.memory_limit)
+        if self.axis_name is not None:
+            is_name = isinstance(self.axis_name, str)
+            check.require_option_type("axis_name", self.axis_name, is_name, "a name")
+            got = f"{self.chunk} and axis_name={self.axis_name!r}"
+            check.require(self.chunk is None, "chunk", got, "one of them")
+
+    def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        """Runs the step over time; see `jaxrnn.Loop`."""
+        params, carry = tree.checked_arguments(step, params, carry, xs)
+        if self.axis_name is not None:
+            _require_divided(xs, self.axis_name)
+        if check.num_steps(xs) == 0:
+            return scan(step, params, carry, xs)
+        with explain_forward_mode("parallel"):
+            if isinstance(step, Cell) and step.has_handwritten_backward:
+                check.require_hashable("step", step)
+                return self._run_cell(step, params, carry, xs)
+            return self._run_plain_step(step, params, carry, xs)
+
+    def in_reverse(self) -> Loop:
+        """Returns the loop for a sequence that each device has reversed."""
+        return self if self.axis_name is None else _OnDevicesInReverse(**vars(self))
+
+    def solver(self, step: Step) -> "InParallel":
+        """Returns the solver of the recurrences of a step."""
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        options = Options(
+            jacobian=self.jacobian,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            damping=self.damping,
+            memory_limit=limit,
+            axis=self.time_axis,
+        )
+        return InParallel(name_of(step), options)
+
+    @property
+    def time_axis(self) -> TimeAxis | None:
+        """The mesh axis that divides the time axis."""
+        return None if self.axis_name is None else TimeAxis(self.axis_name)
+
+    def _run_cell(self, cell: Cell, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        def run(carry: Carry, xs: PyTree) -> StepResult:
+            carry, carries = recomputing.run(cell, self.solver(cell), params, carry, xs)
+            return carry, cell.output(params, carries)
+
+        return chunks.in_chunks_of(self.chunk, run, carry, xs)
+
+    def _run_plain_step(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+        closed = derived.closed(step, params, carry, xs)
+        run_step = jax.vmap(closed.step, in_axes=(None, 0, 0))
+
+        def run(carry: Carry, xs: PyTree) -> StepResult:
+            cell, solver = PlainStep(closed.step), self.solver(step)
+            last, carries = recomputing.run(cell, solver, closed.params, carry, xs)
+            _, ys = run_step(closed.params, solver.previous_carries(carry, carries), xs)
+            return last, ys
+
+        last, ys = chunks.in_chunks_of(self.chunk, run, closed.carry, xs)
+        return closed.whole(last), ys
+
+
+def _require_divided(xs: PyTree, axis_name: str) -> None:
+    """Raises an error unless each device of a mesh axis has steps of its own."""
+    varying = {axis for x in jax.tree.leaves(xs) for axis in jax.typeof(x).manual_axis_type.varying}
+    got = f"{axis_name!r}, and inputs that are divided over {sorted(varying)}"
+    expected = "the axis of an enclosing jax.shard_map (with check_vma) that divides time"
+    check.require(axis_name in varying, "axis_name", got, expected)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _OnDevicesInReverse(parallel):
+    """The loop if the first device holds the last steps."""
+
+    @property
+    def time_axis(self) -> TimeAxis | None:
+        return None if self.axis_name is None else TimeAxis(self.axis_name, is_reversed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class InParallel(Solver):
+    """Solves the recurrences of a Cell for all steps at once; see `recomputing.Solver`."""
+
+    name: str
+    options: Options
+
+    has_jax_gradient = False
+
+    def previous_carries(self, carry: Carry, carries: Carry) -> Carry:
+        """Returns c_0..c_{T-1}."""
+        return self._before(carry, carries, reverse=False)
+
+    def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
+        """Returns c_T and c_1..c_T."""
+        carries, _ = self.carries_and_efforts(cell, w, carry, zs)
+        last = self._last(carries, reverse=False)
+        return jax.tree.map(lambda c: sum_over_devices(c, self.options.axis), last), carries
+
+    def carries_and_efforts(
+        self, cell: Cell, w: Weights, carry: Carry, zs: PyTree
+    ) -> tuple[Carry, list[Effort]]:
+        """Returns c_1..c_T, and the effort for each component that is not linear."""
+        leaves, structure = _flatten(carry)
+
+        def recurrence(leaves: list[Any], z_t: PyTree) -> list[Any]:
+            return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z_t)[0])
+
+        found, efforts = solve(self.name, recurrence, leaves, zs, self.options, reverse=False)
+        return structure.unflatten(found), efforts
+
+    def cotangents(
+        self, cell: Cell, w: Weights, residuals: Residuals, d_last: Carry, d_carries: Carry
+    ) -> tuple[Carry, Carry]:
+        """Returns λ_0 and λ_1..λ_T.
+
+        They follow from the recurrence u_{t-1} = adjoint(w, r_t, u_t + ∂ℓ_t/∂c_t), whose last
+        argument is λ_t.
+        """
+        leaves, structure = _flatten(d_last)
+
+        def recurrence(leaves: list[Any], inputs: tuple[Residuals, Carry]) -> list[Any]:
+            residuals_t, d_carry_t = inputs
+            d_carry = tree.add_sparse(structure.unflatten(leaves), d_carry_t)
+            return jax.tree.leaves(cell.adjoint(w, residuals_t, d_carry)[0])
+
+        inputs = residuals, d_carries
+        name = f"the adjoint of {self.name}"
+        found, _ = solve(name, recurrence, leaves, inputs, self.options, reverse=True)
+        us = structure.unflatten(found)
+        lambdas = tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)
+        # JAX sums the cotangent of the carry, which all devices have, over the devices.
+        return self._last(us, reverse=True), lambdas
+
+    def _before(self, start: Carry, states: Carry, *, reverse: bool) -> Carry:
+        """Returns the states before each step, from the start and the states after each step."""
+
+        def before(start: Any, states: Any) -> Any:
+            return previous_states(start, states, reverse, self.options.axis)
+
+        return jax.tree.map(before, start, states)
+
+    def _last(self, states: Carry, *, reverse: bool) -> Carry:
+        """Returns the state after the last step."""
+        return jax.tree.map(lambda x: last_state(x, reverse, self.options.axis), states)
+
+
+def _flatten(tree: PyTree) -> tuple[list[Any], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return leaves, structure

@@ -1,0 +1,276 @@
+"""Newton's method for the states of all steps of a recurrence at once.
+
+A recurrence c_t = f_t(c_{t-1}) is an equation for the whole trajectory c_1, ..., c_T. From a guess,
+Newton's method finds corrections d_t by an affine recurrence,
+
+    d_t = A_t d_{t-1} + f_t(c_{t-1}) - c_t,    A_t = ∂f_t/∂c_{t-1},    d_0 = 0                (1)
+    c_t ← c_t + d_t                                                                          (2)
+
+which `affine_scan` solves for all t at once. If f is affine, one iteration is exact, and there is
+no other. Otherwise, iterations end when every step holds within the tolerance,
+
+    |f_t(c_{t-1}) - c_t| ≤ tolerance · max(1, |c_t|)                                         (3)
+
+After the last allowed iteration, the steps from the first that violates (3) on run in order. So (3)
+holds in every case. If A_t is only a part of the Jacobian, the price is more iterations.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check
+from jaxrnn.loops.parallel import vectors
+from jaxrnn.loops.parallel.affine_scan import affine_scan
+from jaxrnn.loops.parallel.devices import TimeAxis, previous_states
+from jaxrnn.loops.parallel.structure import Component, Leaves, Recurrence, components
+from jaxrnn.loops.parallel.vectors import VectorSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a recurrence is solved; `parallel` describes the options."""
+
+    jacobian: str
+    tolerance: float | None
+    max_iterations: int
+    damping: float
+    memory_limit: int
+    axis: TimeAxis | None
+
+
+class Effort(NamedTuple):
+    """The work for one component that is not affine.
+
+    Fields:
+        iterations: the number of iterations of (1) and (2).
+        steps_in_order: the number of steps that ran in order after them.
+        residual: the largest |f_t(c_{t-1}) - c_t| / max(1, |c_t|) before these ran.
+    """
+
+    iterations: Any
+    steps_in_order: Any
+    residual: Any
+
+
+class _Problem(NamedTuple):
+    """The recurrence of one component, in vectors.
+
+    Fields:
+        function: f, `(v_{t-1}, inputs of step t) -> v_t`.
+        slopes: `(v_{t-1}, inputs of step t) -> A_t`.
+        is_exact_at_once: whether one iteration is exact.
+        start: v_0.
+        inputs: the inputs of all steps.
+        reverse: whether t counts from the last step.
+        axis: the mesh axis that divides the time axis.
+    """
+
+    function: Callable[[jax.Array, Any], jax.Array]
+    slopes: Callable[[jax.Array, Any], jax.Array]
+    is_exact_at_once: bool
+    start: jax.Array
+    inputs: Any
+    reverse: bool
+    axis: TimeAxis | None
+
+    def values(self, states: jax.Array) -> jax.Array:
+        """Returns f_t(v_{t-1}) for all t."""
+        return jax.vmap(self.function)(self.previous(states), self.inputs)
+
+    def corrections(self, states: jax.Array, values: jax.Array, damping: float) -> jax.Array:
+        """Returns d_t of (1) for all t."""
+        slopes = jax.vmap(self.slopes)(self.previous(states), self.inputs)
+        slopes = slopes * (1 - damping) if damping else slopes
+        return affine_scan(slopes, values - states, self.reverse, self.axis)
+
+    def previous(self, states: jax.Array) -> jax.Array:
+        """Returns v_{t-1} for all t."""
+        return previous_states(self.start, states, self.reverse, self.axis)
+
+
+def solve(
+    name: str, recurrence: Recurrence, start: Leaves, inputs: Any, options: Options, reverse: bool
+) -> tuple[Leaves, list[Effort]]:
+    """Returns c_t for all t, and the effort for each component that is not affine.
+
+    Args:
+        name: the name of the step, for messages.
+        recurrence: f, a function of the leaves of c_{t-1} and of the inputs of step t.
+        start: the leaves of c_0.
+        inputs: the inputs of all steps, at least one.
+        options: see `parallel`.
+        reverse: whether t counts from the last step.
+    """
+    states: dict[int, Any] = {}
+    efforts = []
+    for component in components(recurrence, start, check.one_step(inputs)):
+        known = {j: previous_states(start[j], states[j], reverse, options.axis) for j in states}
+        step = functools.partial(_step_of_component, recurrence, start, component.leaves)
+        own_start, own_inputs = [start[j] for j in component.leaves], (inputs, known)
+        if not component.is_recurrent:
+            found = jax.vmap(step, in_axes=(None, 0))(own_start, own_inputs)
+        elif _is_discrete(component, own_start):
+            found = _scan(step, own_start, own_inputs, reverse)
+        else:
+            space = VectorSpace(component, tuple(map(jax.typeof, own_start)))
+            problem = _problem(name, step, space, own_start, own_inputs, options, reverse)
+            vectors_of_all_steps, effort = _solve(problem, own_start, options)
+            efforts += effort
+            found = jax.vmap(space.split)(vectors_of_all_steps)
+        states |= zip(component.leaves, found, strict=True)
+    return [states[j] for j in range(len(start))], efforts
+
+
+def _step_of_component(
+    recurrence: Recurrence,
+    start: Leaves,
+    positions: tuple[int, ...],
+    own: Leaves,
+    inputs: tuple[Any, dict[int, Any]],
+) -> Leaves:
+    """Runs one step, and returns the arrays of a component.
+
+    They depend on themselves, and on arrays that are known for all steps.
+    """
+    inputs_t, known = inputs
+    others = {j: jnp.zeros_like(c) for j, c in enumerate(start)}
+    leaves = others | known | dict(zip(positions, own, strict=True))
+    new = recurrence([leaves[j] for j in range(len(start))], inputs_t)
+    return [new[j] for j in positions]
+
+
+def _is_discrete(component: Component, carry: Leaves) -> bool:
+    """Returns whether a component has no derivative, as a random key or a state machine."""
+    if any(map(check.is_inexact, carry)):
+        return False
+    is_affine = component.is_affine and component.is_elementwise
+    return not (is_affine and jnp.issubdtype(carry[0].dtype, jnp.integer))
+
+
+def _scan(step: Any, start: Leaves, inputs: Any, reverse: bool) -> Leaves:
+    """Runs a component in order."""
+
+    def run(carry: Leaves, inputs_t: Any) -> tuple[Leaves, Leaves]:
+        carry = step(carry, inputs_t)
+        return carry, carry
+
+    return jax.lax.scan(run, start, inputs, reverse=reverse)[1]
+
+
+def _problem(
+    name: str,
+    step: Callable[[Leaves, Any], Leaves],
+    space: VectorSpace,
+    start: Leaves,
+    inputs: Any,
+    options: Options,
+    reverse: bool,
+) -> _Problem:
+    """Returns the recurrence of a component, with the kind of slopes that the options ask for."""
+    is_affine, is_elementwise = space.component.is_affine, space.component.is_elementwise
+
+    def function(v: jax.Array, inputs_t: Any) -> jax.Array:
+        return space.join(step(space.split(v), inputs_t))
+
+    if is_elementwise:
+        slopes = functools.partial(vectors.diagonal, function)
+    else:
+        _check_dense(name, space, options, check.num_steps(inputs))
+        is_dense = options.jacobian == "dense"
+        jacobian = vectors.matrix if is_dense else vectors.diagonal_of_matrix
+        slopes = functools.partial(jacobian, function)
+    has_all_slopes = is_elementwise or options.jacobian == "dense"
+    is_exact_at_once = is_affine and has_all_slopes
+    if options.axis is not None:
+        got = f"{options.axis.name!r} for {name}, which is not linear in its carry"
+        expected = "None, since only linear steps are solved on several devices"
+        check.require(is_exact_at_once, "axis_name", got, expected)
+    start_vector = space.join(start)
+    return _Problem(function, slopes, is_exact_at_once, start_vector, inputs, reverse, options.axis)
+
+
+def _check_dense(name: str, space: VectorSpace, options: Options, steps: int) -> None:
+    """Raises an error unless the options fit a component that is not elementwise."""
+    got = f"'diagonal' for {name}, in which a unit of the carry reads others"
+    expected = "'dense' or 'quasi_diagonal', or a loop such as jaxrnn.bptt"
+    check.require(options.jacobian != "diagonal", "jacobian", got, expected)
+    is_real = not jnp.issubdtype(space.dtype, jnp.complexfloating)
+    got = f"{options.jacobian!r} for {name}, whose carry is complex"
+    check.require(is_real, "jacobian", got, "an elementwise step or a real carry", TypeError)
+    size = sum(space.sizes)
+    needed = steps * math.prod(space.row_shape) * size**2 * space.dtype.itemsize
+    got = (
+        f"{options.memory_limit} bytes, and {needed} for the Jacobians of {name}: "
+        f"{steps} steps of {math.prod(space.row_shape)} rows, {size} x {size} each"
+    )
+    fits = options.jacobian != "dense" or needed <= options.memory_limit
+    expected = "a larger limit, a shorter chunk, jacobian='quasi_diagonal' or loop=jaxrnn.bptt"
+    check.require(fits, "memory_limit", got, expected)
+
+
+def _solve(problem: _Problem, start: Leaves, options: Options) -> tuple[jax.Array, list[Effort]]:
+    """Returns v_t for all t, and the effort if the problem takes iterations."""
+    steps = check.num_steps(problem.inputs)
+    guess = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
+    if problem.is_exact_at_once:
+        return problem.corrections(guess, problem.values(guess), 0.0), []
+    tolerance = options.tolerance or default_tolerance(start)
+
+    def goes_on(state: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
+        iterations, states, values = state
+        is_solved = jnp.all(_violation(states, values) <= tolerance)
+        return (iterations < options.max_iterations) & ~is_solved
+
+    def iterate(state: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        iterations, states, values = state
+        corrected = states + problem.corrections(states, values, options.damping)  # (2)
+        # A product of many large slopes overflows. The values of this iteration do not.
+        finite = jnp.where(jnp.isfinite(corrected), corrected, values)
+        finite = jnp.where(jnp.isfinite(finite), finite, 0)
+        return iterations + 1, finite, problem.values(finite)
+
+    begin = jnp.int32(0), guess, problem.values(guess)
+    iterations, states, values = jax.lax.while_loop(goes_on, iterate, begin)
+    violation = _violation(states, values)
+    is_violated = jnp.any(violation > tolerance, axis=tuple(range(1, violation.ndim)))
+    ordered = jnp.flip(is_violated) if problem.reverse else is_violated
+    first = jnp.where(jnp.any(ordered), jnp.argmax(ordered), steps)
+    states = _run_in_order(problem, states, first)
+    return states, [Effort(iterations, steps - first, jnp.max(violation))]
+
+
+def _violation(states: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns |f_t(c_{t-1}) - c_t| / max(1, |c_t|) of (3), infinite where it is not a number."""
+    difference = jnp.where(states == values, 0, jnp.abs(values - states))
+    violation = difference / jnp.maximum(1, jnp.abs(states))
+    return jnp.where(jnp.isnan(violation), jnp.inf, violation)
+
+
+def _run_in_order(problem: _Problem, states: jax.Array, first: jax.Array) -> jax.Array:
+    """Returns the states, with those from step `first` on computed one after another."""
+    steps = len(states)
+
+    def position(t: Any) -> Any:
+        return steps - 1 - t if problem.reverse else t
+
+    def run_step(state: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        t, v, states = state
+        inputs_t = jax.tree.map(lambda x: x[position(t)], problem.inputs)
+        v = problem.function(v, inputs_t)
+        return t + 1, v, states.at[position(t)].set(v)
+
+    before = jnp.where(first == 0, problem.start, states[position(jnp.maximum(first, 1) - 1)])
+    begin = first, before, states
+    return jax.lax.while_loop(lambda state: state[0] < steps, run_step, begin)[2]
+
+
+def default_tolerance(carry: Leaves) -> float:
+    """Returns 32 times the rounding error of the narrowest array of a carry."""
+    inexact = [c.dtype for c in carry if check.is_inexact(c)]
+    return 32 * max([float(jnp.finfo(dtype).eps) for dtype in inexact], default=0.0)

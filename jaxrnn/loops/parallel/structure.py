@@ -1,0 +1,88 @@
+"""The structure of a recurrence: which arrays of the carry it solves together, and how.
+
+An array of the carry that depends on others, which do not depend on it, is solved after them. So
+an mLSTM's stabiliser comes first, then its memory, which is affine once the stabiliser is known.
+Arrays that depend on each other form one component and are solved together.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.parallel.dependence import dependences
+
+Leaves = list[Any]
+Recurrence = Callable[[Leaves, Any], Leaves]  # (leaves of c_{t-1}, inputs of step t) -> c_t
+
+
+class Component(NamedTuple):
+    """Arrays of the carry that are solved together, once those that they depend on are known.
+
+    Fields:
+        leaves: their positions among the arrays of the carry.
+        is_recurrent: whether they depend on themselves.
+        is_affine: whether they are affine in themselves.
+        is_elementwise: whether each element depends on itself alone among them.
+        num_row_axes: the number of leading axes along which they are elementwise.
+    """
+
+    leaves: tuple[int, ...]
+    is_recurrent: bool
+    is_affine: bool
+    is_elementwise: bool
+    num_row_axes: int
+
+
+def components(recurrence: Recurrence, carry: Leaves, inputs: Any) -> list[Component]:
+    """Returns the components in the order in which they are solved.
+
+    Args:
+        recurrence: f, which returns c_t.
+        carry: the arrays of c_{t-1}, or their shapes and dtypes.
+        inputs: the inputs of one step, or their shapes and dtypes.
+    """
+    jaxpr, constants, _ = jaxprs.flat_jaxpr(recurrence, carry, inputs)
+    # The constants come first among the inputs of the jaxpr.
+    variables = [*jaxpr.constvars, *jaxpr.invars][len(constants) :][: len(carry)]
+    positions = range(len(carry))
+    reads = {j: set[int]() for j in positions}
+    for source in positions:
+        for j, found in enumerate(dependences(jaxpr, [variables[source]])):
+            if found is not None:
+                reads[j].add(source)
+    reaches = _transitive_closure(reads)
+    groups = {
+        tuple(k for k in positions if k == j or (k in reaches[j] and j in reaches[k]))
+        for j in positions
+    }
+    # A group that reads another reaches more than it.
+    ordered = sorted(groups, key=lambda group: (len(reaches[group[0]] | {*group}), group))
+    return [_component(jaxpr, variables, group, group[0] in reaches[group[0]]) for group in ordered]
+
+
+def _transitive_closure(reads: dict[int, set[int]]) -> dict[int, set[int]]:
+    reaches = {j: set(sources) for j, sources in reads.items()}
+    for middle in reaches:
+        for sources in reaches.values():
+            if middle in sources:
+                sources |= reaches[middle]
+    return reaches
+
+
+def _component(
+    jaxpr: Any, variables: list[Any], leaves: tuple[int, ...], is_recurrent: bool
+) -> Component:
+    found = dependences(jaxpr, [variables[j] for j in leaves])
+    own = [dependence for j in leaves if (dependence := found[j]) is not None]
+    ndims = [variables[j].aval.ndim for j in leaves]
+    kept = [{i for i, p in d.axes if i == p} for d in own]
+    row_axes = 0
+    while row_axes < min(ndims) and all(row_axes in axes for axes in kept):
+        row_axes += 1
+    return Component(
+        leaves,
+        is_recurrent,
+        is_affine=all(d.is_affine for d in own),
+        is_elementwise=len(leaves) == 1 and row_axes == ndims[0],
+        num_row_axes=row_axes,
+    )

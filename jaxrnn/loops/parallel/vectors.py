@@ -1,0 +1,93 @@
+"""The arrays of a component as one vector a row, and the Jacobian of a function of vectors."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.check import is_inexact
+from jaxrnn.loops.parallel.structure import Component, Leaves
+
+Function = Callable[[jax.Array, Any], jax.Array]  # (v_{t-1}, inputs of step t) -> v_t
+
+
+class VectorSpace(NamedTuple):
+    """The vectors of one component.
+
+    An elementwise component is one array, which is its own vector. Others are joined behind the
+    axes of their rows. Vectors are float32 at least, so that solving does not round to bfloat16.
+
+    Fields:
+        component: the component.
+        like: the shapes and dtypes of its arrays at one step.
+    """
+
+    component: Component
+    like: tuple[Any, ...]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the vectors: float32, int32 or complex64 at least."""
+        narrowest = jnp.float32 if any(map(is_inexact, self.like)) else jnp.int32
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.result_type(narrowest, *(x.dtype for x in self.like))
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The axes of the rows."""
+        return self.like[0].shape[: self.component.num_row_axes]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of elements of each array in a row."""
+        return [math.prod(x.shape[self.component.num_row_axes :]) for x in self.like]
+
+    def join(self, leaves: Leaves) -> jax.Array:
+        """Returns the vector of these arrays."""
+        if self.component.is_elementwise:
+            return leaves[0].astype(self.dtype)
+        pairs = zip(leaves, self.sizes, strict=True)
+        flat = [jnp.reshape(x, (*self.row_shape, size)).astype(self.dtype) for x, size in pairs]
+        return jnp.concatenate(flat, axis=-1)
+
+    def split(self, vector: jax.Array) -> Leaves:
+        """Returns the arrays of a vector."""
+        if self.component.is_elementwise:
+            return [vector.astype(self.like[0].dtype)]
+        ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes))]
+        parts = jnp.split(vector, ends[:-1], axis=-1)
+        pairs = zip(parts, self.like, strict=True)
+        return [jnp.reshape(part, x.shape).astype(x.dtype) for part, x in pairs]
+
+
+def diagonal(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
+    """Returns the Jacobian of an elementwise function, as its diagonal."""
+    if not is_inexact(v):  # an affine function of integers, which has a slope and no derivative
+        return function(jnp.ones_like(v), inputs) - function(jnp.zeros_like(v), inputs)
+    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    (slope,) = pullback(jnp.ones_like(v))
+    return slope
+
+
+def matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
+    """Returns the Jacobian of each row, `(*rows, n, n)`."""
+    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    row = functools.partial(_row, pullback, v)
+    return jax.vmap(row, out_axes=-2)(jnp.arange(v.shape[-1]))
+
+
+def diagonal_of_matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
+    """Returns the diagonals of the Jacobians, `(*rows, n)`, without storing the matrices."""
+    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    entries = jax.lax.map(lambda i: _row(pullback, v, i)[..., i], jnp.arange(v.shape[-1]))
+    return jnp.moveaxis(entries, 0, -1)
+
+
+def _row(pullback: Any, v: jax.Array, i: jax.Array) -> jax.Array:
+    """Returns row i of the Jacobian of each row of v."""
+    unit = jnp.broadcast_to(jnp.arange(v.shape[-1]) == i, v.shape).astype(v.dtype)
+    (row,) = pullback(unit)
+    return row
