@@ -264,8 +264,8 @@ def require_params(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int 
 
 
 def require_pair(name: str, result: Any) -> Any:
-    """Returns the result of a loop or a step if it is a pair; raises an error otherwise."""
-    pair = "(carry, ys)" if name == "loop" else "(carry, y)"
+    """Returns the result of a loop, a step or `advance` if it is a pair; raises an error if not."""
+    pair = {"loop": "(carry, ys)", "step": "(carry, y)", "advance": "(carry, saved)"}[name]
     require_type(isinstance(result, tuple) and len(result) == 2, name, result, pair)
     return result
 
