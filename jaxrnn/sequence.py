@@ -178,7 +178,9 @@ def _checked_run(
 
 def _check_options(runner: Runner) -> None:
     """Raises an error unless each option has its type."""
-    check.require_callable("loop", runner.loop, takes=4)
+    loop: Any = check.require_callable("loop", runner.loop, takes=4)
+    expected = "jaxrnn.scan, which takes the parameters too"
+    check.require(loop is not jax.lax.scan, "loop", "jax.lax.scan", expected, TypeError)
     check.require_bool("reverse", runner.reverse)
     check.require_finite("fill_value", runner.fill_value)
 

@@ -272,7 +272,8 @@ class Cell(Part):
         check.require_arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises before any computation
         check.require_carry(self, params, carry, check.batch_shape(x, self.num_feature_axes))
-        carry, _ = self.advance(self.prepare(params), carry, self.project(params, x))
+        result = self.advance(self.prepare(params), carry, self.project(params, x))
+        carry, _ = check.require_pair("advance", result)
         return carry, self.output(params, carry)
 
 

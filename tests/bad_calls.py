@@ -45,6 +45,10 @@ def loss(params, xs, loop=jaxrnn.bptt):
     return jnp.sum(jaxrnn.unroll(GRU, params, xs, loop=loop)[1])
 
 
+def no_loop(params, xs, loop):
+    return loss(params, xs)
+
+
 def vector(params, xs, loop):
     return jaxrnn.unroll(GRU, params, xs, loop=loop)[1]
 
@@ -176,7 +180,14 @@ def of_sequences():
     factory = "TypeError: loop: got {} (too many positional arguments), expected a function of 4"
     for name in ("truncated", "checkpointed", "randomized"):
         yield "unroll", factory.format(name), run(loop=getattr(jaxrnn, name))
-    yield "unroll", "TypeError: cell: got gru (too many pos", run(jaxrnn.gru, carry=CARRY)
+    instance = (
+        "TypeError: cell: got gru (too many pos...3 arguments, such as gru...not the class itself"
+    )
+    yield "unroll", instance, run(jaxrnn.gru, carry=CARRY)
+    of_jax = "TypeError: loop: got jax.lax.scan, expected jaxrnn.scan, which takes the parameters"
+    yield "unroll", of_jax, run(loop=jax.lax.scan)
+    swapped = "TypeError: loss: got float64[5,3,4], expected a function"
+    yield "masked_mean", swapped, lambda: jaxrnn.masked_mean(array(T, B, H), TOKENS, loss)
     pair = "TypeError: loop: got NoneType, expected (carry, ys)"
     yield "unroll", pair, run(carry=CARRY, loop=lambda *_: None)
     yield (
@@ -355,7 +366,7 @@ def of_transforms():
         "TypeError: variational_dropout.__init__() takes 2",
         lambda: jaxrnn.transforms.variational_dropout(GRU, 0.1),
     )
-    whole = "TypeError: xs: got a tuple of 2, expected an array (apply variational_dropout"
+    whole = "TypeError: xs: got MaskedInputs, expected an array (apply variational_dropout"
     cell, marked = (
         jaxrnn.transforms.variational_dropout(masked, input_rate=0.1),
         jaxrnn.transforms.MaskedInputs(XS, MASK),
@@ -472,6 +483,7 @@ def of_diagnostics():
             ("TypeError: loss: got loss (missing", loss, GRU_PARAMS, []),
             ("TypeError: params['b']: got str", loss, {**GRU_PARAMS, "b": "x"}, [XS]),
             ("ValueError: loss: got float64[5,3,4], expected a sca", vector, GRU_PARAMS, [XS]),
+            ("ValueError: loss: got one that does not call its", no_loop, GRU_PARAMS, [XS]),
         ):
             yield name, message, lambda f=function, w=wrong, p=params, a=args: f(w, p, *a)
     for name in ("truncation_bias", "adaptive_truncation", "locate_nonfinite"):
@@ -514,7 +526,7 @@ def of_diagnostics():
     )
     for message, (horizon, options) in {
         "TypeError: horizon: got NoneType, expected a MemoryHorizon": (None, {}),
-        "TypeError: spectrum: got a tuple of 4, expected a JacobianSpectrum": (
+        "TypeError: spectrum: got MemoryHorizon, expected a JacobianSpectrum": (
             HORIZON,
             {"spectrum": HORIZON},
         ),

@@ -1,4 +1,4 @@
-"""The rooms of DESIGN: imports go downward, files stay small, what is public says what it does."""
+"""The structure of the library: imports go downward, files are small, public names documented."""
 
 import ast
 import graphlib
@@ -14,7 +14,7 @@ import jaxrnn
 
 ROOT = Path(jaxrnn.__file__).parent
 
-# Room, that is the name after `jaxrnn.`, to floor.
+# The name after `jaxrnn.`, to its floor, as in docs/how-it-is-built.md.
 FLOORS = {
     **dict.fromkeys(("types", "expression", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),

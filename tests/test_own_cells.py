@@ -159,3 +159,15 @@ def test_a_cell_without_a_hash_is_named():
     message = r"step: got .*WithList.*\(unhashable type: 'list'\), expected one with a hash"
     with pytest.raises(TypeError, match=message):
         jaxrnn.unroll(cell, *problem(cell)[::2])
+
+
+@pytest.mark.usefixtures("own_messages")
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_an_advance_that_saves_nothing_still_returns_a_pair(loop_name):
+    class NoPair(Leaky):
+        def advance(self, w, carry, z):
+            return carry
+
+    cell = NoPair()
+    with pytest.raises(TypeError, match=r"advance: got dict, expected \(carry, saved\)"):
+        jaxrnn.unroll(cell, *problem(cell)[::2], loop=LOOPS[loop_name])

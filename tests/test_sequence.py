@@ -234,3 +234,17 @@ def test_an_integer_in_the_carry_has_no_gradient_and_is_in_nobodys_way():
     assert d_carry["count"].dtype == jax.dtypes.float0
     got = d_params, {**d_carry, "count": None}, d_xs
     same_gradients(got, (expected[0], {**expected[1], "count": None}, expected[2]))
+
+
+@pytest.mark.parametrize("run", [jaxrnn.unroll, jaxrnn.history])
+def test_a_carry_may_hold_python_numbers(run):
+    def step(params, carry, x):
+        h, count = carry
+        return (params * h + x, count + 1), h
+
+    xs = jnp.arange(3.0)
+    _, ys = run(step, 2.0, xs, carry=(0.0, 0))
+    same_values(ys, jnp.array([0.0, 0.0, 1.0]))
+    start = (0.0, jnp.zeros(2, int))
+    with pytest.raises(ValueError, match=r"reset_carry\[1\]: got int64\[2\], expected int64\[\]"):
+        run(step, 2.0, xs, carry=(0.0, 0), reset=jnp.zeros(3, bool), reset_carry=start)

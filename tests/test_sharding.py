@@ -118,6 +118,9 @@ def test_one_device_runs_the_function_as_it_is():
     assert "shard_map" not in str(jax.make_jaxpr(split)(jnp.ones(3)))
     with pytest.raises(ValueError, match="in_axes: got 1 axes for 2 arguments"):
         split(jnp.ones(3), 1)
+    no_axis = jaxrnn.training.data_parallel(jnp.sum, in_axes=(1,))
+    with pytest.raises(ValueError, match=r"in_axes: got axis 1 of an argument of shape \(3,\)"):
+        no_axis(jnp.ones(3))
     with pytest.raises(TypeError, match="function"):
         jaxrnn.training.data_parallel(3, in_axes=(0,))
 

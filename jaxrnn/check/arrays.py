@@ -39,8 +39,9 @@ def require_same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
     for leaf, (path, wanted) in pairs:
         place = name + jax.tree_util.keystr(path)
+        # A Python number has no shape and no dtype of its own.
+        leaf, wanted = (x if hasattr(x, "dtype") else jax.typeof(x) for x in (leaf, wanted))
         expected_leaf = describe(wanted) + why
-        leaf = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
         require(leaf.shape == wanted.shape, place, leaf, expected_leaf)
         require(leaf.dtype == wanted.dtype, place, leaf, expected_leaf, TypeError)
 
@@ -263,8 +264,8 @@ def require_params(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int 
 
 
 def require_pair(name: str, result: Any) -> Any:
-    """Returns the result of a loop or a step if it is a pair; raises an error otherwise."""
-    pair = "(carry, ys)" if name == "loop" else "(carry, y)"
+    """Returns the result of a loop, a step or `advance` if it is a pair; raises an error if not."""
+    pair = {"loop": "(carry, ys)", "step": "(carry, y)", "advance": "(carry, saved)"}[name]
     require_type(isinstance(result, tuple) and len(result) == 2, name, result, pair)
     return result
 

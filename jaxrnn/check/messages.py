@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jax
+
 
 def describe(leaf: Any) -> str:
     """Returns `float32[3,4]` for an array or its struct, and the type of anything else."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return f"a tuple of {len(leaf)}" if isinstance(leaf, tuple) else type(leaf).__name__
+    return f"a tuple of {len(leaf)}" if type(leaf) is tuple else type(leaf).__name__
 
 
 def require(fits: Any, name: str, got: Any, expected: str, error: Any = ValueError) -> Any:
@@ -27,6 +29,11 @@ def require_type(fits: Any, name: str, got: Any, expected: str) -> None:
 
 
 def require_option_type(name: str, value: Any, fits: bool, expected: str) -> Any:
-    """Returns `value` if it fits; raises a TypeError that shows value and type otherwise."""
-    require(fits, name, f"{value!r} of type {type(value).__name__}", expected, TypeError)
+    """Returns `value` if it fits; raises a TypeError that shows value and type otherwise.
+
+    The message shows only the dtype and the shape of an array with axes, which may be large.
+    """
+    is_large = getattr(value, "ndim", 0) > 0 and not isinstance(value, jax.core.Tracer)
+    got = describe(value) if is_large else f"{value!r} of type {type(value).__name__}"
+    require(fits, name, got, expected, TypeError)
     return value

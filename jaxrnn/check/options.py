@@ -75,6 +75,8 @@ def require_callable(name: str, value: Any, takes: int | None = None, **named: A
     require_option_type(name, value, callable(value), "a function")
     if takes is not None:
         expected = ", and by name ".join([f"a function of {takes} arguments", *named])
+        if inspect.isclass(value):
+            expected += f", such as {value.__name__}(...), and not the class itself"
         with contextlib.suppress(ValueError):  # a function that has no signature
             signature = inspect.signature(value)
             try:

@@ -52,7 +52,7 @@ def train(args: options.Options) -> None:
     params = training.train(digits_task, args)
     _, (_, metrics) = _score(digits_task.network, params, None, test)
     count = len(test.labels)
-    print(f"accuracy on the {count} digits held out, which selected nothing: ", end="")
+    print(f"accuracy on the {count} digits that training has not seen: ", end="")
     print(f"{metrics['accuracy']:.1%}")
 
 

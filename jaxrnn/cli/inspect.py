@@ -206,6 +206,9 @@ def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
 def _of_cell(args: options.Options) -> tuple[Callable[..., jax.Array], Params]:
     """Returns a loss of a cell on noise, and the initial parameters of the cell."""
     size = args.hidden_size
+    expected = f"a folder of `jaxrnn train`, or one of {options.CELL_NAMES}"
+    is_cell = args.what in options.CELL_MAKERS
+    check.require(is_cell, "FOLDER_OR_CELL", repr(args.what), expected, options.UserError)
     cell = options.cell_named(args.what, size)
     xs = jax.random.normal(jax.random.key(1), (args.steps, BATCH_SIZE, size))
     return _sum_of_last_outputs(cell, xs), cell.init(jax.random.key(0), size)

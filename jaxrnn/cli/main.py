@@ -92,6 +92,9 @@ def parser() -> Parser:
     inspect.add_out(add("story", about), "story.png")
     about = "convert a run or a file of parameters to another library or to an ONNX model"
     convert.add_options(add("convert", about))
-    about = "compare the gradients of all cells and loops with autodiff and finite differences"
+    about = (
+        "compare the gradients of all cells and loops with autodiff and finite differences, "
+        "which takes some minutes"
+    )
     add("certify", about)
     return top

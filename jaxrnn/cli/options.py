@@ -18,8 +18,8 @@ LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
 }
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CELL_NAMES = ", ".join(CELL_MAKERS)
-# K is the number of steps of a segment and K2 of a window; for `checkpointed` K is the levels.
-LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:K"))
+# K is the number of steps of a segment, and K2 of a window.
+LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:LEVELS"))
 
 
 class UserError(argparse.ArgumentTypeError):
@@ -119,4 +119,4 @@ def _parse_loop(name: str) -> Loop:
     return LOOP_MAKERS[family](*map(int, rest), loop=PLAIN_LOOPS[inner])
 
 
-loop_name = option_type(str, _parse_loop, f"one of {LOOP_NAMES} with K at least 1")
+loop_name = option_type(str, _parse_loop, f"one of {LOOP_NAMES}, with whole numbers from 1")

@@ -29,7 +29,7 @@ SCORING_CHUNK = 4096  # characters at once, so that a text of any length fits in
 def add_train_options(parser: options.Parser) -> None:
     """Adds the options of `jaxrnn train text`."""
     add, count = parser.add_argument, options.whole_number(1)
-    add("--text", type=Path, metavar="FILE", help="UTF-8; None for pydoc_data.topics")
+    add("--text", type=Path, metavar="FILE", help="UTF-8; None for Python's documentation")
     add("--embedding-size", type=count, default=128, metavar="N", help="features of a character")
     add(
         "--segment-length",
@@ -61,7 +61,7 @@ def add_sample_options(parser: options.Parser) -> None:
         metavar="X",
         help="low values give likely characters",
     )
-    add("--seed", type=options.whole_number(0), default=0, metavar="N", help="of the draws")
+    add("--seed", type=options.whole_number(0), default=0, metavar="N", help="seed of the draws")
 
 
 def train(args: options.Options) -> None:
@@ -73,7 +73,7 @@ def train(args: options.Options) -> None:
     # The first character of a part is predicted from the last one before it.
     tokens = corpus.encode("--text", text.validation[-1] + text.test, text.vocabulary)
     bits = bits_per_character(text_task.network, params, tokens)
-    print(f"bits per character over {len(text.test):,} characters, which selected nothing:")
+    print(f"bits per character over {len(text.test):,} characters that training has not seen:")
     for name, value in {"test, by this model": bits, **text_task.levels}.items():
         print(f"  {value:.3f}  {name}")
     print("a sample, after a prompt from the test part:")
@@ -126,8 +126,8 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         unit="char",
         measure="bits_per_character",
         levels={
-            "test, by counts of the training text (unigram)": corpus.unigram_bits(text),
-            "test, by xz after the training text": corpus.xz_bits(text),
+            "test, by the counts of single characters (unigram)": corpus.unigram_bits(text),
+            "test, by xz, which copies what the training text repeats": corpus.xz_bits(text),
         },
         example={"inputs": example.inputs, "targets": example.targets},
     )

@@ -202,4 +202,7 @@ def map_loop_calls(function: Any, loss: Loss, params: Params, args: Any, loop: L
     recording = LoopAround(loop, record)
     form = jax.eval_shape(lambda params: loss(params, *args, loop=recording), params)
     check.require_scalar_loss("loss", form)
+    # Otherwise the diagnostics would find nothing, and say that nothing is wrong.
+    expected = "one that calls it, such as by unroll(..., loop=loop)"
+    check.require(results, "loss", "one that does not call its loop", expected)
     return results

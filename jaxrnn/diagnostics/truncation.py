@@ -149,7 +149,6 @@ def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, li
     """Returns T, the length of the longest sequence of the loss, and all powers of two below T."""
     check.require_concrete(params=params, args=args)
     lengths = map_loop_calls(lambda *call: check.num_steps(call[-1]), loss, params, args, bptt)
-    check.require(lengths, "loss", "one that does not call its loop", "at least one recurrence")
     steps = max(lengths)
     return steps, [2**i for i in range(steps.bit_length()) if 2**i < steps]
 

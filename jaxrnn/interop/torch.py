@@ -108,7 +108,7 @@ def _split_directions(state: Any) -> dict[str, dict[str, Any]]:
         expected = "names such as weight_ih_l0 (of a larger model, a prefix)"
         check.require(match, name, check.describe(tensor), expected)
         directions.setdefault(match[1], {})[name] = tensor
-    check.require(directions, "source", "no tensors", "some, with that prefix")
+    check.require(directions, "source", "no tensors", "some, whose names begin with the prefix")
     return directions
 
 

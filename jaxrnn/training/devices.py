@@ -92,9 +92,9 @@ def data_parallel(
         if len(args) != len(in_axes):
             got = f"{len(in_axes)} axes for {len(args)} arguments"
             check.require(False, "in_axes", got, "one for each")
+        _map_axes(require_even, tuple(in_axes), args)
         if len(devices) == 1:
             return function(*args)
-        _map_axes(require_even, tuple(in_axes), args)
         in_specs, out_specs = _map_axes(_spec, in_axes), _map_axes(_spec, out_axes)
         sharded = jax.shard_map(
             part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False

@@ -209,5 +209,5 @@ def _checked(result: Any, carry: Carry) -> Any:
     reserved = sorted(metrics.keys() & TRAINER_METRICS)
     got, expected = f"metrics named {reserved}", "other names than the trainer's"
     check.require(not reserved, "loss", got, expected)
-    check.require_same_tree("carry", new_carry, carry)
+    check.require_same_tree("carry", new_carry, carry, ", as the state's carry before it")
     return result

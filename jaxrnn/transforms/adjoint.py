@@ -47,11 +47,11 @@ def scale_adjoint(
     `clip_adjoint`.
 
     Args:
-        step: a Cell, whose backward pass stays hand-written, or a plain Step. In a plain Step,
-            every value that is computed from an array of the new carry counts as its loss. A
-            function with a custom derivative rule (`jax.custom_vjp`) is not split. Rows are the
-            leading axes that all arrays of the carry share, without the last axis of the longest
-            array.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step. A Network counts as a
+            plain Step, so transform its cells instead. In a plain Step, every value that is
+            computed from an array of the new carry counts as its loss. A function with a custom
+            derivative rule (`jax.custom_vjp`) is not split. Rows are the leading axes that all
+            arrays of the carry share, without the last axis of the longest array.
         factor: f, a function of sizes `(*batch)`, or of the sizes of single numbers. All sizes are
             above 0. Each new function object is compiled again.
         elementwise: (AT2) instead of (AT1). The size of a complex number is its modulus.

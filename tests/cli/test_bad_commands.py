@@ -40,7 +40,7 @@ COMMANDS = [
     (["tune"], "COMMAND: invalid choice: 'tune'"),
     (["train", "speech"], "TASK: invalid choice: 'speech'"),
     (["inspect"], "the following arguments are required: FOLDER_OR_CELL"),
-    (["inspect", "gruu"], "got 'gruu', expected one of elman"),
+    (["inspect", "gruu"], "FOLDER_OR_CELL: got 'gruu', expected a folder of .* or one of elman"),
     (["inspect", "gru", "--hidden-size", "0"], "--hidden-size: got '0', expected a whole number"),
     (["inspect", "gru", "--steps", "x"], "--steps: got 'x', expected a whole number"),
     ([*SMALL, "--out", "x.bogus"], r"--out: got 'x\.bogus', expected a name that ends in one of"),

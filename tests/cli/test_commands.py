@@ -91,7 +91,7 @@ def test_training_reports_what_it_is_worth(text_file, tmp_path, capsys, model):
     parts = corpus.split(TEXT, STREAMS, LENGTH)
     scored = corpus.encode("text", parts.validation[-1] + parts.test, parts.vocabulary)
     bits = text.bits_per_character(model, run.load_network(tmp_path / "run")[1], scored)
-    assert f"over {len(parts.test)} characters, which selected nothing" in out
+    assert f"over {len(parts.test)} characters that training has not seen" in out
     for value in (bits, corpus.unigram_bits(parts), corpus.xz_bits(parts)):
         assert f"  {value:.3f}  " in out
     assert parts.test[:40] in out

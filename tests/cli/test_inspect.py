@@ -69,7 +69,8 @@ def test_a_cell_is_inspected_as_it_starts(tmp_path, capsys):
 
 def test_what_is_neither_is_an_error_of_the_user(capsys):
     assert main(["inspect", "rnn"]) == 2
-    assert "got 'rnn', expected one of elman" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "FOLDER_OR_CELL: got 'rnn', expected a folder of `jaxrnn train`, or one of elm" in error
 
 
 def test_the_story_is_told(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.loops import backend, chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
-from jaxrnn.loops.derived.linearized import where
+from jaxrnn.loops.derived.linearized import compress
 from jaxrnn.loops.derived.recurrence import Recurrence
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
@@ -91,12 +91,12 @@ class _Step(NamedTuple):
     @property
     def params(self) -> Values:
         """The arrays that are the same at all steps, in the order of `Regions.parameters`."""
-        return [*self.parameters, *where(self.unchanged, self.carry)]
+        return [*self.parameters, *compress(self.unchanged, self.carry)]
 
     @property
     def varying(self) -> Values:
         """The arrays of the carry that change."""
-        return where([not same for same in self.unchanged], self.carry)
+        return compress([not same for same in self.unchanged], self.carry)
 
     def whole(self, varying: Values) -> Carry:
         """Returns the carry, from its arrays that change."""
@@ -150,7 +150,7 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
         carry = [next(unchanged if same else changed) for same in traced.unchanged]
         outs = jaxprs.evaluate_jaxpr(traced.jaxpr, [*parameters, *carry, *jax.tree.leaves(x)])
         new_carry, ys = outs[: len(carry)], outs[len(carry) :]
-        new_varying = where([not same for same in traced.unchanged], new_carry)
+        new_varying = compress([not same for same in traced.unchanged], new_carry)
         return new_varying, traced.y_structure.unflatten(ys)
 
     return ClosedStep(pure, traced.params, traced.varying, traced.whole)

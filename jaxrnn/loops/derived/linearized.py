@@ -91,8 +91,8 @@ class Linearized(NamedTuple):
         return self.constants | dict(zip(variables, invariant + transposed, strict=True))
 
 
-def where(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
-    """Returns the chosen values."""
+def compress(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
+    """Returns the chosen values, as `np.compress` does."""
     return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
 
 
@@ -115,7 +115,7 @@ def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized
     is_input = [v in regions.inputs for v in regions.stepwise]
     free = [a or b for a, b in zip(is_input, for_exits, strict=True)]
     wanted = for_backward + for_gradients
-    chosen = _cheapest(forward, inputs, outputs, where(free, inputs.stepwise), wanted)
+    chosen = _cheapest(forward, inputs, outputs, compress(free, inputs.stepwise), wanted)
     recomputed = _recomputed(for_backward, forward, chosen)
     recomputed_for_gradients = _recomputed(for_gradients, forward, chosen)
     recomputed_reads = jaxprs.reads(recomputed + recomputed_for_gradients)
@@ -127,9 +127,9 @@ def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized
     stacked = {v for v in produced if v in read or v in sunk_inputs}
     pairs = zip(inputs.carry_in, outputs.carry_out, strict=True)
     from_next = [c in read and not jaxprs.is_literal(out) and out in stacked for c, out in pairs]
-    next_carries = where(from_next, outputs.carry_out)
+    next_carries = compress(from_next, outputs.carry_out)
     candidates = [*inputs.carry_in, *produced]
-    kept_anyway = {*where(from_next, inputs.carry_in), *sunk_inputs}
+    kept_anyway = {*compress(from_next, inputs.carry_in), *sunk_inputs}
     return Linearized(
         inputs=inputs,
         outputs=outputs,
@@ -172,11 +172,11 @@ def _traced(
             carry_out = [read(v) for v in regions.carry_out]
             sunk_inputs = [read(v) for v in regions.sunk_inputs]
             for_gradients = [read(v) for v in exits.needed_constants]
-            differentiated = where(has_out, carry_out), where(separate, sunk_inputs)
+            differentiated = compress(has_out, carry_out), compress(separate, sunk_inputs)
             return differentiated, (carry_out, sunk_inputs, for_gradients)
 
         moves = [jaxprs.zeros_like(v) for v in exits.cut]
-        _, pull, values = jax.vjp(step, where(has_in, args.carry_in), moves, has_aux=True)
+        _, pull, values = jax.vjp(step, compress(has_in, args.carry_in), moves, has_aux=True)
         return Outputs(*values, *pull((args.d_carry_out, args.d_sunk_inputs)))
 
     variables = Inputs(
@@ -184,8 +184,8 @@ def _traced(
         matrices,
         regions.stepwise,
         regions.carry_in,
-        where(has_out, regions.carry_out),
-        where(separate, regions.sunk_inputs),
+        compress(has_out, regions.carry_out),
+        compress(separate, regions.sunk_inputs),
     )
     args = Inputs(*([jaxprs.abstract_value(v) for v in part] for part in variables))
     args = args._replace(transposed=[jaxprs.abstract_transpose(v) for v in matrices])

@@ -10,7 +10,7 @@ from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.exits import Exits
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
-from jaxrnn.loops.derived.linearized import Linearized, linearize, separate_sunk_inputs, where
+from jaxrnn.loops.derived.linearized import Linearized, compress, linearize, separate_sunk_inputs
 from jaxrnn.loops.derived.regions import Regions
 
 Values = list[Any]
@@ -146,13 +146,13 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     shared = step.shared(invariant, transposed)
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     separate = separate_sunk_inputs(regions)
-    d_separate = where(separate, d_sunk_inputs)
+    d_separate = compress(separate, d_sunk_inputs)
     # The gradient of a sunk input that is part of c_t is added to λ, but only once, even if the
     # same value appears twice in c_t.
     left_over = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
     joining = [
         None if jaxprs.is_literal(v) else left_over.pop(v, None)
-        for v in where(has_out, regions.carry_out)
+        for v in compress(has_out, regions.carry_out)
     ]
     summed = [v in exits.summed for v in exits.cut]
 
@@ -162,20 +162,20 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
         d_carry = tree.add_sparse(d_carry, joining_t)
         d_separate_t = [
             jaxprs.zeros_like(v) if d is None else d
-            for v, d in zip(where(separate, regions.sunk_inputs), d_separate_t, strict=True)
+            for v, d in zip(compress(separate, regions.sunk_inputs), d_separate_t, strict=True)
         ]
         env = shared | dict(zip(stacks, stacks_t, strict=True))
         cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
         env |= dict(zip(cotangent_inputs, d_carry + d_separate_t, strict=True))
         env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
         deltas = _values(env, step.outputs.deltas)
-        sums = tree.add_sparse(sums, where(summed, deltas))
+        sums = tree.add_sparse(sums, compress(summed, deltas))
         stacked = [d for d, is_summed in zip(deltas, summed, strict=True) if not is_summed]
         return (_values(env, step.outputs.d_carry_in), sums), stacked
 
-    zeros = [jaxprs.zeros_like(v) for v in where(has_out, regions.carry_out)]
+    zeros = [jaxprs.zeros_like(v) for v in compress(has_out, regions.carry_out)]
     state = (
-        tree.add_sparse(zeros, where(has_out, d_last)),
+        tree.add_sparse(zeros, compress(has_out, d_last)),
         [jaxprs.zeros_like(v) for v in exits.summed],
     )
     over_time = indices, list(stacks.values()), joining, d_separate
