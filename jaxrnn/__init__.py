@@ -13,7 +13,8 @@ from jaxrnn.cells import projected_lstm as projected_lstm
 
 # Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed
-from jaxrnn.loops import randomized as randomized, scan as scan, truncated as truncated
+from jaxrnn.loops import parallel as parallel, randomized as randomized, scan as scan
+from jaxrnn.loops import truncated as truncated
 
 # Layers and networks
 from jaxrnn.layers import dropout as dropout, embedding as embedding, linear as linear

@@ -26,13 +26,11 @@ from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Weights
 
 
 class Solver(abc.ABC):
-    """Solves the two recurrences of a Cell.
+    """Solves the two recurrences of a Cell."""
 
-    Attributes:
-        has_jax_gradient: whether JAX can differentiate `carries`, for a gradient of the gradient.
-    """
-
-    has_jax_gradient: bool
+    def has_jax_gradient(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> bool:
+        """Returns whether JAX can differentiate `carries`, for a gradient of the gradient."""
+        return True
 
     def previous_carries(self, carry: Carry, carries: Carry) -> Carry:
         """Returns c_0..c_{T-1}."""
@@ -61,8 +59,6 @@ class InOrder(Solver):
     """
 
     unroll: int  # the number of steps in one iteration of a loop
-
-    has_jax_gradient = True
 
     def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
         """Returns c_T and c_1..c_T (1)."""
@@ -99,9 +95,11 @@ def run(
 
 def _forward(cell: Cell, solver: Solver, *args: Any) -> tuple[tuple[Carry, Carry], PyTree]:
     params, carry, xs = jax.tree.map(lambda x: x.value, args)
-    # The function itself has the gradient of `_backward`, the function inside it that of JAX.
-    carries_of = run.fun if solver.has_jax_gradient else run
-    last, carries = carries_of(cell, solver, params, carry, xs)
+    w, zs = cell.prepare(params), cell.project(params, xs)
+    if solver.has_jax_gradient(cell, w, carry, zs):  # also in forward mode
+        last, carries = solver.carries(cell, w, carry, zs)
+    else:
+        last, carries = run(cell, solver, params, carry, xs)
     return (last, carries), (params, carry, xs, carries)
 
 

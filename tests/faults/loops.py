@@ -39,7 +39,7 @@ SAVING_FAULTS = (
     ),
     fault(
         CHUNKS,
-        "in_chunks",
+        "in_chunks_of",
         "chunks turned",
         "carry, chunks)",
         "carry, chunks, reverse=True)",
@@ -52,7 +52,7 @@ RECOMPUTED = "loops/test_recomputing.py::test_values_and_gradient_equal_autodiff
 RECOMPUTING_FAULTS = (
     fault(
         RECOMPUTING,
-        "_backward.backward",
+        "InOrder.cotangents.backward",
         "output's adjoint left out",
         "tree.add_sparse(d_carry, d_carry_t)",
         "d_carry",
@@ -60,7 +60,7 @@ RECOMPUTING_FAULTS = (
     ),
     fault(
         RECOMPUTING,
-        "_backward",
+        "Solver.previous_carries",
         "no shift",
         "tree.shift_right(carry, carries)",
         "carries",

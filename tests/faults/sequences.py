@@ -35,7 +35,7 @@ SEQUENCE_FAULTS = (
         RUNNER,
         "Runner._reset_in_running_order",
         "reset not turned",
-        "jnp.concatenate([self.reset[1:], jnp.zeros_like(self.reset[:1])])",
+        "previous_states(no_reset, self.reset, True, types.time_axis_of(self.loop))",
         "self.reset",
         f"{ALONE}[bptt-masked-resets-reverse]",
     ),

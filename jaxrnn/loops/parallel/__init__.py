@@ -7,11 +7,14 @@ Each file answers one question:
     vectors      What is the vector of a component, and what is its Jacobian?
     affine_scan  How is an affine recurrence solved for all steps at once?
     solve        How is any recurrence solved, by affine ones?
+    solver       Which two recurrences does a Cell have, forward and backward?
     plain_step   How is a plain step a Cell?
+    devices      What is the step before the first one of this device?
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -19,17 +22,12 @@ from jaxrnn import check, tree
 from jaxrnn.expression import Expression, name_of
 from jaxrnn.loops import chunks, derived, recomputing
 from jaxrnn.loops.forward_mode import explain_forward_mode
-from jaxrnn.loops.parallel.devices import (
-    TimeAxis,
-    last_state,
-    previous_states,
-    sum_over_devices,
-)
+from jaxrnn.loops.parallel.devices import TimeAxis
 from jaxrnn.loops.parallel.plain_step import PlainStep
-from jaxrnn.loops.parallel.solve import Effort, Options, solve
-from jaxrnn.loops.recomputing import Solver
+from jaxrnn.loops.parallel.solve import Effort, Options
+from jaxrnn.loops.parallel.solver import InParallel
 from jaxrnn.loops.scan import scan
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Residuals, Step, StepResult, Weights
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult
 
 JACOBIANS = ("diagonal", "dense", "quasi_diagonal")
 
@@ -126,14 +124,26 @@ class parallel(Expression):
         with explain_forward_mode("parallel"):
             if isinstance(step, Cell) and step.has_handwritten_backward:
                 check.require_hashable("step", step)
-                return self._run_cell(step, params, carry, xs)
-            return self._run_plain_step(step, params, carry, xs)
+                return _compiled(self, step, params, carry, xs)
+            return _run(self, step, params, carry, xs)
+
+    def run_with_effort(
+        self, step: Step, params: Params, carry: Carry, xs: PyTree
+    ) -> tuple[Carry, list[Effort]]:
+        """Returns the last carry, and the effort for each part of it that is not linear.
+
+        `chunk` is ignored.
+        """
+        part = _part_to_solve(step, params, carry, xs)
+        w, zs = part.cell.prepare(part.params), part.cell.project(part.params, xs)
+        carries, efforts = self.solver(step).carries_and_efforts(part.cell, w, part.carry, zs)
+        return part.whole(jax.tree.map(lambda c: c[-1], carries)), efforts
 
     def in_reverse(self) -> Loop:
         """Returns the loop for a sequence that each device has reversed."""
         return self if self.axis_name is None else _OnDevicesInReverse(**vars(self))
 
-    def solver(self, step: Step) -> "InParallel":
+    def solver(self, step: Step) -> InParallel:
         """Returns the solver of the recurrences of a step."""
         limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
         options = Options(
@@ -151,25 +161,56 @@ class parallel(Expression):
         """The mesh axis that divides the time axis."""
         return None if self.axis_name is None else TimeAxis(self.axis_name)
 
-    def _run_cell(self, cell: Cell, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        def run(carry: Carry, xs: PyTree) -> StepResult:
-            carry, carries = recomputing.run(cell, self.solver(cell), params, carry, xs)
-            return carry, cell.output(params, carries)
 
-        return chunks.in_chunks_of(self.chunk, run, carry, xs)
+def _run(loop: parallel, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+    part = _part_to_solve(step, params, carry, xs)
+    solver = loop.solver(step)
 
-    def _run_plain_step(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        closed = derived.closed(step, params, carry, xs)
-        run_step = jax.vmap(closed.step, in_axes=(None, 0, 0))
+    def run(carry: Carry, xs: PyTree) -> StepResult:
+        last, carries = recomputing.run(part.cell, solver, part.params, carry, xs)
+        return last, part.outputs(solver.previous_carries(carry, carries), carries, xs)
 
-        def run(carry: Carry, xs: PyTree) -> StepResult:
-            cell, solver = PlainStep(closed.step), self.solver(step)
-            last, carries = recomputing.run(cell, solver, closed.params, carry, xs)
-            _, ys = run_step(closed.params, solver.previous_carries(carry, carries), xs)
-            return last, ys
+    last, ys = chunks.in_chunks_of(loop.chunk, run, part.carry, xs)
+    return part.whole(last), ys
 
-        last, ys = chunks.in_chunks_of(self.chunk, run, closed.carry, xs)
-        return closed.whole(last), ys
+
+# A Cell does not close over traced values, so calls outside jit share one compiled program.
+_compiled = jax.jit(_run, static_argnums=(0, 1))
+
+
+class _PartToSolve(NamedTuple):
+    """The part of a step that is a recurrence, as a Cell, and the rest as functions.
+
+    Fields:
+        cell: the Cell.
+        params: its parameters.
+        carry: the arrays of the carry that change.
+        whole: rebuilds the carry of the step.
+        outputs: `(c_0..c_{T-1}, c_1..c_T, xs) -> ys`.
+    """
+
+    cell: Cell
+    params: Params
+    carry: Carry
+    whole: Callable[[Carry], Carry]
+    outputs: Callable[[Carry, Carry, PyTree], PyTree]
+
+
+def _part_to_solve(step: Step, params: Params, carry: Carry, xs: PyTree) -> _PartToSolve:
+    if isinstance(step, Cell) and step.has_handwritten_backward:
+        cell = step
+        return _PartToSolve(
+            *(cell, params, carry),
+            whole=lambda carry: carry,
+            outputs=lambda _, carries, xs: cell.output(params, carries),
+        )
+    closed = derived.closed(step, params, carry, xs)
+    run_step = jax.vmap(closed.step, in_axes=(None, 0, 0))
+    return _PartToSolve(
+        *(PlainStep(closed.step), closed.params, closed.carry),
+        whole=closed.whole,
+        outputs=lambda previous, _, xs: run_step(closed.params, previous, xs)[1],
+    )
 
 
 def _require_divided(xs: PyTree, axis_name: str) -> None:
@@ -187,75 +228,3 @@ class _OnDevicesInReverse(parallel):
     @property
     def time_axis(self) -> TimeAxis | None:
         return None if self.axis_name is None else TimeAxis(self.axis_name, is_reversed=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class InParallel(Solver):
-    """Solves the recurrences of a Cell for all steps at once; see `recomputing.Solver`."""
-
-    name: str
-    options: Options
-
-    has_jax_gradient = False
-
-    def previous_carries(self, carry: Carry, carries: Carry) -> Carry:
-        """Returns c_0..c_{T-1}."""
-        return self._before(carry, carries, reverse=False)
-
-    def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
-        """Returns c_T and c_1..c_T."""
-        carries, _ = self.carries_and_efforts(cell, w, carry, zs)
-        last = self._last(carries, reverse=False)
-        return jax.tree.map(lambda c: sum_over_devices(c, self.options.axis), last), carries
-
-    def carries_and_efforts(
-        self, cell: Cell, w: Weights, carry: Carry, zs: PyTree
-    ) -> tuple[Carry, list[Effort]]:
-        """Returns c_1..c_T, and the effort for each component that is not linear."""
-        leaves, structure = _flatten(carry)
-
-        def recurrence(leaves: list[Any], z_t: PyTree) -> list[Any]:
-            return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z_t)[0])
-
-        found, efforts = solve(self.name, recurrence, leaves, zs, self.options, reverse=False)
-        return structure.unflatten(found), efforts
-
-    def cotangents(
-        self, cell: Cell, w: Weights, residuals: Residuals, d_last: Carry, d_carries: Carry
-    ) -> tuple[Carry, Carry]:
-        """Returns λ_0 and λ_1..λ_T.
-
-        They follow from the recurrence u_{t-1} = adjoint(w, r_t, u_t + ∂ℓ_t/∂c_t), whose last
-        argument is λ_t.
-        """
-        leaves, structure = _flatten(d_last)
-
-        def recurrence(leaves: list[Any], inputs: tuple[Residuals, Carry]) -> list[Any]:
-            residuals_t, d_carry_t = inputs
-            d_carry = tree.add_sparse(structure.unflatten(leaves), d_carry_t)
-            return jax.tree.leaves(cell.adjoint(w, residuals_t, d_carry)[0])
-
-        inputs = residuals, d_carries
-        name = f"the adjoint of {self.name}"
-        found, _ = solve(name, recurrence, leaves, inputs, self.options, reverse=True)
-        us = structure.unflatten(found)
-        lambdas = tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)
-        # JAX sums the cotangent of the carry, which all devices have, over the devices.
-        return self._last(us, reverse=True), lambdas
-
-    def _before(self, start: Carry, states: Carry, *, reverse: bool) -> Carry:
-        """Returns the states before each step, from the start and the states after each step."""
-
-        def before(start: Any, states: Any) -> Any:
-            return previous_states(start, states, reverse, self.options.axis)
-
-        return jax.tree.map(before, start, states)
-
-    def _last(self, states: Carry, *, reverse: bool) -> Carry:
-        """Returns the state after the last step."""
-        return jax.tree.map(lambda x: last_state(x, reverse, self.options.axis), states)
-
-
-def _flatten(tree: PyTree) -> tuple[list[Any], Any]:
-    leaves, structure = jax.tree.flatten(tree)
-    return leaves, structure

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.loops.parallel.devices import TimeAxis, gathered, previous_states
+from jaxrnn.loops.parallel.devices import TimeAxis, gather_ends, previous_states
 
 Map = tuple[jax.Array, jax.Array]
 
@@ -45,7 +45,7 @@ def affine_scan(
     end = 0 if reverse else -1
     before = jnp.zeros_like(b[0])
     ends = products[end], states[end]
-    for is_before, (product, state) in gathered(ends, reverse, axis):
+    for is_before, (product, state) in gather_ends(ends, reverse, axis):
         before = jnp.where(is_before, _apply(product, before) + state, before)
     return states + _apply(products, jnp.broadcast_to(before, states.shape))
 

@@ -7,7 +7,7 @@ the carry. An equation that is not known here counts as not affine, and as mixin
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 
@@ -123,12 +123,15 @@ def _is_affine(eqn: Equation, operands: list[Dependence | None]) -> bool:
 
 
 def _common_axes(eqn: Equation, operands: list[Dependence | None]) -> Axes:
-    """Returns the axes of an elementwise result, whose operands have its shape or are scalars."""
+    """Returns the axes of an elementwise result; operands of size 1 are broadcast, and scalars."""
     shape = eqn.outvars[0].aval.shape
     axes = []
     for v, dependence in zip(eqn.invars, operands, strict=True):
         if dependence is not None:
-            axes.append(dependence.axes if v.aval.shape == shape else NO_AXES)
+            old = v.aval.shape
+            has_rank = len(old) == len(shape)
+            kept = {(i, p) for i, p in dependence.axes if has_rank and old[p] == shape[p]}
+            axes.append(frozenset(kept))
     return frozenset.intersection(*axes)
 
 
@@ -179,8 +182,8 @@ def _transpose(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, i
     return {old: new for new, old in enumerate(eqn.params["permutation"])}
 
 
-def _unchanged(*axes: int, ndim: int) -> dict[int, int]:
-    return {axis: axis for axis in range(ndim) if axis not in axes}
+def _all_but(changed: Iterable[SupportsIndex], ndim: int) -> dict[int, int]:
+    return {axis: axis for axis in range(ndim) if axis not in changed}
 
 
 def _slice(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
@@ -192,23 +195,23 @@ def _slice(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
 def _pad(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
     """The axes that are not padded; operand 1 is the number that fills."""
     padded = [axis for axis, sizes in enumerate(eqn.params["padding_config"]) if any(sizes)]
-    return {} if index == 1 else _unchanged(*padded, ndim=len(shape))
+    return {} if index == 1 else _all_but(padded, len(shape))
 
 
 def _concatenate(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
-    return _unchanged(eqn.params["dimension"], ndim=len(shape))
+    return _all_but([eqn.params["dimension"]], len(shape))
 
 
 def _split(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
-    return _unchanged(eqn.params["axis"], ndim=len(shape))
+    return _all_but([eqn.params["axis"]], len(shape))
 
 
 def _reverse(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
-    return _unchanged(*eqn.params["dimensions"], ndim=len(shape))
+    return _all_but(eqn.params["dimensions"], len(shape))
 
 
 def _cumulate(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
-    return _unchanged(eqn.params["axis"], ndim=len(shape))
+    return _all_but([eqn.params["axis"]], len(shape))
 
 
 def _dot_general(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.types import Array
+
 
 class TimeAxis(NamedTuple):
     """The mesh axis that divides the time axis.
@@ -38,7 +40,7 @@ class TimeAxis(NamedTuple):
 
 
 def previous_states(
-    start: jax.Array, states: jax.Array, reverse: bool, axis: TimeAxis | None = None
+    start: Array, states: Array, reverse: bool, axis: TimeAxis | None = None
 ) -> jax.Array:
     """Returns c_{t-1} for all t, from c_0 and c_t for all t.
 
@@ -48,7 +50,7 @@ def previous_states(
         reverse: whether t counts from the last step.
         axis: the mesh axis that divides the time axis.
     """
-    first = start.astype(states.dtype)
+    first = start if start.dtype == states.dtype else start.astype(states.dtype)
     if axis is not None:
         end = states[0] if reverse else states[-1]
         devices = axis.devices(reverse)
@@ -58,7 +60,7 @@ def previous_states(
     return jnp.concatenate(parts)[: len(states)]  # T may be 0
 
 
-def last_state(states: jax.Array, reverse: bool, axis: TimeAxis | None = None) -> jax.Array:
+def last_state(states: Array, reverse: bool, axis: TimeAxis | None = None) -> Array:
     """Returns c_T, on the device that holds it; on others it is zero."""
     end = states[0] if reverse else states[-1]
     if axis is None:
@@ -67,12 +69,12 @@ def last_state(states: jax.Array, reverse: bool, axis: TimeAxis | None = None) -
     return jnp.where(is_last, end, jnp.zeros_like(end))
 
 
-def sum_over_devices(x: jax.Array, axis: TimeAxis | None) -> jax.Array:
+def sum_over_devices(x: Array, axis: TimeAxis | None) -> Array:
     """Returns the sum over all devices of the axis."""
     return x if axis is None else jax.lax.psum(x, axis.name)
 
 
-def gathered(ends: Any, reverse: bool, axis: TimeAxis) -> list[tuple[jax.Array, Any]]:
+def gather_ends(ends: Any, reverse: bool, axis: TimeAxis) -> list[tuple[Array, Any]]:
     """Returns the arrays of all devices in the order of time.
 
     Each has a mark that tells whether its device stands before this one.

@@ -127,6 +127,12 @@ def solve(
     return [states[j] for j in range(len(start))], efforts
 
 
+def is_solved_at_once(component: Component, options: Options) -> bool:
+    """Returns whether one iteration is exact."""
+    has_all_slopes = component.is_elementwise or options.jacobian == "dense"
+    return component.is_affine and has_all_slopes
+
+
 def _step_of_component(
     recurrence: Recurrence,
     start: Leaves,
@@ -173,7 +179,7 @@ def _problem(
     reverse: bool,
 ) -> _Problem:
     """Returns the recurrence of a component, with the kind of slopes that the options ask for."""
-    is_affine, is_elementwise = space.component.is_affine, space.component.is_elementwise
+    is_elementwise = space.component.is_elementwise
 
     def function(v: jax.Array, inputs_t: Any) -> jax.Array:
         return space.join(step(space.split(v), inputs_t))
@@ -185,8 +191,7 @@ def _problem(
         is_dense = options.jacobian == "dense"
         jacobian = vectors.matrix if is_dense else vectors.diagonal_of_matrix
         slopes = functools.partial(jacobian, function)
-    has_all_slopes = is_elementwise or options.jacobian == "dense"
-    is_exact_at_once = is_affine and has_all_slopes
+    is_exact_at_once = is_solved_at_once(space.component, options)
     if options.axis is not None:
         got = f"{options.axis.name!r} for {name}, which is not linear in its carry"
         expected = "None, since only linear steps are solved on several devices"

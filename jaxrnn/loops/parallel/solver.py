@@ -1,0 +1,95 @@
+"""The recurrences of a Cell, c_t forward and λ_t backward, each solved for all steps at once."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxrnn import check, tree
+from jaxrnn.loops.parallel.devices import last_state, previous_states, sum_over_devices
+from jaxrnn.loops.parallel.solve import Effort, Options, is_solved_at_once, solve
+from jaxrnn.loops.parallel.structure import Recurrence, components
+from jaxrnn.loops.recomputing import Solver
+from jaxrnn.types import Carry, Cell, PyTree, Residuals, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class InParallel(Solver):
+    """Solves the recurrences of a Cell for all steps at once; see `recomputing.Solver`."""
+
+    name: str
+    options: Options
+
+    def previous_carries(self, carry: Carry, carries: Carry) -> Carry:
+        """Returns c_0..c_{T-1}."""
+        return self._before(carry, carries, reverse=False)
+
+    def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
+        """Returns c_T and c_1..c_T."""
+        carries, _ = self.carries_and_efforts(cell, w, carry, zs)
+        last = self._last(carries, reverse=False)
+        return jax.tree.map(lambda c: sum_over_devices(c, self.options.axis), last), carries
+
+    def carries_and_efforts(
+        self, cell: Cell, w: Weights, carry: Carry, zs: PyTree
+    ) -> tuple[Carry, list[Effort]]:
+        """Returns c_1..c_T, and the effort for each component that is not linear."""
+        leaves, structure = _flatten(carry)
+        recurrence = _recurrence(cell, w, structure)
+        found, efforts = solve(self.name, recurrence, leaves, zs, self.options, reverse=False)
+        return structure.unflatten(found), efforts
+
+    def has_jax_gradient(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> bool:
+        """Returns whether nothing takes iterations, which JAX cannot differentiate in reverse."""
+        leaves, structure = _flatten(carry)
+        found = components(_recurrence(cell, w, structure), leaves, check.one_step(zs))
+        return all(is_solved_at_once(part, self.options) for part in found if part.is_recurrent)
+
+    def cotangents(
+        self, cell: Cell, w: Weights, residuals: Residuals, d_last: Carry, d_carries: Carry
+    ) -> tuple[Carry, Carry]:
+        """Returns λ_0 and λ_1..λ_T.
+
+        They follow from the recurrence u_{t-1} = adjoint(w, r_t, u_t + ∂ℓ_t/∂c_t), whose last
+        argument is λ_t.
+        """
+        leaves, structure = _flatten(d_last)
+
+        def recurrence(leaves: list[Any], inputs: tuple[Residuals, Carry]) -> list[Any]:
+            residuals_t, d_carry_t = inputs
+            d_carry = tree.add_sparse(structure.unflatten(leaves), d_carry_t)
+            return jax.tree.leaves(cell.adjoint(w, residuals_t, d_carry)[0])
+
+        inputs = residuals, d_carries
+        name = f"the adjoint of {self.name}"
+        found, _ = solve(name, recurrence, leaves, inputs, self.options, reverse=True)
+        us = structure.unflatten(found)
+        lambdas = tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)
+        # JAX sums the cotangent of the carry, which all devices have, over the devices.
+        return self._last(us, reverse=True), lambdas
+
+    def _before(self, start: Carry, states: Carry, *, reverse: bool) -> Carry:
+        """Returns the states before each step, from the start and the states after each step."""
+
+        def before(start: Any, states: Any) -> Any:
+            return previous_states(start, states, reverse, self.options.axis)
+
+        return jax.tree.map(before, start, states)
+
+    def _last(self, states: Carry, *, reverse: bool) -> Carry:
+        """Returns the state after the last step."""
+        return jax.tree.map(lambda x: last_state(x, reverse, self.options.axis), states)
+
+
+def _recurrence(cell: Cell, w: Weights, structure: Any) -> Recurrence:
+    """Returns `advance` as a function of the leaves of the carry."""
+
+    def recurrence(leaves: list[Any], z_t: PyTree) -> list[Any]:
+        return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z_t)[0])
+
+    return recurrence
+
+
+def _flatten(tree: PyTree) -> tuple[list[Any], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return leaves, structure

@@ -1,0 +1,180 @@
+"""Faults in `parallel`: the associative scan, Newton's method, the structure of a step, devices."""
+
+from faults.planting import fault
+
+FOLDER = "loops/parallel"
+SCAN, SOLVE, SOLVER, DEVICES, STRUCTURE, DEPENDENCE, VECTORS = (
+    f"{FOLDER}/{name}.py"
+    for name in (
+        *("affine_scan", "solve", "solver", "devices", "structure", "dependence", "vectors"),
+    )
+)
+TEST = "loops/test_parallel.py::test"
+MIXED = f"{TEST}_steps_that_mix_their_units[gru-dense]"
+LRU = f"{TEST}_values_and_gradient_equal_those_of_scan[lru]"
+MASKED = f"{TEST}_masks_resets_and_nan_padding[lru-False]"
+IN_ORDER = f"{TEST}_what_has_not_converged_runs_in_order[3-dense]"
+ON_DEVICES = "loops/test_parallel_devices.py::test_everything_is_as_on_one_device"
+AXES = f"{TEST}_what_is_affine_and_which_axes_are_rows"
+
+SCAN_FAULTS = (
+    fault(SCAN, "_combine_matrices", "transposed", "matmul(next_a, a,", "matmul(a, next_a,", MIXED),
+    fault(SCAN, "_combine_diagonals", "b of the second alone", " + next_b", "", LRU),
+    fault(
+        SCAN,
+        "_apply",
+        "a reset lets NaN through",
+        "jnp.where(a == 0, 0, a * d)",
+        "a * d",
+        MASKED,
+    ),
+    fault(SCAN, "affine_scan", "time runs forward", "reverse=reverse", "reverse=False", LRU),
+    fault(
+        SCAN,
+        "_with_tangent",
+        "the derivative of A left out",
+        "_times(da, previous) + db",
+        "db",
+        f"{TEST}_a_hessian_of_a_linear_cell",
+    ),
+)
+SOLVE_FAULTS = (
+    fault(VECTORS, "diagonal", "a conjugate too many", "return slope", "return slope.conj()", LRU),
+    fault(
+        SOLVE,
+        "_solve",
+        "nothing runs in order",
+        "states = _run_in_order(problem, states, first)",
+        "",
+        IN_ORDER,
+    ),
+    fault(
+        SOLVE, "_run_in_order", "one step late", "begin = first, ", "begin = first + 1, ", IN_ORDER
+    ),
+    fault(
+        SOLVE,
+        "_run_in_order",
+        "from the wrong state",
+        "jnp.maximum(first, 1) - 1",
+        "first",
+        IN_ORDER,
+    ),
+    fault(
+        SOLVE,
+        "_solve",
+        "the first violation in reverse",
+        "jnp.flip(is_violated) if problem.reverse else is_violated",
+        "jnp.flip(is_violated)",
+        IN_ORDER,
+    ),
+    fault(
+        SOLVE,
+        "_solve.goes_on",
+        "stops too early",
+        "<= tolerance",
+        "<= 1",
+        f"{TEST}_few_iterations_where_the_method_converges",
+    ),
+    fault(
+        SOLVE,
+        "_Problem.corrections",
+        "no damping",
+        "slopes * (1 - damping)",
+        "slopes",
+        f"{TEST}_damping_keeps_the_solution",
+    ),
+    fault(
+        SOLVE,
+        "_violation",
+        "NaN is a solution",
+        "jnp.isnan(violation), jnp.inf",
+        "jnp.isnan(violation), 0",
+        f"{TEST}_an_exploding_step[0.0]",
+    ),
+    fault(
+        SOLVER,
+        "InParallel.cotangents",
+        "the output's adjoint left out of λ",
+        "tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)",
+        "self._before(d_last, us, reverse=True)",
+        LRU,
+    ),
+)
+STRUCTURE_FAULTS = (
+    fault(
+        STRUCTURE,
+        "components",
+        "solved in the reverse order",
+        "(len(reaches[group[0]] | {*group}), group)",
+        "(-len(reaches[group[0]] | {*group}), group)",
+        f"{TEST}_steps_of_a_user[triangular]",
+    ),
+    fault(
+        DEPENDENCE,
+        "_is_affine",
+        "a choice by the carry is affine",
+        "return not dependent[0]",
+        "return True",
+        f"{AXES}[<lambda>-False-2_0]",
+    ),
+    fault(
+        DEPENDENCE,
+        "_is_affine",
+        "a square is affine",
+        "return sum(dependent) == 1",
+        "return True",
+        f"{AXES}[<lambda>-False-2_1]",
+    ),
+    fault(
+        DEPENDENCE,
+        "_results",
+        "a derivative of its own is ignored",
+        "d._replace(is_affine=False)",
+        "d",
+        f"{TEST}_a_function_with_a_derivative_of_its_own_is_not_affine",
+    ),
+    fault(
+        DEPENDENCE,
+        "_pad",
+        "a shifted axis keeps its rows",
+        "if any(sizes)",
+        "if any(sizes[:1]) and sizes[0] < 0",
+        f"{AXES}[<lambda>-True-1_5]",
+    ),
+)
+DEVICE_FAULTS = (
+    fault(
+        DEVICES,
+        "previous_states",
+        "the first carry left out",
+        "axis.position(reverse) == 0, first, received",
+        "axis.position(reverse) < 0, first, received",
+        f"{ON_DEVICES}[2 lru False]",
+    ),
+    fault(
+        DEVICES,
+        "gather_ends",
+        "a device counts itself",
+        "position > place",
+        "position >= place",
+        f"{ON_DEVICES}[2 lru False]",
+    ),
+    fault(
+        DEVICES,
+        "TimeAxis.devices",
+        "devices in one order",
+        "devices[::-1] if reverse != self.is_reversed else devices",
+        "devices",
+        f"{ON_DEVICES}[8 lru True]",
+    ),
+    fault(
+        "runner.py",
+        "Runner._reset_in_running_order",
+        "no reset from the next device",
+        "types.time_axis_of(self.loop)",
+        "None",
+        f"{ON_DEVICES}[8 lru True]",
+    ),
+)
+
+FAULTS = (*SCAN_FAULTS, *SOLVE_FAULTS, *STRUCTURE_FAULTS, *DEVICE_FAULTS)

@@ -1,0 +1,535 @@
+"""All steps at once: linear steps by an associative scan, others by Newton's method."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import distance
+
+import jaxrnn
+from jaxrnn import parallel, transforms
+from jaxrnn.loops.parallel.dependence import dependences
+from jaxrnn.loops.parallel.structure import components
+
+VALUES, GRADIENTS = 1e-13, 1e-12
+T, B, I, H = 11, 3, 2, 4
+LINEAR = ("lru", "min_gru", "min_lstm")
+ELEMENTWISE = (*LINEAR, "indrnn", "indrnn_tanh")
+CELLS = dict(jaxrnn.CELLS)
+
+
+def problem(cell, steps=T, batch=(B,), dtype=jnp.float64):
+    rng = np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), I, dtype)
+
+    def drawn(like):
+        numbers = rng.standard_normal(like.shape)
+        is_real = jnp.issubdtype(like.dtype, jnp.floating)
+        return jnp.asarray(numbers if is_real else numbers * (1 + 1j), like.dtype)
+
+    carry = jax.tree.map(drawn, cell.initial_carry(batch, dtype))
+    return params, carry, jnp.asarray(rng.standard_normal((steps, *batch, I)), dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def result(loop, step, *args):
+    """The outputs and the gradient of a sum of squares with weights."""
+
+    def loss(inexact):
+        outputs = loop(step, *jaxrnn.tree.merge_inexact(inexact, others))
+        leaves = [x for x in jax.tree.leaves(outputs) if jaxrnn.check.is_inexact(x)]
+        weights = [jnp.cos(jnp.arange(x.size)).reshape(x.shape) for x in leaves]
+        squares = [jnp.real(x * x) for x in leaves]
+        total = sum(jnp.sum(w.astype(s.dtype) * s) for w, s in zip(weights, squares, strict=True))
+        return total, outputs
+
+    inexact, others = jaxrnn.tree.split_inexact(args)
+    (_, outputs), grads = jax.value_and_grad(loss, has_aux=True)(inexact)
+    return outputs, grads
+
+
+def compare(loop, step, *args, judge=jaxrnn.scan, values=VALUES, gradients=GRADIENTS):
+    outputs, grads = result(loop, step, *args)
+    wanted_outputs, wanted = result(judge, step, *args)
+    assert distance(outputs, wanted_outputs) < values
+    assert distance(grads, wanted) < gradients
+
+
+# Linear and elementwise cells.
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_values_and_gradient_equal_those_of_scan(name):
+    """As a Cell, and as a plain step, whose structure is read in the same way."""
+    cell = CELLS[name](H)
+    args = problem(cell)
+    compare(parallel(), cell, *args)
+    compare(parallel(chunk=4), lambda *args: cell(*args), *args)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("batch", [(), (2, 0)])
+def test_few_steps_and_any_batch(steps, batch):
+    cell = jaxrnn.lru(H)
+    compare(parallel(), cell, *problem(cell, steps, batch))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["lru", "indrnn"])
+def test_masks_resets_and_nan_padding(name, reverse):
+    """NaN in a carry that a reset replaces does not pass it, although 0 · NaN is NaN."""
+    rng = np.random.default_rng(1)
+    cell = CELLS[name](H)
+    params, carry, xs = problem(cell)
+    mask = jnp.asarray(rng.random((T, B)) < 0.7)
+    reset = jnp.asarray(rng.random((T, B)) < 0.3).at[T - 1 if reverse else 0].set(True)
+    xs = jnp.where(mask[..., None], xs, jnp.nan)
+    first = jax.tree.map(lambda c: c * (jnp.nan if not reverse else 1), carry)
+
+    def unrolled(loop, _, params, reset_carry):
+        return jaxrnn.unroll(
+            *(cell, params, xs),
+            carry=first,
+            loop=loop,
+            mask=mask,
+            reset=reset,
+            reset_carry=reset_carry,
+            reverse=reverse,
+        )
+
+    @dataclasses.dataclass(frozen=True)
+    class through:
+        loop: object
+
+        def __call__(self, step, *args):
+            return unrolled(self.loop, step, *args)
+
+    compare(through(parallel()), cell, params, carry, judge=through(jaxrnn.scan))
+
+
+def test_a_network_layer_by_layer_and_as_one_step():
+    """As one step, the carry of the second layer is solved after that of the first."""
+    net = jaxrnn.stacked(jaxrnn.lru(H), jaxrnn.residual(jaxrnn.min_gru(H)))
+    params = net.init(jax.random.key(0), I, jnp.float64)
+    carry = net.initial_carry((B,), jnp.float64)
+    xs = problem(jaxrnn.lru(H))[2]
+    compare(parallel(), net, params, carry, xs)
+    both = jaxrnn.bidirectional(net, jaxrnn.min_lstm(3))
+    params = both.init(jax.random.key(0), I, jnp.float64)
+    outputs = [jaxrnn.unroll(both, params, xs, loop=f)[1] for f in (parallel(), jaxrnn.scan)]
+    assert distance(*outputs) < VALUES
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_loop_over_time_is_in_the_program_of_a_linear_cell(name):
+    cell = CELLS[name](H)
+
+    def largest_depth(steps):
+        args = problem(cell, steps)
+        jaxpr = jax.make_jaxpr(functools.partial(result, parallel(), cell))(*args)
+        found = set(names(jaxpr.jaxpr))
+        assert "associative_scan" not in found  # it is inlined
+        assert found.isdisjoint({"scan", "while"})
+        return longest_path(jaxpr.jaxpr)
+
+    short, long = largest_depth(64), largest_depth(64**2)
+    assert long < 2.5 * short  # O(log T)
+
+
+def inner_jaxprs(eqn):
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            jaxpr = getattr(item, "jaxpr", item)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
+
+
+def names(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in inner_jaxprs(eqn):
+            yield from names(inner)
+
+
+def longest_path(jaxpr):
+    """The largest number of equations of which each reads a result of the one before."""
+    depths = {}
+    for eqn in jaxpr.eqns:
+        own = max([longest_path(inner) for inner in inner_jaxprs(eqn)], default=1)
+        before = [depths.get(v, 0) for v in eqn.invars if not hasattr(v, "val")]
+        depths |= dict.fromkeys(eqn.outvars, max(before, default=0) + own)
+    return max(depths.values(), default=0)
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("name", ["lru", "min_gru"])
+def test_float32_over_100_000_steps_is_as_exact_as_scan(name):
+    cell, steps = CELLS[name](4), 100_000
+    params, carry, xs = problem(cell, steps, (1,), jnp.float32)
+    wide = [jaxrnn.tree.cast(x, jnp.float64) for x in (params, carry, xs)]
+    exact = result(jaxrnn.scan, cell, *wide)
+    by_scan = result(jaxrnn.scan, cell, params, carry, xs)
+    got = result(parallel(), cell, params, carry, xs)
+    for ours, theirs, truth in zip(got, by_scan, exact, strict=True):
+        ours, theirs = (jaxrnn.tree.cast(x, jnp.float64) for x in (ours, theirs))
+        assert distance(ours, truth) <= 2 * distance(theirs, truth)
+
+
+def test_bfloat16_is_as_exact_as_scan():
+    cell = jaxrnn.min_gru(H)
+    args = problem(cell, 50, dtype=jnp.bfloat16)
+    exact, _ = result(jaxrnn.scan, cell, *jaxrnn.tree.cast(args, jnp.float64))
+    errors = []
+    for loop in (parallel(), jaxrnn.scan):
+        outputs, grads = result(loop, cell, *args)
+        assert jax.tree.map(jnp.dtype, jax.tree.map(lambda g: g.dtype, grads)) == jax.tree.map(
+            lambda x: x.dtype, args
+        )
+        errors.append(distance(jaxrnn.tree.cast(outputs, jnp.float64), exact))
+    assert errors[0] <= 2 * errors[1]
+
+
+@pytest.mark.parametrize("name", ["lru", "indrnn_tanh"])
+def test_a_gradient_of_a_gradient(name):
+    cell = CELLS[name](H)
+    args = problem(cell, 5)
+
+    def second(loop):
+        def slope(args):
+            grads = result(loop, cell, *args)[1]
+            return sum(jnp.sum(jnp.real(jnp.sin(g))) for g in jax.tree.leaves(grads))
+
+        return jax.jit(jax.grad(slope))(args)
+
+    assert distance(second(parallel()), second(jaxrnn.scan)) < GRADIENTS
+
+
+def test_a_hessian_of_a_linear_cell():
+    """Forward over reverse; at a = 0 the derivative of a product is not that of its zero."""
+
+    def step(params, carry, x):
+        carry = params * carry + x
+        return carry, carry
+
+    def loss(params, loop):
+        return jnp.sum(loop(step, params, jnp.ones(3), jnp.ones((4, 3)))[1] ** 3)
+
+    at = jnp.array([0.0, 0.5, -0.3])
+    got, wanted = (jax.hessian(loss)(at, loop) for loop in (parallel(), jaxrnn.scan))
+    assert distance(got, wanted) < GRADIENTS
+
+
+# Adjoints that are not those of the step.
+
+
+def test_the_adjoint_of_a_transformed_cell_is_the_one_in_use():
+    cell = transforms.detach_adjoint(jaxrnn.lru(H), 0.5)
+    compare(parallel(), cell, *problem(cell))
+    clipped = transforms.clip_adjoint(jaxrnn.lru(H), 0.5)
+    with pytest.raises(ValueError, match="jacobian: got 'diagonal' for clip_adjoint"):
+        result(parallel(), clipped, *problem(clipped))
+
+
+# Steps of a user.
+
+
+def counting(params, carry, x):
+    count, h = carry
+    h = params["a"] * h + x * jnp.cos(count.astype(x.dtype))
+    return (count + 1, h), h
+
+
+def alternating(params, carry, x):
+    state, flag, h = carry
+    h = jnp.where(flag, params["a"] * h, h) + x * state.astype(x.dtype)
+    return ((3 * state + 1) % 7, ~flag, h), h
+
+
+def drawing(params, carry, x):
+    key, h = carry
+    key, this = jax.random.split(key)
+    h = params["a"] * h + jax.random.normal(this, x.shape, x.dtype)
+    return (key, h), h + x
+
+
+def triangular(params, carry, x):
+    """Like an mLSTM: a largest exponent, a sum that it scales, and what is read from both."""
+    m, c, _ = carry
+    new_m = jnp.maximum(m + params["a"], x)
+    c = jnp.exp(m - new_m) * c + x
+    read = jnp.tanh(c @ params["w"]) * jnp.exp(new_m)
+    return (new_m, c, read), read
+
+
+def constant_context(params, carry, x):
+    context, h = carry
+    h = jnp.tanh(params["a"] * h + context * x)
+    return (context, h), h
+
+
+STEPS = {
+    "counting": (counting, lambda h: (jnp.int32(3), h)),
+    "alternating": (alternating, lambda h: (jnp.int32(3), jnp.bool_(True), h)),
+    "drawing": (drawing, lambda h: (jax.random.key(5), h)),
+    "triangular": (triangular, lambda h: (h, h, h)),
+    "constant_context": (constant_context, lambda h: (h, h)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_a_user(name):
+    step, carry_of = STEPS[name]
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.random(H)), "w": jnp.asarray(rng.standard_normal((H, H)))}
+    xs = jnp.asarray(rng.standard_normal((T, H)))
+
+    def loss(params, h, loop):
+        carry, ys = loop(step, params, carry_of(h), xs)
+        return jnp.sum(jnp.sin(ys)) + jnp.sum(carry[-1] ** 2), ys
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    got, wanted = (run(params, xs[0], loop) for loop in (parallel(), jaxrnn.scan))
+    assert distance(got, wanted) < GRADIENTS
+
+
+def test_a_step_that_closes_over_traced_values():
+    def loss(a, loop):
+        def step(_, carry, x):
+            carry = jnp.tanh(a * carry + x)
+            return carry, carry
+
+        return jnp.sum(loop(step, (), jnp.ones(H), jnp.ones((T, H)))[1] ** 2)
+
+    got, wanted = (jax.grad(loss)(jnp.full(H, 0.5), f) for f in (parallel(), jaxrnn.scan))
+    assert distance(got, wanted) < GRADIENTS
+
+
+# Newton's method.
+
+
+@pytest.mark.parametrize("jacobian", ["dense", "quasi_diagonal"])
+@pytest.mark.parametrize("name", ["gru", "projected_lstm"])
+def test_steps_that_mix_their_units(name, jacobian):
+    cell = CELLS[name](H)
+    compare(parallel(jacobian=jacobian), cell, *problem(cell))
+
+
+def effort(cell, args, loop):
+    """The effort of the one part of the carry that takes iterations."""
+    (found,) = jaxrnn.diagnostics.newton_effort(cell, *args, loop=loop)
+    return found
+
+
+def test_few_iterations_where_the_method_converges():
+    cell = jaxrnn.gru(H)
+    args = problem(cell, 200)
+    found = effort(cell, args, parallel(jacobian="dense"))
+    assert found.iterations <= 8
+    assert found.steps_in_order == 0
+    assert found.residual < 1e-13
+
+
+def chaotic(gain):
+    """An Elman network far in the chaotic regime, from small random states."""
+    cell = jaxrnn.elman(H)
+    params, carry, xs = problem(cell, 200)
+    return cell, (params | {"w_h": gain * params["w_h"]}, carry, xs)
+
+
+@pytest.mark.parametrize("jacobian", ["dense", "quasi_diagonal"])
+@pytest.mark.parametrize("max_iterations", [0, 3])
+def test_what_has_not_converged_runs_in_order(jacobian, max_iterations):
+    """The last steps are those of a scan, also where small errors grow without bound."""
+    cell, args = chaotic(8.0)
+    loop = parallel(jacobian=jacobian, max_iterations=max_iterations)
+    found = effort(cell, args, loop)
+    assert found.iterations == max_iterations
+    assert found.steps_in_order >= len(args[2]) - 20
+    params, carry, xs = args
+    _, hs = loop(cell, params, carry, xs)
+    again = jax.vmap(cell, (None, 0, 0))(params, jaxrnn.shift_right(carry, hs), xs)[0]
+    assert jnp.max(jnp.abs(again - hs)) < 1e-13
+    if max_iterations == 0:
+        assert distance(hs, jaxrnn.scan(cell, params, carry, xs)[1]) < VALUES
+
+
+def test_a_chaotic_step_holds_everywhere():
+    cell, args = chaotic(8.0)
+    params, carry, xs = args
+    _, hs = parallel(jacobian="dense")(cell, params, carry, xs)
+    again = jax.vmap(cell, (None, 0, 0))(params, jaxrnn.shift_right(carry, hs), xs)[0]
+    assert jnp.max(jnp.abs(again - hs)) < 1e-13
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5])
+def test_an_exploding_step(damping):
+    """The states overflow, as those of scan do; so do iterates of the method on the way."""
+
+    def step(params, carry, x):
+        carry = params * carry + jax.nn.relu(carry) * carry + x
+        return carry, carry
+
+    args = jnp.full(2, 1.5), jnp.array([1.0, -0.1]), jnp.full((40, 2), 0.1)
+    loop = parallel(damping=damping)
+    _, got = loop(step, *args)
+    _, wanted = jaxrnn.scan(step, *args)
+    assert jnp.isinf(wanted).any()
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_damping_keeps_the_solution():
+    cell = jaxrnn.indrnn(H, activation=jnp.tanh)
+    args = problem(cell)
+    compare(parallel(damping=0.5), cell, *args)
+    plain, damped = (effort(cell, args, parallel(damping=d)) for d in (0.0, 0.5))
+    assert damped.iterations > plain.iterations
+
+
+def test_the_effort_of_each_chunk_and_of_nothing():
+    cell = jaxrnn.indrnn(H)
+    found = effort(cell, problem(cell), parallel(chunk=4))
+    assert found.iterations.shape == (3,)
+    linear = jaxrnn.lru(H)
+    assert jaxrnn.diagnostics.newton_effort(linear, *problem(linear)) == []
+
+
+# The structure of a step.
+
+
+def structure_of(function, *shapes):
+    carry = [jax.ShapeDtypeStruct(shape, float) for shape in shapes]
+    return components(lambda leaves, x: function(*leaves), carry, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_affine", "row_axes"),
+    [
+        (lambda h: 2 * h + 1, True, 2),
+        (lambda h: jnp.where(jnp.arange(3) > 1, 2 * h, h), True, 2),
+        (lambda h: jnp.where(h > 1, 2 * h, h), False, 2),
+        (lambda h: h * h, False, 2),
+        (lambda h: 1 / (1 + h), False, 2),
+        (lambda h: jax.nn.relu(h), False, 2),
+        (lambda h: h @ jnp.ones((3, 3)), True, 1),
+        (lambda h: jnp.ones((2, 2)) @ h, True, 0),
+        (lambda h: jnp.cumsum(h, -1), True, 1),
+        (lambda h: jnp.flip(h, 0), True, 0),
+        (lambda h: h.T.reshape(2, 3), True, 0),
+        (lambda h: h[:, ::-1], True, 1),
+        (lambda h: jnp.roll(h, 1, 1), True, 1),
+        (lambda h: jnp.pad(h, ((0, 0), (1, 0)))[:, :-1], True, 1),
+        (lambda h: jax.lax.pad(h, 0.0, ((0, 0, 0), (1, -1, 0))), True, 1),
+        (lambda h: h - h.mean(-1, keepdims=True), True, 1),
+        (lambda h: jnp.sort(h, -1), False, 0),
+        (lambda h: jnp.round(h), False, 2),
+        (lambda h: h.astype(int).astype(float), False, 2),
+        (lambda h: h.T.T, True, 2),
+        (lambda h: (h[:, None] * jnp.ones((2, 4, 3))).sum(1), True, 2),
+    ],
+)
+def test_what_is_affine_and_which_axes_are_rows(function, is_affine, row_axes):
+    (component,) = structure_of(function, (2, 3))
+    assert component.is_affine == is_affine
+    assert component.num_row_axes == row_axes
+    assert component.is_elementwise == (row_axes == 2)
+
+
+def test_a_complex_step_without_a_complex_derivative_is_not_elementwise():
+    carry = [jax.ShapeDtypeStruct((2,), complex)]
+    for function in (
+        jnp.conj,
+        lambda c: jnp.abs(c).astype(complex),
+        lambda c: c.real.astype(complex),
+    ):
+        (component,) = components(lambda c, x, f=function: [f(c[0])], carry, None)
+        assert not component.is_elementwise
+    (component,) = components(lambda c, x: [c[0] * c[0] + jnp.tanh(c[0])], carry, None)
+    assert component.is_elementwise
+
+
+def test_arrays_are_solved_after_those_that_they_read():
+    found = structure_of(lambda a, b, c, d: (a + c, a, c, d + b + a), *[(2,)] * 4)
+    assert [part.leaves for part in found] == [(2,), (0,), (1,), (3,)]
+    assert [part.is_recurrent for part in found] == [True, True, False, True]
+    (first, second) = structure_of(lambda a, b, c: (b, a, c), *[(2,)] * 3)
+    assert {first.leaves, second.leaves} == {(2,), (0, 1)}
+
+
+def test_a_function_with_a_derivative_of_its_own_is_not_affine():
+    @jax.custom_jvp
+    def twice(h):
+        return 2 * h
+
+    twice.defjvp(lambda h, dh: (2 * h[0], 5 * dh[0]))
+    (component,) = structure_of(lambda h: twice(h), (2,))
+    assert not component.is_affine
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"jacobian": "sparse"}, ValueError, "jacobian: got 'sparse', expected 'diagonal' or"),
+        ({"tolerance": 0}, ValueError, "tolerance: got 0, expected a number above 0"),
+        ({"tolerance": math.inf}, ValueError, "tolerance: got inf, expected a finite number"),
+        ({"max_iterations": -1}, ValueError, "max_iterations: got -1"),
+        ({"max_iterations": 2.5}, TypeError, "max_iterations: got 2.5"),
+        ({"damping": 1.0}, ValueError, "damping: got 1.0, expected a rate"),
+        ({"chunk": 0}, ValueError, "chunk: got 0"),
+        ({"memory_limit": "much"}, ValueError, "memory_limit: got 'much', expected bytes"),
+        ({"axis_name": 3}, TypeError, "axis_name: got 3"),
+        ({"axis_name": "time", "chunk": 3}, ValueError, "chunk: got 3 and axis_name='time'"),
+    ],
+)
+def test_bad_options(options, error, message, own_messages):
+    with pytest.raises(error, match=message):
+        parallel(**options)
+
+
+def test_steps_that_the_options_do_not_fit():
+    cell = jaxrnn.gru(H)
+    args = problem(cell)
+    with pytest.raises(ValueError, match=r"jacobian: got 'diagonal' for gru\(4\), in which a unit"):
+        parallel()(cell, *args)
+    limited = parallel(jacobian="dense", memory_limit=1000)
+    size = T * B * H * H * 8
+    message = rf"memory_limit: got 1000 bytes, and {size} for the Jacobians of gru\(4\)"
+    with pytest.raises(ValueError, match=message):
+        limited(cell, *args)
+    with pytest.raises(ValueError, match="axis_name: got 'time', and inputs that are divided over"):
+        parallel(axis_name="time")(jaxrnn.lru(H), *problem(jaxrnn.lru(H)))
+    with pytest.raises(ValueError, match=r"loop: got parallel.*divides time over devices"):
+        jaxrnn.truncated(3, loop=parallel(axis_name="time"))
+
+
+def test_forward_mode_names_the_loop_to_take():
+    cell = jaxrnn.lru(H)
+    params, carry, xs = problem(cell)
+    with pytest.raises(TypeError, match="parallel under forward-mode differentiation"):
+        jax.jvp(lambda p: parallel()(cell, p, carry, xs), (params,), (params,))
+
+
+def test_dependences_are_known_for_every_equation_of_our_cells():
+    """So no cell is taken for one that mixes its rows."""
+    for name, make in CELLS.items():
+        cell = make(H)
+        params, carry, xs = problem(cell)
+        leaves, structure = jax.tree.flatten(carry)
+        w, zs = cell.prepare(params), cell.project(params, xs)
+
+        def advance(leaves, z, cell=cell, w=w, structure=structure):
+            return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z)[0])
+
+        for part in components(advance, leaves, jaxrnn.check.one_step(zs)):
+            assert part.num_row_axes >= 1, name
+
+
+def test_nothing_depends_on_a_source_that_is_not_read():
+    jaxpr = jax.make_jaxpr(lambda a, b: (a, jnp.zeros(2)))(jnp.ones(2), jnp.ones(2)).jaxpr
+    assert dependences(jaxpr, [jaxpr.invars[1]]) == [None, None]
