@@ -1,7 +1,4 @@
-"""Times cells that are linear in their carry over long sequences, where a parallel loop should win.
-
-Until LOOPS has a loop `parallel`, only the times of the other loops are measured.
-"""
+"""Times cells that are linear in their carry over long sequences, where `parallel` should win."""
 
 import functools
 from typing import Any
@@ -19,18 +16,20 @@ from benchmarks.clock import interleaved
 from benchmarks.problems import Problem, Shape
 
 CELLS = ("lru", "min_gru", "min_lstm")
-STEPS, BATCH, SIZE = (1024, 16384, 65536), 16, 128
+STEPS, BATCH, SIZE = (1024, 16384, 65536), 8, 128
 DRY_STEPS, DRY_BATCH, DRY_SIZE = (64,), 2, 8
-PARALLEL = {name: loop for name, loop in jaxrnn.LOOPS if name.split(":")[0] == "parallel"}
-LOOPS = {"scan": jaxrnn.scan, "bptt": jaxrnn.bptt, **PARALLEL}
+LOOPS = {
+    "scan": jaxrnn.scan,
+    "bptt": jaxrnn.bptt,
+    "parallel": jaxrnn.parallel(),
+    "parallel in chunks": jaxrnn.parallel(chunk=4096),
+}
 FIRST_GUESS_MS = 0.06  # the time of one step, forward and backward, of the slowest side
 CALLS = 5  # calls of each side at least: for its result, a warm-up, a first time, two samples
 
 
 def measure(run: Run) -> None:
     """Times the value and gradient at every length, the shortest first."""
-    if not PARALLEL:
-        run.record.skip("the loop `parallel`", "LOOPS has none")
     steps, batch, size = (DRY_STEPS, DRY_BATCH, DRY_SIZE) if run.dry else (STEPS, BATCH, SIZE)
     for length in steps:
         for name in CELLS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxrnn import CELLS, LOOPS, Cell, Layer, Loop, checkpointed, dropout, truncated
+from jaxrnn import CELLS, LOOPS, Cell, Layer, Loop, checkpointed, dropout, parallel, truncated
 
 Options = argparse.Namespace  # the parsed options of a command
 CELL_MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
@@ -19,7 +19,12 @@ LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CELL_NAMES = ", ".join(CELL_MAKERS)
 # K is the number of steps of a segment, and K2 of a window.
-LOOP_NAMES = ", ".join((*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:LEVELS"))
+LOOP_NAMES = ", ".join(
+    (
+        *(*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:LEVELS"),
+        *("parallel", "parallel:JACOBIAN"),
+    )
+)
 
 
 class UserError(argparse.ArgumentTypeError):
@@ -115,6 +120,8 @@ def _parse_loop(name: str) -> Loop:
     if name in PLAIN_LOOPS:
         return PLAIN_LOOPS[name]
     family, *rest = name.split(":")
+    if family == "parallel":
+        return parallel(jacobian=rest[0]) if rest else parallel()
     inner = rest.pop() if rest and rest[-1] in PLAIN_LOOPS else "bptt"
     return LOOP_MAKERS[family](*map(int, rest), loop=PLAIN_LOOPS[inner])
 
