@@ -18,6 +18,8 @@ from jaxrnn.cells.linear import Affine, LinearCell, apply_dropout
 from jaxrnn.types import Array, Key, Params
 
 Modes = Complex[Array, "*lead M"]
+# A mode forgets all within a larger step too, and a much larger one would give the slope 0 · ∞.
+LARGEST_LOG_STEP = 20
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -148,7 +150,7 @@ class s5(LinearCell):
         check.require_features("xs", "s5", xs, size=params["b_re"].shape[0])
         p = kernels.widen(params)
         us = jnp.asarray(xs, params["b_re"].dtype).astype(p["b_re"].dtype)
-        factor = kernels.scale(_integral_of_exp(_exponents(p)), jnp.exp(p["log_step"]))
+        factor = kernels.scale(_integral_of_exp(_exponents(p)), _step(p))
         b_bar = kernels.scale(jax.lax.complex(p["b_re"], p["b_im"]), factor)
         # Real inputs: two real products are half the work of a complex one.
         return GateInputs((jax.lax.complex(us @ jnp.real(b_bar), us @ jnp.imag(b_bar)),))  # (S2)
@@ -196,9 +198,14 @@ def _hippo_n(size: int, conjugate_symmetry: bool) -> Eigensystem:
     return Eigensystem(-0.5 + 1j * frequencies[:kept], vectors[:, :kept])
 
 
+def _step(p: Params) -> Float[Array, " M"]:
+    """Returns Δ."""
+    return jnp.exp(jnp.minimum(p["log_step"], LARGEST_LOG_STEP))
+
+
 def _exponents(p: Params) -> Complex[Array, " M"]:
     """Returns Λ Δ."""
-    step = jnp.exp(p["log_step"])
+    step = _step(p)
     return jax.lax.complex(p["lambda_re"] * step, p["lambda_im"] * step)
 
 

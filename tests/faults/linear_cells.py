@@ -143,7 +143,12 @@ OF_S5 = (
         S5, "s5.prepare", "sign of a", "jnp.exp(_exponents(p))", "-jnp.exp(_exponents(p))", "s5"
     ),
     forward(
-        S5, "_exponents", "Δ not exponentiated", 'jnp.exp(p["log_step"])', 'p["log_step"]', "s5"
+        S5,
+        "_step",
+        "Δ not exponentiated",
+        'jnp.exp(jnp.minimum(p["log_step"], LARGEST_LOG_STEP))',
+        'p["log_step"]',
+        "s5",
     ),
     forward(
         S5, "_exponents", "Δ left out of Im Λ", 'p["lambda_im"] * step', 'p["lambda_im"]', "s5"
