@@ -198,12 +198,11 @@ def test_modes_of_lru_that_forget_or_keep_all_have_finite_gradients(nu_log, dtyp
 
 
 @pytest.mark.parametrize("name", ["lambda_re", "log_step"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=lambda d: d.__name__)
-def test_modes_of_s5_that_forget_all_have_finite_gradients(name, dtype):
+def test_modes_of_s5_that_forget_all_have_finite_gradients(name):
     cell = jaxrnn.s5(H, 2 * H)
-    params, carry = start(cell, dtype)
+    params, carry = start(cell, jnp.float32)
     params[name] = jnp.full_like(params[name], {"lambda_re": -1e8, "log_step": 1e4}[name])
-    got = compiled(jaxrnn.bptt, cell, params, carry, jnp.ones((T, B, I), dtype))
+    got = compiled(jaxrnn.bptt, cell, params, carry, jnp.ones((T, B, I), jnp.float32))
     assert is_finite(got)
     assert (got[1][1] == 0).all()  # nothing of the first carry is left
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance, inner, noise
+from reference import distance, inner, noise, scans
 
 import jaxrnn
 from jaxrnn import diagnostics, transforms
@@ -141,3 +141,16 @@ def test_recurrent_dropout_scales_what_enters_the_state_and_nothing_else():
     ratio = np.asarray(dropped.h / plain.h)
     assert {*np.round(ratio, 12).ravel()} == {0.0, 2.0}
     assert (ratio == ratio[..., :1]).all()
+
+
+def test_a_carry_larger_than_its_inputs_is_run_in_chunks():
+    """T = 1024 with 4096 numbers a step, from inputs of 64: 16 MiB and not 1.3."""
+    cell = jaxrnn.selective_ssm(64, 64)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 64))
+    carry = jax.eval_shape(lambda: cell.initial_carry((1,)))
+    xs = jax.ShapeDtypeStruct((1024, 1, 64), jnp.float32)
+    jaxpr = jax.make_jaxpr(functools.partial(jaxrnn.bptt, cell))(params, carry, xs).jaxpr
+    lengths = [eqn.params["length"] for eqn in scans(jaxpr)]
+    assert len(lengths) == 2
+    assert lengths[0] * lengths[1] == 1024
+    assert min(lengths) > 1
