@@ -66,6 +66,16 @@ def test_each_row_is_clipped_by_itself():
         assert distance((row(got[1], b), row(got[2], b, 1)), grads[1:]) < 1e-12
 
 
+def test_a_clipped_row_has_the_limit_as_its_norm():
+    params, carry, xs, _, _ = problem()
+    cell = transforms.clip_adjoint(CELL, 0.5)
+    z = cell.project(params, xs[0])
+    residuals = jaxrnn.Residuals(carry, z, carry, ())
+    _, (clipped, _) = cell.adjoint(cell.prepare(params), residuals, carry)
+    squares = [jnp.sum(d.reshape(B, -1) ** 2, axis=1) for d in clipped]
+    np.testing.assert_allclose(jnp.sqrt(sum(squares)), [0.5] * B, rtol=1e-12)
+
+
 def test_gradient_flow_is_one_norm_for_each_row():
     params, carry, xs, _, _ = problem()
 
