@@ -5,11 +5,13 @@ from jaxrnn.types import Cell as Cell, Layer as Layer, Loop as Loop, Network as 
 from jaxrnn.types import Part as Part, Residuals as Residuals, Step as Step, WithNoise as WithNoise
 
 # Cells
-from jaxrnn.cells import CELLS as CELLS, LSTMCarry as LSTMCarry, elman as elman, gru as gru
+from jaxrnn.cells import CELLS as CELLS, LSTMCarry as LSTMCarry, SSMCarry as SSMCarry
+from jaxrnn.cells import elman as elman, gru as gru
 from jaxrnn.cells import indrnn as indrnn, layer_norm_gru as layer_norm_gru
 from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm, lru as lru, lstm as lstm, mgu as mgu
 from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm as peephole_lstm
-from jaxrnn.cells import projected_lstm as projected_lstm
+from jaxrnn.cells import projected_lstm as projected_lstm, rg_lru as rg_lru, s5 as s5
+from jaxrnn.cells import selective_ssm as selective_ssm
 
 # Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed

@@ -36,7 +36,10 @@ STATE = jaxrnn.training.TrainState(
     GRU_PARAMS, (optax.EmptyState(),) * 2, CARRY, array(dtype=np.int32), KEY
 )
 OPTIMIZER = optax.sgd(0.1)
-CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
+CELLS = (
+    *("elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"),
+    *("rg_lru", "selective_ssm"),
+)
 HORIZON = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
 
@@ -95,6 +98,16 @@ def of_cells():
         lambda: LSTM.output(None, (CARRY, CARRY)),
     )
     yield "lru", "TypeError: params: got ['b', ", lambda: jaxrnn.lru(H).output(GRU_PARAMS, CARRY)
+    s5, ssm = jaxrnn.s5(H, 4), jaxrnn.selective_ssm(H, input_projection=True)
+    yield "s5", key.format("int"), lambda: s5.init(3, I)
+    yield "s5", "TypeError: state_size: got 4.0 of type float", lambda: jaxrnn.s5(H, 4.0)
+    yield "s5", "TypeError: params: got ['b', ", lambda: s5.output(GRU_PARAMS, CARRY)
+    yield "s5", f"ValueError: batch_shape: got (-1,), {number}", lambda: s5.initial_carry((-1,))
+    yield "rg_lru", "TypeError: c: got '8' of type str", lambda: jaxrnn.rg_lru(H, c="8")
+    yield "rg_lru", "ValueError: input_size: got 3, exp", lambda: jaxrnn.rg_lru(H).init(KEY, 3)
+    taken = "TypeError: carry: got float64[3,4], expected a SSMCarry"
+    ssm_params = jax.eval_shape(lambda: ssm.init(jax.random.key(0), I))
+    yield "SSMCarry", taken, lambda: ssm.output(ssm_params, CARRY)
     for name in ("linear", "embedding"):
         make = getattr(jaxrnn, name)
         yield name, key.format("NoneType"), lambda m=make: m(2).init(None, 3)

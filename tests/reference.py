@@ -139,6 +139,42 @@ def lru_output(params, state):
     return (state @ (params["c_re"] + 1j * params["c_im"])).real
 
 
+def rg_lru_step(params, h, x):
+    u = x @ params["w_x"]
+    r = sigmoid(block_product(u, params["w_r"]) + params["b_r"])
+    i = sigmoid(block_product(u, params["w_i"]) + params["b_i"])
+    log_a = -8 * softplus(params["a_param"]) * r
+    return np.exp(log_a) * h + np.sqrt(-np.expm1(2 * log_a)) * i * u
+
+
+def block_product(u, blocks):
+    parts = zip(np.split(u, len(blocks), axis=-1), blocks, strict=True)
+    return np.concatenate([part @ block for part, block in parts], axis=-1)
+
+
+def s5_step(params, state, x):
+    eigenvalues = params["lambda_re"] + 1j * params["lambda_im"]
+    decay = np.exp(eigenvalues * np.exp(params["log_step"]))
+    return decay * state + x @ (params["b_re"] + 1j * params["b_im"]) * (decay - 1) / eigenvalues
+
+
+def s5_output(params, state):
+    return 2 * (state @ (params["c_re"] + 1j * params["c_im"])).real
+
+
+def selective_ssm_step(params, carry, x):
+    h, _, _ = carry
+    u = x @ params["w_x"]
+    dt = softplus(u @ params["w_dt_down"] @ params["w_dt_up"] + params["b_dt"])
+    decay = np.exp(np.einsum("...d,dn->...dn", dt, -np.exp(params["a_log"])))
+    driven = np.einsum("...d,...n->...dn", dt * u, u @ params["w_b"])
+    return decay * h + driven, u @ params["w_c"], u
+
+
+def selective_ssm_output(params, h, c, u):
+    return np.einsum("...dn,...n->...d", h, c) + params["d"] * u
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -155,9 +191,12 @@ STEPS = {
     "min_gru": min_gru_step,
     "min_lstm": min_lstm_step,
     "lru": lru_step,
+    "rg_lru": rg_lru_step,
+    "s5": s5_step,
+    "selective_ssm": selective_ssm_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
-OUTPUTS = {"lru": lru_output}
+OUTPUTS = {"lru": lru_output, "s5": s5_output, "selective_ssm": selective_ssm_output}
 
 
 def run(name, params, carry, xs):

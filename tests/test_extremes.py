@@ -107,7 +107,13 @@ def extremes_equal_those_of_scan(cell_name, loop, dtype):
         for n, name in enumerate(names):
             got, of_scan = (jax.tree.map(lambda x, n=n: x[n], e) for e in (all_ends, wanted))
             # What a linear cell makes of the largest numbers can be too large to be summed up.
-            if n < harmless and (dtype != jnp.float16 or cell_name in ("elman", "gru", "lstm")):
+            is_bounded = dtype != jnp.float16 or cell_name in ("elman", "gru", "lstm")
+            # What enters the state of the selective SSM is cubic in its input.
+            if (
+                n < harmless
+                and is_bounded
+                and not ("large" in name and cell_name == "selective_ssm")
+            ):
                 assert is_finite(got), name
             equal(got, of_scan, dtype)
 
@@ -115,7 +121,13 @@ def extremes_equal_those_of_scan(cell_name, loop, dtype):
 @pytest.mark.parametrize(
     "case",
     often(
-        [(cell, dtype) for cell in EQUAL_TO_SCAN for dtype in DTYPES],
+        [
+            (cell, dtype)
+            for cell in EQUAL_TO_SCAN
+            for dtype in DTYPES
+            # It overflows, and then the order of a sum decides between an infinity and NaN.
+            if (cell, dtype) != ("selective_ssm", jnp.float16)
+        ],
         [(cell, jnp.float32) for cell in FEW] + [("elman", dtype) for dtype in DTYPES],
     ),
     ids=lambda case: f"{case[0]}-{case[1].__name__}",
@@ -148,13 +160,17 @@ def factor_of(cell_name, dtype):
     """
     if cell_name in ("min_gru", "min_lstm"):
         return 30
+    if cell_name == "selective_ssm":
+        return 2 if dtype == jnp.float16 else 30
+    if cell_name == "rg_lru" and dtype == jnp.float16:
+        return 30
     if cell_name in ("indrnn", "elman_softplus"):
         return 4 if cell_name == "elman_softplus" or dtype == jnp.float16 else 30
     return 1e4 if dtype == jnp.float16 else 1e8
 
 
 @some_dtypes
-@pytest.mark.parametrize("cell_name", often([n for n in CELLS if n != "lru"], FEW))
+@pytest.mark.parametrize("cell_name", often([n for n in CELLS if n not in ("lru", "s5")], FEW))
 def test_saturated_gates_have_finite_values_and_gradients(cell_name, dtype):
     cell = CELLS[cell_name](H)
     params, carry = start(cell, dtype)
@@ -179,6 +195,16 @@ def test_modes_of_lru_that_forget_or_keep_all_have_finite_gradients(nu_log, dtyp
     assert (got[1][0]["nu_log"] == 0).all()
     # Nothing of the first carry is left, or nothing is lost.
     assert bool((got[1][1] == 0).all()) == (nu_log > 0)
+
+
+@pytest.mark.parametrize("name", ["lambda_re", "log_step"])
+def test_modes_of_s5_that_forget_all_have_finite_gradients(name):
+    cell = jaxrnn.s5(H, 2 * H)
+    params, carry = start(cell, jnp.float32)
+    params[name] = jnp.full_like(params[name], {"lambda_re": -1e8, "log_step": 1e4}[name])
+    got = compiled(jaxrnn.bptt, cell, params, carry, jnp.ones((T, B, I), jnp.float32))
+    assert is_finite(got)
+    assert (got[1][1] == 0).all()  # nothing of the first carry is left
 
 
 @pytest.mark.parametrize("r_max", [1.0, 1e-4, 1e-30])

@@ -19,6 +19,7 @@ OPTIONAL_ARGUMENTS = {
     "jaxrnn.bidirectional": {"backward"},
     "jaxrnn.certify": {"params", "carry", "xs"},
     "jaxrnn.lru": {"output_size"},
+    "jaxrnn.selective_ssm": {"state_size"},
     "jaxrnn.truncated": {"k2"},
     "jaxrnn.training.truncated_trainer": {"k2"},
     "jaxrnn.interop.flax.read": {"module"},

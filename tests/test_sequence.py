@@ -178,11 +178,14 @@ def assert_dtypes_are_kept(cell, loop, dtype):
     # A carry may be wider, if it is complex or sums up: what the cell's zero carry is, it stays.
     for state in (first[0], outputs[0], d_carry):
         jax.tree.map(lambda x, c: np.testing.assert_equal(x.dtype, c.dtype), state, carry)
-    everything = jax.tree.leaves_with_path((first, outputs, d_params, d_carry))
-    kept = [(path, leaf) for path, leaf in everything if not jnp.iscomplexobj(leaf)]
-    wide = "float32" if jnp.finfo(dtype).bits < 32 else dtype  # of an LSTM's c, which sums up
-    for path, leaf in kept:
-        assert leaf.dtype == (wide if jax.tree_util.keystr(path[-1:]) == ".c" else dtype), path
+    assert {x.dtype for x in jax.tree.leaves((first[1], outputs[1], d_params))} == {
+        jnp.dtype(dtype)
+    }
+    wide = "float32" if jnp.finfo(dtype).bits < 32 else dtype  # of what sums up: an LSTM's c
+    sums_up = cell.expression_name in ("rg_lru", "selective_ssm")
+    for path, leaf in jax.tree.leaves_with_path(carry):
+        is_wide = sums_up or jax.tree_util.keystr(path[-1:]) == ".c"
+        assert jnp.iscomplexobj(leaf) or leaf.dtype == (wide if is_wide else dtype), path
     assert d_xs.dtype == xs.dtype
 
 

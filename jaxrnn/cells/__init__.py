@@ -14,6 +14,9 @@ from jaxrnn.cells.min_gru import min_gru as min_gru
 from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
+from jaxrnn.cells.rg_lru import rg_lru as rg_lru
+from jaxrnn.cells.s5 import s5 as s5
+from jaxrnn.cells.selective_ssm import SSMCarry as SSMCarry, selective_ssm as selective_ssm
 
 # Pairs of a name and a constructor `hidden_size -> Cell`, one for each variant that has its own
 # equations. The law tests, the certificate and the command line read this list.
@@ -33,4 +36,7 @@ CELLS = (
     ("min_gru", min_gru),
     ("min_lstm", min_lstm),
     ("lru", lru),
+    ("rg_lru", lambda hidden_size: rg_lru(hidden_size, input_projection=True)),
+    ("s5", lambda hidden_size: s5(hidden_size, 2 * hidden_size)),
+    ("selective_ssm", lambda hidden_size: selective_ssm(hidden_size, 4, input_projection=True)),
 )

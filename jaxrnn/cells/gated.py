@@ -56,13 +56,12 @@ class Parameter(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class GatedCell(Cell):
-    """A cell with the parameters `w_x`, `w_h` and `b`, which computes in float32 at least.
+class GateParameters(Cell):
+    """The parameters of a cell with gates, and the projection of its inputs.
 
     The parameters are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal for each gate,
     `b (G·H)`, and the `extra_parameters` of the cell. A subclass defines its gates in
-    `gate_biases`, and the methods `_advance`, `_adjoint` and `_gradients`. These have the contracts
-    of `advance`, `adjoint` and `gradients`, but get arrays of float32 at least.
+    `gate_biases`.
     """
 
     hidden_size: int
@@ -87,18 +86,6 @@ class GatedCell(Cell):
     def state_size(self) -> int:
         """S, the number of features of h in the recurrent product; 0 without `w_h`."""
         return self.hidden_size
-
-    @abc.abstractmethod
-    def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
-        """Computes `advance` in float32 at least."""
-
-    @abc.abstractmethod
-    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """Computes `adjoint` in float32 at least."""
-
-    @abc.abstractmethod
-    def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
-        """Computes `gradients` in float32 at least."""
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
@@ -152,6 +139,43 @@ class GatedCell(Cell):
         biases = kernels.split_gates(params["b"], gates)
         return [kernels.add_bias(xs @ w, b) for w, b in zip(gate_kernels, biases, strict=True)]
 
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shape of each parameter; None stands for any size."""
+        width = len(self.gate_biases) * self.hidden_size
+        shapes: dict[str, tuple[int | None, ...]] = {"w_x": (None, width)}
+        if self.state_size:
+            shapes["w_h"] = (self.state_size, width)
+        shapes["b"] = (width,)
+        extra = {name: parameter.shape for name, parameter in self.extra_parameters.items()}
+        return shapes | extra
+
+    def _check_inputs(self, params: Params, xs: Array) -> None:
+        name = self.expression_name
+        check.require_params(name, params, self.parameter_shapes)
+        check.require_features("xs", name, xs, size=params["w_x"].shape[0])
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GatedCell(GateParameters):
+    """A cell with the parameters `w_x`, `w_h` and `b`, which computes in float32 at least.
+
+    A subclass defines `gate_biases`, and the methods `_advance`, `_adjoint` and `_gradients`. These
+    have the contracts of `advance`, `adjoint` and `gradients`, but get arrays of float32 at least.
+    """
+
+    @abc.abstractmethod
+    def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
+        """Computes `advance` in float32 at least."""
+
+    @abc.abstractmethod
+    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
+        """Computes `adjoint` in float32 at least."""
+
+    @abc.abstractmethod
+    def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
+        """Computes `gradients` in float32 at least."""
+
     def prepare(self, params: Params) -> Any:
         """Returns the recurrent kernel with its transpose."""
         return kernels.recurrent_kernel(params["w_h"])
@@ -175,22 +199,6 @@ class GatedCell(Cell):
         dtype = check.float_dtype(residuals.z)
         wide = tree.cast((residuals, deltas), kernels.at_least_float32(dtype))
         return tree.cast(self._gradients(w, *wide), dtype)
-
-    @property
-    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shape of each parameter; None stands for any size."""
-        width = len(self.gate_biases) * self.hidden_size
-        shapes: dict[str, tuple[int | None, ...]] = {"w_x": (None, width)}
-        if self.state_size:
-            shapes["w_h"] = (self.state_size, width)
-        shapes["b"] = (width,)
-        extra = {name: parameter.shape for name, parameter in self.extra_parameters.items()}
-        return shapes | extra
-
-    def _check_inputs(self, params: Params, xs: Array) -> None:
-        name = self.expression_name
-        check.require_params(name, params, self.parameter_shapes)
-        check.require_features("xs", name, xs, size=params["w_x"].shape[0])
 
 
 def weights_of(weights: Any, params: Params) -> Any:

@@ -115,6 +115,17 @@ def at_least_float32(dtype: DTypeLike) -> Any:
     return max(dtypes, key=lambda d: d.itemsize)
 
 
+def widen(tree: Any) -> Any:
+    """Returns a tree whose floating-point arrays narrower than float32 are float32."""
+
+    def one(x: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            return x
+        return jnp.asarray(x, at_least_float32(x.dtype))
+
+    return jax.tree.map(one, tree)
+
+
 def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
     """Returns zeros `(*batch_shape, size)`."""
     check.require_option_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")

@@ -1,64 +1,106 @@
-"""The recurrence of cells that are linear in their state, with its backward pass.
+"""Cells that are linear in their state, with the backward pass that all of them share.
 
-With λ_t = ∂L/∂h_t, and the dropout mask k (1 without dropout),
+With λ_t = ∂L/∂c_t,
 
-    h_t      = a_t ⊙ h_{t-1} + k ⊙ b_t                                                       (A1)
+    c_t      = a_t ⊙ c_{t-1} + b_t                                                           (A1)
     λ_{t-1}  = λ_t ⊙ a_t                                                                     (A2)
-    ∂L/∂a_t  = λ_t ⊙ h_{t-1},    ∂L/∂b_t = k ⊙ λ_t                                           (A3)
+    ∂L/∂a_t  = λ_t ⊙ c_{t-1},    ∂L/∂b_t = λ_t                                               (A3)
 
-An a_t that depends on t is part of z. A constant a is the cell's w, `(H,)`, and its gradient is the
-sum of (A3) over time and batch. The other of the two is None. `advance` saves nothing. The
-equations also hold for complex numbers. JAX's cotangent of a complex h is λ = ∂L/∂Re h - i ∂L/∂Im
-h, so that dL = Re Σ λ dh. So the adjoint of a holomorphic step multiplies by its derivative a, and
-not by the conjugate of a.
+(A3) is summed over the axes that a or b does not have, such as time for a constant a. `advance`
+saves nothing. The equations also hold for complex numbers. JAX's cotangent of a complex c is
+λ = ∂L/∂Re c - i ∂L/∂Im c, so that dL = Re Σ λ dc. So the adjoint of a holomorphic step multiplies
+by its derivative a, and not by the conjugate of a.
 """
 
+import abc
 import dataclasses
 from collections import namedtuple
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
+from jaxrnn import check, tree
 from jaxrnn.cells import kernels
-from jaxrnn.cells.gated import GatedCell, GateInputs
-from jaxrnn.cells.kernels import Vector
-from jaxrnn.types import Array, Params, Residuals
-
-State = Inexact[Array, "*lead H"]
+from jaxrnn.cells.gated import GateInputs, GateParameters, Parameter
+from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Residuals, Weights
 
 
 class Affine(namedtuple("Affine", "a b")):
-    """The map h ↦ a ⊙ h + b of a step, or its cotangents; a is None if w holds it."""
+    """The map c ↦ a ⊙ c + b of a step.
+
+    Fields:
+        a: a tree with the structure of the carry; each array broadcasts to that of the carry. None
+            in the place of an array is a = 0: c_t = b_t for any c_{t-1}, NaN too.
+        b: a tree with the structure of the carry; each array broadcasts to that of the carry.
+    """
 
 
-def advance(w: Vector | None, h_tm1: State, z: GateInputs) -> tuple[State, tuple[()]]:
-    """Runs one step of (A1)."""
-    return _times_a(h_tm1, w, z) + kernels.scale(z.gates.b, z.dropout_mask), ()
+class LinearCell(Cell):
+    """A cell whose step is elementwise affine in its carry, c_t = a_t ⊙ c_{t-1} + b_t.
+
+    A subclass defines `affine`. `advance`, `adjoint` and `gradients` follow from it by (A1) to
+    (A3). They compute in float32 at least. `bptt` keeps the carries, and the part of z from which
+    `affine` computes a.
+    """
+
+    @abc.abstractmethod
+    def affine(self, w: Weights, zs: PyTree) -> Affine:
+        """Returns a and b of (A1), for z with any leading axes."""
+
+    def advance(self, w: Weights, carry: Carry, z: PyTree) -> tuple[Carry, tuple[()]]:
+        """Runs one step of (A1)."""
+        a, b = self.affine(w, kernels.widen(z))
+
+        def one(c: Any, a: Any, b: Any) -> Any:
+            b = jnp.broadcast_to(b, c.shape)
+            return b if a is None else jnp.broadcast_to(a, c.shape) * c + b  # (A1)
+
+        new_carry = jax.tree.map(one, kernels.widen(carry), a, b)
+        return tree.cast_like(new_carry, carry), ()
+
+    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, Carry]:
+        """Runs one step of (A2); δ_t is λ_t."""
+        a, _ = self.affine(w, kernels.widen(residuals.z))
+
+        def one(d: Any, a: Any) -> Any:
+            return jnp.zeros_like(d) if a is None else jnp.broadcast_to(a, d.shape) * d  # (A2)
+
+        return tree.cast_like(jax.tree.map(one, kernels.widen(d_carry), a), d_carry), d_carry
+
+    def gradients(self, w: Weights, residuals: Residuals, deltas: Carry) -> tuple[Weights, PyTree]:
+        """Returns (A3) for all steps, pulled back to w and z."""
+        carries, deltas = kernels.widen((residuals.previous_carry, deltas))
+
+        def of_all_steps(w: Weights, zs: PyTree) -> Affine:
+            affine = self.affine(w, kernels.widen(zs))
+            # The transpose of a broadcast sums over the axes that a or b does not have.
+            return Affine(*(jax.tree.map(_broadcast_to, carries, part) for part in affine))
+
+        def d_a(c: Any, a: Any, d: Any) -> Any:
+            return None if a is None else d * c  # (A3)
+
+        pullback = tree.vjp_inexact(of_all_steps, w, residuals.z)
+        a, _ = jax.eval_shape(of_all_steps, w, residuals.z)
+        ((d_w, d_zs),) = pullback(Affine(jax.tree.map(d_a, carries, a, deltas), deltas))
+        return d_w, d_zs
 
 
-def adjoint(w: Vector | None, residuals: Residuals, d_h: State) -> tuple[State, State]:
-    """Runs one step of (A2); δ_t is λ_t."""
-    return _times_a(d_h, w, residuals.z), d_h
+def _broadcast_to(like: Any, x: Any) -> Any:
+    return None if x is None else jnp.broadcast_to(x, like.shape)
 
 
-def gradients(
-    w: Vector | None, residuals: Residuals, deltas: State
-) -> tuple[Vector | None, GateInputs]:
-    """Returns (A3) for all steps."""
-    d_a = deltas * residuals.previous_carry
-    d_b = kernels.scale(deltas, residuals.z.dropout_mask)
-    if w is None:
-        return None, GateInputs(Affine(d_a, d_b))
-    return kernels.bias_gradient(d_a), GateInputs(Affine(None, d_b))
-
-
-def _times_a(h: State, w: Vector | None, z: GateInputs) -> State:
-    return h * (z.gates.a if w is None else jnp.broadcast_to(w, h.shape))
+def apply_dropout(x: Inexact[Array, "*lead H"], mask: Any) -> Inexact[Array, "*lead H"]:
+    """Returns k ⊙ x for the dropout mask k, which has no gradient; x itself without a mask."""
+    return x if mask is None else kernels.scale(x, jax.lax.stop_gradient(mask))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class InputGatedCell(GatedCell):
-    """A linear cell whose a_t and b_t depend on the input alone.
+class InputGatedCell(LinearCell, GateParameters):
+    """A linear cell whose a_t and b_t are what `project` returns, `GateInputs(Affine(a, b))`.
 
     No parameter is used in the loop.
     """
@@ -72,13 +114,62 @@ class InputGatedCell(GatedCell):
         """Returns None, since the loop reads no parameters."""
         return
 
-    def _advance(self, w: None, carry: State, z: GateInputs) -> tuple[State, tuple[()]]:
-        return advance(w, carry, z)
+    def affine(self, w: None, zs: GateInputs) -> Affine:
+        """Returns a and b of z, with the dropout mask of b applied."""
+        return Affine(zs.gates.a, apply_dropout(zs.gates.b, zs.dropout_mask))
 
-    def _adjoint(self, w: None, residuals: Residuals, d_carry: State) -> tuple[State, State]:
-        return adjoint(w, residuals, d_carry)
 
-    def _gradients(
-        self, w: None, residuals: Residuals, deltas: State
-    ) -> tuple[Vector | None, GateInputs]:
-        return gradients(w, residuals, deltas)
+@dataclasses.dataclass(frozen=True, repr=False)
+class ChannelwiseCell(LinearCell):
+    """A linear cell with one input u_t for each unit: its inputs, or a projection of them.
+
+    The parameters are those of `parameters`, and `w_x (I, H)`, Lecun-normal, with
+    `input_projection`. A subclass defines `parameters`.
+    """
+
+    hidden_size: int
+    _: dataclasses.KW_ONLY
+    input_projection: bool = False
+
+    def __post_init__(self) -> None:
+        check.require_int("hidden_size", self.hidden_size, least=1)
+        check.require_bool("input_projection", self.input_projection)
+
+    @property
+    @abc.abstractmethod
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The parameters other than `w_x`, by name."""
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shape of each parameter; None stands for any size."""
+        shapes: dict[str, tuple[int | None, ...]]
+        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        return shapes | {"w_x": (None, self.hidden_size)} if self.input_projection else shapes
+
+    def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the initial parameters."""
+        check.require_int("input_size", input_size, least=1)
+        check.require_key("key", key)
+        wide = kernels.at_least_float32(dtype)
+        parameters = dict(self.parameters)
+        if self.input_projection:
+            shape = (input_size, self.hidden_size)
+            parameters["w_x"] = Parameter(shape, jax.nn.initializers.lecun_normal())
+        else:
+            expected = f"{self.hidden_size}, the hidden_size, without input_projection"
+            check.require(input_size == self.hidden_size, "input_size", input_size, expected)
+        keys = jax.random.split(key, len(parameters))
+        return {
+            name: parameter.initializer(key, parameter.shape, wide).astype(dtype)
+            for key, (name, parameter) in zip(keys, parameters.items(), strict=True)
+        }
+
+    def project_inputs(self, params: Params, xs: Array) -> jax.Array:
+        """Checks params and xs, and returns u = x W_x, or x, in float32 at least."""
+        name = self.expression_name
+        check.require_params(name, params, self.parameter_shapes)
+        size = len(params["w_x"]) if self.input_projection else self.hidden_size
+        check.require_features("xs", name, xs, size=size)
+        us = kernels.widen(jnp.asarray(xs, check.float_dtype(params)))
+        return kernels.dot(us, params["w_x"]) if self.input_projection else us

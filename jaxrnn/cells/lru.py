@@ -9,10 +9,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Complex, Float
 
 from jaxrnn import check
-from jaxrnn.cells import kernels, linear
+from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GateInputs
-from jaxrnn.cells.linear import Affine
-from jaxrnn.types import Array, Cell, Key, Params, Residuals
+from jaxrnn.cells.linear import Affine, LinearCell, apply_dropout
+from jaxrnn.types import Array, Key, Params
 
 Modes = Complex[Array, "*lead H"]
 # A larger nu_log gives the radius 0 too, and a much larger one would give the slope 0 · ∞.
@@ -20,7 +20,7 @@ LARGEST_NU_LOG = 10
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class lru(Cell):
+class lru(LinearCell):
     """The LRU: a linear recurrence of damped complex oscillations, one for each hidden unit.
 
         z_t = γ ⊙ (u_t B),    γ = exp(gamma_log),    B = b_re + i b_im                       (R1)
@@ -136,16 +136,16 @@ class lru(Cell):
         check.require_params("lru", params, self.parameter_shapes)
         for name in ("b_re", "b_im"):
             check.require_features("xs", "lru", xs, size=params[name].shape[0])
-        p = _wide(params)
+        p = kernels.widen(params)
         us = jnp.asarray(xs, params["b_re"].dtype).astype(p["b_re"].dtype)
         gamma = jnp.exp(p["gamma_log"])
         # γ scales B and not z, so that the gradient of γ needs no (T, *batch, H) array.
         z_re, z_im = (us @ kernels.scale(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
-        return GateInputs(Affine(None, jax.lax.complex(z_re, z_im)))
+        return GateInputs((jax.lax.complex(z_re, z_im),))
 
     def prepare(self, params: Params) -> Complex[Array, " H"]:
         """Returns a."""
-        p = _wide(params)
+        p = kernels.widen(params)
         nu = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG))
         phase = jnp.exp(p["theta_log"])
         radius = jnp.exp(-nu)
@@ -154,29 +154,11 @@ class lru(Cell):
     def output(self, params: Params, carries: Modes) -> Float[Array, "*lead O"]:
         """Returns y = Re(x C)."""
         check.require_params("lru", params, self.parameter_shapes)
-        p = _wide(params)
+        p = kernels.widen(params)
         ys = jnp.real(carries) @ p["c_re"] - jnp.imag(carries) @ p["c_im"]  # (R3)
         return ys.astype(params["c_re"].dtype)
 
-    def advance(
-        self, w: Complex[Array, " H"], carry: Modes, z: GateInputs
-    ) -> tuple[Modes, tuple[()]]:
-        """Runs one step of (R2)."""
-        return linear.advance(w, carry, z)
-
-    def adjoint(
-        self, w: Complex[Array, " H"], residuals: Residuals, d_carry: Modes
-    ) -> tuple[Modes, Modes]:
-        """Runs one step of (R4)."""
-        return linear.adjoint(w, residuals, d_carry)
-
-    def gradients(
-        self, w: Complex[Array, " H"], residuals: Residuals, deltas: Modes
-    ) -> tuple[Complex[Array, " H"] | None, GateInputs]:
-        """Returns (R5) for all steps."""
-        return linear.gradients(w, residuals, deltas)
-
-
-def _wide(params: Params) -> Params:
-    """Returns the parameters in the dtype of the real part of the state."""
-    return {name: jnp.asarray(p, kernels.at_least_float32(p.dtype)) for name, p in params.items()}
+    def affine(self, w: Complex[Array, " H"], zs: GateInputs) -> Affine:
+        """Returns a and z of (R2)."""
+        (z,) = zs.gates
+        return Affine(w, apply_dropout(z, zs.dropout_mask))

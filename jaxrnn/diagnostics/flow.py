@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from jaxrnn import check, runner, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
-from jaxrnn.transforms.rows import batch_axes, row_norm
+from jaxrnn.transforms.rows import num_batch_axes, row_norm
 from jaxrnn.types import Array, Loop, LoopAround, Params, PyTree
 
 Loss = Callable[..., Any]  # (params, *args, loop=loop) -> scalar
@@ -65,8 +65,8 @@ def gradient_flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     """
 
     def with_probe(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
-        norm = jax.eval_shape(row_norm, carry)
-        probe = jax.ShapeDtypeStruct((check.num_steps(xs), *batch_axes(carry)), norm.dtype)
+        norm = jax.eval_shape(lambda carry: row_norm(carry, num_batch_axes(step, carry)), carry)
+        probe = jax.ShapeDtypeStruct((check.num_steps(xs), *norm.shape), norm.dtype)
         return probe, lambda probe: loop(probe_adjoint(step), params, carry, ProbeInputs(xs, probe))
 
     value, (grads, norms) = grad_with_extra_inputs(loss, params, args, loop, with_probe)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from jaxrnn import check, sequence, tree
-from jaxrnn.diagnostics.flow import Loss, grad_with_extra_inputs
+from jaxrnn.diagnostics.flow import Loss, grad_with_extra_inputs, map_loop_calls
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
-from jaxrnn.transforms.rows import batch_axes
+from jaxrnn.transforms.rows import num_batch_axes
 from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
 
 
@@ -88,6 +88,9 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
 
         return (*records, outputs, carries), run
 
+    def batch_rank_of(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> int:
+        return num_batch_axes(step, carry)
+
     def candidates() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
 
@@ -96,7 +99,7 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
             return grad_with_extra_inputs(loss, params, args, loop, with_records)
 
         value, (grads, layers) = value_and_records(params)
-        batch_ranks = [len(batch_axes(start)) for start, *_ in layers]
+        batch_ranks = map_loop_calls(batch_rank_of, loss, params, args, loop)
         for index, (start, timed, _, _) in enumerate(layers):
             yield _first("forward", index, start)
             yield _first("forward", index, timed, batch_ranks[index])

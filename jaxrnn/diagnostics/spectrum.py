@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxrnn import check, tree
 from jaxrnn.cells.orthogonal import orthogonal
 from jaxrnn.diagnostics import decompositions
-from jaxrnn.transforms.rows import flatten_rows
+from jaxrnn.transforms.rows import flatten_rows, num_batch_axes
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
 
@@ -94,17 +94,21 @@ def jacobian_spectrum(
     params, carry = tree.checked_arguments(step, params, carry, xs)
     has_floats = any(map(check.is_inexact, jax.tree.leaves(carry)))
     check.require(has_floats, "carry", carry, "some floats")
+    batch_rank = num_batch_axes(step, carry)
     qr = jnp.vectorize(decompositions.qr, signature="(n,r)->(n,r),(r,r)")
     singular_values = jnp.vectorize(decompositions.singular_values, signature="(r,n)->(r)")
+
+    def flatten(carry: Carry) -> jax.Array:
+        return flatten_rows(carry, batch_rank)
 
     def backward(state: tuple[jax.Array, jax.Array], inputs: tuple[Carry, PyTree]) -> PyTree:
         v, m = state
         previous_carry, x = inputs
-        vjp = tree.vjp_inexact(lambda c: flatten_rows(step(params, c, x)[0]), previous_carry)
+        vjp = tree.vjp_inexact(lambda c: flatten(step(params, c, x)[0]), previous_carry)
 
         def cotangent(row: jax.Array) -> jax.Array:
             # JAX's cotangent of a + ib is ∂/∂a - i ∂/∂b.
-            return flatten_rows(jax.tree.map(jnp.conj, vjp(row)[0]))
+            return flatten(jax.tree.map(jnp.conj, vjp(row)[0]))
 
         v, r = qr(jax.vmap(cotangent, in_axes=-2, out_axes=-2)(v).mT)  # (1)
         m = jnp.matmul(r, m, precision="highest")  # (2)
@@ -113,7 +117,7 @@ def jacobian_spectrum(
         of_step, of_product = singular_values(jnp.stack([r, m]))
         return (v.mT, m), (logs, of_step, of_product)
 
-    flat = jax.eval_shape(flatten_rows, carry)
+    flat = jax.eval_shape(flatten, carry)
     *batch, size = flat.shape
     if probes is None or check.require_int("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=flat.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrnn import cells, check, layers, networks, transforms
-from jaxrnn.cells import LSTMCarry
+from jaxrnn.cells import LSTMCarry, SSMCarry
 from jaxrnn.expression import spell
 from jaxrnn.types import Params, Part
 
@@ -19,7 +19,8 @@ CALLABLES: dict[str, Callable[..., Any]] = {
     for value in (
         *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
         *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
-        *(cells.projected_lstm, cells.LSTMCarry),
+        *(cells.projected_lstm, cells.rg_lru, cells.s5, cells.selective_ssm),
+        *(cells.LSTMCarry, cells.SSMCarry),
         *(layers.dropout, layers.embedding, layers.linear),
         *(networks.bidirectional, networks.residual, networks.stacked),
         *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),
@@ -63,8 +64,9 @@ def expression_of(value: Any) -> str:
             return value.expression(expression_of, with_defaults=True)
         case Part():
             check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
-        case LSTMCarry():
-            return f"LSTMCarry(h={expression_of(value.h)}, c={expression_of(value.c)})"
+        case LSTMCarry() | SSMCarry():
+            fields = [f"{name}={expression_of(x)}" for name, x in value._asdict().items()]
+            return f"{type(value).__name__}({', '.join(fields)})"
         case tuple():
             items = [f"{expression_of(item)}," for item in value]
             return f"({' '.join(items)})"

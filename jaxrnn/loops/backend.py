@@ -27,6 +27,7 @@ class Settings(NamedTuple):
             coefficients of the adjoint, for all steps of a chunk at once.
         unroll: the number of steps in one iteration of a loop.
         whole_bytes: a sequence whose projections take at most this many bytes runs as one chunk.
+            If its carries take more bytes, they count in the place of the projections.
         chunk_bytes: the approximate number of bytes of the projections of one chunk.
         chunk_steps: the least number of steps in a chunk. For each chunk, an array of the size of
             the weights is added to their gradient.

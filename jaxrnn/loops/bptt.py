@@ -77,6 +77,9 @@ def _run_cell(
         return carry, cell.output(params, carries)
 
     size = chunks.bytes_of(jax.eval_shape(cell.project, params, xs))
+    size_of_carries = check.num_steps(xs) * chunks.bytes_of(carry)
+    if tree.is_surely_less(size, size_of_carries):
+        size = size_of_carries  # such as the N states of each unit of an SSM
     return chunks.in_chunks(run_chunk, carry, xs, size)
 
 

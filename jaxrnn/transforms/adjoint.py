@@ -12,7 +12,7 @@ from jaxrnn import check, tree
 from jaxrnn.expression import Expression, call_expression
 from jaxrnn.transforms.base import TransformedCell
 from jaxrnn.transforms.plain_adjoint import with_watched_carry
-from jaxrnn.transforms.rows import one_where_zero, row_norm
+from jaxrnn.transforms.rows import num_batch_axes, one_where_zero, row_norm
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 
@@ -50,8 +50,9 @@ def scale_adjoint(
         step: a Cell, whose backward pass stays hand-written, or a plain Step. A Network counts as a
             plain Step, so transform its cells instead. In a plain Step, every value that is
             computed from an array of the new carry counts as its loss. A function with a custom
-            derivative rule (`jax.custom_vjp`) is not split. Rows are the leading axes that all
-            arrays of the carry share, without the last axis of the longest array.
+            derivative rule (`jax.custom_vjp`) is not split. The rows of a plain Step are the
+            leading axes that all arrays of the carry share, without the last axis of the longest
+            array.
         factor: f, a function of sizes `(*batch)`, or of the sizes of single numbers. All sizes are
             above 0. Each new function object is compiled again.
         elementwise: (AT2) instead of (AT1). The size of a complex number is its modulus.
@@ -129,11 +130,11 @@ def probe_adjoint(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
 
 
 class AdjointRule(Expression):
-    """A change of the adjoint: `rule(λ) -> (the new λ, the gradient of the probe)`."""
+    """A change of the adjoint, `(λ, number of batch axes) -> (new λ, gradient of the probe)`."""
 
     has_probe = False
 
-    def __call__(self, d_carry: Carry) -> tuple[Carry, PyTree]:
+    def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, PyTree]:
         """Applies the rule to λ_t."""
         raise NotImplementedError
 
@@ -150,9 +151,9 @@ class ScaleAdjoint(AdjointRule):
     def __post_init__(self) -> None:
         check.require_bool("elementwise", self.elementwise)
 
-    def __call__(self, d_carry: Carry) -> tuple[Carry, None]:
+    def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, None]:
         """Applies the rule to λ_t."""
-        norm = None if self.elementwise else row_norm(d_carry)
+        norm = None if self.elementwise else row_norm(d_carry, batch_rank)
 
         def scale(d: jax.Array) -> jax.Array:
             size = abs(d) if norm is None else tree.expand_mask(norm, d)
@@ -179,13 +180,13 @@ class ClipAdjoint(AdjointRule):
         check.require_bool("elementwise", self.elementwise)
         self.replace_fields(limit=check.require_positive("limit", self.limit))
 
-    def __call__(self, d_carry: Carry) -> tuple[Carry, None]:
+    def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, None]:
         """Applies the rule to λ_t."""
 
         def factor(size: jax.Array) -> jax.Array:
             return jnp.minimum(1, self.limit / size)  # (AT3)
 
-        return ScaleAdjoint(factor, elementwise=self.elementwise)(d_carry)
+        return ScaleAdjoint(factor, elementwise=self.elementwise)(d_carry, batch_rank)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -200,9 +201,9 @@ class ProbeAdjoint(AdjointRule):
     def __post_init__(self) -> None:
         check.require_bool("whole", self.whole)
 
-    def __call__(self, d_carry: Carry) -> tuple[Carry, PyTree]:
+    def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, PyTree]:
         """Applies the rule to λ_t."""
-        return d_carry, d_carry if self.whole else row_norm(d_carry)  # (AT4)
+        return d_carry, d_carry if self.whole else row_norm(d_carry, batch_rank)  # (AT4)
 
 
 def _transformed(step: Cell | Step, rule: AdjointRule) -> Cell | Step:
@@ -227,7 +228,7 @@ class RuledStep(Expression):
         x, probe = _inputs_and_probe(self.rule, x)
 
         def watch(carry: Carry) -> Carry:
-            return apply_rule(self.rule, carry, probe)
+            return apply_rule(self.rule, num_batch_axes(self.step, carry), carry, probe)
 
         return with_watched_carry(self.step, watch, params, carry, x)
 
@@ -252,11 +253,12 @@ class RuledCell(TransformedCell):
     def advance(self, w: Weights, carry: Carry, z: ProbeInputs) -> tuple[Carry, PyTree]:
         """Calls the inner cell."""
         new_carry, saved = self.cell.advance(w, carry, z.xs)
-        return apply_rule(self.rule, new_carry, z.probe), saved
+        batch_rank = num_batch_axes(self.cell, carry)
+        return apply_rule(self.rule, batch_rank, new_carry, z.probe), saved
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Applies the rule, then calls the inner cell."""
-        d_carry, d_probe = self.rule(d_carry)
+        d_carry, d_probe = self.rule(d_carry, num_batch_axes(self.cell, d_carry))
         d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
         return d_previous, (delta, d_probe)
 
@@ -289,16 +291,20 @@ def _expression(
     return f"{name}({spell(step)}{separator}{arguments}"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _identity(rule: AdjointRule, carry: Carry, probe: PyTree) -> Carry:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _identity(rule: AdjointRule, batch_rank: int, carry: Carry, probe: PyTree) -> Carry:
     return carry
 
 
-_identity.defvjp(lambda _, carry, probe: (carry, None), lambda rule, _, d_carry: rule(d_carry))
+_identity.defvjp(
+    lambda rule, batch_rank, carry, probe: (carry, None),
+    lambda rule, batch_rank, _, d_carry: rule(d_carry, batch_rank),
+)
 
 
-def apply_rule(rule: AdjointRule, carry: Carry, probe: PyTree) -> Carry:
+def apply_rule(rule: AdjointRule, batch_rank: int, carry: Carry, probe: PyTree) -> Carry:
     """Returns the carry; its cotangent passes through the rule in the backward pass."""
     inexact, others = tree.split_inexact(carry)
-    check.require_same_tree("xs.probe", probe, jax.eval_shape(rule, inexact)[1])
-    return tree.merge_inexact(_identity(rule, inexact, probe), others)
+    _, wanted = jax.eval_shape(lambda d_carry: rule(d_carry, batch_rank), inexact)
+    check.require_same_tree("xs.probe", probe, wanted)
+    return tree.merge_inexact(_identity(rule, batch_rank, inexact, probe), others)

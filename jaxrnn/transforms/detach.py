@@ -54,7 +54,7 @@ class detach_adjoint(NoisyCell):
         return hash_with_rates(self, self.rate)
 
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
-        shape = (check.num_steps(xs), *batch_axes(carry))
+        shape = (check.num_steps(xs), *batch_axes(self.cell, carry))
         rates = rate_of_each_array("rate", self.rate, carry)
         keep_rates = jax.tree.map(lambda p: 1 - p, rates)
         return None, draw_booleans(key, keep_rates, lambda _: shape, carry)

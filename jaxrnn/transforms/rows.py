@@ -5,31 +5,41 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import tree
+from jaxrnn import check, tree
 from jaxrnn.cells.kernels import at_least_float32
-from jaxrnn.types import Carry
+from jaxrnn.types import Carry, Part, Step
 
 
-def batch_axes(carry: Carry) -> tuple[int, ...]:
-    """Returns the batch axes of a carry.
+def num_batch_axes(step: Step | Part, carry: Carry) -> int:
+    """Returns the number of batch axes of the carry of a step.
 
-    They are the leading axes that all floating-point arrays share, without the last axis of the
-    longest array.
+    The zero state of a Cell without batch axes tells how many axes its features take. For a plain
+    Step, the batch axes are the leading axes that all floating-point arrays of the carry share,
+    without the last axis of the longest array.
     """
     inexact, _ = tree.split_inexact(carry)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inexact)]
+    if isinstance(step, Part) and shapes:
+        zero = check.abstract_zero_carry(step.initial_carry, (), jnp.float32)
+        features, _ = tree.split_inexact(zero)
+        return len(shapes[0]) - jax.tree.leaves(features)[0].ndim
     sizes_of_axes = zip(*shapes, strict=False)
-    shared = itertools.takewhile(lambda sizes: len({*sizes}) == 1, sizes_of_axes)
-    longest = max(map(len, shapes), default=1)
-    return tuple(sizes[0] for sizes in shared)[: max(0, longest - 1)]
+    shared = list(itertools.takewhile(lambda sizes: len({*sizes}) == 1, sizes_of_axes))
+    return min(len(shared), max(0, max(map(len, shapes), default=1) - 1))
 
 
-def flatten_rows(carry: Carry) -> jax.Array:
+def batch_axes(step: Step | Part, carry: Carry) -> tuple[int, ...]:
+    """Returns the sizes of the batch axes of the carry of a step."""
+    inexact, _ = tree.split_inexact(carry)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inexact)]
+    return shapes[0][: num_batch_axes(step, carry)] if shapes else ()
+
+
+def flatten_rows(carry: Carry, num_batch_axes: int) -> jax.Array:
     """Returns all real numbers of each row, `(*batch, N)`; a complex number counts as two.
 
     The dtype is the widest among the arrays, and float32 at least.
     """
-    num_batch_axes = len(batch_axes(carry))
     inexact, _ = tree.split_inexact(carry)
     parts: list[jax.Array] = []
     for array in jax.tree.leaves(inexact):
@@ -40,9 +50,9 @@ def flatten_rows(carry: Carry) -> jax.Array:
     return jnp.concatenate(rows, axis=-1)
 
 
-def row_norm(d_carry: Carry) -> jax.Array:
+def row_norm(d_carry: Carry, num_batch_axes: int) -> jax.Array:
     """Returns ‖λ‖ `(*batch)` over all arrays together; no square overflows or underflows."""
-    sizes = abs(flatten_rows(d_carry))
+    sizes = abs(flatten_rows(d_carry, num_batch_axes))
     peak = one_where_zero(jnp.max(sizes, axis=-1, initial=0))
     return jnp.sqrt(jnp.sum((sizes / peak[..., None]) ** 2, axis=-1)) * peak
 

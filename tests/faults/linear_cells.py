@@ -1,60 +1,61 @@
-"""Faults in cells that are linear in their state: minGRU, minLSTM, and the complex LRU."""
+"""Faults in cells that are linear in their state, and in the backward pass that they share."""
 
-from faults.planting import backward, forward
+from faults.planting import Fault, backward, fault, forward
 
 LINEAR, LRU = "cells/linear.py", "cells/lru.py"
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
+RG_LRU, S5, SSM = "cells/rg_lru.py", "cells/s5.py", "cells/selective_ssm.py"
+ADVANCE, ADJOINT, GRADIENTS = (f"LinearCell.{name}" for name in ("advance", "adjoint", "gradients"))
+MODERN = "cells/test_modern_linear.py::test"
+# The product of (A2), and that of (A3).
+TIMES_A, D_A = "jnp.broadcast_to(a, d.shape) * d", "else d * c"
 
 BACKWARD = (
-    backward(LINEAR, "adjoint", "a left out", "_times_a(d_h, w, residuals.z)", "d_h", "min_gru"),
+    backward(LINEAR, ADJOINT, "a left out", TIMES_A, "d", "min_gru"),
     backward(
         LINEAR,
-        "gradients",
-        "h_{t-1} for λ in ∂b",
-        "kernels.scale(deltas,",
-        "kernels.scale(residuals.previous_carry,",
+        GRADIENTS,
+        "c_{t-1} for λ in ∂b",
+        "carries, a, deltas), deltas)",
+        "carries, a, deltas), carries)",
         "min_gru",
     ),
     backward(
         LINEAR,
-        "gradients",
-        "h_t for h_{t-1}",
+        GRADIENTS,
+        "c_t for c_{t-1}",
         "residuals.previous_carry",
         "residuals.carry",
         "min_lstm",
     ),
-    backward(
-        LINEAR, "gradients", "sign of ∂a", "Affine(d_a, d_b)", "Affine(-d_a, d_b)", "min_lstm"
-    ),
-    backward(LINEAR, "adjoint", "conjugate of a", "d_h, w,", "d_h, jnp.conj(w),", "lru"),
-    backward(
-        LINEAR,
-        "gradients",
-        "conjugate of x",
-        "bias_gradient(d_a)",
-        "bias_gradient(deltas * jnp.conj(residuals.previous_carry))",
-        "lru",
-    ),
+    backward(LINEAR, GRADIENTS, "sign of ∂a", D_A, "else -d * c", "min_lstm"),
+    backward(LINEAR, ADJOINT, "conjugate of a", TIMES_A, f"jnp.conj({TIMES_A})", "lru"),
+    backward(LINEAR, GRADIENTS, "conjugate of c", D_A, "else d * jnp.conj(c)", "lru"),
     backward(
         LINEAR,
-        "gradients",
-        "h_t for h_{t-1}, constant a",
-        "bias_gradient(d_a)",
-        "bias_gradient(deltas * residuals.carry)",
+        GRADIENTS,
+        "c_t for c_{t-1}, constant a",
+        "residuals.previous_carry",
+        "residuals.carry",
         "lru",
     ),
+    backward(LINEAR, GRADIENTS, "∂a left out", D_A, "else 0 * d * c", "lru"),
+    backward(LINEAR, ADJOINT, "a left out", TIMES_A, "d", "rg_lru"),
+    backward(LINEAR, ADJOINT, "conjugate of a", TIMES_A, f"jnp.conj({TIMES_A})", "s5"),
+    backward(LINEAR, GRADIENTS, "sign of ∂a", D_A, "else -d * c", "s5"),
+    backward(LINEAR, GRADIENTS, "sign of ∂a", D_A, "else -d * c", "selective_ssm"),
     backward(
         LINEAR,
-        "gradients",
-        "∂a left out",
-        "kernels.bias_gradient(d_a)",
-        "0 * kernels.bias_gradient(d_a)",
-        "lru",
+        ADJOINT,
+        "what is replaced gets a gradient",
+        "jnp.zeros_like(d)",
+        "d",
+        "selective_ssm",
     ),
 )
 
 FORWARD = (
-    forward(LINEAR, "advance", "a left out", "_times_a(h_tm1, w, z)", "h_tm1", "min_gru"),
+    forward(LINEAR, ADVANCE, "a left out", "jnp.broadcast_to(a, c.shape) * c", "c", "min_gru"),
     forward(
         MIN_GRU,
         "min_gru.project",
@@ -91,4 +92,140 @@ FORWARD = (
     ),
 )
 
-FAULTS = (*BACKWARD, *FORWARD)
+OF_RG_LRU = (
+    forward(RG_LRU, "rg_lru.project", "c left out", "math.log(self.c) + ", "", "rg_lru"),
+    forward(
+        RG_LRU,
+        "rg_lru.project",
+        "r left out of a",
+        "log_sigmoid(x_r), log_decay",
+        "0 * x_r, log_decay",
+        "rg_lru",
+    ),
+    forward(RG_LRU, "rg_lru.project", "i left out of b", "(sigmoid(x_i) * us)", "us", "rg_lru"),
+    forward(
+        RG_LRU,
+        "rg_lru.project",
+        "√(1 - a²) left out of b",
+        "_input_scale(log_decays) * ",
+        "",
+        "rg_lru",
+    ),
+    forward(RG_LRU, "_input_scale", "√(1 - a) for √(1 - a²)", "-2 * ", "-", "rg_lru"),
+    Fault(
+        "sign of ∂m",
+        RG_LRU,
+        "_input_scale_jvp",
+        (("0, slopes)", "0, -slopes)"),),
+        f"{MODERN}_rg_lru_is_smooth_where_the_square_root_is_not",
+        "rg_lru",
+    ),
+    fault(
+        RG_LRU,
+        "_input_scale_jvp",
+        "slope without its limit",
+        "jnp.where(is_zero, 0, slopes)",
+        "jnp.where(is_zero, jnp.inf, slopes)",
+        f"{MODERN}_rg_lru_has_finite_gradients_where_nothing_is_forgotten",
+    ),
+    fault(
+        RG_LRU,
+        "rg_lru._block_product",
+        "blocks transposed",
+        "ki,kij->",
+        "ki,kji->",
+        f"{MODERN}_rg_lru_with_blocks_equals_numpy",
+    ),
+)
+
+OF_S5 = (
+    forward(
+        S5, "s5.prepare", "sign of a", "jnp.exp(_exponents(p))", "-jnp.exp(_exponents(p))", "s5"
+    ),
+    forward(
+        S5,
+        "_step",
+        "Δ not exponentiated",
+        'jnp.exp(jnp.minimum(p["log_step"], LARGEST_LOG_STEP))',
+        'p["log_step"]',
+        "s5",
+    ),
+    forward(
+        S5, "_exponents", "Δ left out of Im Λ", 'p["lambda_im"] * step', 'p["lambda_im"]', "s5"
+    ),
+    forward(
+        S5,
+        "s5.project",
+        "Euler's discretisation of B",
+        "_integral_of_exp(_exponents(p))",
+        "jnp.ones_like(_exponents(p))",
+        "s5",
+    ),
+    forward(
+        S5, "s5.project", "conjugate of B", 'p["b_re"], p["b_im"]', 'p["b_re"], -p["b_im"]', "s5"
+    ),
+    forward(S5, "s5.output", "sign of Im C", '@ p["c_re"] -', '@ p["c_re"] +', "s5"),
+    forward(S5, "s5.output", "one mode of each pair", "(factor * ys)", "ys", "s5"),
+    fault(
+        S5,
+        "s5.init",
+        "B not conjugated",
+        "-b @ v_im",
+        "b @ v_im",
+        f"{MODERN}_s5_starts_as_the_real_state_space_of_hippo",
+    ),
+    fault(
+        S5,
+        "_hippo_n",
+        "another matrix",
+        "+ 0.5)",
+        "+ 1.0)",
+        f"{MODERN}_s5_starts_as_the_real_state_space_of_hippo",
+    ),
+)
+
+OF_SELECTIVE_SSM = (
+    forward(SSM, "selective_ssm.prepare", "sign of A", "-jnp.exp(", "jnp.exp(", "selective_ssm"),
+    forward(
+        SSM,
+        "selective_ssm.affine",
+        "Δ left out of b",
+        "(dt * apply_dropout",
+        "(1.0 * apply_dropout",
+        "selective_ssm",
+    ),
+    forward(
+        SSM,
+        "selective_ssm.affine",
+        "Δ left out of a",
+        "broadcast_to(dt[..., None]",
+        "broadcast_to(0 * dt[..., None] + 1",
+        "selective_ssm",
+    ),
+    forward(
+        SSM,
+        "selective_ssm.affine",
+        "C for B",
+        "b[..., None, :]",
+        "c[..., None, :]",
+        "selective_ssm",
+    ),
+    forward(
+        SSM,
+        "selective_ssm.project",
+        "no softplus",
+        "jax.nn.softplus(x_dt)",
+        "x_dt",
+        "selective_ssm",
+    ),
+    forward(
+        SSM,
+        "selective_ssm.output",
+        "D left out",
+        'kernels.scale(u, params["d"])',
+        "u",
+        "selective_ssm",
+    ),
+)
+
+FAULTS = (*BACKWARD, *FORWARD, *OF_RG_LRU, *OF_S5, *OF_SELECTIVE_SSM)

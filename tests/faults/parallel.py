@@ -12,7 +12,6 @@ SCAN, SOLVE, SOLVER, DEVICES, STRUCTURE, DEPENDENCE, VECTORS = (
 TEST = "loops/test_parallel.py::test"
 MIXED = f"{TEST}_steps_that_mix_their_units[gru-dense]"
 LRU = f"{TEST}_values_and_gradient_equal_those_of_scan[lru]"
-MASKED = f"{TEST}_masks_resets_and_nan_padding[lru-False]"
 IN_ORDER = f"{TEST}_what_has_not_converged_runs_in_order[3-dense]"
 ON_DEVICES = "loops/test_parallel_devices.py::test_everything_is_as_on_one_device"
 AXES = f"{TEST}_what_is_affine_and_which_axes_are_rows"
@@ -26,7 +25,7 @@ SCAN_FAULTS = (
         "a reset lets NaN through",
         "jnp.where(a == 0, 0, a * d)",
         "a * d",
-        MASKED,
+        f"{TEST}_nan_does_not_pass_a_reset",
     ),
     fault(SCAN, "affine_scan", "time runs forward", "reverse=reverse", "reverse=False", LRU),
     fault(

@@ -41,7 +41,7 @@ ELMAN_FAULTS = (
     ),
     forward(
         GATED,
-        "GatedCell.project_gates",
+        "GateParameters.project_gates",
         "input bias left out",
         "[kernels.add_bias(xs @ w, b)",
         "[xs @ w",

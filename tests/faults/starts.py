@@ -17,7 +17,7 @@ FAULTS = (
     ),
     fault(
         GATED,
-        "GatedCell.init",
+        "GateParameters.init",
         "one gate for all",
         "orthogonal(key_h,",
         "orthogonal(keys_h[0],",

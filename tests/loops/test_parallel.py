@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance
+from reference import distance, often
 
 import jaxrnn
 from jaxrnn import parallel, transforms
@@ -17,7 +17,7 @@ from jaxrnn.loops.parallel.structure import components
 
 VALUES, GRADIENTS = 1e-13, 1e-12
 T, B, I, H = 11, 3, 2, 4
-LINEAR = ("lru", "min_gru", "min_lstm")
+LINEAR = ("lru", "min_gru", "min_lstm", "rg_lru", "s5", "selective_ssm")
 ELEMENTWISE = (*LINEAR, "indrnn", "indrnn_tanh")
 CELLS = dict(jaxrnn.CELLS)
 
@@ -62,13 +62,13 @@ def compare(loop, step, *args, judge=jaxrnn.scan, values=VALUES, gradients=GRADI
 # Linear and elementwise cells.
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", often(ELEMENTWISE, ("lru", "selective_ssm", "indrnn")))
 def test_values_and_gradient_equal_those_of_scan(name):
     """As a Cell, and as a plain step, whose structure is read in the same way."""
     cell = CELLS[name](H)
     args = problem(cell)
     compare(parallel(), cell, *args)
-    compare(parallel(chunk=4), lambda *args: cell(*args), *args)
+    compare(parallel(chunk=4), cell.__call__, *args)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -81,7 +81,6 @@ def test_few_steps_and_any_batch(steps, batch):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["lru", "indrnn"])
 def test_masks_resets_and_nan_padding(name, reverse):
-    """NaN in a carry that a reset replaces does not pass it, although 0 · NaN is NaN."""
     rng = np.random.default_rng(1)
     cell = CELLS[name](H)
     params, carry, xs = problem(cell)
@@ -111,6 +110,19 @@ def test_masks_resets_and_nan_padding(name, reverse):
     compare(through(parallel()), cell, params, carry, judge=through(jaxrnn.scan))
 
 
+def test_nan_does_not_pass_a_reset():
+    """0 · NaN is NaN, so a reset is more than a factor of 0."""
+    cell = jaxrnn.lru(H)
+    params, carry, xs = problem(cell)
+    xs = xs.at[3, 0].set(jnp.nan)
+    reset = jnp.zeros((T, B), bool).at[5, 0].set(True)
+    for loop in (parallel(), parallel(jacobian="dense")):
+        _, ys = jaxrnn.unroll(cell, params, xs, carry=carry, loop=loop, reset=reset)
+        finite = jnp.isfinite(ys).all(axis=-1)
+        assert not finite[3:5, 0].any()
+        assert finite.at[3:5, 0].set(True).all()
+
+
 def test_a_network_layer_by_layer_and_as_one_step():
     """As one step, the carry of the second layer is solved after that of the first."""
     net = jaxrnn.stacked(jaxrnn.lru(H), jaxrnn.residual(jaxrnn.min_gru(H)))
@@ -124,7 +136,7 @@ def test_a_network_layer_by_layer_and_as_one_step():
     assert distance(*outputs) < VALUES
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", often(LINEAR, ("lru", "selective_ssm")))
 def test_no_loop_over_time_is_in_the_program_of_a_linear_cell(name):
     cell = CELLS[name](H)
 
