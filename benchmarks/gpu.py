@@ -12,6 +12,7 @@ instruction in the body of a loop counts as often as the loop runs.
 import argparse
 import functools
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -25,6 +26,10 @@ from typing import Any, NamedTuple
 SHAPE = (512, 64, 256, 256)  # T, B, I, H
 QUICK_SHAPE = (128, 16, 64, 128)
 STEPS = ("elman", "gru", "lstm", "gru, plain")
+# Cells that are linear in their carry, over a long sequence.
+LINEAR_SHAPE = (16384, 8, 128, 128)
+LINEAR_STEPS = ("lru", "min_gru")
+LINEAR_LOOPS = ("scan", "bptt", "parallel", "parallel in chunks")
 # Instructions that need at least one kernel, or a copy by the driver. The others launch nothing.
 LAUNCHING = {
     *("fusion", "fusion-start", "custom-call", "copy", "copy-start", "dot", "convolution"),
@@ -107,7 +112,11 @@ def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...])
 
     cell = dict(jaxrnn.CELLS)[step_name.partition(",")[0]](shape[3])
     step = functools.partial(cell) if step_name.endswith("plain") else cell
-    loop = dict(jaxrnn.LOOPS)[loop_name]
+    loops = dict(jaxrnn.LOOPS) | {
+        "parallel": jaxrnn.parallel(),
+        "parallel in chunks": jaxrnn.parallel(chunk=2048),
+    }
+    loop = loops[loop_name]
     sharding = jax.sharding.SingleDeviceSharding(device)
 
     def loss(params: Any, carry: Any, xs: Any) -> Any:
@@ -130,7 +139,8 @@ def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...])
         "step": step_name,
         "loop": loop_name,
         "shape": shape,
-        "launches_a_step": round(launches(program.as_text() or "") / steps, 2),
+        "launches": (total := launches(program.as_text() or "")),
+        "launches_a_step": round(total / steps, 2),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
         "seconds": round(time.perf_counter() - begin, 1),
     }
@@ -172,24 +182,39 @@ def parse(hlo: str) -> tuple[Mapping[str, Computation], str]:
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Returns a Markdown table: launches per step, and MiB of temporary memory."""
+    """Returns Markdown tables: launches per step, and of whole programs; MiB of memory."""
     rows = content["rows"]
-    loops = list(dict.fromkeys(row["loop"] for row in rows))
-    lines = [
-        f"Compiled for an {content['device']} by JAX {content['jax']}, "
-        f"T, B, I, H = {', '.join(map(str, rows[0]['shape']))}: launches a time step "
-        "(forward and backward pass), MiB of temporary memory.\n",
-        f"| step | {' | '.join(loops)} |",
-        "|---" * (1 + len(loops)) + "|",
+    head = f"Compiled for an {content['device']} by JAX {content['jax']}"
+    short = [row for row in rows if row["step"] in STEPS]
+    linear = [row for row in rows if row["step"] in LINEAR_STEPS]
+    tables = [
+        f"{head}, {_sizes(short)}: launches a time step (forward and backward pass), MiB of "
+        "temporary memory.\n",
+        *_lines(short, lambda row: f"{row['launches_a_step']:.1f}"),
     ]
+    if linear:
+        tables += [
+            f"\n{head}, {_sizes(linear)}: launches of the whole program, MiB of temporary "
+            "memory.\n",
+            *_lines(linear, lambda row: f"{row['launches']:,}"),
+        ]
+    return "\n".join(tables)
+
+
+def _sizes(rows: list[dict[str, Any]]) -> str:
+    return f"T, B, I, H = {', '.join(map(str, rows[0]['shape']))}"
+
+
+def _lines(rows: list[dict[str, Any]], number: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Returns a table with a line for each step and a column for each loop."""
+    loops = list(dict.fromkeys(row["loop"] for row in rows))
+    lines = [f"| step | {' | '.join(loops)} |", "|---" * (1 + len(loops)) + "|"]
     for step in dict.fromkeys(row["step"] for row in rows):
         cells = [
-            f"{row['launches_a_step']:.1f}, {row['temporary_bytes'] >> 20}"
-            for row in rows
-            if row["step"] == step
+            f"{number(row)}, {row['temporary_bytes'] >> 20}" for row in rows if row["step"] == step
         ]
         lines.append(f"| {step} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def main(arguments: list[str], show: Callable[[str], None] = print) -> int:
@@ -210,10 +235,15 @@ def main(arguments: list[str], show: Callable[[str], None] = print) -> int:
 
     import jaxrnn
 
-    loops = ["scan", "bptt"] if options.quick else [name for name, _ in jaxrnn.LOOPS]
+    # The Jacobians of `parallel:dense` would take gigabytes.
+    all_loops = [name for name, _ in jaxrnn.LOOPS if not name.startswith("parallel")]
+    loops = ["scan", "bptt"] if options.quick else all_loops
     shape = QUICK_SHAPE if options.quick else SHAPE
-    pairs = [(step, loop) for step in STEPS for loop in loops]
-    rows = [measure(device, *pair, shape) for pair in tqdm.tqdm(pairs, unit="program")]
+    programs = [(step, loop, shape) for step in STEPS for loop in loops]
+    if not options.quick:
+        pairs = itertools.product(LINEAR_STEPS, LINEAR_LOOPS)
+        programs += [(step, loop, LINEAR_SHAPE) for step, loop in pairs]
+    rows = [measure(device, *program) for program in tqdm.tqdm(programs, unit="program")]
     content = {"device": str(device.device_kind), "jax": jax.__version__, "rows": rows}
     show(table(content))
     if options.json is not None:

@@ -61,9 +61,9 @@ SOLVE_FAULTS = (
     fault(
         SOLVE,
         "_solve",
-        "the first violation in reverse",
-        "jnp.flip(is_violated) if problem.reverse else is_violated",
-        "jnp.flip(is_violated)",
+        "from the last violation",
+        "jnp.argmax(ordered)",
+        "steps - 1 - jnp.argmax(jnp.flip(ordered))",
         IN_ORDER,
     ),
     fault(
@@ -114,7 +114,7 @@ STRUCTURE_FAULTS = (
         "a choice by the carry is affine",
         "return not dependent[0]",
         "return True",
-        f"{AXES}[<lambda>-False-2_0]",
+        f"{TEST}_a_choice_by_a_flag_of_the_carry_is_not_affine",
     ),
     fault(
         DEPENDENCE,

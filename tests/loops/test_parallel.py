@@ -471,6 +471,12 @@ def test_arrays_are_solved_after_those_that_they_read():
     assert {first.leaves, second.leaves} == {(2,), (0, 1)}
 
 
+def test_a_choice_by_a_flag_of_the_carry_is_not_affine():
+    carry = [jax.ShapeDtypeStruct((2,), bool)]
+    (component,) = components(lambda c, x: [jnp.where(c[0], False, True)], carry, None)
+    assert not component.is_affine
+
+
 def test_a_function_with_a_derivative_of_its_own_is_not_affine():
     @jax.custom_jvp
     def twice(h):
