@@ -393,6 +393,15 @@ def test_an_exploding_step(damping):
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
+def test_nan_in_an_input_is_nan_in_the_states():
+    cell = jaxrnn.indrnn(H, activation=jnp.tanh)
+    params, carry, xs = problem(cell)
+    xs = xs.at[3].set(jnp.nan)
+    got, wanted = (loop(cell, params, carry, xs)[1] for loop in (parallel(), jaxrnn.scan))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    assert jnp.isnan(got[3:]).all()
+
+
 def test_damping_keeps_the_solution():
     cell = jaxrnn.indrnn(H, activation=jnp.tanh)
     args = problem(cell)
