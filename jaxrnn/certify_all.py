@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
 from jaxrnn.certify import Certificate, Comparison, certify, draw_arguments
-from jaxrnn.loops import LOOPS, bptt
+from jaxrnn.loops import LOOPS, bptt, parallel
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 from jaxrnn.transforms.noise import add_noise
 from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, StepResult
@@ -18,6 +18,7 @@ from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, StepResult
 Job = tuple[tuple[str, str], tuple[Any, ...], dict[str, Any]]
 CELLS_FOR_ALL_LOOPS = ("gru", "lru")
 CELLS_IN_BFLOAT16 = ("elman", "gru", "lstm")
+ELEMENTWISE_CELLS = ("lru", "min_gru", "selective_ssm", "indrnn_tanh")
 
 
 def certify_all(
@@ -30,6 +31,7 @@ def certify_all(
     - every cell under `bptt`, as a Cell and as a plain Step;
     - two cells, a GRU and an LRU, under every loop, since the other loops run `bptt` or `scan` on
       parts of a sequence and do not depend on the cell;
+    - four elementwise cells under `parallel()`;
     - three cells in bfloat16;
     - an LSTM with a mask and learned resets under every loop;
     - an LSTM with all kinds of noise;
@@ -54,6 +56,8 @@ def _cell_jobs(hidden_size: int) -> Iterator[Job]:
         for loop_name, loop in LOOPS:
             if loop is bptt or cell_name in CELLS_FOR_ALL_LOOPS:
                 yield (cell_name, loop_name), (cell,), {"loop": loop}
+        if cell_name in ELEMENTWISE_CELLS:
+            yield (cell_name, "parallel"), (cell,), {"loop": parallel()}
         if cell_name in CELLS_IN_BFLOAT16:
             yield (f"{cell_name}, bfloat16", "bptt"), (cell,), {"narrow_dtype": jax.numpy.bfloat16}
         # A bound method is a plain Step: `bptt` cannot see the parts of the cell.
