@@ -11,6 +11,7 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.expression import name_of
 from jaxrnn.loops.bptt import bptt
+from jaxrnn.loops.parallel import parallel
 from jaxrnn.loops.scan import scan
 from jaxrnn.types import (
     Carry,
@@ -228,7 +229,7 @@ def _backward_pass(step: Part | Step, loop: Loop) -> str:
         loop = loop.loop
     if loop is scan:
         return "autodiff"
-    if loop is not bptt:
+    if loop is not bptt and not isinstance(loop, parallel):
         return "unknown"
     is_handwritten = isinstance(step, Cell) and step.has_handwritten_backward
     return "handwritten" if is_handwritten or is_layer_by_layer else "derived"

@@ -271,7 +271,7 @@ def drawing(params, carry, x):
 def triangular(params, carry, x):
     """Like an mLSTM: a largest exponent, a sum that it scales, and what is read from both."""
     m, c, _ = carry
-    new_m = jnp.maximum(m + params["a"], x)
+    new_m = jnp.maximum(m - params["a"], x)
     c = jnp.exp(m - new_m) * c + x
     read = jnp.tanh(c @ params["w"]) * jnp.exp(new_m)
     return (new_m, c, read), read
