@@ -152,6 +152,25 @@ def test_no_loop_over_time_is_in_the_program_of_a_linear_cell(name):
     assert long < 2.5 * short  # O(log T)
 
 
+@pytest.mark.optimized
+def test_memory_of_a_gradient_and_what_a_chunk_saves():
+    cell, shape = jaxrnn.lru(64), (2048, 4, 64)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 64))
+    carry = jax.eval_shape(lambda: cell.initial_carry(shape[1:2]))
+    xs = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def temporary(loop):
+        def loss(params, carry, xs):
+            return jnp.mean(loop(cell, params, carry, xs)[1] ** 2)
+
+        program = jax.jit(jax.grad(loss)).lower(params, carry, xs).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    by_bptt = temporary(jaxrnn.bptt)
+    assert temporary(parallel()) < 3.5 * by_bptt
+    assert temporary(parallel(chunk=128)) < 1.5 * by_bptt
+
+
 def inner_jaxprs(eqn):
     for value in eqn.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
