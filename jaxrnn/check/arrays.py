@@ -264,9 +264,15 @@ def require_params(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int 
 
 
 def require_pair(name: str, result: Any) -> Any:
-    """Returns the result of a loop, a step or `advance` if it is a pair; raises an error if not."""
-    pair = {"loop": "(carry, ys)", "step": "(carry, y)", "advance": "(carry, saved)"}[name]
-    require_type(isinstance(result, tuple) and len(result) == 2, name, result, pair)
+    """Returns the result of the function `name` if it is a pair; raises an error if not."""
+    pairs = {
+        "loop": "(carry, ys)",
+        "step": "(carry, y)",
+        "advance": "(carry, saved)",
+        "adjoint": "(d_carry, deltas)",
+        "gradients": "(d_w, d_zs)",
+    }
+    require_type(isinstance(result, tuple) and len(result) == 2, name, result, pairs[name])
     return result
 
 

@@ -38,6 +38,22 @@ SAVING_FAULTS = (
         SAVING, "_backward", "no shift", "tree.shift_right(carry, carries)", "carries", "lstm"
     ),
     fault(
+        "loops/checked_cell.py",
+        "CheckedCell.adjoint",
+        "carry not checked",
+        'check.require_same_tree("adjoint(...)[0]", d_previous, d_carry, ", as d_carry")',
+        "pass",
+        "test_own_cells.py::test_cotangents_of_a_wrong_form_are_named",
+    ),
+    fault(
+        "loops/checked_cell.py",
+        "_require_cotangents",
+        "forms not compared",
+        "check.require_same_tree(name, full, primals, why)",
+        "pass",
+        "test_own_cells.py::test_cotangents_of_a_wrong_form_are_named",
+    ),
+    fault(
         CHUNKS,
         "in_chunks",
         "chunks turned",
