@@ -97,7 +97,7 @@ class Runner:
         return jnp.concatenate([self.reset[1:], jnp.zeros_like(self.reset[:1])])
 
     def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        return check.require_pair("loop", self.loop(step, params, carry, xs))
+        return check.require_loop_result(self.loop(step, params, carry, xs), carry, xs)
 
 
 class HistoryRunner(Runner):

@@ -195,6 +195,28 @@ def of_sequences():
         pair,
         lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, carry=CARRY, loop=lambda *_: None),
     )
+    begun = ", as the carry before the first step"
+    for got, result in {
+        "TypeError: loop(...)[0]: got the tree PyTreeDef((*,)), expected PyTreeDef(*)" + begun: (
+            (CARRY,),
+            XS,
+        ),
+        "ValueError: loop(...)[0]: got float64[4], expected float64[3,4]" + begun: (CARRY[0], XS),
+        "TypeError: loop(...)[0]: got int32[3,4], expected float64[3,4]" + begun: (
+            CARRY.astype(np.int32),
+            XS,
+        ),
+        "ValueError: loop(...)[1]: got float64[4,3,2], expected a leading axis of T = 5": (
+            CARRY,
+            XS[1:],
+        ),
+        "ValueError: loop(...)[1]['y']: got float64[], expected a leading axis of T = 5": (
+            CARRY,
+            {"y": array()},
+        ),
+    }.items():
+        for cell in (GRU, lambda params, carry, x: (carry, x)):
+            yield "unroll", got, run(cell, carry=CARRY, loop=lambda *_, result=result: result)
     unknown = "TypeError: history() got an unexpected keyword argument 'masks'"
     yield "history", unknown, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, masks=MASK)
     for message, options in {

@@ -290,6 +290,21 @@ def require_step(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
     require_same_tree("carry", carry, new_carry, ", as the step returned it")
 
 
+def require_loop_result(result: Any, carry: PyTree, xs: PyTree) -> Any:
+    """Returns the result of a loop; raises an error unless it is the pair of a carry and outputs.
+
+    The carry has the form of the first carry. Every output has a leading axis of size T.
+    """
+    last, ys = require_pair("loop", result)
+    require_same_tree("loop(...)[0]", last, carry, ", as the carry before the first step")
+    steps = num_steps(xs)
+    for path, leaf in jax.tree.leaves_with_path(ys):
+        place = "loop(...)[1]" + jax.tree_util.keystr(path)
+        fits = jnp.shape(leaf)[:1] == (steps,)
+        require(fits, place, describe(leaf), f"a leading axis of T = {steps}")
+    return result
+
+
 def require_elementwise(name: str, value: Any) -> Any:
     """Returns `value` if it is a function that keeps shape and dtype; raises an error otherwise."""
     x = jax.ShapeDtypeStruct((2, 3), jnp.float32)
