@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression, call_expression
 from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
-from jaxrnn.transforms.plain_adjoint import with_watched_carry
 from jaxrnn.transforms.rows import one_where_zero, row_norm
+from jaxrnn.transforms.substitute_carry import with_watched_carry
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 

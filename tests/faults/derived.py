@@ -4,12 +4,12 @@ from faults.planting import backward, fault
 
 EXITS, GRAPH, JAXPRS, LINEARIZED, RECURRENCE, REGIONS = (
     f"loops/derived/{name}.py"
-    for name in ("exits", "graph", "jaxprs", "linearized", "recurrence", "regions")
+    for name in ("gradient_exits", "min_cut", "jaxprs", "linearized", "recurrence", "regions")
 )
 TEST = "loops/test_derived.py::test"
 VALUES = f"{TEST}_values_and_gradient_equal_autodiff"
 IN_THE_CARRY = f"{TEST}_what_rides_in_the_carry_has_the_gradient_of_autodiff"
-CUT = "loops/test_graph.py::test"
+CUT = "loops/test_min_cut.py::test"
 
 LOOP_FAULTS = (
     backward(

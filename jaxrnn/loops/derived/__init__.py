@@ -30,13 +30,13 @@ As an example, take a tanh cell with a readout, `h = tanh(x @ u + h @ w + b); y 
 
 Each file answers one question:
 
-    jaxprs      Which equations does a jaxpr have, and how do some of them run?
-    regions     When does each equation run, (1) to (4)?
-    exits       Where do the gradients of parameters and inputs leave the loop, and what is (6)?
-    linearized  What is one step forward and one step backward, and what is kept between them?
-    recurrence  How do these become the two loops (3) and (5), with a hand-written gradient?
-    graph       Which values separate one part of a graph from another at the least cost? v_t, F,
-                and the kept values are all such smallest cuts.
+    jaxprs          Which equations does a jaxpr have, and how do some of them run?
+    regions         When does each equation run, (1) to (4)?
+    gradient_exits  Where do the gradients of parameters and inputs leave the loop, and what is (6)?
+    linearized      What is one step forward and one step backward, and what is kept between them?
+    recurrence      How do these become the two loops (3) and (5), with a hand-written gradient?
+    min_cut         Which values separate one part of a graph from another at the least cost? v_t,
+                    F, and the kept values are all such smallest cuts.
 
 The kept values are the smallest set, in bytes, from which cheap equations can recompute what the
 backward pass needs. Products, and functions such as tanh, never run again.

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrnn.loops.derived import graph, jaxprs
-from jaxrnn.loops.derived.exits import Exits
+from jaxrnn.loops.derived import jaxprs, min_cut
+from jaxrnn.loops.derived.gradient_exits import Exits
 from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
 from jaxrnn.loops.derived.regions import Regions
 
@@ -316,6 +316,6 @@ def _cheapest(
     costs |= {v: 0 for v in sunk_inputs if v in costs}
     sources += [v for v in sunk_inputs if v in costs]
     sources = [v for v in sources if not any(v in pair for pair in pairs.values())]
-    cut, _ = graph.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
+    cut, _ = min_cut.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
     chosen = {v for v in cut if v not in pairs}
     return chosen.union(*(pairs[i] for i in cut if i in pairs))

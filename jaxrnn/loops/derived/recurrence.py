@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.exits import Exits
+from jaxrnn.loops.derived.gradient_exits import Exits
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
 from jaxrnn.loops.derived.linearized import Linearized, compress, linearize, separate_sunk_inputs
 from jaxrnn.loops.derived.regions import Regions
