@@ -639,6 +639,16 @@ def of_diagnostics():
     yield "certify", message, lambda: jaxrnn.certify(GRU, loop=drawing)
     yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
     yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(progress=3)
+    for message, options in {
+        "ValueError: cells: got 'gruu', expected some of elman, ...stack": {"cells": ["gruu"]},
+        "ValueError: loops: got 'bptt:2', expected some of scan, bptt, ": {"loops": ("bptt:2",)},
+        "TypeError: cells: got 'gru' of type str, expected a sequence of names": {"cells": "gru"},
+        "ValueError: cells, loops: got ['stack'] and ['scan'], which select nothing, expected": {
+            "cells": ["stack"],
+            "loops": ["scan"],
+        },
+    }.items():
+        yield "certify_all", message, lambda o=options: jaxrnn.certify_all(**o)
     zero = "ValueError: hidden_size: got 0"
     yield "certify_all", zero, lambda: jaxrnn.certify_all(hidden_size=0)
 

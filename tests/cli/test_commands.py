@@ -176,9 +176,24 @@ def test_certify_answers_by_its_exit_code(error, code, capsys, monkeypatch):
     certificate = Certificate(
         (Comparison("gru", "bptt", "handwritten", "autodiff", "xs", error, 1e-12),)
     )
-    monkeypatch.setattr(jaxrnn, "certify_all", lambda progress: certificate)
+    monkeypatch.setattr(jaxrnn, "certify_all", lambda **_: certificate)
     assert main(["certify"]) == code
     assert str(certificate) in capsys.readouterr().out
+
+
+def test_certify_takes_names_of_cells_and_loops(capsys, monkeypatch):
+    def certify_all(cells, loops, **_):
+        asked.append((cells, loops))
+        return Certificate((Comparison("gru", "bptt", "derived", "autodiff", "xs", 0.0, 1.0),))
+
+    asked = []
+    monkeypatch.setattr(jaxrnn, "certify_all", certify_all)
+    assert main(["certify"]) == 0
+    assert main(["certify", "--cell", "gru", "--cell", "stack", "--loop", "truncated:4"]) == 0
+    assert asked == [(None, None), (["gru", "stack"], ["truncated:4"])]
+    for option, names in (("--cell", "elman, .*, stack"), ("--loop", "scan, bptt, ")):
+        _refused(capsys, ["certify", option, "x"], f"{option}: got 'x', expected one of {names}")
+    _refused(capsys, ["certify", "--cell"], "--cell: expected one argument")
 
 
 BAD_OPTIONS = [
