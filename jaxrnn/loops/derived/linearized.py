@@ -96,6 +96,13 @@ def compress(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
     return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
 
 
+def expand(chosen: Iterable[bool], values: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Returns `others` with the chosen places filled by `values`; the inverse of `compress`."""
+    remaining = iter(values)
+    pairs = zip(chosen, others, strict=True)
+    return [next(remaining) if is_chosen else other for is_chosen, other in pairs]
+
+
 def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized:
     """Differentiates one step by JAX, and decides which values are kept.
 
@@ -164,8 +171,7 @@ def _traced(
         transposes = dict(zip(matrices, args.transposed, strict=True))
 
         def step(inexact: Values, moves: Values) -> Any:
-            left = iter(inexact)
-            carry = [next(left) if h else c for h, c in zip(has_in, args.carry_in, strict=True)]
+            carry = expand(has_in, inexact, args.carry_in)
             env = shared | dict(zip(regions.carry_in, carry, strict=True))
             moves_by_variable = dict(zip(exits.cut, moves, strict=True))
             read = _run_moved(regions.recurrent, env, moves_by_variable, transposes)
