@@ -9,7 +9,7 @@ import jax
 from jaxrnn import check
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.checkpointed import checkpointed
-from jaxrnn.types import Loop
+from jaxrnn.types import Loop, LoopAround, StepResult
 
 # The exact loops, from the fastest with the most memory to the slowest with the least.
 _BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
@@ -93,7 +93,8 @@ def memory_plan(
         fastest loop within the budget.
 
     Raises:
-        TypeError, ValueError: for a wrong budget; from `.best` if no loop is within the budget.
+        TypeError, ValueError: for a wrong budget; for a loss that is not a scalar, or does not call
+            its loop; from `.best` if no loop is within the budget.
 
     Time: that of compiling each program twice.
     """
@@ -118,12 +119,28 @@ def memory_plan(
             _, pullback = jax.vjp(lambda params: loss_with_loop(params, *more), params)
             return pullback  # a pytree of what the forward pass keeps
 
-        check.require_scalar_loss("loss", jax.eval_shape(loss_with_loop, *args))
+        _check_loss(loss, args, loop)
         forward = _analysis(forward_pass, args)
         gradient = _analysis(jax.value_and_grad(loss_with_loop), args)
         return MemoryRow(name, loop, forward.output_size_in_bytes, gradient.temp_size_in_bytes)
 
     return MemoryPlan(tuple(measure(name, loop) for name, loop in loops), budget_bytes)
+
+
+def _check_loss(loss: Callable[..., Any], args: tuple[Any, ...], loop: Loop) -> None:
+    """Raises an error unless the loss is a scalar and calls its loop."""
+    num_calls = 0
+
+    def count(loop: Loop, *call: Any) -> StepResult:
+        nonlocal num_calls
+        num_calls += 1
+        return loop(*call)
+
+    value = jax.eval_shape(functools.partial(loss, loop=LoopAround(loop, count)), *args)
+    check.require_scalar_loss("loss", value)
+    # Otherwise all rows would be equal, and say that no loop saves memory.
+    expected = "one that calls it, such as by unroll(..., loop=loop)"
+    check.require(num_calls, "loss", "one that does not call its loop", expected)
 
 
 def _analysis(fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:

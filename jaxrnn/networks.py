@@ -226,7 +226,13 @@ class bidirectional(Network):
 
     def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
         merge = concatenate_features if self.merge is None else self.merge
-        ys = merge(forward, backward)
+        try:
+            ys = merge(forward, backward)
+        except (TypeError, ValueError) as error:
+            got = f"{check.describe(forward)} and {check.describe(backward)}"
+            reason = str(error).partition("\n")[0]
+            expected = "outputs of both directions that fit together"
+            raise ValueError(f"merge: got {got} ({reason}), expected {expected}") from error
         lead = check.batch_shape(forward)
         fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
         expected = f"arrays with the leading axes {list(lead)}, as both directions have"
@@ -275,7 +281,18 @@ class residual(Network):
         return self.part.is_noisy
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters of the part."""
+        """Draws the parameters of the part.
+
+        Raises a ValueError if its outputs do not have the size of its inputs.
+        """
+
+        def run(x: Array) -> StepResult:
+            return unroll(self, self.part.init(key, input_size, dtype), x)
+
+        check.require_int("input_size", input_size, least=1)
+        check.require_key("key", key)
+        x = jax.ShapeDtypeStruct((1, input_size), check.require_floating("dtype", dtype))
+        jax.eval_shape(run, x)  # raises an error if outputs and inputs differ in size
         return self.part.init(key, input_size, dtype)
 
     def initial_carry(

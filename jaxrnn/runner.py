@@ -99,7 +99,8 @@ class Runner:
         return previous_states(no_reset, self.reset, True, types.time_axis_of(self.loop))
 
     def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
-        return check.require_pair("loop", self._ordered_loop(step, params, carry, xs))
+        result = self._ordered_loop(step, params, carry, xs)
+        return check.require_loop_result(result, carry, xs)
 
     @property
     def _ordered_loop(self) -> Loop:

@@ -258,9 +258,17 @@ class Cell(Part):
 
     @property
     def has_handwritten_backward(self) -> bool:
-        """Whether the cell defines `adjoint` and `gradients`."""
+        """Whether the cell defines `adjoint` and `gradients`.
+
+        Raises a TypeError if it defines only one of them.
+        """
         cls = type(self)
-        return cls.adjoint is not Cell.adjoint and cls.gradients is not Cell.gradients
+        has_adjoint = cls.adjoint is not Cell.adjoint
+        has_gradients = cls.gradients is not Cell.gradients
+        got = "adjoint without gradients" if has_adjoint else "gradients without adjoint"
+        fits = has_adjoint == has_gradients
+        check.require(fits, cls.__name__, got, "both of them, or neither", TypeError)
+        return has_adjoint
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
         """Runs one step, `(params, carry, x) -> (carry, y)`; a Cell is a Step.

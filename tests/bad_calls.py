@@ -94,7 +94,7 @@ def of_cells():
     yield "gru", traced, lambda: jax.eval_shape(lambda n: jaxrnn.gru(n).init, STRUCT)
     yield (
         "lstm",
-        "TypeError: carry: got a tuple of 2, expected a LSTMCarry",
+        "TypeError: carry: got a tuple of 2, expected an LSTMCarry",
         lambda: LSTM.output(None, (CARRY, CARRY)),
     )
     yield "lru", "TypeError: params: got ['b', ", lambda: jaxrnn.lru(H).output(GRU_PARAMS, CARRY)
@@ -138,6 +138,14 @@ def of_cells():
         message = f"ValueError: merge: got {got}, expected arrays with the leading axes [5, 3]"
         cell, params = jaxrnn.bidirectional(GRU, merge=merge), (GRU_PARAMS, GRU_PARAMS)
         yield "bidirectional", message, run(cell, jaxrnn.Directions(*params))
+    larger = weights(3, hidden=H + 1, b_n=(H + 1,))
+    of_sizes = jaxrnn.bidirectional(GRU, jaxrnn.gru(H + 1), merge=jnp.add)
+    two_sizes = "ValueError: merge: got float64[5,3,4] and float64[5,3,5] (..., expected outputs of"
+    yield "bidirectional", two_sizes, run(of_sizes, jaxrnn.Directions(GRU_PARAMS, larger))
+    size = (
+        "ValueError: part: got outputs ...[1,4], expected the shape of its inputs ...[1,2], since"
+    )
+    yield "residual", size, lambda: jaxrnn.residual(GRU).init(KEY, I)
     yield (
         "bidirectional",
         "TypeError: merge: got <lambda> (too many",
@@ -208,6 +216,28 @@ def of_sequences():
         pair,
         lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, carry=CARRY, loop=lambda *_: None),
     )
+    begun = ", as the carry before the first step"
+    for got, result in {
+        "TypeError: loop(...)[0]: got the tree PyTreeDef((*,)), expected PyTreeDef(*)" + begun: (
+            (CARRY,),
+            XS,
+        ),
+        "ValueError: loop(...)[0]: got float64[4], expected float64[3,4]" + begun: (CARRY[0], XS),
+        "TypeError: loop(...)[0]: got int32[3,4], expected float64[3,4]" + begun: (
+            CARRY.astype(np.int32),
+            XS,
+        ),
+        "ValueError: loop(...)[1]: got float64[4,3,2], expected a leading axis of T = 5": (
+            CARRY,
+            XS[1:],
+        ),
+        "ValueError: loop(...)[1]['y']: got float64[], expected a leading axis of T = 5": (
+            CARRY,
+            {"y": array()},
+        ),
+    }.items():
+        for cell in (GRU, lambda params, carry, x: (carry, x)):
+            yield "unroll", got, run(cell, carry=CARRY, loop=lambda *_, result=result: result)
     unknown = "TypeError: history() got an unexpected keyword argument 'masks'"
     yield "history", unknown, lambda: jaxrnn.history(GRU, GRU_PARAMS, XS, masks=MASK)
     for message, options in {
@@ -366,9 +396,26 @@ def of_transforms():
     form = "TypeError: rate: got the tree PyTreeDef({'a': *}), expected"
     for name in ("detach_adjoint", "zoneout"):
         make = getattr(jaxrnn.transforms, name)
-        yield name, form, run(make(GRU, {"a": 0.1}), key=KEY)
+        yield name, form, lambda m=make: m(GRU, {"a": 0.1})
+        yield (
+            name,
+            "TypeError: rate: got the tree PyTreeDef((*, *)), expected PyTreeDef(CustomNode(namedt",
+            lambda m=make: m(LSTM, (0.1, 0.2)),
+        )
         cell = "TypeError: cell: got function, expected a Cell"
         yield name, cell, lambda m=make: m(plain, 0.1)
+    net = jaxrnn.stacked(GRU, GRU)
+    whole_net = (
+        "TypeError: step: got stacked(...), expected a Cell or a plain Step; in a Network, t"
+    )
+    for name, options in {
+        "clip_adjoint": {"limit": 1.0},
+        "scale_adjoint": {"factor": jnp.sign},
+        "masked": {},
+        "resettable": {},
+    }.items():
+        make = getattr(jaxrnn.transforms, name)
+        yield name, whole_net, lambda m=make, o=options: m(net, **o)
     yield (
         "clip_adjoint",
         "ValueError: limit: got nan",
@@ -472,6 +519,14 @@ def of_losses_and_training():
         for got, state in (("NoneType", None), ("dict", {}), ("float64[5,3,2]", XS)):
             wanted = f"TypeError: state: got {got}, expected a TrainState"
             yield name, wanted, lambda u=update, s=state: u(s, XS)
+    without_carry = jaxrnn.training.truncated_trainer(
+        lambda *_: (jnp.sum(XS), (CARRY, {})), OPTIMIZER, 2
+    )
+    yield (
+        "truncated_trainer",
+        "TypeError: carry: got float64[3,4], expected None, since the state has no carry; the argu",
+        lambda: jax.eval_shape(without_carry.update, STATE._replace(carry=None), XS),
+    )
     yield (
         "truncated_trainer",
         "ValueError: batch: got None, which has",
@@ -516,6 +571,8 @@ def of_diagnostics():
         yield "truncation_bias", message, call
     for message, states, mask in (
         ("ValueError: states: got None, which has no arrays", None, None),
+        ("TypeError: states: got float64[5,3,4], expected a History, or a", array(T, B, H), None),
+        ("TypeError: states: got float64[5,3,2], expected a Hi", (HISTORY, {"a": XS}), None),
         ("TypeError: mask: got list, expected an array of bool", HISTORY, [True]),
         ("ValueError: states.carries: got float64[5,3,4], ", HISTORY, array(T, 4, dtype=bool)),
     ):
@@ -562,6 +619,17 @@ def of_diagnostics():
     ):
         call = lambda a=args, o=options: jaxrnn.diagnostics.memory_plan(loss, *a, **o)  # noqa: E731
         yield "memory_plan", message, call
+    yield (
+        "memory_plan",
+        "ValueError: loss: got one that does not call its loop, expected one that calls it",
+        lambda: jaxrnn.diagnostics.memory_plan(no_loop, GRU_PARAMS, XS),
+    )
+    plots = jaxrnn.diagnostics.plots
+    for name in ("gradient_flow", "saturation", "memory_horizon", "truncation_bias"):
+        wanted = (
+            "TypeError: axes: got NoneType, expected matplotlib axes, such as plt.subplots()[1]"
+        )
+        yield name, wanted, lambda name=name: getattr(plots, f"plot_{name}")(None, 1)
     for message, options in {
         "TypeError: in_axes: got 0 of type int": {"in_axes": 0},
         "ValueError: in_axes: got -1, expected an int of at least 0": {"in_axes": (None, -1)},
@@ -584,6 +652,16 @@ def of_diagnostics():
     yield "certify", message, lambda: jaxrnn.certify(GRU, loop=drawing)
     yield "certify", "TypeError: carry: got str", lambda: jaxrnn.certify(GRU, GRU_PARAMS, "x", XS)
     yield "certify_all", "TypeError: progress: got 3", lambda: jaxrnn.certify_all(progress=3)
+    for message, options in {
+        "ValueError: cells: got 'gruu', expected some of elman, ...stack": {"cells": ["gruu"]},
+        "ValueError: loops: got 'bptt:2', expected some of scan, bptt, ": {"loops": ("bptt:2",)},
+        "TypeError: cells: got 'gru' of type str, expected a sequence of names": {"cells": "gru"},
+        "ValueError: cells, loops: got ['stack'] and ['scan'], which select nothing, expected": {
+            "cells": ["stack"],
+            "loops": ["scan"],
+        },
+    }.items():
+        yield "certify_all", message, lambda o=options: jaxrnn.certify_all(**o)
     zero = "ValueError: hidden_size: got 0"
     yield "certify_all", zero, lambda: jaxrnn.certify_all(hidden_size=0)
 

@@ -1,5 +1,7 @@
 """The certificate passes what is right, and nothing else."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -169,3 +171,32 @@ def test_worst_keeps_the_array_nearest_to_its_limit():
     nan = row(float("nan"), 1.0, "d")
     assert [kept.array for kept in Certificate((nan, *rows)).worst().rows] == ["d"]
     assert [kept.array for kept in Certificate((*rows, nan)).worst().rows] == ["d"]
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """The names of the cells and the loops that `certify_all` compares; nothing is computed."""
+
+    def record(*_, names, **__):
+        found.append(names)
+        return jaxrnn.Certificate(())
+
+    found = []
+    monkeypatch.setattr(sys.modules["jaxrnn.certify_all"], "certify", record)
+    return found
+
+
+def test_cells_and_loops_are_selected_by_name(pairs):
+    jaxrnn.certify_all(cells=["elman", "stack"])
+    plain, narrow = ("elman, plain", "bptt"), ("elman, bfloat16", "bptt")
+    assert pairs == [("elman", "bptt"), narrow, plain, ("stack", "bptt, layer by layer")]
+    pairs.clear()
+    jaxrnn.certify_all(loops=["scan"])
+    assert pairs == [("gru", "scan"), ("lru", "scan"), ("lstm, mask, resets", "scan")]
+    pairs.clear()
+    jaxrnn.certify_all(cells=["elman", "mgu"], loops=["scan", "truncated:4"])
+    loops = "scan", "truncated:4"
+    assert pairs == [(cell, loop) for cell in ("elman", "mgu") for loop in loops]
+    pairs.clear()
+    jaxrnn.certify_all()
+    assert len(pairs) > 40

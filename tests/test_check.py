@@ -447,15 +447,14 @@ def wrong_transforms():
             message = f"ValueError: {name}: got {float(rate)}, expected a rate in [0, 1)"
             yield message, partial(make, rate)
         yield f"TypeError: {name}: got '0.5' of type str, expected a number", partial(make, "0.5")
-    of_lstm = jaxrnn.transforms.zoneout(GRU, LSTMCarry(0.1, 0.1))
     memory_less = jaxrnn.transforms.recurrent_dropout(ELMAN, 0.5)
     key = array(2, dtype=np.uint32)
     yield from {
         "ValueError: rate: got 1.0, expected a rate in [0, 1)": partial(
             jaxrnn.transforms.zoneout, LSTM, LSTMCarry(0.1, 1.0)
         ),
-        "TypeError: rate: got the tree ...LSTMCarry..., expected PyTreeDef(*)": unrolled(
-            XS, cell=of_lstm
+        "TypeError: rate: got the tree ...LSTMCarry..., expected PyTreeDef(*)": partial(
+            jaxrnn.transforms.zoneout, GRU, LSTMCarry(0.1, 0.1)
         ),
         "ValueError: cell: got one without a candidate, expected one such as": unrolled(
             XS, cell=memory_less, params=weights(1), key=key

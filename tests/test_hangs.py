@@ -21,7 +21,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.cli.main import main
-from jaxrnn.diagnostics import decompositions
+from jaxrnn.diagnostics import linear_algebra
 
 T, B, I, H = 3, 2, 3, 4
 TIME_LIMIT = 240  # seconds; the longest takes about 20 with two cores to itself
@@ -263,5 +263,5 @@ def test_a_command_finishes(tmp_path, cores):
 def test_decompositions_of_no_number_end():
     """Their loops end by a comparison, which is false of NaN, and by a count."""
     a = jnp.full((3, 4), jnp.nan)
-    assert np.isnan(decompositions.singular_values(a)).all()
-    assert np.isnan(decompositions.qr(a.T)[0]).all()
+    assert np.isnan(linear_algebra.singular_values(a)).all()
+    assert np.isnan(linear_algebra.qr(a.T)[0]).all()

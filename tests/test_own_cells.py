@@ -1,6 +1,8 @@
 """A user's own Cell, with and without a backward pass, under every loop and transformation."""
 
+import builtins
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from test_networks import with_gradient
 
 import jaxrnn
 from jaxrnn import transforms
+from jaxrnn.loops import backend
 
 T, B, I = 7, 3, 2
 LOOPS = dict(jaxrnn.LOOPS)
@@ -171,3 +174,98 @@ def test_an_advance_that_saves_nothing_still_returns_a_pair(loop_name):
     cell = NoPair()
     with pytest.raises(TypeError, match=r"advance: got dict, expected \(carry, saved\)"):
         jaxrnn.unroll(cell, *problem(cell)[::2], loop=LOOPS[loop_name])
+
+
+def wrong_cotangents():
+    """The attribute that is wrong, its definition, and the message."""
+    adjoint, rows = LeakyByHand.adjoint, []
+
+    def wrong(name, message):
+        return lambda function: rows.append((name, function, message))
+
+    @wrong("adjoint", "TypeError: adjoint: got dict, expected (d_carry, deltas)")
+    def _(self, w, residuals, d_carry):
+        return adjoint(self, w, residuals, d_carry)[0]
+
+    @wrong("adjoint", "TypeError: adjoint(...)[0]: got the tree ..., as d_carry")
+    def _(self, w, residuals, d_carry):
+        return d_carry["slow"], d_carry["slow"]
+
+    @wrong(
+        "adjoint",
+        "ValueError: adjoint(...)[0]['fast']: got float64[1], expected float64[3,1], as d_carry",
+    )
+    def _(self, w, residuals, d_carry):
+        d_previous, deltas = adjoint(self, w, residuals, d_carry)
+        return d_previous | {"fast": d_previous["fast"][0]}, deltas
+
+    @wrong("adjoint", "TypeError: adjoint(...)[0]['slow']: got float32[3,1], expected float64[3,1]")
+    def _(self, w, residuals, d_carry):
+        d_previous, deltas = adjoint(self, w, residuals, d_carry)
+        return d_previous | {"slow": d_previous["slow"].astype("float32")}, deltas
+
+    @wrong("gradients", "TypeError: gradients: got float64[7,3,1], expected (d_w, d_zs)")
+    def _(self, w, residuals, deltas):
+        return deltas
+
+    @wrong("gradients", "TypeError: gradients(...)[0]: got the tree ..., as w")
+    def _(self, w, residuals, deltas):
+        return w["w"], deltas
+
+    @wrong("gradients", "ValueError: gradients(...)[0]['w']: got float64[2], expected float64[2,1]")
+    def _(self, w, residuals, deltas):
+        return {"w": w["w"][:, 0]}, deltas
+
+    @wrong(
+        "gradients",
+        "ValueError: gradients(...)[1]: got float64[3,1], expected float64[7,3,1], as z of all",
+    )
+    def _(self, w, residuals, deltas):
+        return w, deltas[0]
+
+    return rows
+
+
+@pytest.mark.usefixtures("own_messages")
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(("attribute", "function", "message"), wrong_cotangents())
+def test_cotangents_of_a_wrong_form_are_named(attribute, function, message, platform):
+    """By both forms of `bptt`: the one that saves, and the one that recomputes."""
+    cell = type("Wrong", (LeakyByHand,), {attribute: function})()
+    params, carry, xs = problem(cell)
+
+    def loss(params):
+        return jnp.sum(jaxrnn.unroll(cell, params, xs, carry=carry)[1])
+
+    error, text = message.split(": ", 1)
+    pattern = "^" + ".*".join(map(re.escape, text.split("...,")))
+    with backend.assume(platform), pytest.raises(getattr(builtins, error), match=pattern):
+        jax.grad(loss)(params)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_none_is_a_cotangent_of_zero(platform):
+    class NoWeights(LeakyByHand):
+        def gradients(self, w, residuals, deltas):
+            return None, deltas
+
+    args = problem(LeakyByHand())
+    with backend.assume(platform):
+        got, wanted = (
+            with_gradient(lambda *args, cell=cell: jaxrnn.bptt(cell, *args), *args)
+            for cell in (NoWeights(), LeakyByHand())
+        )
+    assert distance(got, wanted) == 0
+
+
+@pytest.mark.usefixtures("own_messages")
+@pytest.mark.parametrize("transform", [lambda cell: cell, transforms.masked])
+@pytest.mark.parametrize(("alone", "missing"), [("adjoint", "gradients"), ("gradients", "adjoint")])
+def test_half_a_backward_pass_is_an_error(alone, missing, transform):
+    cell = transform(type("Half", (Leaky,), {alone: getattr(LeakyByHand, alone)})())
+    params, carry, xs = problem(LeakyByHand())
+    if transform is transforms.masked:
+        xs = transforms.MaskedInputs(xs, jnp.ones((T, B), bool))
+    message = f"Half: got {alone} without {missing}, expected both of them, or neither"
+    with pytest.raises(TypeError, match=message):
+        jaxrnn.bptt(cell, params, carry, xs)

@@ -125,11 +125,42 @@ def test_one_device_runs_the_function_as_it_is():
         jaxrnn.training.data_parallel(3, in_axes=(0,))
 
 
+def per_row(x):
+    return jnp.sum(x, axis=1)
+
+
+def over_rows(x):
+    return jnp.sum(x, axis=0)
+
+
+def refusal(devices):
+    """The message about an output with rows whose axis is None; the shape of one without rows."""
+    split = {
+        function: jaxrnn.training.data_parallel(function, in_axes=(0,), devices=devices)
+        for function in (per_row, over_rows)
+    }
+    x = jnp.ones((B, 2))
+    try:
+        split[per_row](x)
+    except ValueError as error:
+        return [str(error), split[over_rows](x).shape]
+    return ["no error", None]
+
+
+@pytest.mark.parametrize(("devices", "rows"), [("1", 16), ("2", 8), ("8", 2)])
+def test_an_output_without_an_axis_has_no_rows(by_devices, devices, rows):
+    """On any number of devices, so that the shapes of outputs do not depend on it."""
+    message, shape = by_devices["refusals"][devices]
+    assert message.startswith(f"out_axes: got None for an output of shape ({rows},), expected ")
+    assert shape == [2]
+
+
 def main():
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
     found = {n: results(jax.devices()[:n]) for n in (1, 2, 8)}
+    found["refusals"] = {n: refusal(jax.devices()[:n]) for n in (1, 2, 8)}
     try:
         jaxrnn.training.data_parallel(noise, in_axes=(None, 1))(
             jax.random.key(0), jnp.ones((T, 15, I))

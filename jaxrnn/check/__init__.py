@@ -24,6 +24,7 @@ from jaxrnn.check.arrays import (
     require_integer_array as require_integer_array,
     require_key as require_key,
     require_leading_axes as require_leading_axes,
+    require_loop_result as require_loop_result,
     require_one_per_part as require_one_per_part,
     require_pair as require_pair,
     require_params as require_params,

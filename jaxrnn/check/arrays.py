@@ -264,9 +264,15 @@ def require_params(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int 
 
 
 def require_pair(name: str, result: Any) -> Any:
-    """Returns the result of a loop, a step or `advance` if it is a pair; raises an error if not."""
-    pair = {"loop": "(carry, ys)", "step": "(carry, y)", "advance": "(carry, saved)"}[name]
-    require_type(isinstance(result, tuple) and len(result) == 2, name, result, pair)
+    """Returns the result of the function `name` if it is a pair; raises an error if not."""
+    pairs = {
+        "loop": "(carry, ys)",
+        "step": "(carry, y)",
+        "advance": "(carry, saved)",
+        "adjoint": "(d_carry, deltas)",
+        "gradients": "(d_w, d_zs)",
+    }
+    require_type(isinstance(result, tuple) and len(result) == 2, name, result, pairs[name])
     return result
 
 
@@ -282,6 +288,21 @@ def require_step(step: Any, params: PyTree, carry: PyTree, xs: PyTree) -> None:
     require_same_devices(params=params, carry=carry, xs=xs)
     new_carry, _ = require_pair("step", jax.eval_shape(step, params, carry, one_step(xs)))
     require_same_tree("carry", carry, new_carry, ", as the step returned it")
+
+
+def require_loop_result(result: Any, carry: PyTree, xs: PyTree) -> Any:
+    """Returns the result of a loop; raises an error unless it is the pair of a carry and outputs.
+
+    The carry has the form of the first carry. Every output has a leading axis of size T.
+    """
+    last, ys = require_pair("loop", result)
+    require_same_tree("loop(...)[0]", last, carry, ", as the carry before the first step")
+    steps = num_steps(xs)
+    for path, leaf in jax.tree.leaves_with_path(ys):
+        place = "loop(...)[1]" + jax.tree_util.keystr(path)
+        fits = jnp.shape(leaf)[:1] == (steps,)
+        require(fits, place, describe(leaf), f"a leading axis of T = {steps}")
+    return result
 
 
 def require_elementwise(name: str, value: Any) -> Any:

@@ -62,8 +62,14 @@ def require_path(name: str, value: Any) -> None:
 
 def require_instance(name: str, value: Any, wanted: type) -> Any:
     """Returns `value` if it is an instance of `wanted`; raises an error otherwise."""
-    require_type(isinstance(value, wanted), name, value, f"a {wanted.__name__}")
+    require_type(isinstance(value, wanted), name, value, _with_article(wanted.__name__))
     return value
+
+
+def _with_article(name: str) -> str:
+    """Returns "a Cell", or "an LSTMCarry", whose first letter is read as a letter."""
+    vowels = "AEFHILMNORSX" if name[:2].isupper() else "AEIO"
+    return f"an {name}" if name[0] in vowels else f"a {name}"
 
 
 def require_callable(name: str, value: Any, takes: int | None = None, **named: Any) -> Any:

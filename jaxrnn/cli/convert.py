@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxrnn import check
-from jaxrnn.cli import run
+from jaxrnn.cli import run_folder
 from jaxrnn.cli.options import Options, Parser, UserError
 from jaxrnn.interop import equinox, expressions, flax, haiku, onnx, safetensors, torch
 from jaxrnn.types import Layer, Params
@@ -64,7 +64,7 @@ def _read(source: Path, library: str) -> tuple[Any, Params]:
     if source.is_dir():
         got = f"{library!r} for the folder {str(source)!r}"
         check.require(library == "jaxrnn", "--of", got, "'jaxrnn', or a file", UserError)
-        return run.load_network(source, "SOURCE")
+        return run_folder.load_network(source, "SOURCE")
     if source.suffix == ONNX_SUFFIX:
         node = onnx.load(source)
         got = f"{[*node.unroll_options]} fixed in the model"

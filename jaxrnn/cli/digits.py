@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import options, run, training
+from jaxrnn.cli import options, run_folder, training
 from jaxrnn.interop import expressions
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
@@ -123,10 +123,10 @@ _score = jax.jit(score, static_argnums=0)
 
 def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     """Returns the loss of a run on its example, `(params, loop) -> loss`, and its parameters."""
-    network, params = run.load_network(folder)
+    network, params = run_folder.load_network(folder)
     dtypes = {"pixels": np.float32, "lengths": np.int32, "labels": np.int32}
-    example = Digits(*run.load_example(folder, **dtypes))
-    with run.reading(folder / run.EXAMPLE):
+    example = Digits(*run_folder.load_example(folder, **dtypes))
+    with run_folder.reading(folder / run_folder.EXAMPLE):
         pixels, lengths, labels = example
         fits = pixels.ndim == 3 and pixels.size and pixels.shape[2] == 1
         check.require(fits, "pixels", check.describe(pixels), "(T, B, 1)")
@@ -136,7 +136,7 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
             is_within = array.min() >= 0 and array.max() <= largest
             got = f"numbers from {array.min()} to {array.max()}"
             check.require(is_within, name, got, f"numbers from 0 to {largest}")
-    with run.reading(folder / run.PARAMS):
+    with run_folder.reading(folder / run_folder.PARAMS):
         logits = jax.eval_shape(
             lambda p: network.output(p, jaxrnn.unroll(network, p, pixels)[0]), params
         )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import digits, figures, options, run, text
+from jaxrnn.cli import digits, figures, options, run_folder, text
 from jaxrnn.diagnostics import diagnose, plots
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.types import Params
@@ -200,7 +200,7 @@ def story(args: options.Options) -> None:
 
 def _of_run(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     """Returns the loss of a saved run on its example, and the parameters of the run."""
-    return TASKS[run.load_options(folder, *TASKS).task].example_loss(folder)
+    return TASKS[run_folder.load_options(folder, *TASKS).task].example_loss(folder)
 
 
 def _of_cell(args: options.Options) -> tuple[Callable[..., jax.Array], Params]:

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 
 import jaxrnn
+from jaxrnn.certify_all import CELL_NAMES, LOOP_NAMES
 
 try:
     from tqdm import tqdm
 
     from jaxrnn.cli import convert, inspect, text
-    from jaxrnn.cli.options import Options, Parser, UserError
+    from jaxrnn.cli.options import Options, Parser, UserError, option_type
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
         raise
@@ -55,7 +56,9 @@ def train(options: Options) -> None:
 
 def certify(options: Options) -> int:
     """Runs `jaxrnn certify`: prints the worst comparison of each certificate."""
-    certificate = jaxrnn.certify_all(progress=lambda jobs: tqdm(jobs, unit="loop"))
+    certificate = jaxrnn.certify_all(
+        cells=options.cell, loops=options.loop, progress=lambda jobs: tqdm(jobs, unit="loop")
+    )
     print(certificate.worst())
     return DONE if certificate.ok else OUT_OF_LIMITS
 
@@ -96,5 +99,17 @@ def parser() -> Parser:
         "compare the gradients of all cells and loops with autodiff and finite differences, "
         "which takes some minutes"
     )
-    add("certify", about)
+    _add_certify_options(add("certify", about))
     return top
+
+
+def _add_certify_options(parser: Parser) -> None:
+    for noun, names in (("cell", CELL_NAMES), ("loop", LOOP_NAMES)):
+        expected = f"one of {', '.join(names)}"
+        parser.add_argument(
+            f"--{noun}",
+            metavar="NAME",
+            action="append",
+            type=option_type(str, names.__contains__, expected),
+            help=f"only this {noun}, {expected}; may be given several times",
+        )

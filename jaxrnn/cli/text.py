@@ -14,7 +14,7 @@ import optax
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import corpus, options, run, training
+from jaxrnn.cli import corpus, options, run_folder, training
 from jaxrnn.interop import expressions
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
@@ -135,20 +135,20 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
 
 def load(folder: Path) -> tuple[Network, Params, str]:
     """Returns the network, parameters and vocabulary of a run; UserError if they do not fit."""
-    args = run.load_options(folder, "text")
-    network, params = run.load_network(folder)
-    with run.reading(folder / run.PARAMS):
+    args = run_folder.load_options(folder, "text")
+    network, params = run_folder.load_network(folder)
+    with run_folder.reading(folder / run_folder.PARAMS):
         size = expressions.input_size_of(network, params)
         tokens = jnp.zeros((1, 1), jnp.int32)
         logits = jax.eval_shape(lambda params: jaxrnn.unroll(network, params, tokens)[1], params)
         name, expected = expressions.expression_of(network), f"logits of {size} characters"
         check.require(logits.shape == (1, 1, size), name, logits, expected)
-    with run.reading(folder / run.OPTIONS):
+    with run_folder.reading(folder / run_folder.OPTIONS):
         vocabulary = args.vocabulary
         check.require_type(isinstance(vocabulary, str), "vocabulary", vocabulary, "a string")
         is_sorted = list(vocabulary) == sorted(set(vocabulary))
         check.require(is_sorted, "vocabulary", "it out of order", "increasing code points")
-        got, expected = f"{len(vocabulary)} characters", f"{size}, as {run.PARAMS} has"
+        got, expected = f"{len(vocabulary)} characters", f"{size}, as {run_folder.PARAMS} has"
         check.require(len(vocabulary) == size, "vocabulary", got, expected)
     return network, params, vocabulary
 
@@ -156,8 +156,8 @@ def load(folder: Path) -> tuple[Network, Params, str]:
 def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     """Returns the loss of a run on its example, `(params, loop) -> loss`, and its parameters."""
     network, params, vocabulary = load(folder)
-    inputs, targets = run.load_example(folder, inputs=np.int32, targets=np.int32)
-    with run.reading(folder / run.EXAMPLE):
+    inputs, targets = run_folder.load_example(folder, inputs=np.int32, targets=np.int32)
+    with run_folder.reading(folder / run_folder.EXAMPLE):
         shape = check.describe(inputs)
         check.require(inputs.ndim == 2 and inputs.size, "inputs", shape, "(T, B), some of each")
         check.require(targets.shape == inputs.shape, "targets", check.describe(targets), shape)

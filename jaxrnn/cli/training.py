@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import options, run
+from jaxrnn.cli import options, run_folder
 from jaxrnn.diagnostics import plots
 from jaxrnn.types import Carry, Loop, Network, Params, PyTree
 
@@ -58,7 +58,7 @@ class Task(NamedTuple):
     unit: str
     measure: str
     levels: Mapping[str, float]
-    example: run.Arrays
+    example: run_folder.Arrays
     carry: Carry = None
 
 
@@ -158,7 +158,7 @@ def train(task: Task, args: options.Options) -> Params:
         UserError: if the folder cannot be written or holds a run; after saving, if the loss is not
             finite, or if another run was saved in the folder at the same time.
     """
-    with run.reserve(args.out, args.overwrite) as stamps:
+    with run_folder.reserve(args.out, args.overwrite) as stamps:
         devices = _devices(args)
         key_params, key = jax.random.split(jax.random.key(args.seed))
         trainer = _trainer(task, args, devices)
@@ -170,7 +170,7 @@ def train(task: Task, args: options.Options) -> Params:
             interrupted = True
         step, params = progress.selected
         params = jax.device_put(params, devices[0])
-        results = run.Run(
+        results = run_folder.Run(
             network=task.network,
             params=params,
             options=args,
@@ -179,7 +179,7 @@ def train(task: Task, args: options.Options) -> Params:
             validation=progress.validation,
             curve=_picture(progress, task, args),
         )
-        folder = run.save(args.out, results, stamps)
+        folder = run_folder.save(args.out, results, stamps)
     where = f"after {progress.state.step} of {args.steps} steps, saved in {folder}"
     if interrupted:
         raise KeyboardInterrupt(f"interrupted {where}")
@@ -190,7 +190,7 @@ def train(task: Task, args: options.Options) -> Params:
     got = f"{str(args.out)!r}, where another run was saved meanwhile"
     expected = f"a folder that no other training uses; this run is saved in {str(folder)!r}"
     check.require(folder == args.out, "--out", got, expected, options.UserError)
-    print(f"saved in {folder}: {', '.join(run.FILES)}")
+    print(f"saved in {folder}: {', '.join(run_folder.FILES)}")
     if progress.best:
         print(f"the parameters are those after update {step}, the best on the validation part")
     return params

@@ -122,7 +122,7 @@ def saturation(
     of the range. There, the slope of a σ is at most tail (1 - tail).
 
     Args:
-        states: the result of `history` for a cell.
+        states: the states that `history` returns: a History, or a tree of them for a Network.
         mask: True where a step is valid.
         tail: in (0, 1/2); ValueError otherwise.
 
@@ -135,6 +135,9 @@ def saturation(
     check.require_number("tail", tail)
     check.require(0 < tail < 0.5, "tail", tail, "a number in (0, 1/2)")
     steps = check.num_steps(states, "states")
+    for part in jax.tree.leaves(states, is_leaf=lambda x: isinstance(x, runner.History)):
+        expected = "a History, or a tree of them, as `history` returns it"
+        check.require_type(isinstance(part, runner.History), "states", part, expected)
     if mask is not None:
         check.require_bool_sequence("mask", mask, steps)
         for path, x in jax.tree.leaves_with_path(states):

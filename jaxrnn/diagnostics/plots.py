@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn import tree
+from jaxrnn import check, tree
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
@@ -31,6 +31,7 @@ def plot_gradient_flow(axes: Axes, norms: Sequence[Array], label: str = "recurre
             updates.
         label: what a row of the map is; the label of the vertical axis.
     """
+    _check_axes(axes)
     root_mean_squares = [np.sqrt(np.mean(_as_rows(norm) ** 2, axis=1)) for norm in norms]
     # Sequences of different lengths are padded with NaN, which is not drawn. The row of one NaN
     # keeps the table from being empty and is removed again.
@@ -54,6 +55,10 @@ def plot_memory_horizon(axes: Axes, horizons: Mapping[str, MemoryHorizon]) -> Ax
         axes: matplotlib axes.
         horizons: results of `memory_horizon`, by the name in the legend.
     """
+    _check_axes(axes)
+    _check_results("horizons", horizons)
+    for name, horizon in horizons.items():
+        check.require_instance(f"horizons[{name!r}]", horizon, MemoryHorizon)
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, horizon in horizons.items():
         norms = _log10(np.median(_as_rows(horizon.spectral), axis=1))
@@ -76,6 +81,8 @@ def plot_jacobian_spectrum(axes: Axes, spectrum: JacobianSpectrum) -> Axes:
         axes: matplotlib axes.
         spectrum: the result of `jacobian_spectrum`.
     """
+    _check_axes(axes)
+    check.require_instance("spectrum", spectrum, JacobianSpectrum)
     with np.errstate(divide="ignore"):
         steps = np.log(spectrum.steps).mean(axis=0)
     curves = {"Lyapunov exponents": spectrum.exponents, "log singular values of a step": steps}
@@ -96,6 +103,8 @@ def plot_saturation(axes: Axes, gates: Mapping[str, Array]) -> Axes:
         axes: matplotlib axes.
         gates: the result of `saturation`. Arrays of NaN, which have no range, are left out.
     """
+    _check_axes(axes)
+    _check_results("gates", gates)
     shares = {name: np.mean(g, axis=0) for name, g in gates.items() if np.all(np.isfinite(g))}
     low, high = np.reshape([*shares.values()], (-1, 2)).T
     axes.barh([*shares], low, color=COLOURS[0], label="near the lower end")
@@ -111,6 +120,8 @@ def plot_per_step_gradients(axes: Axes, terms: Params) -> Axes:
         axes: matplotlib axes.
         terms: one element of the result of `per_step_gradients`.
     """
+    _check_axes(axes)
+    check.require_arrays(terms=terms)
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, term in tree.leaves_by_name(terms).items():
         axes.plot(_log10(np.linalg.norm(_as_rows(term), axis=1)), label=name)
@@ -127,12 +138,24 @@ def plot_truncation_bias(axes: Axes, biases: Mapping[str, Sequence[TruncationBia
         axes: matplotlib axes.
         biases: results of `truncation_bias`, by the name in the legend.
     """
+    _check_axes(axes)
+    _check_results("biases", biases)
     axes.set_prop_cycle(color=COLOURS, linestyle=STYLES)
     for name, rows in biases.items():
         errors = _log10(np.array([row.error for row in rows]))
         axes.plot(np.log2([row.k for row in rows]), errors, label=name)
     title = "Truncation: how far the gradient is from the exact one"
     return _finish(axes, xlabel="log₂ k", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
+
+
+def _check_axes(axes: Any) -> None:
+    """Raises an error unless `axes` can be drawn on."""
+    fits = hasattr(axes, "plot") and hasattr(axes, "figure")
+    check.require_type(fits, "axes", axes, "matplotlib axes, such as plt.subplots()[1]")
+
+
+def _check_results(name: str, results: Any) -> None:
+    check.require_type(isinstance(results, Mapping), name, results, "a dict of results, by name")
 
 
 def _as_rows(x: Array) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.cells.orthogonal import orthogonal
-from jaxrnn.diagnostics import decompositions
+from jaxrnn.diagnostics import linear_algebra
 from jaxrnn.transforms.rows import flatten_rows, num_batch_axes
 from jaxrnn.types import Carry, Key, Params, PyTree, Step
 
@@ -84,7 +84,7 @@ def jacobian_spectrum(
 
     Gradient: not supported. Time: R backward passes at once; per step and row, a QR decomposition
     of `(N, R)` and the singular values of two `(R, R)`, none of them by LAPACK (see
-    `decompositions`). Memory: T carries, and R times one carry.
+    `linear_algebra`). Memory: T carries, and R times one carry.
 
     Source: G. Benettin et al., "Lyapunov characteristic exponents", Meccanica 15 (1980); R.
     Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
@@ -95,8 +95,8 @@ def jacobian_spectrum(
     has_floats = any(map(check.is_inexact, jax.tree.leaves(carry)))
     check.require(has_floats, "carry", carry, "some floats")
     batch_rank = num_batch_axes(step, carry)
-    qr = jnp.vectorize(decompositions.qr, signature="(n,r)->(n,r),(r,r)")
-    singular_values = jnp.vectorize(decompositions.singular_values, signature="(r,n)->(r)")
+    qr = jnp.vectorize(linear_algebra.qr, signature="(n,r)->(n,r),(r,r)")
+    singular_values = jnp.vectorize(linear_algebra.singular_values, signature="(r,n)->(r)")
 
     def flatten(carry: Carry) -> jax.Array:
         return flatten_rows(carry, batch_rank)

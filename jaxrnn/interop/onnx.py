@@ -13,7 +13,7 @@ from jaxrnn import check
 from jaxrnn.cells import LSTMCarry
 from jaxrnn.interop import layout
 from jaxrnn.interop.expressions import expression_of, input_size_of
-from jaxrnn.interop.layers import Layer, join_layers, split_layers
+from jaxrnn.interop.recurrent_layers import Layer, join_layers, split_layers
 from jaxrnn.layers import linear
 from jaxrnn.networks import Directions
 from jaxrnn.types import Params

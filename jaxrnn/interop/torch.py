@@ -7,8 +7,8 @@ from typing import Any
 from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.expressions import ACTIVATIONS
-from jaxrnn.interop.layers import join_layers, split_layers
 from jaxrnn.interop.layout import Layout
+from jaxrnn.interop.recurrent_layers import join_layers, split_layers
 from jaxrnn.types import Params
 
 NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)?)?)")

@@ -5,6 +5,7 @@ import jax
 from jaxrnn import check, tree
 from jaxrnn.loops import backend, chunks, derived, recomputing, saving
 from jaxrnn.loops.backend import Settings
+from jaxrnn.loops.checked_cell import CheckedCell
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.types import Carry, Cell, Params, PyTree, Step, StepResult
 
@@ -39,7 +40,8 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
         The last carry, and ys, each leaf `(T, ...)`.
 
     Raises:
-        TypeError, ValueError: while tracing, if carry, params or xs do not fit the step.
+        TypeError, ValueError: while tracing, if carry, params or xs do not fit the step, or if the
+            `adjoint` or the `gradients` of a Cell return cotangents of a wrong form.
         TypeError: under forward-mode differentiation (jvp, jacfwd, linearize), since a hand-written
             backward pass has no rule for it; use `jaxrnn.scan`. Under jit the message is JAX's.
             Forward over reverse (`jax.hessian`) works.
@@ -70,10 +72,10 @@ def _run_cell(
             carry, carries = derived.run(_without_output(cell), w, carry, zs)
         elif settings.recomputes:
             solver = recomputing.InOrder(settings.unroll)
-            carry, carries = recomputing.run(cell, solver, params, carry, xs)
+            carry, carries = recomputing.run(CheckedCell(cell), solver, params, carry, xs)
         else:
             w, zs = cell.prepare(params), cell.project(params, xs)
-            carry, carries = saving.run(cell, settings, w, carry, zs)
+            carry, carries = saving.run(CheckedCell(cell), settings, w, carry, zs)
         return carry, cell.output(params, carries)
 
     size = chunks.bytes_of(jax.eval_shape(cell.project, params, xs))

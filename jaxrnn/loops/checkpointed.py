@@ -116,22 +116,24 @@ class checkpointed(Expression):
         if isinstance(step, Cell):
             plan = self._plan(step, params, carry, xs)
             with explain_forward_mode("checkpointed"):
-                return _compiled_replayed(step, self.loop, plan, params, carry, xs)
+                return _compiled_run(step, self.loop, plan, params, carry, xs)
         step, params, carry, whole = derived.closed(step, params, carry, xs)
         plan = self._plan(step, params, carry, xs)
         with explain_forward_mode("checkpointed"):
-            last, ys = _replayed(step, self.loop, plan, params, carry, xs)
+            last, ys = _run_checkpointed(step, self.loop, plan, params, carry, xs)
         return whole(last), ys
 
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)
         if self.budget is None:
-            return _planned(steps, self.levels or 1, self.num_states, self.segment_length)
+            return _plan_without_budget(
+                steps, self.levels or 1, self.num_states, self.segment_length
+            )
         state_bytes, step_bytes = _costs(self.loop, step, params, carry, xs)
-        return _within(int(self.budget), steps, state_bytes, step_bytes)
+        return _plan_within_budget(int(self.budget), steps, state_bytes, step_bytes)
 
 
-def _planned(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
+def _plan_without_budget(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
     """Returns the plan of (3) or (4)."""
     wanted = segment or states or math.ceil(steps ** (1 / (levels + 1)) - 1e-9)
     # A length that divides T needs no head, which would be compiled separately.
@@ -146,7 +148,7 @@ def _planned(steps: int, levels: int, states: int | None, segment: int | None) -
     return Plan(steps % length, length, segments, states)
 
 
-def _within(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
+def _plan_within_budget(budget: int, steps: int, state_bytes: int, step_bytes: int) -> Plan:
     """Returns the plan of (5).
 
     Of all plans within the budget, it has the fewest recomputed steps, then the longest segments,
@@ -185,13 +187,13 @@ def _bytes(arrays: PyTree) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _replayed(
+def _run_checkpointed(
     step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
 ) -> StepResult:
-    return _run(step, loop, plan, params, carry, xs)[0]
+    return _run_segments(step, loop, plan, params, carry, xs)[0]
 
 
-def _run(
+def _run_segments(
     step: Step, loop: Loop, plan: Plan, params: Params, carry: Carry, xs: PyTree
 ) -> tuple[StepResult, tuple[PyTree, Carry]]:
     """Returns the outputs, and the kept values.
@@ -210,7 +212,7 @@ def _run(
     def forward(state: Any, segment_and_slot: Any) -> tuple[Any, PyTree]:
         carry, slots, _ = state
         k, slot = segment_and_slot
-        slots = _stored(slots, carry, slot)
+        slots = _store(slots, carry, slot)
         segment = _steps(xs, plan.head + k * plan.length, plan.length)
         last, ys = check.require_pair("loop", loop(step, params, carry, segment))
         return (last, slots, carry), ys
@@ -227,7 +229,7 @@ def _run(
 
 def _forward(step: Step, loop: Loop, plan: Plan, *args: Any) -> tuple[StepResult, PyTree]:
     params, carry, xs = jax.tree.map(lambda x: x.value, args)
-    outputs, kept = _run(step, loop, plan, params, carry, xs)
+    outputs, kept = _run_segments(step, loop, plan, params, carry, xs)
     return outputs, (params, carry, xs, kept)
 
 
@@ -238,7 +240,7 @@ def _backward(
     d_last, d_ys = tree.sparse_cotangents(cotangents)
     rows = tree.slice_time(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
-    def backpropagate(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
+    def run_backward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
         """Computes (2) for a range of steps."""
 
         def run(params: Params, carry: Carry, xs: PyTree) -> StepResult:
@@ -257,32 +259,34 @@ def _backward(
 
     def backward(state: Any, row: Any) -> tuple[Any, None]:
         current, slots, d_carry, d_params, d_xs = state
-        load, k, turn, store = row
+        load, k, backpropagate, store = row
         current = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), current, slots)
         start = plan.head + k * plan.length
         args = current, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
-        if rows.turn.all():
-            current, d_carry, more, d_here = backpropagate(*args)
+        if rows.backpropagate.all():
+            current, d_carry, d_params_here, d_xs_here = run_backward(*args)
         else:
-            current, d_carry, more, d_here = lax.cond(turn, backpropagate, run_forward, *args)
-            slots = _stored(slots, current, store % (plan.states + 1))
+            current, d_carry, d_params_here, d_xs_here = lax.cond(
+                backpropagate, run_backward, run_forward, *args
+            )
+            slots = _store(slots, current, store % (plan.states + 1))
         # Backpropagation is the last run of a segment, so it replaces the zeros of earlier runs.
-        d_xs = _put(d_xs, d_here, start)
-        return (current, slots, d_carry, tree.add_sparse(d_params, more), d_xs), None
+        d_xs = _update_steps(d_xs, d_xs_here, start)
+        return (current, slots, d_carry, tree.add_sparse(d_params, d_params_here), d_xs), None
 
     d_carry = tree.add_sparse(tree.zero_cotangents(first), d_last)
     state = current, slots, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
     (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
-        _, d_carry, more, d_here = backpropagate(first, d_carry, *head)
-        d_params = tree.add_sparse(d_params, more)
-        d_xs = _put(d_xs, d_here, 0)
+        _, d_carry, d_params_here, d_xs_here = run_backward(first, d_carry, *head)
+        d_params = tree.add_sparse(d_params, d_params_here)
+        d_xs = _update_steps(d_xs, d_xs_here, 0)
     return d_params, d_carry, d_xs
 
 
-_replayed.defvjp(_forward, _backward, symbolic_zeros=True)
-_compiled_replayed = jax.jit(_replayed, static_argnums=(0, 1, 2))
+_run_checkpointed.defvjp(_forward, _backward, symbolic_zeros=True)
+_compiled_run = jax.jit(_run_checkpointed, static_argnums=(0, 1, 2))
 
 
 def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
@@ -290,9 +294,9 @@ def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), xs)
 
 
-def _put(xs: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
+def _update_steps(xs: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
     return jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), xs, some)
 
 
-def _stored(slots: PyTree, carry: Carry, slot: jax.Array) -> PyTree:
+def _store(slots: PyTree, carry: Carry, slot: jax.Array) -> PyTree:
     return jax.tree.map(lambda s, c: lax.dynamic_update_index_in_dim(s, c, slot, 0), slots, carry)

@@ -31,13 +31,13 @@ class Schedule(NamedTuple):
     Fields:
         load: the slot of the state to fetch; -1 to continue from the current state.
         segment: the number of the segment.
-        turn: whether to backpropagate the segment. Afterwards there is no current state.
+        backpropagate: whether to backpropagate the segment. Afterwards there is no current state.
         store: the slot for the state after a forward run; -1 for none.
     """
 
     load: np.ndarray
     segment: np.ndarray
-    turn: np.ndarray
+    backpropagate: np.ndarray
     store: np.ndarray
 
 
@@ -52,10 +52,10 @@ def binomial(segments: int, states: int) -> Schedule:
     stored = [0]  # the segments whose first states are in the slots 0, 1, …
     current: int | None = 0  # the segment at whose beginning the current state is
 
-    def run_to(end: int, store: int = -1, turn: bool = False) -> None:
+    def run_to(end: int, store: int = -1, backpropagate: bool = False) -> None:
         for k in range(stored[-1], end):
             load = len(stored) - 1 if k == stored[-1] != current else -1
-            rows.append((load, k, turn and k == end - 1, store if k == end - 1 else -1))
+            rows.append((load, k, backpropagate and k == end - 1, store if k == end - 1 else -1))
 
     for last in range(segments - 1, -1, -1):
         while stored[-1] < last and len(stored) < states:
@@ -63,7 +63,7 @@ def binomial(segments: int, states: int) -> Schedule:
             run_to(middle, store=len(stored))
             stored.append(middle)
             current = middle
-        run_to(last + 1, turn=True)
+        run_to(last + 1, backpropagate=True)
         current = None
         if stored[-1] == last:
             stored.pop()

@@ -26,8 +26,11 @@ def data_parallel(
 
         value = Σ_d w_d f(x_d) / Σ_d w_d                                                     (1)
 
-    for every output whose axis is None. The other outputs are concatenated along their axis. The
-    loss has to be a mean over rows. A loss that is a mean over valid steps is weighted by their
+    for every output whose axis is None. Such an output, for instance a scalar, has a shape that
+    does not depend on the number of rows. The other outputs are concatenated along their axis. So
+    all shapes are those on one device.
+
+    The loss has to be a mean over rows. A loss that is a mean over valid steps is weighted by their
     number, for instance `weight=lambda params, xs, mask: mask.sum()`. Differentiate the returned
     function, by `jax.grad` or any other transformation:
 
@@ -50,8 +53,9 @@ def data_parallel(
         A function of the same arguments.
 
     Raises:
-        ValueError: if the number of axes is not that of the arguments, or if the rows do not divide
-            evenly. In that case pad them with rows that a mask leaves out.
+        ValueError: if the number of axes is not that of the arguments; if an output whose axis is
+            None has an axis of rows; if the rows do not divide evenly. In that case pad them with
+            rows that a mask leaves out.
 
     Gradient: exact: the gradient on one device, except for the order of sums. Time: one part, and
     one sum of the gradients of the shared arguments over all devices. Memory: one part on each
@@ -66,6 +70,7 @@ def data_parallel(
         isinstance(in_axes, (tuple, list)),
         "a tuple, one axis or None for each argument",
     )
+    in_axes = tuple(in_axes)
     for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
         for axis in jax.tree.leaves(axes):
             check.require_int(name, axis, least=0)
@@ -92,14 +97,42 @@ def data_parallel(
         if len(args) != len(in_axes):
             got = f"{len(in_axes)} axes for {len(args)} arguments"
             check.require(False, "in_axes", got, "one for each")
-        _map_axes(require_even, tuple(in_axes), args)
+        _map_axes(require_even, in_axes, args)
         if len(devices) == 1:
-            return function(*args)
+            ys = function(*args)
+            require_no_rows(args, ys)
+            return ys
         in_specs, out_specs = _map_axes(_spec, in_axes), _map_axes(_spec, out_axes)
         sharded = jax.shard_map(
             part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
-        return sharded(*args)
+        ys = sharded(*args)
+        require_no_rows(args, ys)
+        return ys
+
+    def require_no_rows(args: tuple[PyTree, ...], ys: PyTree) -> None:
+        """Raises an error if the shape of an output without an axis depends on the rows.
+
+        The function is traced with twice the rows, unless all such outputs are scalars.
+        """
+
+        def has_array(axis: int | None, y: PyTree) -> bool:
+            return axis is None and any(map(jnp.ndim, jax.tree.leaves(y)))
+
+        if not any(jax.tree.leaves(_map_axes(has_array, out_axes, ys))):
+            return
+        with_twice_the_rows = jax.eval_shape(lambda: function(*_map_axes(_twice, in_axes, args)))
+
+        def require_same_shape(y: Any, other: Any) -> None:
+            got = f"None for an output of shape {jnp.shape(y)}"
+            expected = "the axis of its rows, since its shape depends on their number"
+            check.require(jnp.shape(y) == jnp.shape(other), "out_axes", got, expected)
+
+        def require_same_shapes(axis: int | None, ys: PyTree, others: PyTree) -> None:
+            if axis is None:
+                jax.tree.map(require_same_shape, ys, others)
+
+        _map_axes(require_same_shapes, out_axes, ys, with_twice_the_rows)
 
     def require_even(axis: int | None, x: PyTree) -> None:
         if axis is None:
@@ -131,6 +164,13 @@ def _map_axes(function: Callable[..., Any], axes: PyTree, *trees: PyTree) -> PyT
 
 def _spec(axis: int | None) -> jax.P:
     return jax.P() if axis is None else jax.P(*(None,) * axis, AXIS)
+
+
+def _twice(axis: int | None, x: PyTree) -> PyTree:
+    """Returns the rows of an argument twice."""
+    if axis is None:
+        return x
+    return jax.tree.map(lambda x: jnp.concatenate([x, x], axis), x)
 
 
 def _fold_key(x: Any) -> Any:

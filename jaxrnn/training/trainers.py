@@ -209,5 +209,8 @@ def _checked(result: Any, carry: Carry) -> Any:
     reserved = sorted(metrics.keys() & TRAINER_METRICS)
     got, expected = f"metrics named {reserved}", "other names than the trainer's"
     check.require(not reserved, "loss", got, expected)
+    if carry is None:
+        expected = "None, since the state has no carry; the argument `carry` of `init` sets it"
+        check.require(new_carry is None, "carry", check.describe(new_carry), expected, TypeError)
     check.require_same_tree("carry", new_carry, carry, ", as the state's carry before it")
     return result

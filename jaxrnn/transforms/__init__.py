@@ -10,7 +10,7 @@ from jaxrnn.transforms.autoregressive import Generated as Generated
 from jaxrnn.transforms.autoregressive import autoregressive as autoregressive
 from jaxrnn.transforms.carry_gradient import ScaledInputs as ScaledInputs
 from jaxrnn.transforms.carry_gradient import scale_carry_gradient as scale_carry_gradient
-from jaxrnn.transforms.detach import detach_adjoint as detach_adjoint
+from jaxrnn.transforms.h_detach import detach_adjoint as detach_adjoint
 from jaxrnn.transforms.dropout import recurrent_dropout as recurrent_dropout
 from jaxrnn.transforms.dropout import variational_dropout as variational_dropout
 from jaxrnn.transforms.masking import MaskedInputs as MaskedInputs, masked as masked

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression, call_expression
-from jaxrnn.transforms.base import TransformedCell
-from jaxrnn.transforms.plain_adjoint import with_watched_carry
+from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
 from jaxrnn.transforms.rows import num_batch_axes, one_where_zero, row_norm
+from jaxrnn.transforms.substitute_carry import with_watched_carry
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 
@@ -47,12 +47,11 @@ def scale_adjoint(
     `clip_adjoint`.
 
     Args:
-        step: a Cell, whose backward pass stays hand-written, or a plain Step. A Network counts as a
-            plain Step, so transform its cells instead. In a plain Step, every value that is
-            computed from an array of the new carry counts as its loss. A function with a custom
-            derivative rule (`jax.custom_vjp`) is not split. The rows of a plain Step are the
-            leading axes that all arrays of the carry share, without the last axis of the longest
-            array.
+        step: a Cell, whose backward pass stays hand-written, or a plain Step. In a Network,
+            transform its cells. In a plain Step, every value that is computed from an array of the
+            new carry counts as its loss. A function with a custom derivative rule
+            (`jax.custom_vjp`) is not split. The rows of a plain Step are the leading axes that all
+            arrays of the carry share, without the last axis of the longest array.
         factor: f, a function of sizes `(*batch)`, or of the sizes of single numbers. All sizes are
             above 0. Each new function object is compiled again.
         elementwise: (AT2) instead of (AT1). The size of a complex number is its modulus.
@@ -71,7 +70,7 @@ def scale_adjoint(
     R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks",
     ICML 2013.
     """
-    check.require_callable("step", step)
+    require_cell_or_plain_step(step)
     check.require_callable("factor", factor, takes=1)
     return _transformed(step, ScaleAdjoint(factor, elementwise=elementwise))
 
@@ -103,7 +102,7 @@ def clip_adjoint(step: Cell | Step, limit: float, *, elementwise: bool = False) 
     (at every step); R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent
     neural networks", ICML 2013 (the sum).
     """
-    check.require_callable("step", step)
+    require_cell_or_plain_step(step)
     return _transformed(step, ClipAdjoint(limit, elementwise=elementwise))
 
 

@@ -5,7 +5,18 @@ import dataclasses
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights
+from jaxrnn import check
+from jaxrnn.types import Carry, Cell, Key, Network, Params, PyTree, Residuals, Step, Weights
+
+
+def require_cell_or_plain_step(step: Cell | Step) -> None:
+    """Raises an error unless a transformation can change the carry of `step`.
+
+    A Network would run as one plain step, without the hand-written backward passes of its cells.
+    """
+    check.require_callable("step", step)
+    expected = "a Cell or a plain Step; in a Network, transform each of its cells"
+    check.require(not isinstance(step, Network), "step", step, expected, TypeError)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell
+from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 
@@ -46,7 +46,7 @@ def masked(step: Cell | Step, *, fill_value: float = 0.0) -> Cell | Step:
     Gradient: exact. Time and memory: those of the step, and a selection for each array of the
     carry.
     """
-    check.require_callable("step", step)
+    require_cell_or_plain_step(step)
     fill_value = check.require_finite("fill_value", fill_value)
     if isinstance(step, Cell):
         return MaskedCell(step, fill_value=fill_value)

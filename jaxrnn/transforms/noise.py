@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.transforms.base import TransformedCell
-from jaxrnn.types import Carry, Key, Params, Part, PyTree, Weights, WithNoise
+from jaxrnn.types import Carry, Cell, Key, Params, Part, PyTree, Weights, WithNoise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -90,17 +90,19 @@ def dropout_factors(keep: Any, rate: float, dtype: Any) -> Any:
     return jnp.where(keep, 1 / (1 - rate), 0).astype(dtype)
 
 
-def check_rates(name: str, value: Any) -> Any:
-    """Returns a rate, or a tree of rates, as floats; raises an error for anything else."""
+def check_rates(name: str, value: Any, cell: Cell) -> Any:
+    """Returns a rate, or one for each array of the carry, as floats; raises an error otherwise."""
     leaves = jax.tree.leaves(value)
     check.require(leaves, name, value, "a rate in [0, 1), or one for each array of the carry")
-    return jax.tree.map(lambda leaf: check.require_rate(name, leaf), value)
+    rates = jax.tree.map(lambda leaf: check.require_rate(name, leaf), value)
+    if not isinstance(rates, float):
+        carry = jax.eval_shape(cell.initial_carry)
+        check.require_same_structure(name, rates, carry, ", the tree of the carry")
+    return rates
 
 
-def rate_of_each_array(name: str, rate: float | Carry, carry: Carry) -> Carry:
+def rate_of_each_array(rate: float | Carry, carry: Carry) -> Carry:
     """Returns a rate for each array of the carry, from one number or from one for each array."""
-    if not isinstance(rate, (int, float)):
-        check.require_same_structure(name, rate, carry)
     return jax.tree.broadcast(rate, carry)
 
 

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell
+from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
 from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Step, StepResult
 
 
@@ -63,7 +63,7 @@ def resettable(step: Cell | Step, *, learned: bool = False) -> Cell | Step:
     Gradient: exact. Time and memory: those of the step, and a selection for each array of the
     carry.
     """
-    check.require_callable("step", step)
+    require_cell_or_plain_step(step)
     check.require_bool("learned", learned)
     if isinstance(step, Cell):
         return ResettableCell(step, learned=learned)

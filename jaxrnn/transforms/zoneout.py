@@ -44,8 +44,8 @@ class zoneout(NoisyCell):
             `LSTMCarry(h=0.05, c=0.5)`.
 
     Raises:
-        ValueError: for a rate outside [0, 1); while tracing, for rates whose structure is not that
-            of the carry.
+        TypeError, ValueError: for a rate outside [0, 1); for rates whose structure is not that of
+            the carry.
 
     Gradient: exact for the drawn noise. Memory: one bool and c'_t more for each unit and step.
 
@@ -57,14 +57,14 @@ class zoneout(NoisyCell):
 
     def __post_init__(self) -> None:
         check.require_instance("cell", self.cell, Cell)
-        self.replace_fields(rate=check_rates("rate", self.rate))
+        self.replace_fields(rate=check_rates("rate", self.rate, self.cell))
 
     def __hash__(self) -> int:
         return hash_with_rates(self, self.rate)
 
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
         steps = check.num_steps(xs)
-        rates = rate_of_each_array("rate", self.rate, carry)
+        rates = rate_of_each_array(self.rate, carry)
         return None, draw_booleans(key, rates, lambda c: (steps, *c.shape), carry)
 
     def _project(
@@ -76,7 +76,7 @@ class zoneout(NoisyCell):
         """Returns `held` with weight D plus `new` with weight 1 - D."""
         if hold is not None:
             return jax.tree.map(jnp.where, hold, held, new)
-        rates = rate_of_each_array("rate", self.rate, new)
+        rates = rate_of_each_array(self.rate, new)
         return jax.tree.map(lambda p, c, new_c: p * c + (1 - p) * new_c, rates, held, new)
 
     def advance(self, w: Weights, carry: Carry, z: WithNoise) -> tuple[Carry, ZoneoutSaved]:

@@ -15,7 +15,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Certificate, Comparison
-from jaxrnn.cli import corpus, run, text
+from jaxrnn.cli import corpus, run_folder, text
 from jaxrnn.cli.main import main
 from jaxrnn.interop import safetensors
 
@@ -62,7 +62,7 @@ def _history(folder):
 
 
 def test_a_run_is_saved_whole(trained):
-    assert {path.name for path in trained.iterdir()} == set(run.FILES)
+    assert {path.name for path in trained.iterdir()} == set(run_folder.FILES)
     options = json.loads((trained / "options.json").read_text("utf-8"))
     assert options["vocabulary"] == "".join(sorted(set(TEXT)))
     assert options["task"] == "text"
@@ -75,7 +75,7 @@ def test_the_carry_goes_from_segment_to_segment(trained, model):
     tokens = corpus.encode("text", TEXT[:cut], "".join(sorted(set(TEXT))))
     size = (cut - 1) // STREAMS
     streams = np.stack([tokens[s * size :][: 5 * LENGTH + 1] for s in range(STREAMS)], axis=1)
-    params = run.load_network(trained)[1]
+    params = run_folder.load_network(trained)[1]
     _, logits = jaxrnn.unroll(model, params, streams[:-1], loop=jaxrnn.scan)
     p = np.take_along_axis(jax.nn.softmax(logits), streams[1:, :, None], axis=-1)
     wanted = -np.log2(p).reshape(5, -1).mean(axis=1)
@@ -90,7 +90,7 @@ def test_training_reports_what_it_is_worth(text_file, tmp_path, capsys, model):
     out = capsys.readouterr().out
     parts = corpus.split(TEXT, STREAMS, LENGTH)
     scored = corpus.encode("text", parts.validation[-1] + parts.test, parts.vocabulary)
-    bits = text.bits_per_character(model, run.load_network(tmp_path / "run")[1], scored)
+    bits = text.bits_per_character(model, run_folder.load_network(tmp_path / "run")[1], scored)
     assert f"over {len(parts.test)} characters that training has not seen" in out
     for value in (bits, corpus.unigram_bits(parts), corpus.xz_bits(parts)):
         assert f"  {value:.3f}  " in out
@@ -150,7 +150,7 @@ def test_ctrl_c_saves_what_there_is_and_says_where(text_file, tmp_path, capsys, 
     error = capsys.readouterr().err
     assert error.endswith(f"jaxrnn: interrupted after 3 of 5 steps, saved in {tmp_path}\n")
     assert len(_history(tmp_path)) == 3
-    assert {path.name for path in tmp_path.iterdir()} == set(run.FILES)
+    assert {path.name for path in tmp_path.iterdir()} == set(run_folder.FILES)
     assert _sample(capsys, tmp_path, "--prompt", "1", "--length", "5")
 
 
@@ -176,9 +176,24 @@ def test_certify_answers_by_its_exit_code(error, code, capsys, monkeypatch):
     certificate = Certificate(
         (Comparison("gru", "bptt", "handwritten", "autodiff", "xs", error, 1e-12),)
     )
-    monkeypatch.setattr(jaxrnn, "certify_all", lambda progress: certificate)
+    monkeypatch.setattr(jaxrnn, "certify_all", lambda **_: certificate)
     assert main(["certify"]) == code
     assert str(certificate) in capsys.readouterr().out
+
+
+def test_certify_takes_names_of_cells_and_loops(capsys, monkeypatch):
+    def certify_all(cells, loops, **_):
+        asked.append((cells, loops))
+        return Certificate((Comparison("gru", "bptt", "derived", "autodiff", "xs", 0.0, 1.0),))
+
+    asked = []
+    monkeypatch.setattr(jaxrnn, "certify_all", certify_all)
+    assert main(["certify"]) == 0
+    assert main(["certify", "--cell", "gru", "--cell", "stack", "--loop", "truncated:4"]) == 0
+    assert asked == [(None, None), (["gru", "stack"], ["truncated:4"])]
+    for option, names in (("--cell", "elman, .*, stack"), ("--loop", "scan, bptt, ")):
+        _refused(capsys, ["certify", option, "x"], f"{option}: got 'x', expected one of {names}")
+    _refused(capsys, ["certify", "--cell"], "--cell: expected one argument")
 
 
 BAD_OPTIONS = [

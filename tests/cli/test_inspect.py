@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxrnn.cli import digits, figures, inspect, run, text, training
+from jaxrnn.cli import digits, figures, inspect, run_folder, text, training
 from jaxrnn.cli.main import main
 from jaxrnn.interop import safetensors
 
@@ -51,7 +51,7 @@ def test_a_run_is_inspected(trained, tmp_path, capsys):
 
 def test_a_parameter_that_is_no_number_is_named(trained, tmp_path, capsys):
     with_bad = shutil.copytree(trained, tmp_path / "bad")
-    network, params = run.load_network(trained)
+    network, params = run_folder.load_network(trained)
     params[1]["w_h"] = params[1]["w_h"].at[1, 2].set(np.nan)
     safetensors.save(with_bad / "params.safetensors", network, params)
     assert main(["inspect", str(with_bad), "--out", str(tmp_path / "seen.png")]) == 2
@@ -81,14 +81,14 @@ def test_the_story_is_told(tmp_path, monkeypatch):
 
 
 def test_training_draws_the_gradient_flow(trained, monkeypatch):
-    options, drawn = run.load_options(trained, "text"), []
+    options, drawn = run_folder.load_options(trained, "text"), []
 
     def save(folder, made, earlier):
         drawn.append(made.curve)
         return folder
 
-    monkeypatch.setattr(run, "save", save)
-    options.out, options.text, options.overwrite = trained, run.Path(options.text), True
+    monkeypatch.setattr(run_folder, "save", save)
+    options.out, options.text, options.overwrite = trained, run_folder.Path(options.text), True
     training.train(text.task(options), options)
     learning, flow, _ = drawn[0].axes
     assert learning.get_xlabel() == "updates"
@@ -123,7 +123,7 @@ def test_each_recurrent_layer_is_inspected(deep, tmp_path, capsys, monkeypatch):
 def test_inspecting_draws_no_noise(deep):
     loss, params = text.example_loss(deep)
     plain = text.character_model("elman", 4, 3, len(params[0]["w_e"]), 2)
-    arrays = run.load_example(deep, inputs=np.int32, targets=np.int32)
+    arrays = run_folder.load_example(deep, inputs=np.int32, targets=np.int32)
     segment = text.corpus.Segment(*arrays, np.bool_(True))
     without = tuple(part for part in params if part != ())
     wanted, _ = text.segment_loss(plain, without, plain.initial_carry((2,)), segment)
@@ -175,7 +175,7 @@ def trained_digits(tmp_path_factory):
 
 def test_a_run_of_digits_is_inspected_on_digits_that_were_not_trained_on(trained_digits):
     loss, params = digits.example_loss(trained_digits)
-    network, _ = run.load_network(trained_digits)
+    network, _ = run_folder.load_network(trained_digits)
     part = digits.select_rows(digits.load()[1], np.arange(4))
     wanted, _ = digits.score(network, params, None, part)
     assert float(loss(params, text.jaxrnn.bptt)) == pytest.approx(float(wanted), rel=1e-6)
@@ -202,7 +202,7 @@ EXAMPLE = digits.Digits(np.zeros((5, 2, 1), np.float32), np.int32([1, 5]), np.in
 def test_a_damaged_example_of_digits_is_refused(trained_digits, changes, message, tmp_path, capsys):
     folder = shutil.copytree(trained_digits, tmp_path / "run")
     arrays = {**EXAMPLE._asdict(), **changes}
-    (folder / "example.safetensors").write_bytes(run.safetensors.numpy.save(arrays))
+    (folder / "example.safetensors").write_bytes(run_folder.safetensors.numpy.save(arrays))
     assert main(["inspect", str(folder), "--out", str(tmp_path / "x.png")]) == 2
     line = capsys.readouterr().err
     assert re.fullmatch(rf"jaxrnn: error: FOLDER: got '.*example.*' \({message}.*\n", line), line

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.cli import corpus, run, text
+from jaxrnn.cli import corpus, run_folder, text
 from jaxrnn.cli.main import main
 
 TEXT = "".join(f"{n} green bottles hanging on the wall, and ½ of one. " for n in range(60))
@@ -42,7 +42,9 @@ def column(folder, name, file="history.csv"):
 
 
 def test_layers_and_dropout_are_in_the_network(text_file, tmp_path):
-    network, _ = run.load_network(trained(text_file, tmp_path, "--layers", "3", "--cell", "mgu"))
+    network, _ = run_folder.load_network(
+        trained(text_file, tmp_path, "--layers", "3", "--cell", "mgu")
+    )
     cell = jaxrnn.mgu(6)
     assert network == jaxrnn.stacked(jaxrnn.embedding(4), *[cell] * 3, jaxrnn.linear(29))
 
@@ -50,7 +52,7 @@ def test_layers_and_dropout_are_in_the_network(text_file, tmp_path):
 @pytest.mark.parametrize("loop", ["bptt", "scan", "truncated:3:6", "checkpointed:2"])
 def test_noise_is_the_same_under_every_loop_and_gone_when_scoring(text_file, tmp_path, loop):
     folder = trained(text_file, tmp_path / "run", *DEEP, *STILL, "--loop", loop)
-    network, params = run.load_network(folder)
+    network, params = run_folder.load_network(folder)
     parts = corpus.split(TEXT, 2, 8)
     tokens = corpus.encode("text", parts.training[-1] + parts.validation, parts.vocabulary)
     (score,) = column(folder, "bits_per_character", "validation.csv")
@@ -82,7 +84,7 @@ def test_a_seed_makes_the_noise(text_file, tmp_path):
 def test_each_device_draws_noise_of_its_own(text_file, tmp_path):
     ask = command(text_file, tmp_path / "run", *DEEP, *STILL, "--devices", "2")
     subprocess.run([sys.executable, "-m", "jaxrnn", *ask], check=True, timeout=300)
-    network, params = run.load_network(tmp_path / "run")
+    network, params = run_folder.load_network(tmp_path / "run")
     segment, carry = first_segment(corpus.split(TEXT, 2, 8)), network.initial_carry((1,))
     key = jax.random.split(jax.random.split(jax.random.key(0))[1])[1]
 
@@ -107,7 +109,7 @@ def test_the_score_while_training_is_shown_and_the_best_is_saved(text_file, tmp_
     best = int(steps[np.argmin(bits)])
     assert f"the parameters are those after update {best}, the best on" in out
     assert f"validation={bits[-1]:.3f}" in err
-    network, params = run.load_network(folder)
+    network, params = run_folder.load_network(folder)
     parts = corpus.split(TEXT, 2, 8)
     tokens = corpus.encode("text", parts.training[-1] + parts.validation, parts.vocabulary)
     assert text.bits_per_character(network, params, tokens, 2) == pytest.approx(min(bits), rel=1e-5)
@@ -121,7 +123,7 @@ def test_digits_have_layers_noise_and_a_validation_part(tmp_path, capsys):
     assert main(["train", "digits", *tiny, *DEEP, "--out", str(tmp_path)]) == 0
     assert "validation=" in capsys.readouterr().err
     assert column(tmp_path, "step", "validation.csv") == [1, 2]
-    network, params = run.load_network(tmp_path)
+    network, params = run_folder.load_network(tmp_path)
     cell, noise = jaxrnn.gru(4), jaxrnn.dropout(0.5)
     assert network == jaxrnn.stacked(cell, noise, cell, noise, jaxrnn.linear(10))
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params))

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxrnn.cli import corpus, run
+from jaxrnn.cli import corpus, run_folder
 from jaxrnn.cli.main import main
 
 TINY = ("--hidden-size", "4", "--embedding-size", "3", "--segment-length", "6", "--batch-size", "2")
@@ -70,8 +70,8 @@ def test_only_the_task_and_the_vocabulary_are_read_of_the_options(trained, tmp_p
 def test_the_example_is_of_the_text_that_was_not_trained_on(trained):
     text = "\n".join(TOPICS.values())
     parts = corpus.split(text, 2, 6)
-    options = run.load_options(trained, "text")
-    inputs, targets = run.load_example(trained, inputs=np.int32, targets=np.int32)
+    options = run_folder.load_options(trained, "text")
+    inputs, targets = run_folder.load_example(trained, inputs=np.int32, targets=np.int32)
     assert inputs.shape == targets.shape == (6, 2)
     for row in range(2):
         told = "".join(options.vocabulary[token] for token in targets[:, row])
@@ -80,13 +80,13 @@ def test_the_example_is_of_the_text_that_was_not_trained_on(trained):
         assert before[1:] == told[:-1]
 
 
-@pytest.mark.parametrize("missing", run.FILES)
+@pytest.mark.parametrize("missing", run_folder.FILES)
 def test_what_a_command_does_not_need_may_be_missing(trained, missing, tmp_path, capsys):
     folder = shutil.copytree(trained, tmp_path / "copy")
     (folder / missing).unlink()
     commands = {
-        "sample": ([str(folder), "--length", "2"], {run.PARAMS, run.OPTIONS}),
-        "convert": ([str(folder), str(tmp_path / "x")], {run.PARAMS}),
+        "sample": ([str(folder), "--length", "2"], {run_folder.PARAMS, run_folder.OPTIONS}),
+        "convert": ([str(folder), str(tmp_path / "x")], {run_folder.PARAMS}),
     }
     for command, (arguments, needed) in commands.items():
         assert main([command, *arguments]) == (2 if missing in needed else 0)
@@ -95,18 +95,20 @@ def test_what_a_command_does_not_need_may_be_missing(trained, missing, tmp_path,
 
 
 def test_inspecting_names_a_missing_example(trained, capsys):
-    (trained / run.EXAMPLE).unlink()
+    (trained / run_folder.EXAMPLE).unlink()
     assert main(["inspect", str(trained)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{run.EXAMPLE}' (No such file or directory)" in line
+    assert f"{run_folder.EXAMPLE}' (No such file or directory)" in line
 
 
 def test_a_run_of_an_earlier_jaxrnn_is_refused_in_a_line(trained, capsys):
-    tensors = run.safetensors.numpy.load_file(trained / run.PARAMS)
-    (trained / run.PARAMS).write_bytes(run.safetensors.numpy.save(tensors))
+    tensors = run_folder.safetensors.numpy.load_file(trained / run_folder.PARAMS)
+    (trained / run_folder.PARAMS).write_bytes(run_folder.safetensors.numpy.save(tensors))
     for command in (["sample", str(trained)], ["inspect", str(trained)]):
         capsys.readouterr()
         assert main(command) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"{run.PARAMS}' (no network is named in it: an earlier jaxrnn wrote it" in line
+        assert (
+            f"{run_folder.PARAMS}' (no network is named in it: an earlier jaxrnn wrote it" in line
+        )
         assert "train again" in line

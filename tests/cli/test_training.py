@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.cli import run, training
+from jaxrnn.cli import run_folder, training
 from jaxrnn.cli.options import UserError
 
 
@@ -66,7 +66,7 @@ def toy(batches, scores=()):
 
 
 def history(options):
-    rows = np.genfromtxt(options.out / run.HISTORY, delimiter=",", names=True)
+    rows = np.genfromtxt(options.out / run_folder.HISTORY, delimiter=",", names=True)
     return np.atleast_1d(rows)
 
 
@@ -86,7 +86,7 @@ def test_the_loss_falls_and_what_is_saved_is_what_is_returned(options):
     losses = history(options)["loss"]
     assert losses[-1] < losses[0]
     assert losses[0] == pytest.approx((w(start(options)) - 3) ** 2)
-    assert w(run.load_network(options.out)[1]) == w(params)
+    assert w(run_folder.load_network(options.out)[1]) == w(params)
 
 
 def start(options):
@@ -94,7 +94,7 @@ def start(options):
     options = argparse.Namespace(**{**vars(options), "out": options.out / "start"})
     with pytest.raises(KeyboardInterrupt):
         training.train(toy(interrupted(after=0)), options)
-    return run.load_network(options.out)[1]
+    return run_folder.load_network(options.out)[1]
 
 
 def test_a_seed_makes_a_run(options):
@@ -110,8 +110,8 @@ def test_an_interrupt_saves_what_there_is_and_says_where(options):
     with pytest.raises(KeyboardInterrupt, match=r"after 4 of 6 steps, saved in .*run"):
         training.train(toy(interrupted(after=4)), options)
     np.testing.assert_array_equal(history(options)["seen"], [1, 2, 3, 4])
-    assert {path.name for path in options.out.iterdir()} == set(run.FILES)
-    saved = w(run.load_network(options.out)[1])
+    assert {path.name for path in options.out.iterdir()} == set(run_folder.FILES)
+    saved = w(run_folder.load_network(options.out)[1])
     options.overwrite = True
     rest = w(training.train(toy(np.ones(6, np.float32)), options))
     assert w(start(options)) < saved < rest < 3  # on its way
@@ -123,11 +123,11 @@ def test_a_loss_that_is_no_number_ends_the_run(options):
     ):
         training.train(toy(np.float32([1, math.nan, 1])), options)
     assert list(np.isnan(history(options)["loss"])) == [False, True]
-    assert {path.name for path in options.out.iterdir()} == set(run.FILES)
+    assert {path.name for path in options.out.iterdir()} == set(run_folder.FILES)
 
 
 def validation(options):
-    rows = np.genfromtxt(options.out / run.VALIDATION, delimiter=",", names=True)
+    rows = np.genfromtxt(options.out / run_folder.VALIDATION, delimiter=",", names=True)
     return np.atleast_1d(rows)
 
 
@@ -141,7 +141,7 @@ def test_the_parameters_with_the_least_validation_loss_are_saved(options, scores
     np.testing.assert_array_equal(rows["step"], [2, 4, 6])
     np.testing.assert_array_equal(rows["loss"], scores)
     (at_best,) = rows["seen"][rows["step"] == best]
-    assert w(params) == w(run.load_network(options.out)[1]) == pytest.approx(at_best)
+    assert w(params) == w(run_folder.load_network(options.out)[1]) == pytest.approx(at_best)
     assert len({*rows["seen"]}) == 3
 
 
@@ -156,7 +156,7 @@ def test_an_interrupt_saves_the_best_so_far(options):
     with pytest.raises(KeyboardInterrupt):
         training.train(toy(interrupted(after=5), [1, 2]), options)
     rows = validation(options)
-    assert w(run.load_network(options.out)[1]) == pytest.approx(rows["seen"][0])
+    assert w(run_folder.load_network(options.out)[1]) == pytest.approx(rows["seen"][0])
     assert len(history(options)) == 5
 
 
@@ -166,7 +166,7 @@ def test_a_diverged_run_saves_the_last_parameters(options):
         training.train(toy(np.float32([1, math.nan, 1, 1])), options)
     assert list(validation(options)["step"]) == [1]
     # Not those of the only evaluation, so that `inspect` can say what is wrong with them.
-    assert w(run.load_network(options.out)[1]) > validation(options)["seen"][0]
+    assert w(run_folder.load_network(options.out)[1]) > validation(options)["seen"][0]
 
 
 def test_a_folder_with_a_run_is_refused_before_training(options):
@@ -201,8 +201,8 @@ def test_a_run_that_came_while_training_stays_as_it_is(options, end):
     expected = KeyboardInterrupt if end == "interrupted" else UserError
     with pytest.raises(expected, match=r"saved in .*run-2"):
         training.train(toy(batches()), options)
-    assert run.load_options(options.out, "toy").seed == 9
-    assert run.load_options(options.out.with_name("run-2"), "toy").seed == 3
+    assert run_folder.load_options(options.out, "toy").seed == 9
+    assert run_folder.load_options(options.out.with_name("run-2"), "toy").seed == 3
 
 
 @pytest.mark.parametrize("steps", [1, 19, 20, 1000])

@@ -3,10 +3,10 @@
 from faults.planting import fault
 
 RUN, TRAINING, CORPUS, TEXT, OPTIONS, FIGURES = (
-    f"cli/{name}.py" for name in ("run", "training", "corpus", "text", "options", "figures")
+    f"cli/{name}.py" for name in ("run_folder", "training", "corpus", "text", "options", "figures")
 )
 RUNS, TRAININGS, CORPORA, TEXTS, INSPECTIONS = (
-    f"cli/test_{name}.py::test" for name in ("run", "training", "corpus", "text", "inspect")
+    f"cli/test_{name}.py::test" for name in ("run_folder", "training", "corpus", "text", "inspect")
 )
 BEST = f"{TRAININGS}_the_parameters_with_the_least_validation_loss_are_saved"
 

@@ -4,20 +4,20 @@ from faults.planting import backward, fault
 
 EXITS, GRAPH, JAXPRS, LINEARIZED, RECURRENCE, REGIONS = (
     f"loops/derived/{name}.py"
-    for name in ("exits", "graph", "jaxprs", "linearized", "recurrence", "regions")
+    for name in ("gradient_exits", "min_cut", "jaxprs", "linearized", "recurrence", "regions")
 )
 TEST = "loops/test_derived.py::test"
 VALUES = f"{TEST}_values_and_gradient_equal_autodiff"
 IN_THE_CARRY = f"{TEST}_what_rides_in_the_carry_has_the_gradient_of_autodiff"
-CUT = "loops/test_graph.py::test"
+CUT = "loops/test_min_cut.py::test"
 
 LOOP_FAULTS = (
     backward(
         RECURRENCE,
-        "_backward.backward",
+        "Recurrence.adjoint",
         "λ does not go on",
-        "(_values(env, step.outputs.d_carry_in), sums)",
-        "(d_carry, sums)",
+        "return _values(env, step.outputs.d_carry_in)",
+        "return d_carry",
         "plain",
     ),
     backward(
@@ -49,18 +49,18 @@ LOOP_FAULTS = (
     ),
     fault(
         RECURRENCE,
-        "_backward",
+        "_split_at_carry",
         "readout's gradient lost",
-        "left_over.pop(v, None)",
+        "unused.pop(v, None)",
         "None",
         f"{VALUES}[7-readout]",
     ),
     fault(
         RECURRENCE,
-        "_backward",
+        "_split_at_carry",
         "readout's gradient twice",
-        "left_over.pop(v, None)",
-        "left_over.get(v)",
+        "unused.pop(v, None)",
+        "unused.get(v)",
         f"{IN_THE_CARRY}[7-twice]",
     ),
 )

@@ -4,11 +4,11 @@ from faults.planting import fault
 
 FLOW, SPECTRUM, NONFINITE, TRUNCATION, DIAGNOSIS, DECOMPOSITIONS = (
     f"diagnostics/{name}.py"
-    for name in ("flow", "spectrum", "nonfinite", "truncation", "diagnosis", "decompositions")
+    for name in ("flow", "spectrum", "nonfinite", "truncation", "diagnosis", "linear_algebra")
 )
 FLOWS, BIAS, FINDINGS, DECOMPOSED = (
     f"diagnostics/test_{name}.py::test"
-    for name in ("flow", "truncation", "diagnosis", "decompositions")
+    for name in ("flow", "truncation", "diagnosis", "linear_algebra")
 )
 DECAY = f"{BIAS}_of_a_geometric_decay_it_finds_the_least_power_of_two"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
@@ -72,7 +72,7 @@ SPECTRUM_FAULTS = (
         SPECTRUM,
         "jacobian_spectrum",
         "QR by LAPACK",
-        "decompositions.qr",
+        "linear_algebra.qr",
         "jnp.linalg.qr",
         f"{HANGS}_no_question_calls_lapack[jacobian_spectrum]",
     ),
@@ -80,7 +80,7 @@ SPECTRUM_FAULTS = (
         SPECTRUM,
         "jacobian_spectrum",
         "singular values by LAPACK",
-        "decompositions.singular_values",
+        "linear_algebra.singular_values",
         "jnp.linalg.svdvals",
         f"{HANGS}_no_command_calls_lapack",
     ),

@@ -3,7 +3,7 @@
 from faults.planting import fault
 
 TABLES, LAYOUT, LAYERS, ONNX = (
-    f"interop/{name}" for name in ("layouts.toml", "layout.py", "layers.py", "onnx.py")
+    f"interop/{name}" for name in ("layouts.toml", "layout.py", "recurrent_layers.py", "onnx.py")
 )
 TORCH, FLAX, HAIKU, KERAS, OF_ONNX = (
     f"interop/test_{name}.py::test" for name in ("torch", "flax", "haiku", "keras", "onnx")

@@ -3,8 +3,8 @@
 from faults.planting import Fault, fault
 
 MASKING, RESETS = "transforms/masking.py", "transforms/resets.py"
-ADJOINT, PLAIN_ADJOINT, ROWS, DETACH = (
-    f"transforms/{name}.py" for name in ("adjoint", "plain_adjoint", "rows", "detach")
+ADJOINT, SUBSTITUTE_CARRY, ROWS, DETACH = (
+    f"transforms/{name}.py" for name in ("adjoint", "substitute_carry", "rows", "h_detach")
 )
 NOISE, ZONEOUT, KERNELS = "transforms/noise.py", "transforms/zoneout.py", "cells/kernels.py"
 STEP_LOSS, AUTOREGRESSIVE = "transforms/step_loss.py", "transforms/autoregressive.py"
@@ -179,23 +179,23 @@ ADJOINT_FAULTS = (
         f"{ADJOINTS}_zero_and_extreme_adjoints_are_normalised",
     ),
     fault(
-        PLAIN_ADJOINT,
+        SUBSTITUTE_CARRY,
         "with_watched_carry",
         "y passes by",
-        "renewed = dict(watched)",
-        "renewed = {}",
+        "changed = {*watched}",
+        "changed = set()",
         OUTPUTS,
     ),
     fault(
-        PLAIN_ADJOINT,
+        SUBSTITUTE_CARRY,
         "with_watched_carry",
         "a rule run twice",
-        "any(v in renewed for v in eqn.invars if not isinstance(v, Literal))",
+        "not changed.isdisjoint(jaxprs.reads([eqn]))",
         "True",
         f"{ADJOINTS}_a_rule_that_does_not_scale_runs_once_a_step",
     ),
     fault(
-        PLAIN_ADJOINT,
+        SUBSTITUTE_CARRY,
         "_flat",
         "a rule unwrapped",
         "jax.make_jaxpr(step,",
@@ -203,12 +203,12 @@ ADJOINT_FAULTS = (
         f"{ADJOINTS}_a_rule_of_the_users_own_is_kept[custom_vjp-clip_adjoint]",
     ),
     fault(
-        PLAIN_ADJOINT,
+        SUBSTITUTE_CARRY,
         "_flat.evaluate",
-        "jit hides y",
-        'if eqn.primitive.name == "jit" or (',
-        "if (",
-        OUTPUTS,
+        "checkpoint hides y",
+        "eqn.primitive.name in REMAT and",
+        "False and",
+        f"{ADJOINTS}_a_cell_under_jit_is_clipped_as_a_plain_step",
     ),
     fault(
         DETACH,

@@ -10,7 +10,7 @@ from helpers import assert_interchangeable
 from reference import distance, inner, noise
 
 import jaxrnn
-from jaxrnn.loops.checkpointed import _planned, _within
+from jaxrnn.loops.checkpointed import _plan_within_budget, _plan_without_budget
 
 B, I, H = 2, 3, 4
 
@@ -119,17 +119,17 @@ def test_program_does_not_grow_with_time():
 def test_a_budget_is_kept_to_and_used():
     for steps in (7, 1000, 4096):
         for budget in (150, 1_000, 20_000):
-            plan = _within(budget, steps, state_bytes=50, step_bytes=100)
+            plan = _plan_within_budget(budget, steps, state_bytes=50, step_bytes=100)
             assert plan.head + plan.length * plan.segments == steps
             assert plan.states * 50 + plan.length * 100 <= budget
     # Room for everything: one segment, nothing is run anew but that.
-    assert _within(10**6, 1000, 50, 100).segments == 1
+    assert _plan_within_budget(10**6, 1000, 50, 100).segments == 1
 
 
 def test_no_segment_runs_more_often_than_levels_allow():
     for steps in (1, 2, 30, 97, 1000, 12345):
         for levels in (1, 2, 3):
-            plan = _planned(steps, levels, None, None)
+            plan = _plan_without_budget(steps, levels, None, None)
             assert plan.head + plan.length * plan.segments == steps
             runs = np.bincount(jaxrnn.loops.schedule.binomial(plan.segments, plan.states).segment)
             assert runs.max() <= levels + 1  # the last of them is its turn

@@ -19,30 +19,32 @@ def fewest(segments, states):
     return min(k + fewest(segments - k, states - 1) + fewest(k, states) for k in range(1, segments))
 
 
-def played(segments, states):
-    """The segments turned, in order, and how many runs that took; states are where it says."""
-    slots, at_hand, turned, runs = {0: 0}, 0, [], 0
-    for load, segment, turn, store in zip(*schedule.binomial(segments, states), strict=True):
-        at_hand = slots[load] if load >= 0 else at_hand
-        assert at_hand == segment
+def run_schedule(segments, states):
+    """The segments backpropagated, in order, and the number of forward runs."""
+    slots, current, backpropagated, runs = {0: 0}, 0, [], 0
+    for load, segment, backpropagate, store in zip(
+        *schedule.binomial(segments, states), strict=True
+    ):
+        current = slots[load] if load >= 0 else current
+        assert current == segment
         assert load < states
         assert store < states
-        if turn:
-            turned.append(segment)
-            at_hand = None
+        if backpropagate:
+            backpropagated.append(segment)
+            current = None
             assert store < 0
         else:
-            at_hand, runs = at_hand + 1, runs + 1
+            current, runs = current + 1, runs + 1
             if store >= 0:
-                slots[store] = at_hand
-    return turned, runs
+                slots[store] = current
+    return backpropagated, runs
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(segments=st.integers(1, 40), states=st.integers(1, 12))
-def test_turns_every_segment_in_the_fewest_runs(segments, states):
-    turned, runs = played(segments, states)
-    assert turned == list(range(segments))[::-1]
+def test_backpropagates_every_segment_in_the_fewest_runs(segments, states):
+    backpropagated, runs = run_schedule(segments, states)
+    assert backpropagated == list(range(segments))[::-1]
     assert runs == fewest(segments, states) == schedule.forward_runs(segments, states)
 
 
@@ -50,8 +52,8 @@ def test_turns_every_segment_in_the_fewest_runs(segments, states):
 def test_begins_with_the_forward_pass(segments, states):
     rows = schedule.binomial(segments, states)
     assert rows.segment[: segments - 1].tolist() == list(range(segments - 1))
-    assert not rows.turn[: segments - 1].any()
-    assert rows.turn[segments - 1]
+    assert not rows.backpropagate[: segments - 1].any()
+    assert rows.backpropagate[segments - 1]
 
 
 def test_states_and_repeats_are_inverse():

@@ -30,13 +30,13 @@ As an example, take a tanh cell with a readout, `h = tanh(x @ u + h @ w + b); y 
 
 Each file answers one question:
 
-    jaxprs      Which equations does a jaxpr have, and how do some of them run?
-    regions     When does each equation run, (1) to (4)?
-    exits       Where do the gradients of parameters and inputs leave the loop, and what is (6)?
-    linearized  What is one step forward and one step backward, and what is kept between them?
-    recurrence  How do these become the two loops (3) and (5), with a hand-written gradient?
-    graph       Which values separate one part of a graph from another at the least cost? v_t, F,
-                and the kept values are all such smallest cuts.
+    jaxprs          Which equations does a jaxpr have, and how do some of them run?
+    regions         When does each equation run, (1) to (4)?
+    gradient_exits  Where do the gradients of parameters and inputs leave the loop, and what is (6)?
+    linearized      What is one step forward and one step backward, and what is kept between them?
+    recurrence      How do these become the two loops (3) and (5), with a hand-written gradient?
+    min_cut         Which values separate one part of a graph from another at the least cost? v_t,
+                    F, and the kept values are all such smallest cuts.
 
 The kept values are the smallest set, in bytes, from which cheap equations can recompute what the
 backward pass needs. Products, and functions such as tanh, never run again.
@@ -54,7 +54,7 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.loops import backend, chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
-from jaxrnn.loops.derived.linearized import compress
+from jaxrnn.loops.derived.linearized import compress, expand
 from jaxrnn.loops.derived.recurrence import Recurrence
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
@@ -100,9 +100,8 @@ class _Step(NamedTuple):
 
     def whole(self, varying: Values) -> Carry:
         """Returns the carry, from its arrays that change."""
-        changed = iter(varying)
-        pairs = zip(self.unchanged, self.carry, strict=True)
-        return self.carry_structure.unflatten([c if same else next(changed) for same, c in pairs])
+        changes = [not same for same in self.unchanged]
+        return self.carry_structure.unflatten(expand(changes, varying, self.carry))
 
 
 def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
@@ -145,13 +144,12 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
 
     def pure(params: Values, varying: Values, x: PyTree) -> StepResult:
         parameters = params[: len(traced.parameters)]
-        unchanged = iter(params[len(traced.parameters) :])
-        changed = iter(varying)
-        carry = [next(unchanged if same else changed) for same in traced.unchanged]
+        changes = [not same for same in traced.unchanged]
+        without_varying = expand(traced.unchanged, params[len(parameters) :], [None] * len(changes))
+        carry = expand(changes, varying, without_varying)
         outs = jaxprs.evaluate_jaxpr(traced.jaxpr, [*parameters, *carry, *jax.tree.leaves(x)])
         new_carry, ys = outs[: len(carry)], outs[len(carry) :]
-        new_varying = compress([not same for same in traced.unchanged], new_carry)
-        return new_varying, traced.y_structure.unflatten(ys)
+        return compress(changes, new_carry), traced.y_structure.unflatten(ys)
 
     return ClosedStep(pure, traced.params, traced.varying, traced.whole)
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrnn.loops.derived import graph, jaxprs
-from jaxrnn.loops.derived.exits import Exits
+from jaxrnn.loops.derived import jaxprs, min_cut
+from jaxrnn.loops.derived.gradient_exits import Exits
 from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
 from jaxrnn.loops.derived.regions import Regions
 
@@ -96,6 +96,13 @@ def compress(chosen: Iterable[bool], values: Iterable[Any]) -> list[Any]:
     return [x for is_chosen, x in zip(chosen, values, strict=True) if is_chosen]
 
 
+def expand(chosen: Iterable[bool], values: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Returns `others` with the chosen places filled by `values`; the inverse of `compress`."""
+    remaining = iter(values)
+    pairs = zip(chosen, others, strict=True)
+    return [next(remaining) if is_chosen else other for is_chosen, other in pairs]
+
+
 def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized:
     """Differentiates one step by JAX, and decides which values are kept.
 
@@ -164,8 +171,7 @@ def _traced(
         transposes = dict(zip(matrices, args.transposed, strict=True))
 
         def step(inexact: Values, moves: Values) -> Any:
-            left = iter(inexact)
-            carry = [next(left) if h else c for h, c in zip(has_in, args.carry_in, strict=True)]
+            carry = expand(has_in, inexact, args.carry_in)
             env = shared | dict(zip(regions.carry_in, carry, strict=True))
             moves_by_variable = dict(zip(exits.cut, moves, strict=True))
             read = _run_moved(regions.recurrent, env, moves_by_variable, transposes)
@@ -316,6 +322,6 @@ def _cheapest(
     costs |= {v: 0 for v in sunk_inputs if v in costs}
     sources += [v for v in sunk_inputs if v in costs]
     sources = [v for v in sources if not any(v in pair for pair in pairs.values())]
-    cut, _ = graph.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
+    cut, _ = min_cut.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
     chosen = {v for v in cut if v not in pairs}
     return chosen.union(*(pairs[i] for i in cut if i in pairs))

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 
 from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.exits import Exits
+from jaxrnn.loops.derived.gradient_exits import Exits
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
-from jaxrnn.loops.derived.linearized import Linearized, compress, linearize, separate_sunk_inputs
+from jaxrnn.loops.derived.linearized import (
+    Linearized,
+    compress,
+    expand,
+    linearize,
+    separate_sunk_inputs,
+)
 from jaxrnn.loops.derived.regions import Regions
 
 Values = list[Any]
@@ -86,6 +92,25 @@ class Recurrence:
         kept = _values(env, step.kept)
         return _values(env, step.outputs.carry_out), (sunk_inputs, kept)
 
+    def adjoint(
+        self, env: Environment, d_carry: Values, d_sunk_inputs: Values
+    ) -> tuple[Values, Values]:
+        """Returns (∂c_t/∂c_{t-1})ᵀ λ_t and δ_t (5).
+
+        Args:
+            env: the shared values, and the values of step t that are kept.
+            d_carry: λ_t, for the arrays that have a gradient.
+            d_sunk_inputs: the gradients of the sunk inputs that are not part of c_t; None is zero.
+        """
+        step = self.linearized
+        separate = compress(separate_sunk_inputs(self.regions), self.regions.sunk_inputs)
+        pairs = zip(separate, d_sunk_inputs, strict=True)
+        d_separate = [jaxprs.zeros_like(v) if d is None else d for v, d in pairs]
+        variables = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
+        env = env | dict(zip(variables, d_carry + d_separate, strict=True))
+        env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
+        return _values(env, step.outputs.d_carry_in), _values(env, step.outputs.deltas)
+
 
 def _has_effects(eqn: Equation) -> bool:
     return bool(eqn.effects)
@@ -128,10 +153,10 @@ def _forward(
     residuals = (
         invariant,
         transposed,
-        _only(step.from_next, carry),
+        _none_unless(step.from_next, carry),
         kept,
-        _only(step.reads_sunk_inputs, sunk_inputs),
-        _only(step.reads_stepwise, stepwise_values),
+        _none_unless(step.reads_sunk_inputs, sunk_inputs),
+        _none_unless(step.reads_stepwise, stepwise_values),
         indices,
     )
     return (last, sunk_inputs), residuals
@@ -144,57 +169,53 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
     stacks = _stacks(step, first, kept, sunk_inputs, stepwise)
     shared = step.shared(invariant, transposed)
-    has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
-    separate = separate_sunk_inputs(regions)
-    d_separate = compress(separate, d_sunk_inputs)
-    # The gradient of a sunk input that is part of c_t is added to λ, but only once, even if the
-    # same value appears twice in c_t.
-    left_over = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
-    joining = [
-        None if jaxprs.is_literal(v) else left_over.pop(v, None)
-        for v in compress(has_out, regions.carry_out)
-    ]
-    summed = [v in exits.summed for v in exits.cut]
+    d_sunk_in_carry, d_sunk_separate = _split_at_carry(regions, d_sunk_inputs)
+    is_summed = [v in exits.summed for v in exits.cut]
+    is_stacked = [not summed for summed in is_summed]
 
     def backward(state: Any, at_t: Any) -> Any:
         d_carry, sums = state
-        _, stacks_t, joining_t, d_separate_t = at_t
-        d_carry = tree.add_sparse(d_carry, joining_t)
-        d_separate_t = [
-            jaxprs.zeros_like(v) if d is None else d
-            for v, d in zip(compress(separate, regions.sunk_inputs), d_separate_t, strict=True)
-        ]
+        _, stacks_t, d_sunk_in_carry_t, d_sunk_separate_t = at_t
         env = shared | dict(zip(stacks, stacks_t, strict=True))
-        cotangent_inputs = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
-        env |= dict(zip(cotangent_inputs, d_carry + d_separate_t, strict=True))
-        env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
-        deltas = _values(env, step.outputs.deltas)
-        sums = tree.add_sparse(sums, compress(summed, deltas))
-        stacked = [d for d, is_summed in zip(deltas, summed, strict=True) if not is_summed]
-        return (_values(env, step.outputs.d_carry_in), sums), stacked
+        d_carry = tree.add_sparse(d_carry, d_sunk_in_carry_t)
+        d_carry, deltas = recurrence.adjoint(env, d_carry, d_sunk_separate_t)
+        sums = tree.add_sparse(sums, compress(is_summed, deltas))
+        return (d_carry, sums), compress(is_stacked, deltas)
 
+    has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     zeros = [jaxprs.zeros_like(v) for v in compress(has_out, regions.carry_out)]
-    state = (
-        tree.add_sparse(zeros, compress(has_out, d_last)),
-        [jaxprs.zeros_like(v) for v in exits.summed],
-    )
-    over_time = indices, list(stacks.values()), joining, d_separate
+    d_carry = tree.add_sparse(zeros, compress(has_out, d_last))
+    sums = [jaxprs.zeros_like(v) for v in exits.summed]
+    # The indices of the steps give the loop its length if there is nothing else.
+    over_time = indices, list(stacks.values()), d_sunk_in_carry, d_sunk_separate
     (d_carry, sums), deltas = jax.lax.scan(
-        backward, state, over_time, reverse=True, unroll=recurrence.unroll
+        backward, (d_carry, sums), over_time, reverse=True, unroll=recurrence.unroll
     )
-    stacked = (v for v in exits.cut if v not in exits.summed)
-    delta = dict(zip(stacked, deltas, strict=True)) | dict(zip(exits.summed, sums, strict=True))
+    stacked = dict(zip(compress(is_stacked, exits.cut), deltas, strict=True))
+    delta = stacked | dict(zip(exits.summed, sums, strict=True))
     d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, len(indices))
-    left = iter(d_carry)
-    d_carry = [next(left) if jaxprs.has_gradient(v) else None for v in regions.carry_in]
-    return d_invariant, [None] * len(transposed), d_carry, (d_stepwise, None)
+    has_in = [jaxprs.has_gradient(v) for v in regions.carry_in]
+    d_first = expand(has_in, d_carry, [None] * len(has_in))
+    return d_invariant, [None] * len(transposed), d_first, (d_stepwise, None)
 
 
 run.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _only(chosen: list[bool], values: Values) -> Values:
-    """Returns the chosen values, and None for the others."""
+def _split_at_carry(regions: Regions, d_sunk_inputs: Values) -> tuple[Values, Values]:
+    """Splits the gradients of the sunk inputs into those of values in c_t and those of the others.
+
+    The first have one element for each array of c_t that has a gradient, None for a zero. They are
+    added to λ_t. A value that appears twice in c_t has its gradient in the first place alone.
+    """
+    unused = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
+    carry_out = [v for v in regions.carry_out if jaxprs.has_gradient(v)]
+    in_carry = [None if jaxprs.is_literal(v) else unused.pop(v, None) for v in carry_out]
+    return in_carry, compress(separate_sunk_inputs(regions), d_sunk_inputs)
+
+
+def _none_unless(chosen: list[bool], values: Values) -> Values:
+    """Returns the values with None in the place of those that are not chosen."""
     return [x if is_chosen else None for is_chosen, x in zip(chosen, values, strict=True)]
 
 

@@ -7,7 +7,7 @@ recurrent (it runs in order), or sunk (it runs for all steps at once, after the 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jaxrnn.loops.derived import graph, jaxprs
+from jaxrnn.loops.derived import jaxprs, min_cut
 from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
 
 # What a value depends on: parameters; also inputs; also the carry.
@@ -202,7 +202,7 @@ def _sunk_inputs(
         costs[v] = jaxprs.size_in_bytes(v) // share
     begins = [v for v in costs if v in in_loop]
     # The graph is reversed, so that among cuts of the same cost the nearest to the loop is chosen.
-    cut, _ = graph.smallest_cut(costs, [(b, a) for a, b in edges], ends, begins)
+    cut, _ = min_cut.smallest_cut(costs, [(b, a) for a, b in edges], ends, begins)
     return cut
 
 

@@ -21,6 +21,7 @@ import jax
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression, name_of
 from jaxrnn.loops import chunks, derived, recomputing
+from jaxrnn.loops.checked_cell import CheckedCell
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.loops.parallel.devices import TimeAxis
 from jaxrnn.loops.parallel.plain_step import PlainStep
@@ -198,7 +199,7 @@ class _PartToSolve(NamedTuple):
 
 def _part_to_solve(step: Step, params: Params, carry: Carry, xs: PyTree) -> _PartToSolve:
     if isinstance(step, Cell) and step.has_handwritten_backward:
-        cell = step
+        cell = CheckedCell(step)
         return _PartToSolve(
             *(cell, params, carry),
             whole=lambda carry: carry,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import Literal
 
 from jaxrnn import check
+from jaxrnn.loops.derived import jaxprs
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
 REMAT = {"checkpoint", "remat", "remat2"}  # names of `jax.checkpoint` in a jaxpr
@@ -21,21 +21,23 @@ def with_watched_carry(
     """
     jaxpr, values, structure = _flat(step, params, carry, x)
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
-    for eqn in jaxpr.eqns:
-        env |= zip(eqn.outvars, _evaluate(eqn, env), strict=True)
-    new_carry, _ = structure.unflatten([_value(env, v) for v in jaxpr.outvars])
+    env = jaxprs.evaluate_equations(jaxpr.eqns, env)
+    new_carry, _ = structure.unflatten([jaxprs.value_of(env, v) for v in jaxpr.outvars])
     new_carry = watch(new_carry)
     # Values that depend on the new carry are computed again, from the watched carry. All others
     # stay as they are, since a custom derivative rule must not run twice.
-    computed = {v for eqn in jaxpr.eqns for v in eqn.outvars}
+    computed = jaxprs.producers(jaxpr.eqns)
     outputs = zip(jaxpr.outvars, jax.tree.leaves(new_carry), strict=False)
-    watched = {v: c for v, c in outputs if not isinstance(v, Literal) and v in computed}
-    renewed = dict(watched)
+    watched = {v: c for v, c in outputs if not jaxprs.is_literal(v) and v in computed}
+    changed = {*watched}
+    env |= watched
     for eqn in jaxpr.eqns:
-        if any(v in renewed for v in eqn.invars if not isinstance(v, Literal)):
-            renewed |= zip(eqn.outvars, _evaluate(eqn, env | renewed), strict=True)
-            renewed |= watched
-    _, y = structure.unflatten([_value(env | renewed, v) for v in jaxpr.outvars])
+        if not changed.isdisjoint(jaxprs.reads([eqn])):
+            changed.update(eqn.outvars)
+            results = jaxprs.evaluate(eqn, [jaxprs.value_of(env, v) for v in eqn.invars])
+            env |= zip(eqn.outvars, results, strict=True)
+            env |= watched
+    _, y = structure.unflatten([jaxprs.value_of(env, v) for v in jaxpr.outvars])
     return new_carry, y
 
 
@@ -54,31 +56,19 @@ def _flat(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[Any, lis
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         for eqn in jaxpr.eqns:
             of_carry = [any(v is c for c in carry) for v in eqn.outvars]
+            inputs = [jaxprs.value_of(env, v) for v in eqn.invars]
             if eqn.primitive.name == "jit" or (eqn.primitive.name in REMAT and any(of_carry)):
                 inner, consts = eqn.params["jaxpr"], []
                 if eqn.primitive.name == "jit":
                     inner, consts = inner.jaxpr, inner.consts
                 inner_carry = [v for v, c in zip(inner.outvars, of_carry, strict=True) if c]
-                inner_values = [*consts, *(_value(env, v) for v in eqn.invars)]
-                results = evaluate(inner, inner_carry, inner_values)
+                results = evaluate(inner, inner_carry, [*consts, *inputs])
             else:
-                results = _evaluate(eqn, env)
+                results = jaxprs.evaluate(eqn, inputs)
             env |= zip(eqn.outvars, results, strict=True)
-        return [_value(env, v) for v in jaxpr.outvars]
+        return [jaxprs.value_of(env, v) for v in jaxpr.outvars]
 
     new_carry = traced.jaxpr.outvars[:carries]
     leaves = [*traced.consts, *jax.tree.leaves((params, carry, x))]
     flat = jax.make_jaxpr(lambda *leaves: evaluate(traced.jaxpr, new_carry, [*leaves]))(*leaves)
     return flat.jaxpr, [*flat.consts, *leaves], jax.tree.structure(shapes)
-
-
-def _value(env: dict[Any, Any], v: Any) -> Any:
-    return v.val if isinstance(v, Literal) else env[v]
-
-
-def _evaluate(eqn: Any, env: dict[Any, Any]) -> list[Any]:
-    """Returns the results of an equation."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    values = [_value(env, v) for v in eqn.invars]
-    results = eqn.primitive.bind(*values, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]

@@ -34,8 +34,8 @@ class detach_adjoint(NoisyCell):
             `LSTMCarry(h=0.25, c=0.0)` is h-detach.
 
     Raises:
-        TypeError, ValueError: for a rate outside [0, 1); while tracing, for rates whose structure
-            is not that of the carry.
+        TypeError, ValueError: for a rate outside [0, 1); for rates whose structure is not that of
+            the carry.
 
     Equal arguments construct equal cells. Gradient: biased on purpose, unless p = 0. Time and
     memory: T·B bools for each array of the carry.
@@ -48,14 +48,14 @@ class detach_adjoint(NoisyCell):
 
     def __post_init__(self) -> None:
         check.require_instance("cell", self.cell, Cell)
-        self.replace_fields(rate=check_rates("rate", self.rate))
+        self.replace_fields(rate=check_rates("rate", self.rate, self.cell))
 
     def __hash__(self) -> int:
         return hash_with_rates(self, self.rate)
 
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
         shape = (check.num_steps(xs), *batch_axes(self.cell, carry))
-        rates = rate_of_each_array("rate", self.rate, carry)
+        rates = rate_of_each_array(self.rate, carry)
         keep_rates = jax.tree.map(lambda p: 1 - p, rates)
         return None, draw_booleans(key, keep_rates, lambda _: shape, carry)
 

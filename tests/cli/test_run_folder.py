@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 import jaxrnn
-from jaxrnn.cli import run
+from jaxrnn.cli import run_folder
 from jaxrnn.cli.options import UserError
 from jaxrnn.cli.training import curve
 from jaxrnn.interop import safetensors as interop
@@ -29,12 +29,12 @@ VALIDATION = [{"step": 2, "loss": 0.5}]
 def made(params=PARAMS, history=HISTORY, **options):
     options = argparse.Namespace(**{"task": "text", "vocabulary": "ab½\n😀", **options})
     picture = curve("loss", [2.5, 1 / 3], "toy", {"chance": 1.0})
-    return run.Run(NETWORK, params, options, EXAMPLE, history, VALIDATION, picture)
+    return run_folder.Run(NETWORK, params, options, EXAMPLE, history, VALIDATION, picture)
 
 
 def save(folder, overwrite=False, **parts):
-    with run.reserve(folder, overwrite) as earlier:
-        return run.save(folder, made(**parts), earlier)
+    with run_folder.reserve(folder, overwrite) as earlier:
+        return run_folder.save(folder, made(**parts), earlier)
 
 
 def contents(folder):
@@ -43,14 +43,14 @@ def contents(folder):
 
 def test_what_is_saved_is_read_again(tmp_path):
     assert save(tmp_path) == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} == set(run.FILES)
-    options = run.load_options(tmp_path, "text")
+    assert {path.name for path in tmp_path.iterdir()} == set(run_folder.FILES)
+    options = run_folder.load_options(tmp_path, "text")
     assert vars(options) == {"task": "text", "vocabulary": "ab½\n😀"}
-    network, params = run.load_network(tmp_path)
+    network, params = run_folder.load_network(tmp_path)
     assert network == NETWORK
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
-    (inputs,) = run.load_example(tmp_path, inputs=np.int32)
+    (inputs,) = run_folder.load_example(tmp_path, inputs=np.int32)
     np.testing.assert_array_equal(inputs, EXAMPLE["inputs"])
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines == ["step,loss", "1,2.5", f"2,{1 / 3}"]
@@ -77,13 +77,13 @@ def test_every_file_has_the_rights_that_a_new_file_has(tmp_path):
 def test_arrays_that_are_not_contiguous_are_saved_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setitem(EXAMPLE, "inputs", np.arange(6, dtype=np.int32).reshape(2, 3).T)
     save(tmp_path)
-    (inputs,) = run.load_example(tmp_path, inputs=np.int32)
+    (inputs,) = run_folder.load_example(tmp_path, inputs=np.int32)
     np.testing.assert_array_equal(inputs, [[0, 3], [1, 4], [2, 5]])
 
 
 def test_a_run_without_steps_can_be_saved(tmp_path):
     save(tmp_path, history=[])
-    assert {path.name for path in tmp_path.iterdir()} == set(run.FILES)
+    assert {path.name for path in tmp_path.iterdir()} == set(run_folder.FILES)
     assert curve("loss", [], "nothing", {}).axes[0].get_legend() is None
 
 
@@ -95,13 +95,13 @@ def test_a_run_is_replaced_only_if_that_is_asked_for(tmp_path):
         save(tmp_path, seed=2)
     assert contents(tmp_path) == before
     assert save(tmp_path, overwrite=True, seed=2) == tmp_path
-    assert run.load_options(tmp_path, "text").seed == 2
+    assert run_folder.load_options(tmp_path, "text").seed == 2
     assert (tmp_path / "notes").read_text() == "mine"
-    assert {path.name for path in tmp_path.iterdir()} == {*run.FILES, "notes"}
+    assert {path.name for path in tmp_path.iterdir()} == {*run_folder.FILES, "notes"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", run.FILES)
+@pytest.mark.parametrize("name", run_folder.FILES)
 def test_a_file_of_somebody_else_is_never_replaced(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=f"--out: got '.*' with {name} in it, which is no whole"):
@@ -113,10 +113,10 @@ def test_a_folder_of_other_files_is_fine(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "notes").write_text("mine")
     save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*run.FILES, "notes", "sub"}
+    assert {path.name for path in tmp_path.iterdir()} == {*run_folder.FILES, "notes", "sub"}
 
 
-@pytest.mark.parametrize("at", range(len(run.FILES)))
+@pytest.mark.parametrize("at", range(len(run_folder.FILES)))
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_folder_stays_as_it_was_if_a_file_cannot_take_its_place(
     tmp_path, monkeypatch, at, earlier
@@ -140,18 +140,18 @@ def test_a_folder_stays_as_it_was_if_a_file_cannot_take_its_place(
 def test_a_folder_stays_as_it_was_if_writing_fails(tmp_path, monkeypatch):
     save(tmp_path)
     before = contents(tmp_path)
-    monkeypatch.setattr(run.figures, "save", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(run_folder.figures, "save", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(tmp_path, overwrite=True, seed=2)
     assert contents(tmp_path) == before
 
 
 def test_two_trainings_cannot_have_one_folder(tmp_path):
-    with run.reserve(tmp_path):
+    with run_folder.reserve(tmp_path):
         with pytest.raises(UserError, match=r"--out: got '.*', where another training is about"):
             save(tmp_path)
-        code = "from pathlib import Path; from jaxrnn.cli import run\n"
-        code += f"with run.reserve(Path({str(tmp_path)!r})): pass"
+        code = "from pathlib import Path; from jaxrnn.cli import run_folder\n"
+        code += f"with run_folder.reserve(Path({str(tmp_path)!r})): pass"
         other = [sys.executable, "-c", code]
         done = subprocess.run(other, capture_output=True, text=True, timeout=120)
         assert "where another training is about to save its run" in done.stderr
@@ -165,39 +165,39 @@ def test_a_run_that_came_meanwhile_is_left_alone(tmp_path, overwrite):
         save(folder, seed=1)
     save(tmp_path / "other", seed=2)
     (tmp_path / "run-2").mkdir()  # taken
-    with run.reserve(folder, overwrite) as earlier:
+    with run_folder.reserve(folder, overwrite) as earlier:
         for path in (tmp_path / "other").iterdir():
             shutil.copy(path, folder)
-        assert run.save(folder, made(seed=3), earlier) == tmp_path / "run-3"
+        assert run_folder.save(folder, made(seed=3), earlier) == tmp_path / "run-3"
     assert contents(folder) == contents(tmp_path / "other")
-    assert run.load_options(tmp_path / "run-3", "text").seed == 3
-    assert {path.name for path in (tmp_path / "run-3").iterdir()} == set(run.FILES)
+    assert run_folder.load_options(tmp_path / "run-3", "text").seed == 3
+    assert {path.name for path in (tmp_path / "run-3").iterdir()} == set(run_folder.FILES)
     assert not [*(tmp_path / "run-2").iterdir()]
 
 
 def test_a_folder_that_is_gone_is_made_again(tmp_path):
     save(tmp_path / "run")
-    with run.reserve(tmp_path / "run", overwrite=True) as earlier:
+    with run_folder.reserve(tmp_path / "run", overwrite=True) as earlier:
         shutil.rmtree(tmp_path / "run")
-        assert run.save(tmp_path / "run", made(), earlier) == tmp_path / "run"
-    assert {path.name for path in (tmp_path / "run").iterdir()} == set(run.FILES)
+        assert run_folder.save(tmp_path / "run", made(), earlier) == tmp_path / "run"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == set(run_folder.FILES)
 
 
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save(run.Path("."))
-    with run.reserve(run.Path("."), overwrite=True):
-        taken = run.save(run.Path("."), made(), {})
+    save(run_folder.Path("."))
+    with run_folder.reserve(run_folder.Path("."), overwrite=True):
+        taken = run_folder.save(run_folder.Path("."), made(), {})
     assert taken == tmp_path.with_name(f"{tmp_path.name}-2")
     shutil.rmtree(taken)
 
 
 def load_network(folder):
-    return run.load_network(folder)
+    return run_folder.load_network(folder)
 
 
 def load_example(folder):
-    return run.load_example(folder, inputs=np.int32)
+    return run_folder.load_example(folder, inputs=np.int32)
 
 
 @pytest.mark.parametrize("damage", [lambda x: x[:-1], lambda x: x[:20], lambda x: b"", None])
@@ -220,7 +220,7 @@ def test_parameters_that_do_not_name_their_network_are_refused(tmp_path):
     safetensors.numpy.save_file(arrays, tmp_path / "params.safetensors")
     match = r"FOLDER: got '.*params.safetensors' \(no network is named in it: .*; train again\)"
     with pytest.raises(UserError, match=match):
-        run.load_network(tmp_path)
+        run_folder.load_network(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_another_example_is_refused(tmp_path, example, message):
 def test_damaged_options_are_refused(tmp_path, text):
     (tmp_path / "options.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"FOLDER: got .*options.json"):
-        run.load_options(tmp_path, "text")
+        run_folder.load_options(tmp_path, "text")
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"--out: got .*, expected a folder that can be wr"):
             save(folder)
     # Whoever runs the tests may be allowed everything.
-    monkeypatch.setattr(run.tempfile, "TemporaryFile", _denied)
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", _denied)
     with pytest.raises(UserError, match=r"--out: got .* \(Permission denied\), expected a folder"):
         save(tmp_path / "folder")
 
@@ -261,17 +261,17 @@ def _denied(**_):
 
 def test_a_folder_is_let_go_whatever_happens(tmp_path):
     for _ in range(2):
-        with contextlib.suppress(ZeroDivisionError), run.reserve(tmp_path):
+        with contextlib.suppress(ZeroDivisionError), run_folder.reserve(tmp_path):
             raise ZeroDivisionError
     open_before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    with run.reserve(tmp_path):
+    with run_folder.reserve(tmp_path):
         pass
     if open_before:
         assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_options_that_are_no_json_become_text(tmp_path):
-    save(tmp_path, out=run.Path("x"))
+    save(tmp_path, out=run_folder.Path("x"))
     assert json.loads((tmp_path / "options.json").read_text())["out"] == "x"
 
 

@@ -1,4 +1,4 @@
-"""QR decomposition and singular values, computed with sums and products alone.
+"""Linear algebra without LAPACK: QR decomposition and singular values, by sums and products.
 
 `jnp.linalg` calls LAPACK on CPU. On jaxlib 0.10.1, a program that calls LAPACK in two independent
 places can deadlock (see pyproject.toml). `jacobian_spectrum` of two layers is such a program.

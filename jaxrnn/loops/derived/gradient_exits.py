@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxrnn import tree
-from jaxrnn.loops.derived import graph, jaxprs
+from jaxrnn.loops.derived import jaxprs, min_cut
 from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
 from jaxrnn.loops.derived.regions import CARRIED, INVARIANT, Regions
 
@@ -44,7 +44,7 @@ class Exits:
         sources = [*self._invariant, *self._stepwise]
         edges, exits = _paths(regions, sources)
         costs = _costs(regions, sources, edges, exits)
-        cut, self._before = graph.smallest_cut(costs, edges, sources, exits)
+        cut, self._before = min_cut.smallest_cut(costs, edges, sources, exits)
         self.cut: list[Var] = cut
         self.summed = [v for v in cut if v in self._invariant]
         self.direct = [v for v in cut if v in self._stepwise]

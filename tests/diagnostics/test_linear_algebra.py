@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.diagnostics.decompositions import qr, singular_values
+from jaxrnn.diagnostics.linear_algebra import qr, singular_values
 
 SHAPES = [(1, 1), (1, 7), (2, 2), (2, 5), (3, 3), (5, 9), (8, 8), (24, 40), (33, 33)]
 

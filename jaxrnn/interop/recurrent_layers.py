@@ -1,4 +1,4 @@
-"""Networks as lists of layers, each in one direction or in both, as PyTorch and ONNX have them."""
+"""Networks as lists of recurrent layers, each in one or both directions, as in PyTorch and ONNX."""
 
 from typing import Any
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxrnn.loops.derived.graph import smallest_cut
+from jaxrnn.loops.derived.min_cut import smallest_cut
 
 
 def test_it_is_the_cheapest_set_on_every_path():
