@@ -37,6 +37,7 @@ STATE = jaxrnn.training.TrainState(
 )
 OPTIMIZER = optax.sgd(0.1)
 CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
+CELLS += ("slstm",)
 HORIZON = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
 
@@ -77,6 +78,19 @@ def of_cells():
     nan = "ValueError: forget_bias: got nan, expected a finite number"
     for name in ("lstm", "peephole_lstm", "layer_norm_lstm"):
         yield name, nan, lambda m=name: getattr(jaxrnn, m)(H, forget_bias=np.nan)
+    yield "slstm", nan, lambda: jaxrnn.slstm(H, forget_bias=np.nan)
+    heads = "ValueError: num_heads: got 3, expected a divisor of hidden_size = 4"
+    yield "slstm", heads, lambda: jaxrnn.slstm(H, num_heads=3)
+    yield (
+        "slstm",
+        "TypeError: num_heads: got 2.0 of type float, expected a Python int",
+        lambda: jaxrnn.slstm(H, num_heads=2.0),
+    )
+    yield (
+        "slstm",
+        "TypeError: carry: got a tuple of 2, expected a SLSTMCarry",
+        lambda: jaxrnn.slstm(H).output(None, (CARRY, CARRY)),
+    )
     yield "projected_lstm", nan, lambda: jaxrnn.projected_lstm(H, 2, forget_bias=np.nan)
     yield (
         "gru",

@@ -139,6 +139,24 @@ def lru_output(params, state):
     return (state @ (params["c_re"] + 1j * params["c_im"])).real
 
 
+def log_sigmoid(a):
+    return -np.log1p(np.exp(-a))
+
+
+def slstm_step(params, carry, x):
+    """As the paper has it: the greater exponent as stabiliser m, and the normaliser n beside c."""
+    h, c, m = carry
+    heads, size, _ = params["w_h"].shape
+    blocks = [h[..., n * size : (n + 1) * size] @ params["w_h"][n] for n in range(heads)]
+    by_gate = zip(*(np.split(block, 4, axis=-1) for block in blocks), strict=True)
+    from_h = np.concatenate([p for gate in by_gate for p in gate], axis=-1)
+    a_i, a_f, a_g, a_o = np.split(x @ params["w_x"] + params["b"] + from_h, 4, axis=-1)
+    stabilizer = np.maximum(log_sigmoid(a_f) + m, a_i)
+    i, f = np.exp(a_i - stabilizer), np.exp(log_sigmoid(a_f) + m - stabilizer)
+    c, n = f * c + i * np.tanh(a_g), f + i
+    return sigmoid(a_o) * c / n, c / n, stabilizer + np.log(n)
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -155,6 +173,7 @@ STEPS = {
     "min_gru": min_gru_step,
     "min_lstm": min_lstm_step,
     "lru": lru_step,
+    "slstm": slstm_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output}

@@ -14,6 +14,13 @@ from jaxrnn.cells.min_gru import min_gru as min_gru
 from jaxrnn.cells.min_lstm import min_lstm as min_lstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
+from jaxrnn.cells.slstm import SLSTMCarry as SLSTMCarry, slstm as slstm
+
+
+def _num_heads(hidden_size: int) -> int:
+    """Returns 2, or 1 if the hidden size is odd."""
+    return 2 - hidden_size % 2
+
 
 # Pairs of a name and a constructor `hidden_size -> Cell`, one for each variant that has its own
 # equations. The law tests, the certificate and the command line read this list.
@@ -33,4 +40,5 @@ CELLS = (
     ("min_gru", min_gru),
     ("min_lstm", min_lstm),
     ("lru", lru),
+    ("slstm", lambda hidden_size: slstm(hidden_size, num_heads=_num_heads(hidden_size))),
 )

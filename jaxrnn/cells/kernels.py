@@ -26,7 +26,7 @@ class RecurrentKernel(namedtuple("RecurrentKernel", "w w_t dropout_mask", defaul
     """A recurrent kernel as the loop uses it, p = (k ⊙ h) W.
 
     Fields:
-        w: W `(H, G·H)`.
+        w: W `(H, G·H)`; `(N, H/N, G·H/N)` if block-diagonal, see `jaxrnn.cells.heads`.
         w_t: Wᵀ for the backward pass, transposed once, since a product with `w.T` in the loop is
             slower. None in a gradient.
         dropout_mask: k `(*batch, H)`, the same at all steps; None without dropout.

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from jaxrnn import cells, check, layers, networks, transforms
-from jaxrnn.cells import LSTMCarry
 from jaxrnn.expression import spell
 from jaxrnn.types import Params, Part
 
+# NamedTuples, such as those of a rate for each array of the carry.
+CARRIES: tuple[Any, ...] = (cells.LSTMCarry, cells.SLSTMCarry)
 # The functions and classes that an expression may call, by name.
 CALLABLES: dict[str, Callable[..., Any]] = {
     value.__name__: value
     for value in (
         *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
         *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
-        *(cells.projected_lstm, cells.LSTMCarry),
+        *(cells.projected_lstm, cells.slstm, *CARRIES),
         *(layers.dropout, layers.embedding, layers.linear),
         *(networks.bidirectional, networks.residual, networks.stacked),
         *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),
@@ -63,8 +64,10 @@ def expression_of(value: Any) -> str:
             return value.expression(expression_of, with_defaults=True)
         case Part():
             check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
-        case LSTMCarry():
-            return f"LSTMCarry(h={expression_of(value.h)}, c={expression_of(value.c)})"
+        case tuple() if type(value) in CARRIES:
+            names = type(value)._fields  # type: ignore[attr-defined]
+            items = [f"{name}={expression_of(x)}" for name, x in zip(names, value, strict=True)]
+            return f"{type(value).__name__}({', '.join(items)})"
         case tuple():
             items = [f"{expression_of(item)}," for item in value]
             return f"({' '.join(items)})"
