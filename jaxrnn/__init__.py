@@ -10,6 +10,7 @@ from jaxrnn.cells import indrnn as indrnn, layer_norm_gru as layer_norm_gru
 from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm, lru as lru, lstm as lstm, mgu as mgu
 from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm as peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm
+from jaxrnn.cells import MLSTMCarry as MLSTMCarry, mlstm as mlstm
 from jaxrnn.cells import SLSTMCarry as SLSTMCarry, slstm as slstm
 
 # Loops

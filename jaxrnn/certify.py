@@ -256,7 +256,9 @@ def _float64_errors(step: Step, loop: Loop, trials: Sequence[Trial]) -> Iterator
                 moved = tree.merge_inexact(tree.add_sparse(inexact, steps), others)
                 return _inner(v, reference(step, *moved))
 
-            return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
+            values = jax.vmap(value)(jnp.asarray(STEPS))
+            # Weights sum to 0. So an array without influence gets a difference that is exactly 0.
+            return jnp.asarray(WEIGHTS) @ (values - values[0])
 
         # Four directions for each array. All differences are one batch of one program.
         one_hot = structure.unflatten(jnp.eye(structure.num_leaves))

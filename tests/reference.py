@@ -157,6 +157,26 @@ def slstm_step(params, carry, x):
     return sigmoid(a_o) * c / n, c / n, stabilizer + np.log(n)
 
 
+def mlstm_step(params, carry, x):
+    """As the paper has it: the greater exponent as stabiliser m; then the states for ours."""
+    _, c, n, m = carry
+    heads, keys, values = c.shape[-3:]
+    sizes = [heads * keys, heads * keys, heads * values, heads, heads, heads * values]
+    parts = np.split(x @ params["w_x"] + params["b"], np.cumsum(sizes)[:-1], axis=-1)
+    q, k, v, o = (parts[g].reshape(*x.shape[:-1], heads, -1) for g in (0, 1, 2, 5))
+    a_i, a_f = parts[3], parts[4]
+    stabilizer = np.maximum(log_sigmoid(a_f) + m, a_i)
+    i, f = np.exp(a_i - stabilizer), np.exp(log_sigmoid(a_f) + m - stabilizer)
+    k = k / np.sqrt(keys)
+    c = f[..., None, None] * c + i[..., None, None] * k[..., None] * v[..., None, :]
+    n = f[..., None] * n + i[..., None] * k
+    size = np.maximum(np.abs((q * n).sum(-1)), np.exp(-stabilizer))
+    h = sigmoid(o) * (q[..., None] * c).sum(-2) / size[..., None]
+    scale = i + f
+    c, n = c / scale[..., None, None], n / scale[..., None]
+    return h.reshape(*x.shape[:-1], -1), c, n, stabilizer + np.log(scale)
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -174,6 +194,7 @@ STEPS = {
     "min_lstm": min_lstm_step,
     "lru": lru_step,
     "slstm": slstm_step,
+    "mlstm": mlstm_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output}

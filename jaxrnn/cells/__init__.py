@@ -12,6 +12,7 @@ from jaxrnn.cells.lstm import LSTMCarry as LSTMCarry, lstm as lstm
 from jaxrnn.cells.mgu import mgu as mgu
 from jaxrnn.cells.min_gru import min_gru as min_gru
 from jaxrnn.cells.min_lstm import min_lstm as min_lstm
+from jaxrnn.cells.mlstm import MLSTMCarry as MLSTMCarry, mlstm as mlstm
 from jaxrnn.cells.peephole_lstm import peephole_lstm as peephole_lstm
 from jaxrnn.cells.projected_lstm import projected_lstm as projected_lstm
 from jaxrnn.cells.slstm import SLSTMCarry as SLSTMCarry, slstm as slstm
@@ -41,4 +42,8 @@ CELLS = (
     ("min_lstm", min_lstm),
     ("lru", lru),
     ("slstm", lambda hidden_size: slstm(hidden_size, num_heads=_num_heads(hidden_size))),
+    (
+        "mlstm",
+        lambda hidden_size: mlstm(hidden_size, num_heads=_num_heads(hidden_size), key_size=3),
+    ),
 )

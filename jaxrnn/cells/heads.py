@@ -17,6 +17,7 @@ from jaxrnn.cells.kernels import RecurrentKernel
 from jaxrnn.types import Array, State
 
 ByHead = Float[Array, "*lead N F"]
+Matrices = Float[Array, "*lead N K V"]  # one for each head
 Blocks = Float[Array, "N F E"]
 
 
@@ -35,6 +36,33 @@ def split_heads(x: State, num_heads: int) -> ByHead:
 def join_heads(x: ByHead) -> State:
     """Returns `(*lead, N, H/N)` as `(*lead, H)`; the inverse of `split_heads`."""
     return jnp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
+def project(params: Any, xs: Array, widths: Sequence[int]) -> Sequence[Array]:
+    """Returns x W_x + b, split into arrays `(*lead, width)`."""
+    products = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
+    products = kernels.add_bias(products, params["b"])
+    return jax.lax.split(products, tuple(widths), axis=products.ndim - 1)
+
+
+def inner(a: ByHead, b: ByHead) -> Float[Array, "*lead N"]:
+    """Returns a bᵀ for each head."""
+    return jnp.sum(a * b, axis=-1)
+
+
+def outer(a: Float[Array, "*lead N K"], b: Float[Array, "*lead N V"]) -> Matrices:
+    """Returns aᵀ b for each head."""
+    return a[..., :, None] * b[..., None, :]
+
+
+def vector_matrix(a: Float[Array, "*lead N K"], m: Matrices) -> Float[Array, "*lead N V"]:
+    """Returns a M for each head."""
+    return jnp.einsum("...k,...kv->...v", a, m)
+
+
+def matrix_vector(m: Matrices, b: Float[Array, "*lead N V"]) -> Float[Array, "*lead N K"]:
+    """Returns b Mᵀ for each head."""
+    return jnp.einsum("...kv,...v->...k", m, b)
 
 
 def dot(x: ByHead, blocks: Blocks) -> Float[Array, "*lead N E"]:

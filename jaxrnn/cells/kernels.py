@@ -115,10 +115,13 @@ def at_least_float32(dtype: DTypeLike) -> Any:
     return max(dtypes, key=lambda d: d.itemsize)
 
 
-def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
-    """Returns zeros `(*batch_shape, size)`."""
+def zeros(
+    features: int | tuple[int, ...], batch_shape: tuple[int, ...], dtype: DTypeLike
+) -> Float[Array, "..."]:
+    """Returns zeros `(*batch_shape, *features)`; an int is one axis of features."""
+    features = (features,) if isinstance(features, int) else features
     check.require_option_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
     for n in batch_shape:
         fits = jax.export.is_symbolic_dim(n) or (isinstance(n, (int, np.integer)) and n >= 0)
         check.require(fits, "batch_shape", batch_shape, "sizes that are ints of at least 0")
-    return jnp.zeros((*batch_shape, size), check.require_floating("dtype", dtype))
+    return jnp.zeros((*batch_shape, *features), check.require_floating("dtype", dtype))

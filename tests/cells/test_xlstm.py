@@ -34,9 +34,8 @@ def test_the_first_step_forgets_the_zero_state():
     cell = jaxrnn.slstm(H, num_heads=N)
     params, xs = drawn(cell)
     carry, y = cell(params, cell.initial_carry((B,), jnp.float64), xs[0])
-    a_i, _, a_g, a_o = np.split(
-        np.asarray(xs[0]) @ params["w_x"] + np.asarray(params["b"]), 4, axis=-1
-    )
+    x, w_x, b = (np.asarray(array) for array in (xs[0], params["w_x"], params["b"]))
+    a_i, _, a_g, a_o = np.split(x @ w_x + b, 4, axis=-1)
     assert distance(y, sigmoid(a_o) * np.tanh(a_g)) < 1e-14
     assert distance(carry.m, a_i) < 1e-14
 
@@ -107,3 +106,49 @@ def test_slstm_equals_the_package_of_its_authors(loop):
             torch.tensor(x) @ w_x, states[0] @ w_h[0], b, states, {}
         )
         assert distance(y, states[0].numpy()) < 1e-13
+
+
+def test_mlstm_retrieves_a_value_by_its_key():
+    """Two keys at right angles: the query of one gives back its value, whatever came between."""
+    cell = jaxrnn.mlstm(2, key_size=2)
+    params = {"w_x": jnp.eye(10), "b": jnp.zeros(10).at[7].set(50.0).at[8:].set(50.0)}  # f = o = 1
+    stored, other, asked = np.zeros((3, 10))
+    stored[2:6] = 100, 0, 0.25, -0.75
+    other[2:6] = 0, 100, 0.5, 0.5
+    asked[:2], asked[6] = (1, 0), -50.0  # which stores nothing
+    _, ys = jaxrnn.unroll(cell, params, jnp.asarray(np.stack([stored, other, asked])))
+    np.testing.assert_allclose(ys[2], stored[4:6], rtol=1e-12)
+
+
+@pytest.mark.parametrize("m", [-1e3, 1e3])
+def test_a_stabilizer_of_any_size_has_finite_gradients(m):
+    """exp(1000) overflows; there a query at right angles to all keys would divide 0 by 0."""
+    cell = jaxrnn.mlstm(H, num_heads=N)
+    params, xs = drawn(cell)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    carry = cell.initial_carry((B,), jnp.float64)
+    carry = carry._replace(m=carry.m + m)
+    for weights in (params, zeros):
+        for loop in (jaxrnn.scan, jaxrnn.bptt):
+            grads = jax.grad(lambda p, c, loop=loop: jnp.sum(loop(cell, p, c, xs)[1]), (0, 1))
+            assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads(weights, carry)))
+
+
+@pytest.mark.parametrize("loop", [jaxrnn.scan, jaxrnn.bptt])
+def test_mlstm_equals_the_package_of_its_authors(loop):
+    """Which adds 1e-6 to the denominator, here 0, and has its output gate elsewhere."""
+    torch, module = peer("xlstm.blocks.mlstm.backends")
+    cell = jaxrnn.mlstm(H, num_heads=N)
+    params, xs = drawn(cell)
+    zero = cell.initial_carry((B,), jnp.float64)
+    _, ys = jax.jit(functools.partial(loop, cell))(params, zero, xs)
+    z = cell.project(params, xs)
+    z = jax.tree.map(lambda x: torch.tensor(np.array(x)), z._replace(k=z.k * z.k.shape[-1] ** 0.5))
+    states = [torch.tensor(np.array(c)) for c in zero[1:]]
+    states = [states[0], states[1][..., None], states[2][..., None, None]]
+    for t, y in enumerate(ys):
+        q, k, v = (part[t][:, :, None] for part in (z.q, z.k, z.v))
+        i, f = (part[t][..., None, None] for part in (z.i, z.f))
+        h, states = module.recurrent_step_stabilized_simple(*states, q, k, v, i, f, eps=0.0)
+        wanted = (torch.sigmoid(z.o[t]) * h[:, :, 0]).reshape(B, H)
+        assert distance(y, wanted.numpy()) < 1e-13

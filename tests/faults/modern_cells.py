@@ -2,7 +2,8 @@
 
 from faults.planting import backward, fault, forward
 
-SLSTM, GATING, HEADS = "cells/slstm.py", "cells/exponential_gating.py", "cells/heads.py"
+SLSTM, MLSTM = "cells/slstm.py", "cells/mlstm.py"
+GATING, HEADS = "cells/exponential_gating.py", "cells/heads.py"
 
 SLSTM_FAULTS = (
     forward(SLSTM, "slstm._advance", "gates exchanged", "o * c, c", "s * c, c", "slstm"),
@@ -57,4 +58,50 @@ SLSTM_FAULTS = (
     ),
 )
 
-FAULTS = SLSTM_FAULTS
+MLSTM_FAULTS = (
+    forward(
+        MLSTM, "mlstm._advance", "value for key", "(z.k - carry.n)", "(z.q - carry.n)", "mlstm"
+    ),
+    forward(MLSTM, "mlstm._advance", "sign of q n", "jnp.abs(product)", "-product", "mlstm"),
+    forward(MLSTM, "mlstm.project", "key not scaled", "k / k.shape[-1] ** 0.5", "k", "mlstm"),
+    backward(MLSTM, "mlstm._adjoint", "memory of later left out", "d_carry.c + ", "", "mlstm"),
+    backward(
+        MLSTM,
+        "mlstm._adjoint",
+        "sign of the denominator",
+        "= -heads.inner",
+        "= heads.inner",
+        "mlstm",
+    ),
+    backward(
+        MLSTM, "mlstm._adjoint", "bound without slope", "d_carry.m - d_bound", "d_carry.m", "mlstm"
+    ),
+    backward(MLSTM, "mlstm._adjoint", "normaliser without query", " + d_product * n", "", "mlstm"),
+    backward(
+        MLSTM,
+        "mlstm._adjoint",
+        "normaliser without share",
+        "d_s += heads.inner(d_n, k - previous.n)",
+        "",
+        "mlstm",
+    ),
+    backward(MLSTM, "mlstm._adjoint", "c_t for c_{t-1}", "- previous.c)", "- c)", "mlstm"),
+    backward(
+        MLSTM,
+        "mlstm._adjoint",
+        "key without normaliser",
+        "(heads.matrix_vector(d_c, v) + d_n)",
+        "heads.matrix_vector(d_c, v)",
+        "mlstm",
+    ),
+    fault(
+        MLSTM,
+        "_exp_of_minus",
+        "no limit",
+        "jnp.clip(m, -LARGEST_EXPONENT, LARGEST_EXPONENT)",
+        "m",
+        "cells/test_xlstm.py::test_a_stabilizer_of_any_size_has_finite_gradients",
+    ),
+)
+
+FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS)
