@@ -11,6 +11,7 @@ from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm, lru as lru, lstm as
 from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm as peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm
 from jaxrnn.cells import MLSTMCarry as MLSTMCarry, mlstm as mlstm
+from jaxrnn.cells import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
 from jaxrnn.cells import SLSTMCarry as SLSTMCarry, slstm as slstm
 
 # Loops

@@ -37,7 +37,7 @@ STATE = jaxrnn.training.TrainState(
 )
 OPTIMIZER = optax.sgd(0.1)
 CELLS = "elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"
-CELLS += "slstm", "mlstm"
+CELLS += "slstm", "mlstm", "delta_rule"
 HORIZON = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
 
@@ -81,9 +81,11 @@ def of_cells():
     yield "slstm", nan, lambda: jaxrnn.slstm(H, forget_bias=np.nan)
     heads = "ValueError: num_heads: got 3, expected a divisor of hidden_size = 4"
     yield "slstm", heads, lambda: jaxrnn.slstm(H, num_heads=3)
-    yield "mlstm", heads, lambda: jaxrnn.mlstm(H, num_heads=3)
     key_size = "ValueError: key_size: got 0, expected an int of at least 1"
-    yield "mlstm", key_size, lambda: jaxrnn.mlstm(H, key_size=0)
+    for name in ("mlstm", "delta_rule"):
+        make = getattr(jaxrnn, name)
+        yield name, heads, lambda m=make: m(H, num_heads=3)
+        yield name, key_size, lambda m=make: m(H, key_size=0)
     yield (
         "slstm",
         "TypeError: num_heads: got 2.0 of type float, expected a Python int",

@@ -177,6 +177,22 @@ def mlstm_step(params, carry, x):
     return h.reshape(*x.shape[:-1], -1), c, n, stabilizer + np.log(scale)
 
 
+def delta_rule_step(params, carry, x):
+    """S as the paper writes it, `(V, K)`."""
+    _, memory = carry
+    heads, keys, values = memory.shape[-3:]
+    sizes = [heads * keys, heads * keys, heads * values, heads, heads]
+    parts = np.split(x @ params["w_x"] + params["b"], np.cumsum(sizes)[:-1], axis=-1)
+    q, k, v = (part.reshape(*x.shape[:-1], heads, -1) for part in parts[:3])
+    q, k = (u / np.sqrt((u**2).sum(-1, keepdims=True) + 1e-6) for u in (q, k))
+    alpha = np.exp(-np.exp(params["a_log"]) * softplus(parts[3]))[..., None, None]
+    beta = sigmoid(parts[4])[..., None, None]
+    turned = np.eye(keys) - beta * k[..., :, None] * k[..., None, :]
+    s = alpha * np.swapaxes(memory, -1, -2) @ turned + beta * v[..., :, None] * k[..., None, :]
+    h = (s @ q[..., None])[..., 0]
+    return h.reshape(*x.shape[:-1], -1), np.swapaxes(s, -1, -2)
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -195,6 +211,7 @@ STEPS = {
     "lru": lru_step,
     "slstm": slstm_step,
     "mlstm": mlstm_step,
+    "delta_rule": delta_rule_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output}

@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxrnn.cells.delta_rule import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
 from jaxrnn.cells.indrnn import indrnn as indrnn
@@ -45,5 +46,9 @@ CELLS = (
     (
         "mlstm",
         lambda hidden_size: mlstm(hidden_size, num_heads=_num_heads(hidden_size), key_size=3),
+    ),
+    (
+        "delta_rule",
+        lambda hidden_size: delta_rule(hidden_size, num_heads=_num_heads(hidden_size), key_size=3),
     ),
 )

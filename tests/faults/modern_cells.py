@@ -3,6 +3,7 @@
 from faults.planting import backward, fault, forward
 
 SLSTM, MLSTM = "cells/slstm.py", "cells/mlstm.py"
+DELTA = "cells/delta_rule.py"
 GATING, HEADS = "cells/exponential_gating.py", "cells/heads.py"
 
 SLSTM_FAULTS = (
@@ -104,4 +105,61 @@ MLSTM_FAULTS = (
     ),
 )
 
-FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS)
+DELTA_FAULTS = (
+    forward(
+        DELTA,
+        "delta_rule._advance",
+        "error without decay",
+        "(z.k, kept)",
+        "(z.k, carry.s)",
+        "delta_rule",
+    ),
+    forward(
+        DELTA,
+        "delta_rule._advance",
+        "query for key",
+        "heads.outer(z.k,",
+        "heads.outer(z.q,",
+        "delta_rule",
+    ),
+    forward(
+        DELTA, "delta_rule.project", "key not normalised", "_unit_vector(k)", "k", "delta_rule"
+    ),
+    backward(
+        DELTA, "delta_rule._adjoint", "memory of later left out", "d_carry.s + ", "", "delta_rule"
+    ),
+    backward(
+        DELTA,
+        "delta_rule._adjoint",
+        "sign of the replaced",
+        "(d_s - heads",
+        "(d_s + heads",
+        "delta_rule",
+    ),
+    backward(
+        DELTA,
+        "delta_rule._adjoint",
+        "key without the replaced",
+        " - alpha * d_read",
+        "",
+        "delta_rule",
+    ),
+    backward(
+        DELTA,
+        "delta_rule._adjoint",
+        "S_{t-1} for S_t",
+        "heads.matrix_vector(s, d_h)",
+        "heads.matrix_vector(s_tm1, d_h)",
+        "delta_rule",
+    ),
+    backward(
+        DELTA,
+        "delta_rule._adjoint",
+        "rate for decay",
+        "alpha[..., None] * (",
+        "beta[..., None] * (",
+        "delta_rule",
+    ),
+)
+
+FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS, *DELTA_FAULTS)
