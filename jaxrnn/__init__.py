@@ -12,6 +12,7 @@ from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm
 from jaxrnn.cells import MLSTMCarry as MLSTMCarry, mlstm as mlstm
 from jaxrnn.cells import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
+from jaxrnn.cells import conv_lstm as conv_lstm
 from jaxrnn.cells import SLSTMCarry as SLSTMCarry, slstm as slstm
 
 # Loops

@@ -209,7 +209,7 @@ def certify(
 def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     """Draws initial parameters, with noise so that no bias is zero, and a carry and inputs.
 
-    T = 11, which neither 4 nor 5 divides; batch 3; 5 inputs, or tokens from 0 to 4, which have no
+    T = 11, which neither 4 nor 5 divides; batch 3; 5 features, or tokens from 0 to 4, which have no
     gradient; float64 in 64-bit mode.
     """
     dtype = jnp.result_type(float)
@@ -218,7 +218,11 @@ def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     carry = _normal_like(rng, cell.initial_carry((3,), dtype))
     if cell.num_feature_axes == 0:
         return params, carry, jnp.asarray(rng.integers(0, 5, (11, 3)))
-    return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
+    return (
+        params,
+        carry,
+        _normal_like(rng, jax.ShapeDtypeStruct((11, 3, *cell.feature_shape(5)), dtype)),
+    )
 
 
 def _backward_pass(step: Part | Step, loop: Loop) -> str:

@@ -81,6 +81,21 @@ def of_cells():
     yield "slstm", nan, lambda: jaxrnn.slstm(H, forget_bias=np.nan)
     heads = "ValueError: num_heads: got 3, expected a divisor of hidden_size = 4"
     yield "slstm", heads, lambda: jaxrnn.slstm(H, num_heads=3)
+    for message, shape in {
+        "TypeError: spatial_shape: got [4, 4] of type list, expected a tuple": [4, 4],
+        "ValueError: spatial_shape: got (), expected one to three sizes": (),
+        "ValueError: spatial_shape: got 0, expected an int of at least 1": (4, 0),
+    }.items():
+        yield "conv_lstm", message, lambda s=shape: jaxrnn.conv_lstm(H, s)
+    yield (
+        "conv_lstm",
+        "ValueError: kernel_size: got 0, expected an int of at least 1",
+        lambda: jaxrnn.conv_lstm(H, (4,), kernel_size=0),
+    )
+    images = jaxrnn.conv_lstm(1, (4, 4), kernel_size=1)
+    image_params = {"w_x": array(1, 1, I, 4), "w_h": array(1, 1, 1, 4), "b": array(4)}
+    spatial = "ValueError: xs: got float64[...], expected images of the spatial_shape (4, 4) for"
+    yield "conv_lstm", spatial, run(images, image_params, array(T, B, 4, 5, I))
     key_size = "ValueError: key_size: got 0, expected an int of at least 1"
     for name in ("mlstm", "delta_rule"):
         make = getattr(jaxrnn, name)

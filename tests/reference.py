@@ -193,6 +193,23 @@ def delta_rule_step(params, carry, x):
     return h.reshape(*x.shape[:-1], -1), np.swapaxes(s, -1, -2)
 
 
+def convolve_line(images, kernel):
+    """Over one axis, with as many zeros on the left as on the right, or one fewer."""
+    size = len(kernel)
+    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [((size - 1) // 2, size // 2), (0, 0)])
+    length = images.shape[-2]
+    return sum(padded[..., n : n + length, :] @ kernel[n] for n in range(size))
+
+
+def conv_lstm_step(params, carry, x):
+    """Of one spatial axis."""
+    h, c = carry
+    a = convolve_line(x, params["w_x"]) + params["b"] + convolve_line(h, params["w_h"])
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
+    c = sigmoid(a_f) * c + sigmoid(a_i) * np.tanh(a_g)
+    return sigmoid(a_o) * np.tanh(c), c
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -212,6 +229,7 @@ STEPS = {
     "slstm": slstm_step,
     "mlstm": mlstm_step,
     "delta_rule": delta_rule_step,
+    "conv_lstm": conv_lstm_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output}

@@ -66,7 +66,9 @@ def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=6, seed=0):
         params = init(jax.random.key(seed), inputs, jnp.float64)
         params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(rng, params))
         carry = noise(rng, cell.initial_carry(batch, jnp.float64))
-        xs = noise(rng, jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
+        xs = noise(
+            rng, jax.ShapeDtypeStruct((length, *batch, *cell.feature_shape(inputs)), jnp.float64)
+        )
         v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
     return cell, (params, carry, xs), v
 

@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxrnn.cells.conv_lstm import conv_lstm as conv_lstm
 from jaxrnn.cells.delta_rule import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
@@ -51,4 +52,5 @@ CELLS = (
         "delta_rule",
         lambda hidden_size: delta_rule(hidden_size, num_heads=_num_heads(hidden_size), key_size=3),
     ),
+    ("conv_lstm", lambda hidden_size: conv_lstm(hidden_size, (3,), kernel_size=2)),
 )

@@ -58,8 +58,8 @@ class delta_rule(WideCell):
         M_t     += qᵀ λ_t,    δ_q = λ_t S_tᵀ                                                 (DR6)
         ε        = β k M_t,    δ_v = ε,    δ_β = k M_t eᵀ                                    (DR7)
         δ_k      = β e M_tᵀ - α ε S_{t-1}ᵀ                                                   (DR8)
-        M_{t-1}  = α (M_t - kᵀ ε)                                                            (DR9)
-        ∂L/∂log α = ⟨M_{t-1}, S_{t-1}⟩                                                       (DR10)
+        K        = M_t - kᵀ ε,    M_{t-1} = α K                                              (DR9)
+        ∂L/∂log α = α ⟨K, S_{t-1}⟩                                                           (DR10)
 
     and ∂L/∂z_t = δ_t. No parameter is used in the loop, so the gradients of the parameters are one
     product over time.
@@ -167,8 +167,9 @@ class delta_rule(WideCell):
         delta_beta = heads.inner(d_written, error)  # (DR7)
         d_read = heads.matrix_vector(s_tm1, d_error)
         delta_k = beta * heads.matrix_vector(d_s, error) - alpha * d_read  # (DR8)
-        d_s_tm1 = alpha[..., None] * (d_s - heads.outer(z.k, d_error))  # (DR9)
-        delta_log_decay = jnp.sum(d_s_tm1 * s_tm1, axis=(-2, -1))  # (DR10)
+        d_kept = d_s - heads.outer(z.k, d_error)
+        d_s_tm1 = alpha[..., None] * d_kept  # (DR9)
+        delta_log_decay = alpha[..., 0] * jnp.sum(d_kept * s_tm1, axis=(-2, -1))  # (DR10)
         delta = DeltaRuleInputs(delta_q, delta_k, d_error, delta_log_decay, delta_beta)
         return DeltaRuleCarry(jnp.zeros_like(d_carry.h), d_s_tm1), delta
 

@@ -24,7 +24,7 @@ CALLABLES: dict[str, Callable[..., Any]] = {
         *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
         *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
         *(cells.projected_lstm, cells.slstm, cells.mlstm, *CARRIES),
-        *(cells.delta_rule,),
+        *(cells.delta_rule, cells.conv_lstm),
         *(layers.dropout, layers.embedding, layers.linear),
         *(networks.bidirectional, networks.residual, networks.stacked),
         *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),
@@ -119,8 +119,8 @@ def input_size_of(cell: Any, params: Params) -> int:
     check.require(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
     check.require_arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
-    # The input size is the length of one of the arrays.
-    for size in dict.fromkeys(len(x) for x in jax.tree.leaves(params) if jnp.ndim(x)):
+    # The input size is an axis of one of the arrays.
+    for size in dict.fromkeys(n for x in jax.tree.leaves(params) for n in jnp.shape(x)):
         if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
             return size
     raise ValueError(f"params: got the shapes {shapes}, expected those of {expression_of(cell)}")

@@ -3,7 +3,7 @@
 from faults.planting import backward, fault, forward
 
 SLSTM, MLSTM = "cells/slstm.py", "cells/mlstm.py"
-DELTA = "cells/delta_rule.py"
+DELTA, CONV = "cells/delta_rule.py", "cells/conv_lstm.py"
 GATING, HEADS = "cells/exponential_gating.py", "cells/heads.py"
 
 SLSTM_FAULTS = (
@@ -132,8 +132,8 @@ DELTA_FAULTS = (
         DELTA,
         "delta_rule._adjoint",
         "sign of the replaced",
-        "(d_s - heads",
-        "(d_s + heads",
+        "= d_s - heads",
+        "= d_s + heads",
         "delta_rule",
     ),
     backward(
@@ -156,10 +156,70 @@ DELTA_FAULTS = (
         DELTA,
         "delta_rule._adjoint",
         "rate for decay",
-        "alpha[..., None] * (",
-        "beta[..., None] * (",
+        "alpha[..., None] * d_kept",
+        "beta[..., None] * d_kept",
         "delta_rule",
     ),
 )
 
-FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS, *DELTA_FAULTS)
+CONV_FAULTS = (
+    forward(
+        CONV,
+        "conv_lstm._advance",
+        "gates exchanged",
+        "o * tanh(c), c",
+        "o * tanh(g), c",
+        "conv_lstm",
+    ),
+    forward(
+        CONV,
+        "_convolve",
+        "other padding",
+        "((size - 1) // 2, size // 2)",
+        "(size // 2, (size - 1) // 2)",
+        "conv_lstm",
+    ),
+    backward(
+        CONV,
+        "conv_lstm.prepare",
+        "kernel not mirrored",
+        "jnp.flip(w, tuple(range(len(self.spatial_shape))))",
+        "w",
+        "conv_lstm",
+    ),
+    backward(
+        CONV,
+        "_convolve",
+        "padding of the adjoint",
+        "end[::-1] if transposed else end",
+        "end",
+        "conv_lstm",
+    ),
+    backward(CONV, "conv_lstm._adjoint", "memory left out", "d_carry.c + ", "", "conv_lstm"),
+    backward(
+        CONV,
+        "conv_lstm._gradients",
+        "h_t for h_{t-1}",
+        "residuals.previous_carry.h",
+        "residuals.carry.h",
+        "conv_lstm",
+    ),
+    fault(
+        "networks.py",
+        "stacked.init",
+        "one feature axis",
+        "*self.feature_shape(size)",
+        "size",
+        "cells/test_conv_lstm.py::test_a_stack_of_two",
+    ),
+    fault(
+        "cells/conv_lstm.py",
+        "conv_lstm.num_feature_axes",
+        "one feature axis",
+        "len(self.spatial_shape) + 1",
+        "1",
+        "cells/test_conv_lstm.py::test_padding_of_nan_has_no_effect",
+    ),
+)
+
+FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS, *DELTA_FAULTS, *CONV_FAULTS)

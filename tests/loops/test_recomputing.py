@@ -43,7 +43,7 @@ def problem(cell, steps=T, batch=(B,)):
         return jnp.asarray(numbers if like.dtype == float else numbers * (1 + 1j), like.dtype)
 
     carry = jax.tree.map(drawn, cell.initial_carry(batch, jnp.float64))
-    return params, carry, jnp.asarray(rng.standard_normal((steps, *batch, I)))
+    return params, carry, jnp.asarray(rng.standard_normal((steps, *batch, *cell.feature_shape(I))))
 
 
 def result(loop, step, *args):
