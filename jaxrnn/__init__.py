@@ -13,6 +13,8 @@ from jaxrnn.cells import projected_lstm as projected_lstm
 from jaxrnn.cells import MLSTMCarry as MLSTMCarry, mlstm as mlstm
 from jaxrnn.cells import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
 from jaxrnn.cells import conv_lstm as conv_lstm
+from jaxrnn.cells import CoRNNCarry as CoRNNCarry, cornn as cornn, echo_state as echo_state
+from jaxrnn.cells import TimedInputs as TimedInputs, cfc as cfc
 from jaxrnn.cells import SLSTMCarry as SLSTMCarry, slstm as slstm
 
 # Loops

@@ -146,7 +146,8 @@ def certify(
     in a random direction; g* is the float64 gradient at the float32 arguments; products are
     computed at the highest precision. For a loop that truncates the gradient, `scan` runs each
     window from the carry of the forward pass, held constant. So a truncated gradient too is
-    compared with finite differences.
+    compared with finite differences. An array whose gradient by autodiff is exactly zero, since the
+    step does not read it or stops its gradient, is not compared with differences but with zero.
 
     `certify` works in 64-bit mode and leaves all global settings unchanged.
 
@@ -218,11 +219,8 @@ def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     carry = _normal_like(rng, cell.initial_carry((3,), dtype))
     if cell.num_feature_axes == 0:
         return params, carry, jnp.asarray(rng.integers(0, 5, (11, 3)))
-    return (
-        params,
-        carry,
-        _normal_like(rng, jax.ShapeDtypeStruct((11, 3, *cell.feature_shape(5)), dtype)),
-    )
+    shape = (11, 3, *cell.feature_shape(5))
+    return params, carry, _normal_like(rng, jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _backward_pass(step: Part | Step, loop: Loop) -> str:
@@ -260,15 +258,17 @@ def _float64_errors(step: Step, loop: Loop, trials: Sequence[Trial]) -> Iterator
                 moved = tree.merge_inexact(tree.add_sparse(inexact, steps), others)
                 return _inner(v, reference(step, *moved))
 
-            values = jax.vmap(value)(jnp.asarray(STEPS))
-            # Weights sum to 0. So an array without influence gets a difference that is exactly 0.
-            return jnp.asarray(WEIGHTS) @ (values - values[0])
+            return jnp.asarray(WEIGHTS) @ jax.vmap(value)(jnp.asarray(STEPS))
 
         # Four directions for each array. All differences are one batch of one program.
         one_hot = structure.unflatten(jnp.eye(structure.num_leaves))
         over_directions = jax.vmap(difference, in_axes=(None, 0))
         differences = jax.vmap(over_directions, in_axes=(0, None))(one_hot, us)
         derivatives, kinks = (structure.unflatten(x) for x in jnp.moveaxis(differences, -1, 0))
+        # Where a step stops the gradient, differences do not see that.
+        derivatives = jax.tree.map(
+            lambda d, g: jnp.where(jnp.any(g != 0), d, 0), derivatives, reference_gradient
+        )
         slopes = jax.tree.map(jax.vmap(_inner, in_axes=(None, 0)), gradient, us)
         errors = {
             "values of scan": _distances(OUTPUTS, values, reference_values),

@@ -210,6 +210,25 @@ def conv_lstm_step(params, carry, x):
     return sigmoid(a_o) * np.tanh(c), c
 
 
+def cornn_step(params, carry, x, dt=0.3, gamma=1.2, epsilon=0.7):
+    y, v = carry
+    from_states = np.concatenate([y, v], axis=-1) @ params["w_h"]
+    force = np.tanh(x @ params["w_x"] + params["b"] + from_states)
+    v = v + dt * (force - gamma * y - epsilon * v)
+    return y + dt * v, v
+
+
+def echo_state_step(params, h, x, leak=0.7):
+    return (1 - leak) * h + leak * elman_step(params, h, x)
+
+
+def cfc_step(params, h, x, dt=1.0):
+    s = 1.7159 * np.tanh(0.666 * (x @ params["w_x"] + params["b"] + h @ params["w_h"]))
+    f, g, a, c = np.split(s @ params["w_o"] + params["b_o"], 4, axis=-1)
+    tau = sigmoid(a * dt + c)
+    return np.tanh(f) * (1 - tau) + tau * np.tanh(g)
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -230,6 +249,9 @@ STEPS = {
     "mlstm": mlstm_step,
     "delta_rule": delta_rule_step,
     "conv_lstm": conv_lstm_step,
+    "cornn": cornn_step,
+    "echo_state": echo_state_step,
+    "cfc": cfc_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output}

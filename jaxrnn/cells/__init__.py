@@ -2,8 +2,11 @@
 
 import jax
 
+from jaxrnn.cells.cfc import TimedInputs as TimedInputs, cfc as cfc
 from jaxrnn.cells.conv_lstm import conv_lstm as conv_lstm
+from jaxrnn.cells.cornn import CoRNNCarry as CoRNNCarry, cornn as cornn
 from jaxrnn.cells.delta_rule import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
+from jaxrnn.cells.echo_state import echo_state as echo_state
 from jaxrnn.cells.elman import elman as elman
 from jaxrnn.cells.gru import gru as gru
 from jaxrnn.cells.indrnn import indrnn as indrnn
@@ -53,4 +56,7 @@ CELLS = (
         lambda hidden_size: delta_rule(hidden_size, num_heads=_num_heads(hidden_size), key_size=3),
     ),
     ("conv_lstm", lambda hidden_size: conv_lstm(hidden_size, (3,), kernel_size=2)),
+    ("cornn", lambda hidden_size: cornn(hidden_size, 0.3, 1.2, 0.7)),
+    ("echo_state", lambda hidden_size: echo_state(hidden_size, leak=0.7)),
+    ("cfc", lambda hidden_size: cfc(hidden_size, backbone_size=hidden_size + 1)),
 )

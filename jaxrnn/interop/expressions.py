@@ -15,7 +15,7 @@ from jaxrnn.types import Params, Part
 # NamedTuples, such as those of a rate for each array of the carry.
 CARRIES: tuple[Any, ...] = (
     *(cells.LSTMCarry, cells.SLSTMCarry, cells.MLSTMCarry),
-    cells.DeltaRuleCarry,
+    *(cells.DeltaRuleCarry, cells.CoRNNCarry),
 )
 # The functions and classes that an expression may call, by name.
 CALLABLES: dict[str, Callable[..., Any]] = {
@@ -24,7 +24,7 @@ CALLABLES: dict[str, Callable[..., Any]] = {
         *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
         *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
         *(cells.projected_lstm, cells.slstm, cells.mlstm, *CARRIES),
-        *(cells.delta_rule, cells.conv_lstm),
+        *(cells.delta_rule, cells.conv_lstm, cells.cornn, cells.echo_state, cells.cfc),
         *(layers.dropout, layers.embedding, layers.linear),
         *(networks.bidirectional, networks.residual, networks.stacked),
         *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),

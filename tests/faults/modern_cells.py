@@ -1,9 +1,10 @@
-"""Faults in the cells of recent years: xLSTM."""
+"""Faults in cells of other kinds: matrix memories, images, oscillators, reservoirs, times."""
 
 from faults.planting import backward, fault, forward
 
 SLSTM, MLSTM = "cells/slstm.py", "cells/mlstm.py"
 DELTA, CONV = "cells/delta_rule.py", "cells/conv_lstm.py"
+CORNN, ECHO, CFC = "cells/cornn.py", "cells/echo_state.py", "cells/cfc.py"
 GATING, HEADS = "cells/exponential_gating.py", "cells/heads.py"
 
 SLSTM_FAULTS = (
@@ -222,4 +223,147 @@ CONV_FAULTS = (
     ),
 )
 
-FAULTS = (*SLSTM_FAULTS, *MLSTM_FAULTS, *DELTA_FAULTS, *CONV_FAULTS)
+CORNN_FAULTS = (
+    forward(
+        CORNN,
+        "cornn._advance",
+        "sign of the damping",
+        "- self.epsilon * v",
+        "+ self.epsilon * v",
+        "cornn",
+    ),
+    backward(CORNN, "cornn._adjoint", "position left out", " + self.dt * d_carry.y", "", "cornn"),
+    backward(
+        CORNN, "cornn._adjoint", "stiffness left out", " - self.dt * self.gamma * d_v", "", "cornn"
+    ),
+    backward(
+        CORNN,
+        "cornn._adjoint",
+        "sign of the damping",
+        "(1 - self.dt * self.epsilon)",
+        "(1 + self.dt * self.epsilon)",
+        "cornn",
+    ),
+    backward(
+        CORNN,
+        "cornn._gradients",
+        "states of after",
+        "residuals.previous_carry",
+        "residuals.carry",
+        "cornn",
+    ),
+)
+
+ECHO_FAULTS = (
+    forward(
+        ECHO,
+        "echo_state._advance",
+        "leak exchanged",
+        "(1 - self.leak) * carry + self.leak * g",
+        "self.leak * carry + (1 - self.leak) * g",
+        "echo_state",
+    ),
+    backward(
+        ECHO,
+        "echo_state._adjoint",
+        "leak left out",
+        "(1 - self.leak) * d_carry + ",
+        "",
+        "echo_state",
+    ),
+    backward(
+        ECHO, "echo_state._adjoint", "sign in the slope", "(1 - g * g)", "(1 + g * g)", "echo_state"
+    ),
+    backward(
+        ECHO,
+        "echo_state._adjoint",
+        "leak of the force",
+        "self.leak * d_carry * (1",
+        "d_carry * (1",
+        "echo_state",
+    ),
+    fault(
+        ECHO,
+        "echo_state.prepare",
+        "kernel learns",
+        'lax.stop_gradient(params["w_h"])',
+        'params["w_h"]',
+        "cells/test_echo_state.py::test_weights_have_no_gradient_and_inputs_have_one[scan]",
+    ),
+    fault(
+        ECHO,
+        "echo_state.project",
+        "input weights learn",
+        "jax.tree.map(lax.stop_gradient, params)",
+        "params",
+        "cells/test_echo_state.py::test_weights_have_no_gradient_and_inputs_have_one[bptt]",
+    ),
+    fault(
+        ECHO,
+        "spectral_radius",
+        "share not halved",
+        "share / 2",
+        "share",
+        "cells/test_echo_state.py::test_the_spectral_radius_is_the_largest_eigenvalue",
+    ),
+    fault(
+        "certify.py",
+        "_float64_errors",
+        "differences of what is stopped",
+        "jnp.where(jnp.any(g != 0), d, 0)",
+        "d",
+        "cells/test_echo_state.py::test_a_certificate_sees_a_gradient_where_the_step_stops_it",
+    ),
+)
+
+CFC_FAULTS = (
+    forward(
+        CFC, "cfc._advance", "heads exchanged", "f + tau * (g - f), ", "g + tau * (f - g), ", "cfc"
+    ),
+    backward(
+        CFC, "cfc._adjoint", "sign of the gate", "d_carry * (g - f)", "d_carry * (f - g)", "cfc"
+    ),
+    backward(
+        CFC,
+        "cfc._adjoint",
+        "gate for its rest",
+        "d_carry * (1 - tau) * (1 - f * f)",
+        "d_carry * tau * (1 - f * f)",
+        "cfc",
+    ),
+    backward(CFC, "cfc._adjoint", "slope of the backbone", "(A - s * s / A)", "(A - s * s)", "cfc"),
+    backward(
+        CFC,
+        "cfc._gradients",
+        "h_t for h_{t-1}",
+        "residuals.previous_carry",
+        "residuals.carry",
+        "cfc",
+    ),
+    fault(
+        CFC,
+        "cfc._adjoint",
+        "rate without time",
+        "_times(delta_c, dt)",
+        "delta_c",
+        "cells/test_cfc.py::test_the_certificate_of_irregular_times",
+    ),
+    fault(
+        CFC,
+        "cfc._adjoint",
+        "sign of the time",
+        "jnp.sum(delta_c * rate",
+        "-jnp.sum(delta_c * rate",
+        "cells/test_cfc.py::test_the_certificate_of_irregular_times",
+    ),
+)
+
+FAULTS = (
+    *SLSTM_FAULTS,
+    *MLSTM_FAULTS,
+    *DELTA_FAULTS,
+    *CONV_FAULTS,
+    *CORNN_FAULTS,
+    *ECHO_FAULTS,
+    *CFC_FAULTS,
+)
