@@ -130,8 +130,8 @@ def spectral_radius(a: Float[Array, "H H"]) -> Any:
         ρ = lim ‖A^n‖^{1/n},    n = 2^k                                                      (ES7)
 
     for any norm, here the largest number. A is squared k times, and divided by its norm each time
-    so that it neither over- nor underflows. The function calls no LAPACK, since a program that does so in two independent
-    places can deadlock on jaxlib 0.10.1 (see pyproject.toml).
+    so that it neither over- nor underflows. The function calls no LAPACK, since a program that does
+    so in two independent places can deadlock on jaxlib 0.10.1 (see pyproject.toml).
 
     Time: k = 40 products of `(H, H)` matrices.
 

@@ -78,7 +78,7 @@ def test_it_equals_ncps():
         for n, head in enumerate(heads):
             head.weight[:] = w["w_o"][:, n * H : (n + 1) * H].T
             head.bias[:] = w["b_o"][n * H : (n + 1) * H]
-    v = noise(np.random.default_rng(1), xs[..., :1] * jnp.ones(H))
+    v = noise(np.random.default_rng(1), jnp.zeros((T, B, H)))
 
     def value(xs, dt, carry):
         ys = jaxrnn.bptt(CELL, params, carry, TimedInputs(xs, dt))[1]
