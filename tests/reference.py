@@ -333,6 +333,22 @@ def often(names, chosen):
 SOME_LOOPS = ("bptt", "truncated:2:5", "checkpointed")
 
 
+# Cells whose starts and files are made as those of the others: there one dtype stands for all.
+MODERN = ("slstm", "mlstm", "delta_rule", "conv_lstm", "cornn", "echo_state", "cfc")
+
+
+def cells_and_dtypes(cells, dtypes, first):
+    """All pairs, of a modern cell all dtypes but the first left to `pytest -m thorough`."""
+    return [
+        pytest.param(
+            *(cell, dtype),
+            marks=[] if cell not in MODERN or dtype == first else pytest.mark.thorough,
+        )
+        for cell in cells
+        for dtype in dtypes
+    ]
+
+
 def subjaxprs(jaxpr):
     """The jaxpr and all jaxprs inside it."""
     yield jaxpr

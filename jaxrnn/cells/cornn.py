@@ -81,8 +81,10 @@ class cornn(GatedCell):
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> CoRNNCarry:
         """Returns oscillators at rest; float32 at least, since both are sums over all time."""
-        zeros = kernels.zeros(self.hidden_size, batch_shape, kernels.at_least_float32(dtype))
-        return CoRNNCarry(zeros, zeros)
+        wide = kernels.at_least_float32(dtype)
+        # Two arrays, since a donated carry must not be donated twice.
+        y, v = (kernels.zeros(self.hidden_size, batch_shape, wide) for _ in "yv")
+        return CoRNNCarry(y, v)
 
     def project(self, params: Params, xs: Array) -> State:
         """Returns z = x W_x + b."""
