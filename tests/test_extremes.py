@@ -20,6 +20,8 @@ CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
 T, B, I, H = 4, 2, 2, 3
 FEW = ("elman", "gru", "lstm", "lru")
 # The adjoint of a norm is another sum than autodiff's, and over- and underflows elsewhere.
+# In float16, a rate of decay from the largest number cancels with others.
+NOT_IN_FLOAT16 = ("delta_rule",)
 EQUAL_TO_SCAN = [name for name in CELLS if not name.startswith("layer_norm")]
 EXACT = [name for name in LOOPS if name != "scan" and not name.startswith("truncated")]
 # Products of two projections of an input overflow where each is the largest number.
@@ -119,7 +121,12 @@ def extremes_equal_those_of_scan(cell_name, loop, dtype):
 @pytest.mark.parametrize(
     "case",
     often(
-        [(cell, dtype) for cell in EQUAL_TO_SCAN for dtype in DTYPES],
+        [
+            (cell, dtype)
+            for cell in EQUAL_TO_SCAN
+            for dtype in DTYPES
+            if dtype != jnp.float16 or cell not in NOT_IN_FLOAT16
+        ],
         [(cell, jnp.float32) for cell in FEW] + [("elman", dtype) for dtype in DTYPES],
     ),
     ids=lambda case: f"{case[0]}-{case[1].__name__}",

@@ -36,8 +36,8 @@ class CfCInputs(namedtuple("CfCInputs", "x dt")):
     """The contribution of the input `(*lead, U)`, and the time `(*lead)` or None."""
 
 
-class CfCValues(namedtuple("CfCValues", "s f g tau rate")):
-    """The backbone s `(*batch, U)`, and f, g, τ, a of the heads, each `(*batch, H)`."""
+class CfCValues(namedtuple("CfCValues", "t f g tau rate")):
+    """The backbone's tanh `(*batch, U)`, and f, g, τ, a of the heads, each `(*batch, H)`."""
 
 
 class CfCDeltas(namedtuple("CfCDeltas", "s heads dt")):
@@ -52,16 +52,17 @@ class CfCWeights(namedtuple("CfCWeights", "w_h w_o w_o_t b_o")):
 class cfc(WideCell):
     """The CfC, which moves between two states by the time that passes between inputs.
 
-        z_t  = x_t W_x + b,    s = A tanh(S (z_t + h_{t-1} W_h)),    A = 1.7159, S = 0.666   (CF1)
+        z_t  = x_t W_x + b,    t = tanh(S (z_t + h_{t-1} W_h)),    s = A t                   (CF1)
         p_f, p_g, a, c = s W_o + b_o                                                         (CF2)
         f = tanh(p_f),    g = tanh(p_g),    τ = σ(a dt + c)                                  (CF3)
         h_t  = (1 - τ) ⊙ f + τ ⊙ g,    y_t = h_t                                             (CF4)
 
-    where dt is the time since the input before. Backward, with λ_t = ∂L/∂h_t,
+    where A = 1.7159, S = 0.666, and dt is the time since the input before. Backward, with λ_t =
+    ∂L/∂h_t,
 
         δ_c  = λ_t ⊙ (g - f) ⊙ τ(1-τ),    δ_a = dt δ_c                                       (CF5)
         δ_f  = λ_t ⊙ (1-τ) ⊙ (1-f²),    δ_g = λ_t ⊙ τ ⊙ (1-g²)                               (CF6)
-        δ_s  = [δ_f δ_g δ_a δ_c] W_oᵀ ⊙ S (A - s²/A)                                         (CF7)
+        δ_s  = [δ_f δ_g δ_a δ_c] W_oᵀ ⊙ A S (1 - t²)                                         (CF7)
         λ_{t-1} = δ_s W_hᵀ,    ∂L/∂dt = Σ δ_c ⊙ a over the units                             (CF8)
         ∂L/∂W_h = Σ_t h_{t-1}ᵀ δ_s,    ∂L/∂W_o = Σ_t sᵀ [δ_f δ_g δ_a δ_c],
         ∂L/∂b_o = Σ_t [δ_f δ_g δ_a δ_c],    ∂L/∂z_t = δ_s                                    (CF9)
@@ -78,7 +79,7 @@ class cfc(WideCell):
 
     Gradient: exact, hand-written, for dt too. Time: two products a step forward and two backward,
     in order; the gradients of the kernels are two more, for all steps at once. Memory: h, f, g, τ,
-    a and s, T·B·(5H + U).
+    a and t, T·B·(5H + U).
 
     Source: R. Hasani et al., "Closed-form continuous-time neural networks", Nature Machine
     Intelligence 4 (2022), arXiv:2106.13898; the mode "default" of `ncps.torch.CfCCell` with a
@@ -147,23 +148,23 @@ class cfc(WideCell):
         return CfCWeights(w_h, w_o, w_o.T, params["b_o"])
 
     def _advance(self, w: CfCWeights, carry: State, z: CfCInputs) -> tuple[State, CfCValues]:
-        s = A * tanh(S * (z.x + kernels.recurrent_product(carry, w.w_h)))  # (CF1)
-        heads = kernels.add_bias(kernels.dot(s, w.w_o), w.b_o)
+        t = tanh(S * (z.x + kernels.recurrent_product(carry, w.w_h)))
+        heads = kernels.add_bias(kernels.dot(A * t, w.w_o), w.b_o)  # (CF1)
         p_f, p_g, rate, offset = kernels.split_gates(heads, 4)  # (CF2)
         f, g = tanh(p_f), tanh(p_g)
         tau = sigmoid(_times(rate, z.dt) + offset)  # (CF3)
-        return f + tau * (g - f), CfCValues(s, f, g, tau, rate)  # (CF4)
+        return f + tau * (g - f), CfCValues(t, f, g, tau, rate)  # (CF4)
 
     def _adjoint(
         self, w: CfCWeights, residuals: Residuals, d_carry: State
     ) -> tuple[State, CfCDeltas]:
-        s, f, g, tau, rate = residuals.saved
+        t, f, g, tau, rate = residuals.saved
         dt = residuals.z.dt
         delta_c = d_carry * (g - f) * tau * (1 - tau)  # (CF5)
         delta_f = d_carry * (1 - tau) * (1 - f * f)
         delta_g = d_carry * tau * (1 - g * g)  # (CF6)
         delta_heads = kernels.join_gates(delta_f, delta_g, _times(delta_c, dt), delta_c)
-        delta_s = kernels.dot(delta_heads, w.w_o_t) * S * (A - s * s / A)  # (CF7)
+        delta_s = kernels.dot(delta_heads, w.w_o_t) * A * S * (1 - t * t)  # (CF7)
         d_dt = None if dt is None else jnp.sum(delta_c * rate, axis=-1)
         d_h_tm1 = kernels.recurrent_product_adjoint(delta_s, w.w_h)  # (CF8)
         return d_h_tm1, CfCDeltas(delta_s, delta_heads, d_dt)
@@ -172,7 +173,7 @@ class cfc(WideCell):
         self, w: CfCWeights, residuals: Residuals, deltas: CfCDeltas
     ) -> tuple[CfCWeights, CfCInputs]:
         d_w_h = kernels.recurrent_kernel_gradient(residuals.previous_carry, deltas.s, w.w_h)
-        d_w_o = kernels.kernel_gradient(residuals.saved.s, deltas.heads, w.w_o)
+        d_w_o = kernels.kernel_gradient(A * residuals.saved.t, deltas.heads, w.w_o)
         d_b_o = kernels.bias_gradient(deltas.heads)
         return CfCWeights(d_w_h, d_w_o, None, d_b_o), CfCInputs(deltas.s, deltas.dt)  # (CF9)
 

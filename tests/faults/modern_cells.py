@@ -331,7 +331,7 @@ CFC_FAULTS = (
         "d_carry * tau * (1 - f * f)",
         "cfc",
     ),
-    backward(CFC, "cfc._adjoint", "slope of the backbone", "(A - s * s / A)", "(A - s * s)", "cfc"),
+    backward(CFC, "cfc._adjoint", "slope of the backbone", "(1 - t * t)", "(1 - t)", "cfc"),
     backward(
         CFC,
         "cfc._gradients",
