@@ -12,6 +12,11 @@ from jaxrnn.cells import layer_norm_lstm as layer_norm_lstm, lru as lru, lstm as
 from jaxrnn.cells import min_gru as min_gru, min_lstm as min_lstm, peephole_lstm as peephole_lstm
 from jaxrnn.cells import projected_lstm as projected_lstm, rg_lru as rg_lru, s5 as s5
 from jaxrnn.cells import selective_ssm as selective_ssm
+from jaxrnn.cells import SLSTMCarry as SLSTMCarry, slstm as slstm
+from jaxrnn.cells import MLSTMCarry as MLSTMCarry, mlstm as mlstm
+from jaxrnn.cells import DeltaRuleCarry as DeltaRuleCarry, delta_rule as delta_rule
+from jaxrnn.cells import CoRNNCarry as CoRNNCarry, cornn as cornn, echo_state as echo_state
+from jaxrnn.cells import TimedInputs as TimedInputs, cfc as cfc, conv_lstm as conv_lstm
 
 # Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed

@@ -1,6 +1,5 @@
 """The certificate: compares the gradient of a loop with independent references."""
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from jaxrnn.expression import name_of
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.parallel import parallel
 from jaxrnn.loops.scan import scan
+from jaxrnn.reference_loop import Arguments, reference_loop
 from jaxrnn.types import (
     Carry,
     Cell,
@@ -23,9 +23,7 @@ from jaxrnn.types import (
     Part,
     PyTree,
     Step,
-    StepResult,
     gradient_of,
-    window_start_of,
 )
 
 # The largest error of each law (float64, leaf by leaf): ‖a - b‖ ≤ limit ‖b‖.
@@ -43,7 +41,6 @@ EPSILON = 1e-6
 STEPS = EPSILON * np.array([1, -1, 2, -2])
 WEIGHTS = np.array([[8, -1], [6, -3]]) / (12 * EPSILON)
 
-Arguments = tuple[Params, Carry, PyTree]
 Trial = tuple[Arguments, PyTree, PyTree]  # arguments, cotangents, directions
 Error = tuple[str, str, float, float]  # reference, array, error, limit
 ARGUMENTS, OUTPUTS = ("params", "carry", "xs"), ("carry_T", "ys")
@@ -147,7 +144,8 @@ def certify(
     in a random direction; g* is the float64 gradient at the float32 arguments; products are
     computed at the highest precision. For a loop that truncates the gradient, `scan` runs each
     window from the carry of the forward pass, held constant. So a truncated gradient too is
-    compared with finite differences.
+    compared with finite differences. An array whose gradient by autodiff is exactly zero, since the
+    step does not read it or stops its gradient, is not compared with differences but with zero.
 
     `certify` works in 64-bit mode and leaves all global settings unchanged.
 
@@ -210,7 +208,7 @@ def certify(
 def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     """Draws initial parameters, with noise so that no bias is zero, and a carry and inputs.
 
-    T = 11, which neither 4 nor 5 divides; batch 3; 5 inputs, or tokens from 0 to 4, which have no
+    T = 11, which neither 4 nor 5 divides; batch 3; 5 features, or tokens from 0 to 4, which have no
     gradient; float64 in 64-bit mode.
     """
     dtype = jnp.result_type(float)
@@ -219,7 +217,8 @@ def draw_arguments(cell: Any, rng: np.random.Generator) -> Arguments:
     carry = _normal_like(rng, cell.initial_carry((3,), dtype))
     if cell.num_feature_axes == 0:
         return params, carry, jnp.asarray(rng.integers(0, 5, (11, 3)))
-    return params, carry, _normal_like(rng, jax.ShapeDtypeStruct((11, 3, 5), dtype))
+    shape = (11, 3, *cell.feature_shape(5))
+    return params, carry, _normal_like(rng, jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _backward_pass(step: Part | Step, loop: Loop) -> str:
@@ -243,7 +242,7 @@ def _float64_errors(step: Step, loop: Loop, trials: Sequence[Trial]) -> Iterator
 
     @jax.jit
     def errors_of(args: Arguments, v: PyTree, us: PyTree) -> Any:
-        reference = _reference_loop(loop, step, args)
+        reference = reference_loop(loop, step, args)
         gradient, values = _gradient(loop, step, args, v)
         reference_gradient, reference_values = _gradient(reference, step, args, v)
         inexact, others = tree.split_inexact(args)
@@ -266,6 +265,10 @@ def _float64_errors(step: Step, loop: Loop, trials: Sequence[Trial]) -> Iterator
         over_directions = jax.vmap(difference, in_axes=(None, 0))
         differences = jax.vmap(over_directions, in_axes=(0, None))(one_hot, us)
         derivatives, kinks = (structure.unflatten(x) for x in jnp.moveaxis(differences, -1, 0))
+        # Where a step stops the gradient, differences do not see that.
+        derivatives = jax.tree.map(
+            lambda d, g: jnp.where(jnp.any(g != 0), d, 0), derivatives, reference_gradient
+        )
         slopes = jax.tree.map(jax.vmap(_inner, in_axes=(None, 0)), gradient, us)
         errors = {
             "values of scan": _distances(OUTPUTS, values, reference_values),
@@ -306,46 +309,19 @@ def _narrow_errors(step: Step, loop: Loop, trials: Sequence[Trial], dtype: Any) 
             carry, d_carry = tree.cast_like(carry, initial), tree.cast_like(d_carry, initial)
         args, v = (params, carry, xs), (d_carry, d_ys)
         wide_args, wide_v = tree.cast((args, v), jnp.float64)
-        exact, _ = _gradient(_reference_loop(loop, step, wide_args), step, wide_args, wide_v)
+        exact, _ = _gradient(reference_loop(loop, step, wide_args), step, wide_args, wide_v)
 
         def error_of(loop: Loop) -> dict[str, Any]:
             gradient, _ = _gradient(loop, step, args, v)
             return _distances(ARGUMENTS, tree.cast(gradient, jnp.float64), exact)
 
-        return error_of(loop), error_of(_reference_loop(loop, step, args))
+        return error_of(loop), error_of(reference_loop(loop, step, args))
 
     draws = [errors_of(*trial) for trial in trials]
     errors, autodiff_errors = jax.tree.map(lambda *e: float(np.median(e)), *draws)
     for array, error in errors.items():
         limit = NARROW_FACTOR * autodiff_errors[array] + float(jnp.finfo(dtype).eps)
         yield f"float64 (in {dtype})", array, error, limit
-
-
-def _reference_loop(loop: Loop, step: Step, args: Arguments) -> Loop:
-    """Returns `scan`, or for a loop that truncates, `scan` window by window.
-
-    Each window starts from the carry of the forward pass at `args`. That carry is a constant, so
-    autodiff and finite differences of the reference both give the truncated gradient.
-    """
-    window_start = window_start_of(loop)
-    params, carry, xs = args
-    if window_start is None or check.num_steps(xs) == 0:
-        return scan
-    _, carries = jax.lax.scan(lambda c, x: (step(params, c, x)[0], c), carry, xs)
-    starts = [window_start(t) for t in range(check.num_steps(xs))]
-
-    def by_windows(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-        outputs = []
-        for start in sorted(set(starts)):
-            # The window ends at the last step whose gradient reaches back to `start`. Its outputs
-            # are those of the steps that share this start.
-            end = len(starts) - starts[::-1].index(start)
-            first = jax.tree.map(operator.itemgetter(start), carries) if start else carry
-            last, ys = scan(step, params, first, tree.slice_time(xs, start, end))
-            outputs.append(tree.slice_time(ys, -starts.count(start), None))
-        return last, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
-
-    return by_windows
 
 
 def _gradient(loop: Loop, step: Step, args: Arguments, v: PyTree) -> tuple[PyTree, PyTree]:

@@ -70,6 +70,10 @@ class stacked(Network):
         """The number of feature axes of the first part's inputs."""
         return self.parts[0].num_feature_axes
 
+    def feature_shape(self, input_size: int) -> tuple[int, ...]:
+        """Returns the feature axes of the first part's inputs."""
+        return self.parts[0].feature_shape(input_size)
+
     @property
     def is_noisy(self) -> bool:
         """Whether any part draws noise."""
@@ -88,7 +92,7 @@ class stacked(Network):
         if _takes_tokens(self):
             xs: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
         else:
-            xs = jax.ShapeDtypeStruct((1, size), dtype)
+            xs = jax.ShapeDtypeStruct((1, *self.feature_shape(size)), dtype)
         for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
             size = size if _takes_tokens(part) else xs.shape[-1]
             part_params = part.init(key_part, size, dtype)
@@ -187,6 +191,10 @@ class bidirectional(Network):
         """The number of feature axes of both parts' inputs."""
         return self.forward.num_feature_axes
 
+    def feature_shape(self, input_size: int) -> tuple[int, ...]:
+        """Returns the feature axes of both parts' inputs."""
+        return self.forward.feature_shape(input_size)
+
     @property
     def is_noisy(self) -> bool:
         """Whether any part draws noise."""
@@ -274,6 +282,10 @@ class residual(Network):
     def num_feature_axes(self) -> int:
         """The number of feature axes of the part's inputs."""
         return self.part.num_feature_axes
+
+    def feature_shape(self, input_size: int) -> tuple[int, ...]:
+        """Returns the feature axes of the part's inputs."""
+        return self.part.feature_shape(input_size)
 
     @property
     def is_noisy(self) -> bool:

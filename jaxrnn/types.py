@@ -168,6 +168,14 @@ class Part(Expression, abc.ABC):
         """The number of feature axes of an input: 1, or 0 for integer tokens `(*batch)`."""
         return 1
 
+    def feature_shape(self, input_size: int) -> tuple[int, ...]:
+        """Returns the feature axes of an input: `(input_size,)`, or `()` for tokens.
+
+        A part with several feature axes, such as `conv_lstm`, overrides it; the last axis is
+        `input_size`.
+        """
+        return (input_size,) * self.num_feature_axes
+
     @property
     def is_noisy(self) -> bool:
         """Whether the part draws noise when `unroll` gets a key."""

@@ -38,7 +38,7 @@ STATE = jaxrnn.training.TrainState(
 OPTIMIZER = optax.sgd(0.1)
 CELLS = (
     *("elman", "gru", "layer_norm_gru", "lstm", "lru", "mgu", "indrnn", "min_gru", "min_lstm"),
-    *("rg_lru", "selective_ssm"),
+    *("rg_lru", "selective_ssm", "slstm", "mlstm", "delta_rule", "echo_state", "cfc"),
 )
 HORIZON = jaxrnn.diagnostics.MemoryHorizon(*(np.ones(shape) for shape in ((6, B), (6, B), B, B)))
 HISTORY = jaxrnn.History(array(T, B, H), ())
@@ -84,6 +84,64 @@ def of_cells():
     nan = "ValueError: forget_bias: got nan, expected a finite number"
     for name in ("lstm", "peephole_lstm", "layer_norm_lstm"):
         yield name, nan, lambda m=name: getattr(jaxrnn, m)(H, forget_bias=np.nan)
+    yield "slstm", nan, lambda: jaxrnn.slstm(H, forget_bias=np.nan)
+    heads = "ValueError: num_heads: got 3, expected a divisor of hidden_size = 4"
+    yield "slstm", heads, lambda: jaxrnn.slstm(H, num_heads=3)
+    for message, shape in {
+        "TypeError: spatial_shape: got [4, 4] of type list, expected a tuple": [4, 4],
+        "ValueError: spatial_shape: got (), expected one to three sizes": (),
+        "ValueError: spatial_shape: got 0, expected an int of at least 1": (4, 0),
+    }.items():
+        yield "conv_lstm", message, lambda s=shape: jaxrnn.conv_lstm(H, s)
+    yield (
+        "conv_lstm",
+        "ValueError: kernel_size: got 0, expected an int of at least 1",
+        lambda: jaxrnn.conv_lstm(H, (4,), kernel_size=0),
+    )
+    above = "ValueError: {}: got {}, expected a number above 0"
+    for name in ("dt", "gamma", "epsilon"):
+        options = {"dt": 0.1, "gamma": 1.0, "epsilon": 1.0, name: 0.0}
+        call = lambda o=options: jaxrnn.cornn(H, **o)  # noqa: E731
+        yield "cornn", above.format(name, 0.0), call
+    yield (
+        "cornn",
+        "TypeError: carry: got a tuple of 2, expected a CoRNNCarry",
+        lambda: jaxrnn.cornn(H, 1, 1, 1).output(None, (CARRY, CARRY)),
+    )
+    for name in ("spectral_radius", "leak", "input_scale", "density"):
+        call = lambda n=name: jaxrnn.echo_state(H, **{n: -1})  # noqa: E731
+        yield "echo_state", above.format(name, -1), call
+    for name in ("leak", "density"):
+        call = lambda n=name: jaxrnn.echo_state(H, **{n: 2})  # noqa: E731
+        yield "echo_state", f"ValueError: {name}: got 2.0, expected a number above 0 and at", call
+    backbone = "ValueError: backbone_size: got 0, expected an int of at least 1"
+    yield "cfc", backbone, lambda: jaxrnn.cfc(H, backbone_size=0)
+    cfc_params = {"w_x": array(I, 1), "w_h": array(1, 1), "b": array(1)}
+    cfc_params |= {"w_o": array(1, 4), "b_o": array(4)}
+    for message, dt in {
+        "ValueError: xs.dt: got float64[5,3,1], expected a time for each": array(T, B, 1),
+        "TypeError: xs.dt: got int32, expected a floating-point dtype": TOKENS,
+    }.items():
+        yield "TimedInputs", message, run(jaxrnn.cfc(1), cfc_params, jaxrnn.TimedInputs(XS, dt))
+    images = jaxrnn.conv_lstm(1, (4, 4), kernel_size=1)
+    image_params = {"w_x": array(1, 1, I, 4), "w_h": array(1, 1, 1, 4), "b": array(4)}
+    spatial = "ValueError: xs: got float64[...], expected images of the spatial_shape (4, 4) for"
+    yield "conv_lstm", spatial, run(images, image_params, array(T, B, 4, 5, I))
+    key_size = "ValueError: key_size: got 0, expected an int of at least 1"
+    for name in ("mlstm", "delta_rule"):
+        make = getattr(jaxrnn, name)
+        yield name, heads, lambda m=make: m(H, num_heads=3)
+        yield name, key_size, lambda m=make: m(H, key_size=0)
+    yield (
+        "slstm",
+        "TypeError: num_heads: got 2.0 of type float, expected a Python int",
+        lambda: jaxrnn.slstm(H, num_heads=2.0),
+    )
+    yield (
+        "slstm",
+        "TypeError: carry: got a tuple of 2, expected a SLSTMCarry",
+        lambda: jaxrnn.slstm(H).output(None, (CARRY, CARRY)),
+    )
     yield "projected_lstm", nan, lambda: jaxrnn.projected_lstm(H, 2, forget_bias=np.nan)
     yield (
         "gru",

@@ -175,6 +175,96 @@ def selective_ssm_output(params, h, c, u):
     return np.einsum("...dn,...n->...d", h, c) + params["d"] * u
 
 
+def log_sigmoid(a):
+    return -np.log1p(np.exp(-a))
+
+
+def slstm_step(params, carry, x):
+    """As the paper has it: the greater exponent as stabiliser m, and the normaliser n beside c."""
+    h, c, m = carry
+    heads, size, _ = params["w_h"].shape
+    blocks = [h[..., n * size : (n + 1) * size] @ params["w_h"][n] for n in range(heads)]
+    by_gate = zip(*(np.split(block, 4, axis=-1) for block in blocks), strict=True)
+    from_h = np.concatenate([p for gate in by_gate for p in gate], axis=-1)
+    a_i, a_f, a_g, a_o = np.split(x @ params["w_x"] + params["b"] + from_h, 4, axis=-1)
+    stabilizer = np.maximum(log_sigmoid(a_f) + m, a_i)
+    i, f = np.exp(a_i - stabilizer), np.exp(log_sigmoid(a_f) + m - stabilizer)
+    c, n = f * c + i * np.tanh(a_g), f + i
+    return sigmoid(a_o) * c / n, c / n, stabilizer + np.log(n)
+
+
+def mlstm_step(params, carry, x):
+    """As the paper has it: the greater exponent as stabiliser m; then the states for ours."""
+    _, c, n, m = carry
+    heads, keys, values = c.shape[-3:]
+    sizes = [heads * keys, heads * keys, heads * values, heads, heads, heads * values]
+    parts = np.split(x @ params["w_x"] + params["b"], np.cumsum(sizes)[:-1], axis=-1)
+    q, k, v, o = (parts[g].reshape(*x.shape[:-1], heads, -1) for g in (0, 1, 2, 5))
+    a_i, a_f = parts[3], parts[4]
+    stabilizer = np.maximum(log_sigmoid(a_f) + m, a_i)
+    i, f = np.exp(a_i - stabilizer), np.exp(log_sigmoid(a_f) + m - stabilizer)
+    k = k / np.sqrt(keys)
+    c = f[..., None, None] * c + i[..., None, None] * k[..., None] * v[..., None, :]
+    n = f[..., None] * n + i[..., None] * k
+    size = np.maximum(np.abs((q * n).sum(-1)), np.exp(-stabilizer))
+    h = sigmoid(o) * (q[..., None] * c).sum(-2) / size[..., None]
+    scale = i + f
+    c, n = c / scale[..., None, None], n / scale[..., None]
+    return h.reshape(*x.shape[:-1], -1), c, n, stabilizer + np.log(scale)
+
+
+def delta_rule_step(params, carry, x):
+    """S as the paper writes it, `(V, K)`."""
+    _, memory = carry
+    heads, keys, values = memory.shape[-3:]
+    sizes = [heads * keys, heads * keys, heads * values, heads, heads]
+    parts = np.split(x @ params["w_x"] + params["b"], np.cumsum(sizes)[:-1], axis=-1)
+    q, k, v = (part.reshape(*x.shape[:-1], heads, -1) for part in parts[:3])
+    q, k = (u / np.sqrt((u**2).sum(-1, keepdims=True) + 1e-6) for u in (q, k))
+    alpha = np.exp(-np.exp(params["a_log"]) * softplus(parts[3]))[..., None, None]
+    beta = sigmoid(parts[4])[..., None, None]
+    turned = np.eye(keys) - beta * k[..., :, None] * k[..., None, :]
+    s = alpha * np.swapaxes(memory, -1, -2) @ turned + beta * v[..., :, None] * k[..., None, :]
+    h = (s @ q[..., None])[..., 0]
+    return h.reshape(*x.shape[:-1], -1), np.swapaxes(s, -1, -2)
+
+
+def convolve_line(images, kernel):
+    """Over one axis, with as many zeros on the left as on the right, or one fewer."""
+    size = len(kernel)
+    padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + [((size - 1) // 2, size // 2), (0, 0)])
+    length = images.shape[-2]
+    return sum(padded[..., n : n + length, :] @ kernel[n] for n in range(size))
+
+
+def conv_lstm_step(params, carry, x):
+    """Of one spatial axis."""
+    h, c = carry
+    a = convolve_line(x, params["w_x"]) + params["b"] + convolve_line(h, params["w_h"])
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
+    c = sigmoid(a_f) * c + sigmoid(a_i) * np.tanh(a_g)
+    return sigmoid(a_o) * np.tanh(c), c
+
+
+def cornn_step(params, carry, x, dt=0.3, gamma=1.2, epsilon=0.7):
+    y, v = carry
+    from_states = np.concatenate([y, v], axis=-1) @ params["w_h"]
+    force = np.tanh(x @ params["w_x"] + params["b"] + from_states)
+    v = v + dt * (force - gamma * y - epsilon * v)
+    return y + dt * v, v
+
+
+def echo_state_step(params, h, x, leak=0.7):
+    return (1 - leak) * h + leak * elman_step(params, h, x)
+
+
+def cfc_step(params, h, x, dt=1.0):
+    s = 1.7159 * np.tanh(0.666 * (x @ params["w_x"] + params["b"] + h @ params["w_h"]))
+    f, g, a, c = np.split(s @ params["w_o"] + params["b_o"], 4, axis=-1)
+    tau = sigmoid(a * dt + c)
+    return np.tanh(f) * (1 - tau) + tau * np.tanh(g)
+
+
 STEPS = {
     "elman": elman_step,
     "elman_softplus": elman_softplus_step,
@@ -194,6 +284,13 @@ STEPS = {
     "rg_lru": rg_lru_step,
     "s5": s5_step,
     "selective_ssm": selective_ssm_step,
+    "slstm": slstm_step,
+    "mlstm": mlstm_step,
+    "delta_rule": delta_rule_step,
+    "conv_lstm": conv_lstm_step,
+    "cornn": cornn_step,
+    "echo_state": echo_state_step,
+    "cfc": cfc_step,
 }
 # What a cell shows of its carry, where that is more than its first array.
 OUTPUTS = {"lru": lru_output, "s5": s5_output, "selective_ssm": selective_ssm_output}
@@ -273,6 +370,22 @@ def often(names, chosen):
 
 # Ours, one that cuts windows which overlap, one that runs anew: the others are made of these.
 SOME_LOOPS = ("bptt", "truncated:2:5", "checkpointed")
+
+
+# Cells whose starts and files are made as those of the others: there one dtype stands for all.
+MODERN = ("slstm", "mlstm", "delta_rule", "conv_lstm", "cornn", "echo_state", "cfc")
+
+
+def cells_and_dtypes(cells, dtypes, first):
+    """All pairs, of a modern cell all dtypes but the first left to `pytest -m thorough`."""
+    return [
+        pytest.param(
+            *(cell, dtype),
+            marks=[] if cell not in MODERN or dtype == first else pytest.mark.thorough,
+        )
+        for cell in cells
+        for dtype in dtypes
+    ]
 
 
 def subjaxprs(jaxpr):

@@ -18,7 +18,8 @@ ROOT = Path(jaxrnn.__file__).parent
 FLOORS = {
     **dict.fromkeys(("types", "expression", "tree", "check"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
-    **dict.fromkeys(("runner", "sequence", "networks", "losses", "certify", "certify_all"), 2),
+    **dict.fromkeys(("runner", "sequence", "networks", "losses"), 2),
+    **dict.fromkeys(("certify", "certify_all", "reference_loop"), 2),
     **dict.fromkeys(("training", "memory", "diagnostics", "interop"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

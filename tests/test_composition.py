@@ -42,7 +42,8 @@ def problem(cell_name, dtype=jnp.float64):
     """A cell, its params and inputs."""
     cell = CELLS[cell_name](H)
     params = jax.jit(cell.init, static_argnums=(1, 2))(jax.random.key(0), I, dtype)
-    return cell, params, jnp.asarray(np.random.default_rng(0).standard_normal((T, B, I)), dtype)
+    shape = (T, B, *cell.feature_shape(I))
+    return cell, params, jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
 
 
 def loss(cell, loop, params, xs):
@@ -137,7 +138,7 @@ def test_an_exported_gradient_comes_back(cell_name, loop_name, rows, own_message
     cell, params, xs = problem(cell_name)
     (batch,) = jax.export.symbolic_shape(rows)
     forms = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    xs_form = jax.ShapeDtypeStruct((T, batch, I), xs.dtype)
+    xs_form = jax.ShapeDtypeStruct((T, batch, *xs.shape[2:]), xs.dtype)
     run = jax.jit(functools.partial(gradient, cell, LOOPS[loop_name]))
     text = jax.export.export(run)(forms, xs_form).serialize()
     got = jax.export.deserialize(text).call(params, xs)

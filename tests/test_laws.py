@@ -56,7 +56,7 @@ pairs_twice_differentiated = pairs(JUDGED, some=("elman",), under_bptt=COSTLY)
 
 
 @functools.cache
-def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=5, seed=0):
+def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=6, seed=0):
     """A cell, arguments in general position, and random cotangents of its outputs."""
     cell = CELLS[cell_name](hidden)
     rng = np.random.default_rng(seed)
@@ -66,7 +66,9 @@ def problem(cell_name, length=7, batch=(3,), inputs=4, hidden=5, seed=0):
         params = init(jax.random.key(seed), inputs, jnp.float64)
         params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(rng, params))
         carry = noise(rng, cell.initial_carry(batch, jnp.float64))
-        xs = noise(rng, jax.ShapeDtypeStruct((length, *batch, inputs), jnp.float64))
+        xs = noise(
+            rng, jax.ShapeDtypeStruct((length, *batch, *cell.feature_shape(inputs)), jnp.float64)
+        )
         v = noise(rng, jax.eval_shape(functools.partial(jaxrnn.scan, cell), params, carry, xs))
     return cell, (params, carry, xs), v
 
@@ -187,7 +189,7 @@ def test_a_second_call_compiles_nothing(cell_name, loop_name):
     jitted = jax.jit(gradient, static_argnums=(0, 1))
     jitted(loop, cell, args, v)
     programs = jitted._cache_size()
-    jitted(loop, make(5), jax.tree.map(lambda x: x + 1, args), v)
+    jitted(loop, make(6), jax.tree.map(lambda x: x + 1, args), v)
     assert jitted._cache_size() == programs
 
 

@@ -29,7 +29,7 @@ def drawn(cell, lead=(T, B), dtype=jnp.float64):
         lambda: (
             cell.init(key, I, dtype),
             cell.initial_carry(lead[1:], dtype),
-            jnp.zeros((*lead, I), dtype),
+            jnp.zeros((*lead, *cell.feature_shape(I)), dtype),
         )
     )
     return jax.tree.map(lambda x, like: (0.5 * x).astype(like.dtype), noise(rng, shapes), shapes)
@@ -101,6 +101,8 @@ def test_the_default_carry_is_zero(make):
     cell = make(H)
     params, carry, xs = drawn(cell)
     zeros = jax.tree.map(jnp.zeros_like, carry)
+    if make is dict(CELLS)["slstm"]:
+        zeros = zeros._replace(m=jnp.full_like(zeros.m, -1e30))  # the logarithm of a sum that is 0
     default, explicit = jax.jit(
         lambda params, zeros, xs: (unroll(cell, params, xs), unroll(cell, params, xs, carry=zeros))
     )(params, zeros, xs)
@@ -168,24 +170,27 @@ def test_numpy_arrays_do():
     same_values(cell(params, carry, xs[0]), cell(args[0], args[1], args[2][0]))
 
 
+# What a carry has that sums up: memories and normalisers, positions and velocities.
+SUMS = (".c", ".m", ".n", ".s", ".y", ".v")
+
+
 def assert_dtypes_are_kept(cell, loop, dtype):
     """In 64-bit mode, beside xs in float64."""
     params, carry, _ = drawn(cell, dtype=dtype)
-    xs = jnp.ones((T, B, I))
+    xs = jnp.ones((T, B, *cell.feature_shape(I)))
     first = jax.eval_shape(partial(unroll, cell, loop=loop), params, xs)
     run = partial(outputs_and_gradients, through_unroll(loop=loop), cell)
     outputs, (d_params, d_carry, d_xs) = jax.eval_shape(run, params, carry, xs)
     # A carry may be wider, if it is complex or sums up: what the cell's zero carry is, it stays.
     for state in (first[0], outputs[0], d_carry):
         jax.tree.map(lambda x, c: np.testing.assert_equal(x.dtype, c.dtype), state, carry)
-    assert {x.dtype for x in jax.tree.leaves((first[1], outputs[1], d_params))} == {
-        jnp.dtype(dtype)
-    }
-    wide = "float32" if jnp.finfo(dtype).bits < 32 else dtype  # of what sums up: an LSTM's c
+    narrow = jax.tree.leaves((first[1], outputs[1], d_params))
+    assert {x.dtype for x in narrow} == {jnp.dtype(dtype)}
+    wide = "float32" if jnp.finfo(dtype).bits < 32 else dtype
     sums_up = cell.expression_name in ("rg_lru", "selective_ssm")
-    for path, leaf in jax.tree.leaves_with_path(carry):
-        is_wide = sums_up or jax.tree_util.keystr(path[-1:]) == ".c"
-        assert jnp.iscomplexobj(leaf) or leaf.dtype == (wide if is_wide else dtype), path
+    for path, leaf in jax.tree.leaves_with_path((first[0], outputs[0], d_carry)):
+        is_sum = sums_up or jax.tree_util.keystr(path[-1:]) in SUMS
+        assert jnp.iscomplexobj(leaf) or leaf.dtype == (wide if is_sum else dtype), path
     assert d_xs.dtype == xs.dtype
 
 

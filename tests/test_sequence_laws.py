@@ -51,7 +51,8 @@ def problem(name, batch=(B,)):
             carry = step.initial_carry(batch, jnp.float64)
             params = step.init(jax.random.key(0), I, jnp.float64)
             params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise(params))
-        args = params, noise(carry), noise(jnp.zeros((T, *batch, I))), noise(carry)
+        xs = noise(jnp.zeros((T, *batch, *getattr(step, "feature_shape", lambda n: (n,))(I))))
+        args = params, noise(carry), xs, noise(carry)
         last, y = jax.eval_shape(step, params, carry, args[2][0])
         v = noise((last, jax.ShapeDtypeStruct((T, *y.shape), y.dtype)))
     return step, args, v

@@ -79,13 +79,13 @@ def holds(case: Case) -> None:
         return jax.tree.map(lambda x, n: n.astype(x.dtype), tree, noise(draws, tree))
 
     carry, start = (like(cell.initial_carry(case.batch, dtype)) for _ in range(2))
-    xs = like(jnp.zeros((case.steps, *case.batch, I), dtype))
+    xs = like(jnp.zeros((case.steps, *case.batch, *cell.feature_shape(I)), dtype))
     said = options(case, draws)
     mask = said.get("mask")
     if case.padding == "lengths":
         mask = jaxrnn.lengths_to_mask(jnp.asarray(said["lengths"]), case.steps)
     if mask is not None:
-        xs = jnp.where(mask[..., None], xs, jnp.asarray(np.nan, dtype))
+        xs = jnp.where(jaxrnn.tree.expand_mask(mask, xs), xs, jnp.asarray(np.nan, dtype))
 
     def run(loop, args):
         params, carry, xs, start = args

@@ -1,9 +1,5 @@
 """The shared parts of cells with gates: parameters, dtypes, projection of the inputs.
 
-If parameters are narrower than float32, a step computes in float32: products have narrow factors
-and wide sums. Values that are kept from step to step or for the backward pass are narrow again,
-except where the cell's zero state is wide.
-
 Dropout acts in two places of a cell, and `jaxrnn.transforms` sets the mask of each:
 `RecurrentKernel.dropout_mask` scales the state before a product, `GateInputs.dropout_mask` scales
 the candidate. Both default to None.
@@ -22,7 +18,8 @@ from jax.typing import DTypeLike
 from jaxrnn import check, tree
 from jaxrnn.cells import kernels
 from jaxrnn.cells.orthogonal import orthogonal
-from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Residuals, State, Weights
+from jaxrnn.cells.wide import SizedCell, WideCell
+from jaxrnn.types import Array, Carry, Key, Params, State
 
 
 class GateInputs(namedtuple("GateInputs", "gates dropout_mask", defaults=(None,))):
@@ -56,18 +53,13 @@ class Parameter(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class GateParameters(Cell):
+class GateParameters(SizedCell):
     """The parameters of a cell with gates, and the projection of its inputs.
 
     The parameters are `w_x (I, G·H)`, Lecun-normal, `w_h (S, G·H)`, orthogonal for each gate,
     `b (G·H)`, and the `extra_parameters` of the cell. A subclass defines its gates in
     `gate_biases`.
     """
-
-    hidden_size: int
-
-    def __post_init__(self) -> None:
-        check.require_int("hidden_size", self.hidden_size, least=1)
 
     @property
     @abc.abstractmethod
@@ -150,55 +142,18 @@ class GateParameters(Cell):
         extra = {name: parameter.shape for name, parameter in self.extra_parameters.items()}
         return shapes | extra
 
-    def _check_inputs(self, params: Params, xs: Array) -> None:
-        name = self.expression_name
-        check.require_params(name, params, self.parameter_shapes)
-        check.require_features("xs", name, xs, size=params["w_x"].shape[0])
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class GatedCell(GateParameters):
+class GatedCell(GateParameters, WideCell):
     """A cell with the parameters `w_x`, `w_h` and `b`, which computes in float32 at least.
 
-    A subclass defines `gate_biases`, and the methods `_advance`, `_adjoint` and `_gradients`. These
-    have the contracts of `advance`, `adjoint` and `gradients`, but get arrays of float32 at least.
+    A subclass defines `gate_biases`, and the methods `_advance`, `_adjoint` and `_gradients` of
+    `WideCell`.
     """
-
-    @abc.abstractmethod
-    def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
-        """Computes `advance` in float32 at least."""
-
-    @abc.abstractmethod
-    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """Computes `adjoint` in float32 at least."""
-
-    @abc.abstractmethod
-    def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
-        """Computes `gradients` in float32 at least."""
 
     def prepare(self, params: Params) -> Any:
         """Returns the recurrent kernel with its transpose."""
         return kernels.recurrent_kernel(params["w_h"])
-
-    def advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
-        """Calls `_advance` in float32 at least; carry and residuals keep their dtype."""
-        dtype = check.float_dtype(z)
-        wide_carry, wide_z = tree.cast((carry, z), kernels.at_least_float32(dtype))
-        new_carry, saved = self._advance(w, wide_carry, wide_z)
-        return tree.cast_like(new_carry, carry), tree.cast(saved, dtype)
-
-    def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """Calls `_adjoint` in float32 at least."""
-        dtype = check.float_dtype(residuals.z)
-        wide = tree.cast((residuals, d_carry), kernels.at_least_float32(dtype))
-        d_previous, delta = self._adjoint(w, *wide)
-        return tree.cast_like(d_previous, residuals.previous_carry), tree.cast(delta, dtype)
-
-    def gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
-        """Calls `_gradients` in float32 at least."""
-        dtype = check.float_dtype(residuals.z)
-        wide = tree.cast((residuals, deltas), kernels.at_least_float32(dtype))
-        return tree.cast(self._gradients(w, *wide), dtype)
 
 
 def weights_of(weights: Any, params: Params) -> Any:

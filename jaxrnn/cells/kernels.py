@@ -26,7 +26,7 @@ class RecurrentKernel(namedtuple("RecurrentKernel", "w w_t dropout_mask", defaul
     """A recurrent kernel as the loop uses it, p = (k ⊙ h) W.
 
     Fields:
-        w: W `(H, G·H)`.
+        w: W `(H, G·H)`; `(N, H/N, G·H/N)` if block-diagonal, see `jaxrnn.cells.heads`.
         w_t: Wᵀ for the backward pass, transposed once, since a product with `w.T` in the loop is
             slower. None in a gradient.
         dropout_mask: k `(*batch, H)`, the same at all steps; None without dropout.
@@ -126,10 +126,13 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def zeros(size: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> State:
-    """Returns zeros `(*batch_shape, size)`."""
+def zeros(
+    features: int | tuple[int, ...], batch_shape: tuple[int, ...], dtype: DTypeLike
+) -> Float[Array, "..."]:
+    """Returns zeros `(*batch_shape, *features)`; an int is one axis of features."""
+    features = (features,) if isinstance(features, int) else features
     check.require_option_type("batch_shape", batch_shape, isinstance(batch_shape, tuple), "a tuple")
     for n in batch_shape:
         fits = jax.export.is_symbolic_dim(n) or (isinstance(n, (int, np.integer)) and n >= 0)
         check.require(fits, "batch_shape", batch_shape, "sizes that are ints of at least 0")
-    return jnp.zeros((*batch_shape, size), check.require_floating("dtype", dtype))
+    return jnp.zeros((*batch_shape, *features), check.require_floating("dtype", dtype))

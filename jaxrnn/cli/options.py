@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 from jaxrnn import CELLS, LOOPS, Cell, Layer, Loop, checkpointed, dropout, parallel, truncated
 
 Options = argparse.Namespace  # the parsed options of a command
-CELL_MAKERS: dict[str, Callable[[int], Cell]] = dict(CELLS)
+# Those that take features, of which text, digits and draws for an inspection consist.
+CELL_MAKERS: dict[str, Callable[[int], Cell]] = {
+    name: make for name, make in CELLS if make(1).num_feature_axes == 1
+}
 PLAIN_LOOPS = {name: loop for name, loop in LOOPS if ":" not in name}
 LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
     "truncated": truncated,

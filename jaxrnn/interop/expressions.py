@@ -9,18 +9,23 @@ import jax.numpy as jnp
 import optax
 
 from jaxrnn import cells, check, layers, networks, transforms
-from jaxrnn.cells import LSTMCarry, SSMCarry
 from jaxrnn.expression import spell
 from jaxrnn.types import Params, Part
 
+# NamedTuples, such as those of a rate for each array of the carry.
+CARRIES: tuple[Any, ...] = (
+    *(cells.LSTMCarry, cells.SLSTMCarry, cells.MLSTMCarry),
+    *(cells.DeltaRuleCarry, cells.CoRNNCarry, cells.SSMCarry),
+)
 # The functions and classes that an expression may call, by name.
 CALLABLES: dict[str, Callable[..., Any]] = {
     value.__name__: value
     for value in (
         *(cells.elman, cells.gru, cells.indrnn, cells.layer_norm_gru, cells.layer_norm_lstm),
         *(cells.lru, cells.lstm, cells.mgu, cells.min_gru, cells.min_lstm, cells.peephole_lstm),
-        *(cells.projected_lstm, cells.rg_lru, cells.s5, cells.selective_ssm),
-        *(cells.LSTMCarry, cells.SSMCarry),
+        *(cells.projected_lstm, cells.rg_lru, cells.s5, cells.selective_ssm, *CARRIES),
+        *(cells.slstm, cells.mlstm, cells.delta_rule, cells.conv_lstm, cells.cornn),
+        *(cells.echo_state, cells.cfc),
         *(layers.dropout, layers.embedding, layers.linear),
         *(networks.bidirectional, networks.residual, networks.stacked),
         *(transforms.clip_adjoint, transforms.detach_adjoint, transforms.masked),
@@ -64,9 +69,10 @@ def expression_of(value: Any) -> str:
             return value.expression(expression_of, with_defaults=True)
         case Part():
             check.require(False, "cell", check.describe(value), "one that jaxrnn defines")
-        case LSTMCarry() | SSMCarry():
-            fields = [f"{name}={expression_of(x)}" for name, x in value._asdict().items()]
-            return f"{type(value).__name__}({', '.join(fields)})"
+        case tuple() if type(value) in CARRIES:
+            names = type(value)._fields  # type: ignore[attr-defined]
+            items = [f"{name}={expression_of(x)}" for name, x in zip(names, value, strict=True)]
+            return f"{type(value).__name__}({', '.join(items)})"
         case tuple():
             items = [f"{expression_of(item)}," for item in value]
             return f"({' '.join(items)})"
@@ -114,8 +120,8 @@ def input_size_of(cell: Any, params: Params) -> int:
     check.require(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
     check.require_arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
-    # The input size is the length of one of the arrays.
-    for size in dict.fromkeys(len(x) for x in jax.tree.leaves(params) if jnp.ndim(x)):
+    # The input size is an axis of one of the arrays.
+    for size in dict.fromkeys(n for x in jax.tree.leaves(params) for n in jnp.shape(x)):
         if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
             return size
     raise ValueError(f"params: got the shapes {shapes}, expected those of {expression_of(cell)}")

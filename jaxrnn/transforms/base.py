@@ -74,6 +74,10 @@ class TransformedCell(Cell):
         """The number of feature axes of the inner cell's inputs."""
         return self.cell.num_feature_axes
 
+    def feature_shape(self, input_size: int) -> tuple[int, ...]:
+        """Returns the feature axes of the inner cell's inputs."""
+        return self.cell.feature_shape(input_size)
+
     @property
     def is_noisy(self) -> bool:
         """Whether the inner cell draws noise."""

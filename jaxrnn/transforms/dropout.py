@@ -1,6 +1,7 @@
 """Dropout inside a recurrence: one mask at all steps, or a new mask for the candidate."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ class variational_dropout(NoisyCell):
             expected = "0 for a cell without a matrix product of its state"
             check.require(recurrent, "state_rate", self.state_rate, expected)
             batch = check.batch_shape(check.one_step(xs), self.cell.num_feature_axes)
-            shape = (*batch, recurrent[0].w.shape[0])
+            shape = (*batch, math.prod(recurrent[0].w.shape[:-1]))  # all blocks of a kernel
             keep_h = jax.random.bernoulli(key_h, 1 - self.state_rate, shape)
         return (keep_x, keep_h), None
 

@@ -17,8 +17,12 @@ def test_a_segment_of_any_length_can_be_named():
 
 
 @pytest.mark.parametrize(("name", "make"), jaxrnn.CELLS)
-def test_every_cell_can_be_named(name, make):
-    assert_interchangeable(cell_named(name, 3), make(3))
+def test_every_cell_of_features_can_be_named(name, make):
+    if make(3).num_feature_axes > 1:
+        with pytest.raises(UserError, match=f"got '{name}', expected one of elman"):
+            cell_named(name, 3)
+    else:
+        assert_interchangeable(cell_named(name, 3), make(3))
 
 
 BAD_LOOPS = ["", "truncated", "truncated:", "truncated:-1", "bptt:3", "scan:", "truncated:4:2"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import with_functions
 from judge import bits
+from reference import cells_and_dtypes
 
 import jaxrnn
 from jaxrnn.interop import expressions
@@ -33,8 +34,9 @@ CHANGED = with_functions(jaxrnn.gru(4), output=lambda params, carries: carries)
 networks = pytest.mark.parametrize("name", NETWORKS)
 
 
-@networks
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), cells_and_dtypes(NETWORKS, ("float32", "float64", "bfloat16"), "bfloat16")
+)
 def test_a_file_gives_back_the_cell_and_every_bit(name, dtype, tmp_path):
     network = NETWORKS[name]
     params = network.init(jax.random.key(0), 3, jnp.dtype(dtype))

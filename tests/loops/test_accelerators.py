@@ -23,7 +23,7 @@ def gradient_and_arguments(step, loop, dtype=jnp.float32):
     def loss(params, carry, xs):
         return jnp.mean(loop(run, params, carry, xs)[1] ** 2)
 
-    xs = jax.ShapeDtypeStruct((16, 2, 4), dtype)
+    xs = jax.ShapeDtypeStruct((16, 2, *cell.feature_shape(4)), dtype)
     return jax.value_and_grad(loss, argnums=(0, 1, 2)), (params, carry, xs)
 
 

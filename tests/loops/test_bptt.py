@@ -16,7 +16,8 @@ from jaxrnn.loops import backend
 CELLS = dict(jaxrnn.CELLS)
 # Distinct primes, so that a shape tells what an array is: T, B, I, H.
 T, B, I, H = 13, 11, 7, 5
-every_cell = pytest.mark.parametrize("cell_name", CELLS)
+# Of a reservoir, the weights have no gradient.
+every_cell = pytest.mark.parametrize("cell_name", [n for n in CELLS if n != "echo_state"])
 some_cells = pytest.mark.parametrize("cell_name", often(CELLS, ("gru", "lstm", "lru", "mgu")))
 
 
@@ -26,7 +27,7 @@ def arguments(cell, dtype=jnp.float64, seed=0):
     return (
         params,
         cell.initial_carry((B,), dtype),
-        jnp.asarray(rng.standard_normal((T, B, I)), dtype),
+        jnp.asarray(rng.standard_normal((T, B, *cell.feature_shape(I))), dtype),
     )
 
 
@@ -46,8 +47,8 @@ def carried_shapes(scan):
 def weight_shapes(cell, params):
     """Shapes of the kernels, of what the loop makes of them, and of their transposes."""
     arrays = jax.tree.leaves((params, cell.prepare(params)))
-    shapes = {x.shape for x in arrays if x.ndim == 2}
-    return shapes | {shape[::-1] for shape in shapes}
+    shapes = {x.shape for x in arrays if x.ndim > 1}
+    return shapes | {(*shape[:-2], shape[-1], shape[-2]) for shape in shapes}
 
 
 @every_cell
@@ -78,7 +79,7 @@ def test_the_compiled_loop_changes_no_weight_and_needs_few_arrays_more_than_auto
     steps, batch, inputs, hidden = 101, 17, 31, 61  # primes again, and large beside what is fixed
     cell = CELLS[cell_name](hidden)
     params, carry = cell.init(jax.random.key(0), inputs), cell.initial_carry((batch,))
-    xs = jax.ShapeDtypeStruct((steps, batch, inputs), jnp.float32)
+    xs = jax.ShapeDtypeStruct((steps, batch, *cell.feature_shape(inputs)), jnp.float32)
 
     def compiled(loop):
         grad = jax.jit(jax.grad(functools.partial(loss, loop, cell), argnums=(0, 1, 2)))

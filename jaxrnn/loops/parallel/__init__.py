@@ -67,7 +67,8 @@ class parallel(Expression):
         damping: in [0, 1). A_t of (2) is multiplied by 1 - damping, which keeps the iterations of
             an exploding step finite.
         chunk: the number of steps that are solved at once; defaults to all. Chunks run in order.
-        memory_limit: the largest size of all dense A_t, in bytes or as a text such as "1GiB".
+        memory_limit: the largest size of all dense A_t, in bytes or as a text such as "1GiB", which
+            is the default.
         axis_name: the axis of the mesh that divides the time axis, within a `jax.shard_map`. Each
             device solves its steps, and one exchange of (a, b) joins them. Only for linear steps.
 
@@ -95,20 +96,21 @@ class parallel(Expression):
     max_iterations: int = 50
     damping: float = 0.0
     chunk: int | None = None
-    memory_limit: int | str = "1GiB"
+    memory_limit: int | str = 2**30
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
         names = " or ".join(map(repr, JACOBIANS))
         check.require(self.jacobian in JACOBIANS, "jacobian", repr(self.jacobian), names)
         if self.tolerance is not None:
-            check.require_positive("tolerance", self.tolerance)
             check.require_finite("tolerance", self.tolerance)
+            self.replace_fields(tolerance=check.require_positive("tolerance", self.tolerance))
         check.require_int("max_iterations", self.max_iterations, least=0)
-        check.require_rate("damping", self.damping)
+        self.replace_fields(damping=check.require_rate("damping", self.damping))
         if self.chunk is not None:
             check.require_int("chunk", self.chunk, least=1)
-        check.parse_bytes("memory_limit", self.memory_limit)
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        self.replace_fields(memory_limit=limit)
         if self.axis_name is not None:
             is_name = isinstance(self.axis_name, str)
             check.require_option_type("axis_name", self.axis_name, is_name, "a name")
@@ -146,13 +148,12 @@ class parallel(Expression):
 
     def solver(self, step: Step) -> InParallel:
         """Returns the solver of the recurrences of a step."""
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
         options = Options(
             jacobian=self.jacobian,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
             damping=self.damping,
-            memory_limit=limit,
+            memory_limit=int(self.memory_limit),
             axis=self.time_axis,
         )
         return InParallel(name_of(step), options)
