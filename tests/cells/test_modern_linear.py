@@ -294,7 +294,7 @@ def test_what_selective_ssm_replaces_is_not_read_not_even_nan():
                 jaxrnn.selective_ssm(2).init(KEY, 2), (jnp.ones((2, 16)), jnp.ones(16), jnp.ones(2))
             ),
             TypeError,
-            "carry: got a tuple of 3, expected a SSMCarry",
+            "carry: got a tuple of 3, expected an SSMCarry",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from reference import distance, often
 
 import jaxrnn
 from jaxrnn import parallel, transforms
+from jaxrnn.certify import draw_arguments
 from jaxrnn.loops.parallel.dependence import dependences
 from jaxrnn.loops.parallel.structure import components
 
@@ -565,7 +566,7 @@ def test_dependences_are_known_for_every_equation_of_our_cells():
     """So no cell is taken for one that mixes its rows."""
     for name, make in CELLS.items():
         cell = make(H)
-        params, carry, xs = problem(cell)
+        params, carry, xs = draw_arguments(cell, np.random.default_rng(0))
         leaves, structure = jax.tree.flatten(carry)
         w, zs = cell.prepare(params), cell.project(params, xs)
 
