@@ -75,8 +75,8 @@ def test_values_and_gradient_equal_those_of_scan(name):
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("batch", [(), (2, 0)])
 def test_few_steps_and_any_batch(steps, batch):
-    cell = jaxrnn.lru(H)
-    compare(parallel(), cell, *problem(cell, steps, batch))
+    for cell in (jaxrnn.lru(H), jaxrnn.indrnn(H)):
+        compare(parallel(), cell, *problem(cell, steps, batch))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -61,6 +61,26 @@ def results(devices, cell, reverse):
     return [[np.real(x).tolist(), np.imag(x).tolist()] for x in jax.tree.leaves(found)]
 
 
+def rows_over_devices(devices):
+    """Newton's method on each device for its own rows, and on one device for all of them."""
+    cell = jaxrnn.gru(H)
+    params, carry = cell.init(jax.random.key(0), I, float), cell.initial_carry((8,), float)
+    xs = jnp.asarray(np.random.default_rng(0).standard_normal((T, 8, I)))
+
+    def run(params, carry, xs):
+        return parallel(jacobian="dense")(cell, params, carry, xs)[1]
+
+    rows = jax.P(None, "rows")
+    mesh = jax.sharding.Mesh(devices, ("rows",))
+    specs = {"in_specs": (jax.P(), jax.P("rows"), rows), "out_specs": rows}
+    divided = jax.shard_map(run, mesh=mesh, **specs)
+    found = [
+        jax.jit(jax.grad(lambda params, f=f: jnp.sum(f(params, carry, xs) ** 2)))(params)
+        for f in (divided, run)
+    ]
+    return [[np.asarray(x).tolist() for x in jax.tree.leaves(grads)] for grads in found]
+
+
 def message(function):
     try:
         function()
@@ -85,8 +105,20 @@ def refused(devices):
             **options,
         )(params, carry, xs[:steps])
 
+    def alternating(params, carry, x):
+        state, h = carry
+        return ((state + 1) % 3, h + state.astype(x.dtype) * x), h
+
+    def run_discrete(xs):
+        return OVER_TIME(alternating, (), (jnp.int32(0), jnp.zeros(I)), xs)[1]
+
+    def discrete():
+        divided = jax.shard_map(run_discrete, mesh=mesh, in_specs=time, out_specs=time)
+        jax.jit(divided)(jnp.ones((T, I)))
+
     lru = CELLS["lru"]
     return {
+        "discrete": message(discrete),
         "nonlinear": message(lambda: call(jaxrnn.indrnn(H))),
         "undivided": message(lambda: call(lru, jax.P())),
         "unchecked": message(lambda: call(lru, check_vma=False)),
@@ -110,11 +142,17 @@ def test_everything_is_as_on_one_device(by_devices, case):
         np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
 
 
+def test_rows_may_be_divided_for_newtons_method(by_devices):
+    for got, wanted in zip(*by_devices["rows"], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
+
+
 def test_what_cannot_be_divided_is_refused(by_devices):
     refusals = by_devices["refused"]
     assert refusals["nonlinear"].startswith(
         "axis_name: got 'time' for indrnn(4), which is not linear in its carry, expected None"
     )
+    assert "alternating, which is not linear in its carry" in refusals["discrete"]
     for case in ("undivided", "unchecked"):
         assert refusals[case].startswith(
             "axis_name: got 'time', and inputs that are divided over [], expected the axis"
@@ -127,7 +165,7 @@ def main():
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
     devices = np.asarray(jax.devices())
-    found = {"refused": refused(devices)}
+    found = {"refused": refused(devices), "rows": rows_over_devices(devices)}
     for name, count, reverse in [
         ("lru", 2, False),
         ("lru", 8, False),

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import check
+from jaxrnn import check, tree
 from jaxrnn.loops.parallel import vectors
 from jaxrnn.loops.parallel.affine_scan import affine_scan
 from jaxrnn.loops.parallel.devices import TimeAxis, previous_states
@@ -116,6 +116,7 @@ def solve(
         if not component.is_recurrent:
             found = jax.vmap(step, in_axes=(None, 0))(own_start, own_inputs)
         elif _is_discrete(component, own_start):
+            _check_axis(name, options.axis, is_linear=False)
             found = _scan(step, own_start, own_inputs, reverse)
         else:
             space = VectorSpace(component, tuple(map(jax.typeof, own_start)))
@@ -192,12 +193,17 @@ def _problem(
         jacobian = vectors.matrix if is_dense else vectors.diagonal_of_matrix
         slopes = functools.partial(jacobian, function)
     is_exact_at_once = is_solved_at_once(space.component, options)
-    if options.axis is not None:
-        got = f"{options.axis.name!r} for {name}, which is not linear in its carry"
-        expected = "None, since only linear steps are solved on several devices"
-        check.require(is_exact_at_once, "axis_name", got, expected)
+    _check_axis(name, options.axis, is_exact_at_once)
     start_vector = space.join(start)
     return _Problem(function, slopes, is_exact_at_once, start_vector, inputs, reverse, options.axis)
+
+
+def _check_axis(name: str, axis: TimeAxis | None, is_linear: bool) -> None:
+    """Raises an error if a component that is not linear is divided over devices."""
+    if axis is not None:
+        got = f"{axis.name!r} for {name}, which is not linear in its carry"
+        expected = "None, since only linear steps are solved on several devices"
+        check.require(is_linear, "axis_name", got, expected)
 
 
 def _check_dense(name: str, space: VectorSpace, options: Options, steps: int) -> None:
@@ -222,7 +228,8 @@ def _check_dense(name: str, space: VectorSpace, options: Options, steps: int) ->
 def _solve(problem: _Problem, start: Leaves, options: Options) -> tuple[jax.Array, list[Effort]]:
     """Returns v_t for all t, and the effort if the problem takes iterations."""
     steps = check.num_steps(problem.inputs)
-    guess = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
+    zeros = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
+    guess = tree.to_varying(zeros, jax.typeof(problem.start).manual_axis_type.varying)
     if problem.is_exact_at_once:
         return problem.corrections(guess, problem.values(guess), 0.0), []
     tolerance = options.tolerance or default_tolerance(start)
@@ -247,7 +254,7 @@ def _solve(problem: _Problem, start: Leaves, options: Options) -> tuple[jax.Arra
     ordered = jnp.flip(is_violated) if problem.reverse else is_violated
     first = jnp.where(jnp.any(ordered), jnp.argmax(ordered), steps)
     states = _run_in_order(problem, states, first)
-    return states, [Effort(iterations, steps - first, jnp.max(violation))]
+    return states, [Effort(iterations, steps - first, jnp.max(violation, initial=0))]
 
 
 def _violation(states: jax.Array, values: jax.Array) -> jax.Array:

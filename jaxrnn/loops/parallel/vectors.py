@@ -67,27 +67,28 @@ def diagonal(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
     """Returns the Jacobian of an elementwise function, as its diagonal."""
     if not is_inexact(v):  # an affine function of integers, which has a slope and no derivative
         return function(jnp.ones_like(v), inputs) - function(jnp.zeros_like(v), inputs)
-    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
-    (slope,) = pullback(jnp.ones_like(v))
+    new, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    (slope,) = pullback(jnp.ones_like(new))
     return slope
 
 
 def matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
     """Returns the Jacobian of each row, `(*rows, n, n)`."""
-    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
-    row = functools.partial(_row, pullback, v)
+    new, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    row = functools.partial(_row, pullback, new)
     return jax.vmap(row, out_axes=-2)(jnp.arange(v.shape[-1]))
 
 
 def diagonal_of_matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
     """Returns the diagonals of the Jacobians, `(*rows, n)`, without storing the matrices."""
-    _, pullback = jax.vjp(lambda v: function(v, inputs), v)
-    entries = jax.lax.map(lambda i: _row(pullback, v, i)[..., i], jnp.arange(v.shape[-1]))
+    new, pullback = jax.vjp(lambda v: function(v, inputs), v)
+    entries = jax.lax.map(lambda i: _row(pullback, new, i)[..., i], jnp.arange(v.shape[-1]))
     return jnp.moveaxis(entries, 0, -1)
 
 
-def _row(pullback: Any, v: jax.Array, i: jax.Array) -> jax.Array:
-    """Returns row i of the Jacobian of each row of v."""
-    unit = jnp.broadcast_to(jnp.arange(v.shape[-1]) == i, v.shape).astype(v.dtype)
+def _row(pullback: Any, new: jax.Array, i: jax.Array) -> jax.Array:
+    """Returns row i of the Jacobian of each row of the new vectors."""
+    is_i = jnp.broadcast_to(jnp.arange(new.shape[-1]) == i, new.shape)
+    unit = jnp.where(is_i, jnp.ones_like(new), jnp.zeros_like(new))
     (row,) = pullback(unit)
     return row
