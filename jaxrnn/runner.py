@@ -93,9 +93,9 @@ class Runner:
 
         A reset at t separates the steps t-1 and t. In reverse, step t-1 runs after step t.
         """
-        if not self.reverse:
+        if not self.reverse or len(self.reset) == 0:
             return self.reset
-        no_reset = jnp.zeros(self.reset.shape[1:], bool)
+        no_reset = jnp.zeros_like(self.reset[0])  # with its sharding
         return previous_states(no_reset, self.reset, True, types.time_axis_of(self.loop))
 
     def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:

@@ -139,7 +139,7 @@ def of_cells():
     )
     yield (
         "slstm",
-        "TypeError: carry: got a tuple of 2, expected a SLSTMCarry",
+        "TypeError: carry: got a tuple of 2, expected an SLSTMCarry",
         lambda: jaxrnn.slstm(H).output(None, (CARRY, CARRY)),
     )
     yield "projected_lstm", nan, lambda: jaxrnn.projected_lstm(H, 2, forget_bias=np.nan)
@@ -163,7 +163,7 @@ def of_cells():
     yield "s5", f"ValueError: batch_shape: got (-1,), {number}", lambda: s5.initial_carry((-1,))
     yield "rg_lru", "TypeError: c: got '8' of type str", lambda: jaxrnn.rg_lru(H, c="8")
     yield "rg_lru", "ValueError: input_size: got 3, exp", lambda: jaxrnn.rg_lru(H).init(KEY, 3)
-    taken = "TypeError: carry: got float64[3,4], expected a SSMCarry"
+    taken = "TypeError: carry: got float64[3,4], expected an SSMCarry"
     ssm_params = jax.eval_shape(lambda: ssm.init(jax.random.key(0), I))
     yield "SSMCarry", taken, lambda: ssm.output(ssm_params, CARRY)
     for name in ("linear", "embedding"):
@@ -359,6 +359,9 @@ def of_sequences():
         pair = "TypeError: loop: got NoneType, expected (carry, ys)"
         yield name, pair, lambda m=make, a=made: under_jit(m(*a, loop=lambda *_: None))
 
+    newton = "ValueError: jacobian: got 'diagonal' for gru(4), in which a unit of the carry reads"
+    yield "parallel", newton, lambda: jaxrnn.parallel()(GRU, GRU_PARAMS, CARRY, XS)
+    yield "parallel", "ValueError: chunk: got 0", lambda: jaxrnn.parallel(chunk=0)
     inexact = {
         "truncated(4), whose gradient is truncated": jaxrnn.truncated(4),
         "randomized(0.5), whose gradient is stochastic": jaxrnn.randomized(KEY, 0.5),
@@ -593,6 +596,17 @@ def of_losses_and_training():
 
 
 def of_diagnostics():
+    effort = jaxrnn.diagnostics.newton_effort
+    yield (
+        "newton_effort",
+        "TypeError: loop: got",
+        lambda: effort(*(GRU, GRU_PARAMS, CARRY, XS), loop=jaxrnn.bptt),
+    )
+    yield (
+        "newton_effort",
+        "ValueError: xs: got no steps",
+        lambda: effort(GRU, GRU_PARAMS, CARRY, array(0, B, I)),
+    )
     traced = lambda function, *args: lambda: jax.eval_shape(function, *args)  # noqa: E731
     for name in (
         *("gradient_flow", "per_step_gradients", "truncation_bias"),

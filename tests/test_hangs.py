@@ -128,6 +128,11 @@ QUESTIONS = {
     "truncation_bias": functools.partial(jaxrnn.diagnostics.truncation_bias, loss),
     "adaptive_truncation": functools.partial(jaxrnn.diagnostics.adaptive_truncation, loss),
     "diagnose": diagnosed,
+    "newton_effort": lambda params, xs: jaxrnn.diagnostics.newton_effort(
+        CELL,
+        *(params, CELL.initial_carry((B,), jnp.float64), xs),
+        loop=jaxrnn.parallel(jacobian="dense"),
+    ),
     "certify": lambda params, xs: jaxrnn.certify(CELL),
     "memory_plan": functools.partial(
         jaxrnn.diagnostics.memory_plan, loss, loops=(("bptt", jaxrnn.bptt),)

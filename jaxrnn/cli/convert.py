@@ -10,7 +10,7 @@ import jax
 from jaxrnn import check
 from jaxrnn.cli import run_folder
 from jaxrnn.cli.options import Options, Parser, UserError
-from jaxrnn.interop import equinox, expressions, flax, haiku, onnx, safetensors, torch
+from jaxrnn.interop import equinox, flax, haiku, onnx, safetensors, torch
 from jaxrnn.types import Layer, Params
 
 LIBRARIES: dict[str, Any] = {"torch": torch, "flax": flax, "haiku": haiku, "equinox": equinox}
@@ -45,7 +45,7 @@ def convert(options: Options) -> None:
             data = safetensors.to_bytes(LIBRARIES[options.to].write(network, params))
             target.write_bytes(data)
     count = sum(x.size for x in jax.tree.leaves(params))
-    print(f"{expressions.expression_of(network)}, {count:,} parameters, saved in {target}")
+    print(f"{network!r}, {count:,} parameters, saved in {target}")
 
 
 @contextlib.contextmanager
@@ -91,9 +91,9 @@ def _require_form(
     others = [p for p in parts if isinstance(p, Layer) and p.expression_name not in layers]
     cells = [index for index, part in enumerate(parts) if not isinstance(part, Layer)]
     if others and cells:
-        names = ", ".join(map(expressions.expression_of, others))
+        names = ", ".join(map(repr, others))
         first = cells[0]
         call = f"jaxrnn.interop.{library}.write(network.parts[{first}], params[{first}])"
-        got = f"{value!r} for {expressions.expression_of(network)}"
+        got = f"{value!r} for {network!r}"
         expected = f"a network without {names}; to write a cell by itself, call {call}"
         raise UserError(f"{name}: got {got}, expected {expected}")

@@ -17,7 +17,6 @@ from sklearn.model_selection import train_test_split
 import jaxrnn
 from jaxrnn import check
 from jaxrnn.cli import options, run_folder, training
-from jaxrnn.interop import expressions
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "handwritten digits read pixel by pixel, many-to-one"
@@ -142,7 +141,7 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
         )
         got, expected = check.describe(logits), f"{CLASSES} logits for each row"
         fits = logits.shape == (pixels.shape[1], CLASSES)
-        check.require(fits, expressions.expression_of(network), got, expected)
+        check.require(fits, repr(network), got, expected)
     return lambda params, loop: score(network, params, None, example, loop)[0], params
 
 

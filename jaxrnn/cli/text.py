@@ -141,7 +141,7 @@ def load(folder: Path) -> tuple[Network, Params, str]:
         size = expressions.input_size_of(network, params)
         tokens = jnp.zeros((1, 1), jnp.int32)
         logits = jax.eval_shape(lambda params: jaxrnn.unroll(network, params, tokens)[1], params)
-        name, expected = expressions.expression_of(network), f"logits of {size} characters"
+        name, expected = repr(network), f"logits of {size} characters"
         check.require(logits.shape == (1, 1, size), name, logits, expected)
     with run_folder.reading(folder / run_folder.OPTIONS):
         vocabulary = args.vocabulary

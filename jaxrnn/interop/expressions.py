@@ -124,4 +124,4 @@ def input_size_of(cell: Any, params: Params) -> int:
     for size in dict.fromkeys(n for x in jax.tree.leaves(params) for n in jnp.shape(x)):
         if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
             return size
-    raise ValueError(f"params: got the shapes {shapes}, expected those of {expression_of(cell)}")
+    raise ValueError(f"params: got the shapes {shapes}, expected those of {cell!r}")

@@ -36,7 +36,6 @@ from jaxrnn.interop.expressions import (
     ACTIVATIONS,
     CALLABLES,
     abstract_params,
-    expression_of,
     input_size_of,
 )
 from jaxrnn.types import Array, Cell, Params, Part, PyTree
@@ -238,7 +237,7 @@ def select_by_cell(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
         return layout.cell is type(cell) and all(getattr(cell, key) == x for key, x in options)
 
     selected = [layout for layout in layouts if fits(layout)]
-    check.require(selected, "cell", expression_of(cell), expected)
+    check.require(selected, "cell", repr(cell), expected)
     return selected
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxrnn import check
 from jaxrnn.cells import LSTMCarry
+from jaxrnn.expression import spell
 from jaxrnn.interop import layout
-from jaxrnn.interop.expressions import expression_of, input_size_of
+from jaxrnn.interop.expressions import input_size_of
 from jaxrnn.interop.recurrent_layers import Layer, join_layers, split_layers
 from jaxrnn.layers import linear
 from jaxrnn.networks import Directions
@@ -233,7 +234,7 @@ def _operator_of(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Returns a layer's operator, its attributes, and its tensors with an axis of directions."""
     layouts = [layout.select_by_cell(LAYOUTS, cell)[0] for cell, _ in layer]
     variants = {(x.name, *x.options.items(), len(x.rows)) for x in layouts}
-    got = [expression_of(cell) for cell, _ in layer]
+    got = [repr(cell) for cell, _ in layer]
     check.require(len(variants) == 1, "cell", got, "one kind both ways")
     tensors = [layout.write(LAYOUTS, cell, params) for cell, params in layer]
     attributes: dict[str, Any] = {"hidden_size": tensors[0]["R"].shape[-1]}
@@ -242,6 +243,6 @@ def _operator_of(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if operator == "GRU":
         attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        names = (expression_of(cell.activation) for cell, _ in layer)
+        names = (spell(cell.activation) for cell, _ in layer)
         attributes["activations"] = [name.capitalize() for name in names]
     return operator, attributes, {role: np.stack([x[role] for x in tensors]) for role in tensors[0]}

@@ -10,7 +10,6 @@ import safetensors.numpy
 
 import jaxrnn
 from jaxrnn.cli.main import main
-from jaxrnn.interop import expressions
 from jaxrnn.interop import safetensors as interop
 
 # What is said of a file that is no model, or of none where ONNX is absent.
@@ -111,9 +110,7 @@ def test_a_run_becomes_a_file_of_its_network(runs, capsys):
     for source in ("text-run", "text-run/params.safetensors"):
         assert main(["convert", source, "copy"]) == 0
         network, params = interop.load("copy")
-        assert capsys.readouterr().out.endswith(
-            f"{expressions.expression_of(network)}, 249 parameters, saved in copy\n"
-        )
+        assert capsys.readouterr().out.endswith(f"{network!r}, 249 parameters, saved in copy\n")
         parts = jaxrnn.embedding(2), jaxrnn.gru(3), jaxrnn.gru(3), jaxrnn.linear(21)
         assert network == jaxrnn.stacked(*parts)
         jax.tree.map(

@@ -44,19 +44,23 @@ def toy(batches, scores=()):
     """
     network, scores = jaxrnn.linear(1), iter(scores)
 
+    def add(params, carry, x):
+        return carry + x, ()
+
     def loss(params, carry, batch, key, loop):
-        carry = carry + batch
+        carry, _ = loop(add, (), carry, batch[None])
         distance = (params["w_o"][0, 0] - 3) ** 2
-        return distance + 0 * carry, (carry, {"seen": carry})
+        seen = jnp.sum(carry)
+        return distance + 0 * seen, (carry, {"seen": seen})
 
     return training.Task(
         network=network,
         init=lambda key: network.init(key, 1),
-        carry=jnp.zeros(()),
+        carry=jnp.zeros(1),
         loss=loss,
         evaluate=lambda params: {"loss": float(next(scores, 0)), "seen": w(params)},
         example={"inputs": np.zeros((1, 1), np.float32)},
-        batches=iter(batches),
+        batches=(jnp.reshape(batch, 1) for batch in batches),
         rows=0,
         items=2,
         unit="thing",

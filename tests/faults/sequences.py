@@ -43,7 +43,7 @@ SEQUENCE_FAULTS = (
         RUNNER,
         "Runner._reset_in_running_order",
         "reset wraps around",
-        "jnp.zeros(self.reset.shape[1:], bool)",
+        "jnp.zeros_like(self.reset[0])",
         "self.reset[0]",
         f"{ALONE}[bptt-masked-resets-reverse]",
     ),
