@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxrnn import check
 from jaxrnn.cells import LSTMCarry
-from jaxrnn.expression import spell
 from jaxrnn.interop import layout
-from jaxrnn.interop.expressions import input_size_of
+from jaxrnn.interop.expressions import expression_of, input_size_of
 from jaxrnn.interop.recurrent_layers import Layer, join_layers, split_layers
 from jaxrnn.layers import linear
 from jaxrnn.networks import Directions
@@ -243,6 +242,6 @@ def _operator_of(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if operator == "GRU":
         attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        names = (spell(cell.activation) for cell, _ in layer)
+        names = (expression_of(cell.activation) for cell, _ in layer)
         attributes["activations"] = [name.capitalize() for name in names]
     return operator, attributes, {role: np.stack([x[role] for x in tensors]) for role in tensors[0]}
