@@ -18,7 +18,7 @@ class NewtonEffort(NamedTuple):
     Fields:
         iterations: `(chunks)`, the number of iterations.
         steps_in_order: `(chunks)`, the number of steps that ran in order after them.
-        residual: `(chunks)`, the largest |f_t(c_{t-1}) - c_t| / max(1, |c_t|) before these ran.
+        residual: `(chunks)`, the largest |f_t(c_{t-1}) - c_t| / max |c| before these ran.
     """
 
     iterations: jax.Array

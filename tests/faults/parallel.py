@@ -23,8 +23,8 @@ SCAN_FAULTS = (
         SCAN,
         "_apply",
         "a reset lets NaN through",
-        "jnp.where(a == 0, 0, a * d)",
-        "a * d",
+        "else (a == 0) | (d == 0)",
+        "else d == 0",
         f"{TEST}_nan_does_not_pass_a_reset",
     ),
     fault(SCAN, "affine_scan", "time runs forward", "reverse=reverse", "reverse=False", LRU),
@@ -68,10 +68,10 @@ SOLVE_FAULTS = (
     ),
     fault(
         SOLVE,
-        "_solve.goes_on",
+        "_solve.iterate",
         "stops too early",
-        "<= tolerance",
-        "<= 1",
+        "~jnp.any(is_violated(states, values))",
+        "jnp.all(states == states)",
         f"{TEST}_few_iterations_where_the_method_converges",
     ),
     fault(
@@ -99,7 +99,33 @@ SOLVE_FAULTS = (
         LRU,
     ),
 )
+SOLVE_FAULTS += (
+    fault(
+        SOLVE,
+        "_violation",
+        "a diverged state hides errors",
+        "jax.lax.cummax(scale, axis=0, reverse=reverse)",
+        "jnp.max(scale, axis=0, keepdims=True)",
+        IN_ORDER,
+    ),
+    fault(
+        SOLVE,
+        "_violation",
+        "an absolute tolerance",
+        "jnp.where(scale == 0, 1, scale)",
+        "jnp.maximum(scale, 1)",
+        f"{TEST}_small_losses_and_small_states_are_solved_too",
+    ),
+)
 STRUCTURE_FAULTS = (
+    fault(
+        DEPENDENCE,
+        "_keeps_numbers",
+        "a conversion that rounds is affine",
+        "source.itemsize < target.itemsize",
+        "source.itemsize > 0",
+        f"{AXES}[<lambda>-False-2_4]",
+    ),
     fault(
         STRUCTURE,
         "components",

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression, name_of
@@ -48,9 +49,10 @@ class parallel(Expression):
 
         d_t = A_t d_{t-1} + f_t(c_{t-1}) - c_t,    c_t ← c_t + d_t                           (2)
 
-    until each step holds within the tolerance, |f_t(c_{t-1}) - c_t| ≤ tolerance · max(1, |c_t|).
-    If it does not after `max_iterations`, the steps from the first that does not hold run in order,
-    so the values are right in every case. The backward recurrence is linear for every step,
+    until each step holds within the tolerance, |f_t(c_{t-1}) - c_t| ≤ tolerance · max |c|, where
+    the maximum is over the steps up to t and the units of a row. If that takes more than
+    `max_iterations`, the steps from the first that does not hold on run in order. So each step
+    holds within the tolerance in every case. The backward recurrence is linear in λ,
 
         λ_{t-1} = A_tᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                                               (3)
 
@@ -62,7 +64,8 @@ class parallel(Expression):
             its own past alone, and refuses others. "dense" takes any step, with one N x N matrix
             for each row and step. "quasi_diagonal" takes any step, and ignores all of A_t but its
             diagonal, so that it needs more iterations, also for (3).
-        tolerance: defaults to 32 times the rounding error of the carry's dtype.
+        tolerance: defaults to 32 times the rounding error of float32 or float64, for an array of
+            the carry in that dtype, and to that of narrower dtypes.
         max_iterations: the largest number of iterations of (2), at least 0.
         damping: in [0, 1). A_t of (2) is multiplied by 1 - damping, which keeps the iterations of
             an exploding step finite.
@@ -79,10 +82,14 @@ class parallel(Expression):
 
     Equal arguments construct equal loops.
 
-    Gradient: exact at the solution, so within the tolerance unless the step is linear. It can be
-    differentiated again, except with "quasi_diagonal". Time: O(log T) rounds; the work of a linear
-    step is about twice that of `bptt`, of "dense" O(T N³) for each iteration. Memory: O(T), for a
-    linear step three times that of `bptt` (a `chunk` bounds it); O(T N²) for "dense".
+    Where a state is not a number, "dense" may spread it to other units of the row. A_t overflows
+    where a product of slopes does.
+
+    Gradient: exact for a linear step, otherwise within the tolerance. It can be differentiated
+    again unless (3) itself takes iterations, as with "quasi_diagonal". Time: O(log T) rounds; the
+    work of a linear step is about twice that of `bptt`, of "dense" O(T N³) for each iteration.
+    Memory: O(T), for a linear step three times that of `bptt` (a `chunk` bounds it); O(T N²) for
+    "dense".
 
     Sources: E. Martin, C. Cundy, "Parallelizing linear recurrent neural nets over sequence length",
     ICLR 2018; Y. H. Lim, Q. Zhu, J. Selfridge, M. F. Kasim, "Parallelizing non-linear sequential
@@ -120,6 +127,7 @@ class parallel(Expression):
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs the step over time; see `jaxrnn.Loop`."""
         params, carry = tree.checked_arguments(step, params, carry, xs)
+        _refuse_rbg_keys(params, carry, xs)
         if self.axis_name is not None:
             _require_divided(xs, self.axis_name)
         if check.num_steps(xs) == 0:
@@ -213,6 +221,14 @@ def _part_to_solve(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Par
         whole=closed.whole,
         outputs=lambda previous, _, xs: run_step(closed.params, previous, xs)[1],
     )
+
+
+def _refuse_rbg_keys(*arguments: PyTree) -> None:
+    """Raises an error for keys that draw other numbers for all steps at once than one by one."""
+    for leaf in jax.tree.leaves(arguments):
+        dtype = jnp.result_type(leaf)
+        expected = "threefry keys, or a loop such as jaxrnn.bptt"
+        check.require("rbg" not in str(dtype), "keys", f"{dtype} under parallel", expected)
 
 
 def _require_divided(xs: PyTree, axis_name: str) -> None:

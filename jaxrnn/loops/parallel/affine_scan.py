@@ -22,9 +22,13 @@ from jaxrnn.loops.parallel.devices import TimeAxis, gather_ends, previous_states
 Map = tuple[jax.Array, jax.Array]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def affine_scan(
-    a: jax.Array, b: jax.Array, reverse: bool, axis: TimeAxis | None = None
+    a: jax.Array,
+    b: jax.Array,
+    reverse: bool,
+    axis: TimeAxis | None = None,
+    is_tangent: bool = False,
 ) -> jax.Array:
     """Returns d_t for all t, with d_0 = 0.
 
@@ -35,10 +39,12 @@ def affine_scan(
         b: b_t `(T, *rows, n)`.
         reverse: whether t counts from the last step.
         axis: the mesh axis that divides the time axis.
+        is_tangent: whether JAX will transpose this as a linear function of b.
 
     Gradient: exact, by JAX, in both modes. Memory: three arrays of the size of a.
     """
-    combine = _combine_diagonals if a.ndim == b.ndim else _combine_matrices
+    combine_maps = _combine_diagonals if a.ndim == b.ndim else _combine_matrices
+    combine = functools.partial(combine_maps, is_tangent)
     products, states = jax.lax.associative_scan(combine, (a, b), reverse=reverse)
     if axis is None:
         return states
@@ -46,40 +52,45 @@ def affine_scan(
     before = jnp.zeros_like(b[0])
     ends = products[end], states[end]
     for is_before, (product, state) in gather_ends(ends, reverse, axis):
-        before = jnp.where(is_before, _apply(product, before) + state, before)
-    return states + _apply(products, jnp.broadcast_to(before, states.shape))
+        before = jnp.where(is_before, _apply(product, before, is_tangent) + state, before)
+    return states + _apply(products, jnp.broadcast_to(before, states.shape), is_tangent)
 
 
 @affine_scan.defjvp
 def _with_tangent(
-    reverse: bool, axis: TimeAxis | None, primals: Any, tangents: Any
+    reverse: bool, axis: TimeAxis | None, is_tangent: bool, primals: Any, tangents: Any
 ) -> tuple[jax.Array, jax.Array]:
     (a, b), (da, db) = primals, tangents
-    d = affine_scan(a, b, reverse, axis)
+    d = affine_scan(a, b, reverse, axis, is_tangent)
     # From d_t = A_t d_{t-1} + b_t; (1) does not show the derivative of A_t where A_t = 0.
     previous = previous_states(jnp.zeros_like(d[0]), d, reverse, axis)
     right_side = _times(da, previous) + db
-    return d, affine_scan(a, right_side, reverse, axis)
+    return d, affine_scan(a, right_side, reverse, axis, True)
 
 
-def _combine_diagonals(first: Map, second: Map) -> Map:
+def _combine_diagonals(is_tangent: bool, first: Map, second: Map) -> Map:
     """Returns (1) for diagonals."""
     (a, b), (next_a, next_b) = first, second
-    return jnp.where(next_a == 0, 0, next_a * a), _apply(next_a, b) + next_b
+    return jnp.where(next_a == 0, 0, next_a * a), _apply(next_a, b, is_tangent) + next_b
 
 
-def _combine_matrices(first: Map, second: Map) -> Map:
+def _combine_matrices(is_tangent: bool, first: Map, second: Map) -> Map:
     """Returns (1) for matrices."""
     (a, b), (next_a, next_b) = first, second
     product = jnp.matmul(next_a, a, precision=jax.lax.Precision.HIGHEST)
     product = jnp.where(_is_reset(next_a), 0, product)
-    return product, _apply(next_a, b) + next_b
+    return product, _apply(next_a, b, is_tangent) + next_b
 
 
-def _apply(a: jax.Array, d: jax.Array) -> jax.Array:
-    """Returns A d, and 0 where A is zero, whatever d is."""
+def _apply(a: jax.Array, d: jax.Array, is_tangent: bool) -> jax.Array:
+    """Returns A d, and 0 where A or d is zero, also if the other is not finite.
+
+    So a reset lets no NaN through, and a product of many large A_t that overflows does not turn
+    states of 0 into NaN. The second is not done for a tangent d, in which the result is linear.
+    """
     if a.ndim == d.ndim:
-        return jnp.where(a == 0, 0, a * d)
+        is_zero = a == 0 if is_tangent else (a == 0) | (d == 0)
+        return jnp.where(is_zero, 0, a * d)
     return jnp.where(_is_reset(a)[..., 0], 0, _times(a, d))
 
 

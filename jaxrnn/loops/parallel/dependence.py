@@ -19,7 +19,7 @@ NO_AXES: Axes = frozenset()
 
 # f(x + y) = f(x) + f(y), element by element.
 ADDITIVE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "pvary"}
-CALLS = {"jit", "closed_call", "core_call", "checkpoint"}
+CALLS = {"jit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 # Elementwise functions of a complex number that have no complex derivative.
 NOT_HOLOMORPHIC = {"abs", "sign", "max", "min", "clamp", "eq", "ne", "pow", "convert_element_type"}
 # Elementwise, and not affine.
@@ -39,10 +39,12 @@ class Dependence(NamedTuple):
         is_affine: whether the value is an affine function of the carry.
         axes: pairs (i, p): an element at position n of the value's axis p depends on the elements
             at position n of the carry's axis i, and on no others along that axis.
+        dtype: the dtype of the carry. A conversion to a narrower one rounds, so it is not affine.
     """
 
     is_affine: bool
     axes: Axes
+    dtype: Any
 
 
 def dependences(jaxpr: Any, sources: Iterable[Var]) -> list[Dependence | None]:
@@ -52,7 +54,7 @@ def dependences(jaxpr: Any, sources: Iterable[Var]) -> list[Dependence | None]:
         jaxpr: a jaxpr whose calls of jit are inlined.
         sources: the input variables that hold the carry.
     """
-    start = {v: Dependence(True, _all_axes(v)) for v in sources}
+    start = {v: Dependence(True, _all_axes(v), v.aval.dtype) for v in sources}
     return _outputs(jaxpr, start)
 
 
@@ -89,7 +91,8 @@ def _results(eqn: Equation, operands: list[Dependence | None]) -> list[Dependenc
         axes = frozenset.intersection(*_moved_axes(eqn, operands))
     else:
         axes = NO_AXES
-    return [Dependence(is_affine, axes)] * len(eqn.outvars)
+    dtype = next(d.dtype for d in operands if d is not None)
+    return [Dependence(is_affine, axes, dtype)] * len(eqn.outvars)
 
 
 def _outputs_of_call(jaxpr: Any, operands: list[Dependence | None]) -> list[Dependence | None]:
@@ -117,9 +120,17 @@ def _is_affine(eqn: Equation, operands: list[Dependence | None]) -> bool:
             return not dependent[0]
         case "dynamic_slice" | "dynamic_update_slice":
             return not any(dependent[1 if name == "dynamic_slice" else 2 :])
-        case "convert_element_type":  # to an integer it rounds
-            return jaxprs.has_gradient(eqn.outvars[0]) or not jaxprs.has_gradient(eqn.invars[0])
+        case "convert_element_type":
+            (source,) = (d.dtype for d in operands if d is not None)
+            return _keeps_numbers(source, eqn.outvars[0].aval.dtype)
     return name in ADDITIVE or name in MOVING
+
+
+def _keeps_numbers(source: Any, target: Any) -> bool:
+    """Returns whether every number of one dtype is one of the other."""
+    is_integer = jnp.issubdtype(source, jnp.integer) and jnp.issubdtype(target, jnp.integer)
+    is_inexact = jnp.issubdtype(source, jnp.inexact) and jnp.issubdtype(target, jnp.inexact)
+    return source == target or ((is_integer or is_inexact) and source.itemsize < target.itemsize)
 
 
 def _common_axes(eqn: Equation, operands: list[Dependence | None]) -> Axes:

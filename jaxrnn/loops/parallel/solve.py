@@ -50,7 +50,7 @@ class Effort(NamedTuple):
     Fields:
         iterations: the number of iterations of (1) and (2).
         steps_in_order: the number of steps that ran in order after them.
-        residual: the largest |f_t(c_{t-1}) - c_t| / max(1, |c_t|) before these ran.
+        residual: the largest |f_t(c_{t-1}) - c_t| before these ran, divided by that maximum.
     """
 
     iterations: Any
@@ -121,7 +121,8 @@ def solve(
         else:
             space = VectorSpace(component, tuple(map(jax.typeof, own_start)))
             problem = _problem(name, step, space, own_start, own_inputs, options, reverse)
-            vectors_of_all_steps, effort = _solve(problem, own_start, options)
+            tolerance = options.tolerance or space.rounding_errors()
+            vectors_of_all_steps, effort = _solve(problem, space, tolerance, options)
             efforts += effort
             found = jax.vmap(space.split)(vectors_of_all_steps)
         states |= zip(component.leaves, found, strict=True)
@@ -153,11 +154,11 @@ def _step_of_component(
 
 
 def _is_discrete(component: Component, carry: Leaves) -> bool:
-    """Returns whether a component has no derivative, as a random key or a state machine."""
-    if any(map(check.is_inexact, carry)):
+    """Returns whether a part of a component has no derivative: random keys, a state machine."""
+    if all(map(check.is_inexact, carry)):
         return False
-    is_affine = component.is_affine and component.is_elementwise
-    return not (is_affine and jnp.issubdtype(carry[0].dtype, jnp.integer))
+    is_counter = component.is_affine and component.is_elementwise
+    return not (is_counter and jnp.issubdtype(carry[0].dtype, jnp.integer))
 
 
 def _scan(step: Any, start: Leaves, inputs: Any, reverse: bool) -> Leaves:
@@ -225,42 +226,59 @@ def _check_dense(name: str, space: VectorSpace, options: Options, steps: int) ->
     check.require(fits, "memory_limit", got, expected)
 
 
-def _solve(problem: _Problem, start: Leaves, options: Options) -> tuple[jax.Array, list[Effort]]:
+def _solve(
+    problem: _Problem, space: VectorSpace, tolerance: Any, options: Options
+) -> tuple[jax.Array, list[Effort]]:
     """Returns v_t for all t, and the effort if the problem takes iterations."""
     steps = check.num_steps(problem.inputs)
     zeros = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
     guess = tree.to_varying(zeros, jax.typeof(problem.start).manual_axis_type.varying)
     if problem.is_exact_at_once:
         return problem.corrections(guess, problem.values(guess), 0.0), []
-    tolerance = options.tolerance or default_tolerance(start)
+    unit_axes = tuple(range(1 + space.component.num_row_axes, guess.ndim))
 
-    def goes_on(state: tuple[Any, jax.Array, jax.Array]) -> jax.Array:
-        iterations, states, values = state
-        is_solved = jnp.all(_violation(states, values) <= tolerance)
+    def is_violated(states: jax.Array, values: jax.Array) -> jax.Array:
+        violation = _violation(states, values, unit_axes, problem.reverse)
+        return violation > jnp.broadcast_to(
+            jnp.asarray(tolerance, violation.dtype), violation.shape
+        )
+
+    def goes_on(state: tuple[Any, Any, jax.Array, jax.Array]) -> jax.Array:
+        iterations, is_solved, _, _ = state
         return (iterations < options.max_iterations) & ~is_solved
 
-    def iterate(state: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
-        iterations, states, values = state
+    def iterate(state: tuple[Any, Any, jax.Array, jax.Array]) -> tuple[Any, Any, Any, Any]:
+        iterations, _, states, values = state
+        # The iteration after (3) holds removes errors that would add up over many steps.
+        is_solved = ~jnp.any(is_violated(states, values))
         corrected = states + problem.corrections(states, values, options.damping)  # (2)
         # A product of many large slopes overflows. The values of this iteration do not.
         finite = jnp.where(jnp.isfinite(corrected), corrected, values)
         finite = jnp.where(jnp.isfinite(finite), finite, 0)
-        return iterations + 1, finite, problem.values(finite)
+        return iterations + 1, is_solved, finite, problem.values(finite)
 
-    begin = jnp.int32(0), guess, problem.values(guess)
-    iterations, states, values = jax.lax.while_loop(goes_on, iterate, begin)
-    violation = _violation(states, values)
-    is_violated = jnp.any(violation > tolerance, axis=tuple(range(1, violation.ndim)))
-    ordered = jnp.flip(is_violated) if problem.reverse else is_violated
+    values = problem.values(guess)
+    not_solved = jnp.any(is_violated(guess, values)) & False
+    begin = jnp.int32(0), not_solved, guess, values
+    iterations, _, states, values = jax.lax.while_loop(goes_on, iterate, begin)
+    violated = is_violated(states, values)
+    violated = jnp.any(violated, axis=tuple(range(1, violated.ndim)))
+    ordered = jnp.flip(violated) if problem.reverse else violated
     first = jnp.where(jnp.any(ordered), jnp.argmax(ordered), steps)
+    residual = jnp.max(_violation(states, values, unit_axes, problem.reverse), initial=0)
     states = _run_in_order(problem, states, first)
-    return states, [Effort(iterations, steps - first, jnp.max(violation, initial=0))]
+    return states, [Effort(iterations, steps - first, residual)]
 
 
-def _violation(states: jax.Array, values: jax.Array) -> jax.Array:
-    """Returns |f_t(c_{t-1}) - c_t| / max(1, |c_t|) of (3), infinite where it is not a number."""
+def _violation(
+    states: jax.Array, values: jax.Array, unit_axes: tuple[int, ...], reverse: bool
+) -> jax.Array:
+    """Returns the two sides of (3), divided; infinite where that is not a number."""
     difference = jnp.where(states == values, 0, jnp.abs(values - states))
-    violation = difference / jnp.maximum(1, jnp.abs(states))
+    sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+    scale = jnp.max(sizes, axis=unit_axes, keepdims=True, initial=0)
+    scale = jnp.broadcast_to(jax.lax.cummax(scale, axis=0, reverse=reverse), difference.shape)
+    violation = difference / jnp.where(scale == 0, 1, scale)
     return jnp.where(jnp.isnan(violation), jnp.inf, violation)
 
 
@@ -280,9 +298,3 @@ def _run_in_order(problem: _Problem, states: jax.Array, first: jax.Array) -> jax
     before = jnp.where(first == 0, problem.start, states[position(jnp.maximum(first, 1) - 1)])
     begin = first, before, states
     return jax.lax.while_loop(lambda state: state[0] < steps, run_step, begin)[2]
-
-
-def default_tolerance(carry: Leaves) -> float:
-    """Returns 32 times the rounding error of the narrowest array of a carry."""
-    inexact = [c.dtype for c in carry if check.is_inexact(c)]
-    return 32 * max([float(jnp.finfo(dtype).eps) for dtype in inexact], default=0.0)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn.check import is_inexact
 from jaxrnn.loops.parallel.structure import Component, Leaves
@@ -44,6 +45,19 @@ class VectorSpace(NamedTuple):
     def sizes(self) -> list[int]:
         """The number of elements of each array in a row."""
         return [math.prod(x.shape[self.component.num_row_axes :]) for x in self.like]
+
+    def rounding_errors(self) -> Any:
+        """Returns the rounding error of each element, by the dtype of its array."""
+
+        def of(x: Any) -> float:
+            eps = float(jnp.finfo(x.dtype).eps) if is_inexact(x) else 0.0
+            # A step in float32 or float64 rounds many times, one in bfloat16 once, at its end.
+            return 32 * eps if eps < 1e-5 else eps
+
+        if self.component.is_elementwise:
+            return of(self.like[0])
+        pairs = zip(self.like, self.sizes, strict=True)
+        return np.concatenate([np.full(size, of(x), np.float32) for x, size in pairs])
 
     def join(self, leaves: Leaves) -> jax.Array:
         """Returns the vector of these arrays."""
