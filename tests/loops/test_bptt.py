@@ -309,7 +309,7 @@ def lengths_of_scans(function, *args):
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["cell", "plain step"])
-@some_cells
+@pytest.mark.parametrize("cell_name", often(CELLS, ("gru", "lru")))
 def test_a_long_sequence_is_run_in_chunks(cell_name, plain, short_chunks):
     cell = CELLS[cell_name](H)
     step = cell.__call__ if plain else cell
