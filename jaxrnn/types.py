@@ -72,9 +72,9 @@ def window_start_of(loop: Loop) -> Callable[[int], int] | None:
 def exact_loop(name: str, loop: Any) -> Any:
     """Returns `loop` if it is a Loop whose gradient is exact; raises an error otherwise.
 
-    A loop that runs inside another loop must be exact. A truncating inner loop would truncate each
-    window of the outer loop again. A stochastic inner loop would draw the same numbers in each
-    window.
+    A loop that runs inside another loop must be exact and run on one device. A truncating inner
+    loop would truncate each window of the outer loop again. A stochastic inner loop would draw the
+    same numbers in each window.
     """
     check.require_callable(name, loop, takes=4)
     got = f"{name_of(loop)}, whose gradient is {gradient_of(loop)}"

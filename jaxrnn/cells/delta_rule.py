@@ -114,7 +114,7 @@ class delta_rule(WideCell):
         zeros = [jnp.zeros(width, wide) for width in self._widths]
         shape = (self.num_heads,)
         log_step = jax.random.uniform(key_b, shape, wide, math.log(1e-3), math.log(0.1))
-        zeros[3] = jnp.log(jnp.expm1(jnp.exp(log_step)))  # the inverse of softplus
+        zeros[3] = kernels.inverse_softplus(jnp.exp(log_step))
         w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, sum(self._widths)), wide)
         a_log = jnp.log(jax.random.uniform(key_a, shape, wide, 1.0, 16.0))
         params = {"w_x": w_x, "b": jnp.concatenate(zeros), "a_log": a_log}

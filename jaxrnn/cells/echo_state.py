@@ -49,7 +49,7 @@ class echo_state(GatedCell):
             usually forgets where it began. A sparse W_h whose eigenvalues are all 0 is not scaled.
         leak: α, above 0 and at most 1.
         input_scale: the bound of W_x and b, above 0.
-        density: the probability of each number of W_h not to be 0, above 0 and at most 1.
+        density: the probability that an entry of W_h is not 0, above 0 and at most 1.
 
     Raises:
         ValueError: for a number outside its range.

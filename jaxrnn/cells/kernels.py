@@ -126,6 +126,11 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def inverse_softplus(y: jax.Array) -> jax.Array:
+    """Returns x such that softplus(x) = y, for y > 0."""
+    return y + jnp.log(-jnp.expm1(-y))
+
+
 def zeros(
     features: int | tuple[int, ...], batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "..."]:

@@ -59,7 +59,7 @@ class mlstm(WideCell):
 
     For each head, with row vectors q, k of K and v of V numbers,
 
-        q_t, k_t √K, v_t, ĩ_t, f̃_t, õ_t = x_t W_x + b                                        (ML1)
+        q_t, k̂_t, v_t, ĩ_t, f̃_t, õ_t = x_t W_x + b,    k_t = k̂_t / √K                        (ML1)
         C_t  = f C_{t-1} + i kᵀ v,    n_t = f n_{t-1} + i k,    i = exp(ĩ), f = σ(f̃)         (ML2)
         h̃_t  = q C_t / max(|q n_tᵀ|, 1),    h_t = σ(õ) ⊙ h̃_t,    y_t = h_t                   (ML3)
 

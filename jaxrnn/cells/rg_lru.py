@@ -10,7 +10,7 @@ from jax.nn import log_sigmoid, sigmoid
 from jax.typing import DTypeLike
 
 from jaxrnn import check
-from jaxrnn.cells import kernels
+from jaxrnn.cells import heads, kernels
 from jaxrnn.cells.gated import GateInputs, Parameter
 from jaxrnn.cells.linear import Affine, ChannelwiseCell, apply_dropout
 from jaxrnn.types import Array, Key, Params, State
@@ -98,8 +98,8 @@ class rg_lru(ChannelwiseCell):
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns a and b of the recurrence."""
         us = self.project_inputs(params, xs)  # (G1)
-        x_r = kernels.add_bias(self._block_product(us, params["w_r"]), params["b_r"])
-        x_i = kernels.add_bias(self._block_product(us, params["w_i"]), params["b_i"])
+        x_r = kernels.add_bias(_block_product(us, params["w_r"]), params["b_r"])
+        x_i = kernels.add_bias(_block_product(us, params["w_i"]), params["b_i"])
         log_decay = math.log(self.c) + _log_softplus(kernels.widen(params["a_param"]))
         log_decays = kernels.add_bias(log_sigmoid(x_r), log_decay)  # ℓ
         a = jnp.exp(-jnp.exp(log_decays))  # (G3)
@@ -118,21 +118,16 @@ class rg_lru(ChannelwiseCell):
         check.require_params("rg_lru", params, self.parameter_shapes)
         return carries.astype(params["a_param"].dtype)
 
-    def _block_product(self, us: State, w: Array) -> jax.Array:
-        """Returns u W for a block-diagonal W."""
-        if self.num_blocks == 1:
-            return kernels.dot(us, w[0])
-        blocks = us.reshape(*us.shape[:-1], *w.shape[:2])
-        products = jnp.einsum(
-            "...ki,kij->...kj", blocks.astype(w.dtype), w, preferred_element_type=us.dtype
-        )
-        return products.reshape(us.shape)
+
+def _block_product(us: State, w: Array) -> jax.Array:
+    """Returns u W for a block-diagonal W."""
+    return jnp.asarray(heads.join_heads(heads.dot(heads.split_heads(us, len(w)), w)))
 
 
 def _draw_a_param(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     square = jax.random.uniform(key, shape, dtype, A_MIN**2, A_MAX**2)
     wanted = -jnp.log(square) / 2
-    return wanted + jnp.log(-jnp.expm1(-wanted))  # the inverse of softplus
+    return kernels.inverse_softplus(wanted)
 
 
 def _log_softplus(x: jax.Array) -> jax.Array:

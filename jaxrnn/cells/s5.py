@@ -46,7 +46,7 @@ class s5(LinearCell):
     learning rate for `lambda_re`, `lambda_im` and `log_step` is usual.
 
     The cell has no skip connection D ⊙ u_t, which is part of the published layer, since outputs
-    depend on the carry alone. A residual connection around the cell is D = identity.
+    depend on the carry alone. If I = H, a residual connection around the cell is D = identity.
 
     Parameters: `lambda_re`, `lambda_im`, `log_step` `(M)`, `b_re`, `b_im` `(I, M)`, `c_re`, `c_im`
     `(M, H)`, all of one floating-point dtype. `init` sets Λ to the eigenvalues of HiPPO-N, the

@@ -154,5 +154,4 @@ def _draw_w_dt_up(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 def _draw_b_dt(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     log_dt = jax.random.uniform(key, shape, dtype, math.log(DT_MIN), math.log(DT_MAX))
-    dt = jnp.exp(log_dt)
-    return dt + jnp.log(-jnp.expm1(-dt))  # the inverse of softplus
+    return kernels.inverse_softplus(jnp.exp(log_dt))

@@ -76,7 +76,7 @@ REGION_FAULTS = (
     ),
     fault(
         REGIONS,
-        "_is_never_batched",
+        "draws_otherwise_in_a_batch",
         "other draws in a batch",
         '"rbg"',
         '"RBG"',

@@ -130,10 +130,10 @@ OF_RG_LRU = (
     ),
     fault(
         RG_LRU,
-        "rg_lru._block_product",
+        "_block_product",
         "blocks transposed",
-        "ki,kij->",
-        "ki,kji->",
+        "len(w)), w)",
+        "len(w)), w.swapaxes(1, 2))",
         f"{MODERN}_rg_lru_with_blocks_equals_numpy",
     ),
 )

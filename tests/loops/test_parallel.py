@@ -486,9 +486,21 @@ def test_a_state_machine_that_reads_the_states_runs_in_order():
 
 
 def test_keys_that_draw_otherwise_in_a_batch_are_refused():
+    """As inputs, in a closure, and where a step makes its own."""
     keys = jax.random.split(jax.random.key(0, impl="rbg"), T)
-    with pytest.raises(ValueError, match=r"keys: got key<rbg> under parallel"):
-        parallel()(lambda p, c, x: (c, c), (), jnp.ones(2), keys)
+
+    def of_input(params, carry, key):
+        return carry + jax.random.normal(key, (2,)), carry
+
+    def of_closure(params, carry, t):
+        return of_input(params, carry, jax.random.fold_in(keys[0], t))
+
+    def of_its_own(params, carry, t):
+        return of_input(params, carry, jax.random.key(t, impl="rbg"))
+
+    for step, xs in ((of_input, keys), (of_closure, jnp.arange(T)), (of_its_own, jnp.arange(T))):
+        with pytest.raises(ValueError, match="step: got a step that draws with keys other"):
+            parallel()(step, (), jnp.ones(2), xs)
 
 
 def test_damping_keeps_the_solution():

@@ -7,9 +7,12 @@ Newton's method finds corrections d_t by an affine recurrence,
     c_t ← c_t + d_t                                                                          (2)
 
 which `affine_scan` solves for all t at once. If f is affine, one iteration is exact, and there is
-no other. Otherwise, iterations end when every step holds within the tolerance,
+no other. Otherwise, there is one more after every step holds within the tolerance,
 
-    |f_t(c_{t-1}) - c_t| ≤ tolerance · max(1, |c_t|)                                         (3)
+    |f_t(c_{t-1}) - c_t| ≤ tolerance · max |f_s(c_{s-1})|                                    (3)
+
+where the maximum is over the steps s up to t and the units of a row. It does not reach beyond t,
+since a state that has diverged later must not hide an error.
 
 After the last allowed iteration, the steps from the first that violates (3) on run in order. So (3)
 holds in every case. If A_t is only a part of the Jacobian, the price is more iterations.
@@ -50,7 +53,7 @@ class Effort(NamedTuple):
     Fields:
         iterations: the number of iterations of (1) and (2).
         steps_in_order: the number of steps that ran in order after them.
-        residual: the largest |f_t(c_{t-1}) - c_t| before these ran, divided by that maximum.
+        residual: the largest ratio of |f_t(c_{t-1}) - c_t| to the maximum in (3), before these ran.
     """
 
     iterations: Any
@@ -108,11 +111,11 @@ def solve(
         reverse: whether t counts from the last step.
     """
     states: dict[int, Any] = {}
+    known: dict[int, Any] = {}  # c_{t-1} for all t, of the arrays that are solved
     efforts = []
     for component in components(recurrence, start, check.one_step(inputs)):
-        known = {j: previous_states(start[j], states[j], reverse, options.axis) for j in states}
         step = functools.partial(_step_of_component, recurrence, start, component.leaves)
-        own_start, own_inputs = [start[j] for j in component.leaves], (inputs, known)
+        own_start, own_inputs = [start[j] for j in component.leaves], (inputs, dict(known))
         if not component.is_recurrent:
             found = jax.vmap(step, in_axes=(None, 0))(own_start, own_inputs)
         elif _is_discrete(component, own_start):
@@ -125,7 +128,9 @@ def solve(
             vectors_of_all_steps, effort = _solve(problem, space, tolerance, options)
             efforts += effort
             found = jax.vmap(space.split)(vectors_of_all_steps)
-        states |= zip(component.leaves, found, strict=True)
+        for j, states_j in zip(component.leaves, found, strict=True):
+            states[j] = states_j
+            known[j] = previous_states(start[j], states_j, reverse, options.axis)
     return [states[j] for j in range(len(start))], efforts
 
 
@@ -232,7 +237,8 @@ def _solve(
     """Returns v_t for all t, and the effort if the problem takes iterations."""
     steps = check.num_steps(problem.inputs)
     zeros = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
-    guess = tree.to_varying(zeros, jax.typeof(problem.start).manual_axis_type.varying)
+    mesh_axes = jax.typeof(problem.start).manual_axis_type.varying
+    guess = tree.to_varying(zeros, mesh_axes)
     if problem.is_exact_at_once:
         return problem.corrections(guess, problem.values(guess), 0.0), []
     unit_axes = tuple(range(1 + space.component.num_row_axes, guess.ndim))
@@ -257,9 +263,8 @@ def _solve(
         finite = jnp.where(jnp.isfinite(finite), finite, 0)
         return iterations + 1, is_solved, finite, problem.values(finite)
 
-    values = problem.values(guess)
-    not_solved = jnp.any(is_violated(guess, values)) & False
-    begin = jnp.int32(0), not_solved, guess, values
+    is_solved = tree.to_varying(jnp.bool_(False), mesh_axes)
+    begin = jnp.int32(0), is_solved, guess, problem.values(guess)
     iterations, _, states, values = jax.lax.while_loop(goes_on, iterate, begin)
     violated = is_violated(states, values)
     violated = jnp.any(violated, axis=tuple(range(1, violated.ndim)))
