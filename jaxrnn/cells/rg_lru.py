@@ -119,9 +119,9 @@ class rg_lru(ChannelwiseCell):
         return carries.astype(params["a_param"].dtype)
 
 
-def _block_product(us: State, w: Array) -> jax.Array:
+def _block_product(us: State, w: Array) -> State:
     """Returns u W for a block-diagonal W."""
-    return jnp.asarray(heads.join_heads(heads.dot(heads.split_heads(us, len(w)), w)))
+    return heads.join_heads(heads.dot(heads.split_heads(us, len(w)), w))
 
 
 def _draw_a_param(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
