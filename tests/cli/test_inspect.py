@@ -215,6 +215,6 @@ def test_a_run_of_another_network_is_refused(trained_digits, tmp_path, capsys):
     safetensors.save(folder / "params.safetensors", network, params)
     assert main(["inspect", str(folder), "--out", str(tmp_path / "x.png")]) == 2
     assert (
-        "params.safetensors' (stacked(gru(3, reset_after=True), linear(9)): got float32[4,9]"
+        "params.safetensors' (stacked(gru(3), linear(9)): got float32[4,9]"
         in (capsys.readouterr().err)
     )

@@ -54,7 +54,7 @@ def test_a_run_is_sampled_without_a_prompt(trained, capsys):
 
 def test_a_run_is_converted_where_the_default_text_is_another_one(trained, tmp_path, capsys):
     assert main(["convert", str(trained), str(tmp_path / "x.safetensors")]) == 0
-    assert "stacked(embedding(3), gru(4, reset_after=True), linear(" in capsys.readouterr().out
+    assert "stacked(embedding(3), gru(4), linear(" in capsys.readouterr().out
 
 
 def test_only_the_task_and_the_vocabulary_are_read_of_the_options(trained, tmp_path, capsys):
