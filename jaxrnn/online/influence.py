@@ -1,6 +1,6 @@
 """The influence matrix S_t = ∂v_t/∂w, as far as a plan keeps it, from step to step.
 
-        S_t = J_t S_{t-1} + D_t,    J_t = ∂v_t/∂v_{t-1},    D_t = ∂v_t/∂w with v_{t-1} held    (I1)
+S_t = J_t S_{t-1} + D_t,    J_t = ∂v_t/∂v_{t-1},    D_t = ∂v_t/∂w with v_{t-1} held    (I1)
 """
 
 from typing import Any

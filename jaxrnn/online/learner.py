@@ -87,6 +87,7 @@ class Learner(Expression, abc.ABC):
         mask: Any = None,
         reset: Any = None,
         reset_carry: Carry | None = None,
+        fill_value: float = 0.0,
     ) -> tuple[Params, OnlineState, jax.Array]:
         """Runs the steps of `xs`, and returns the gradient of the mean of their losses.
 
@@ -102,6 +103,8 @@ class Learner(Expression, abc.ABC):
                 before the step, and the influence by zero.
             reset_carry: with the shapes of the carry. It defaults to the zero state of a Cell or a
                 Network. It has no gradient.
+            fill_value: the number that replaces masked inputs, from which the step must compute
+                finite numbers; masked integers become 0.
 
         Returns:
             `(grads, state, losses)`: the gradient with respect to `params`, the state after the
@@ -116,7 +119,8 @@ class Learner(Expression, abc.ABC):
         check.require_instance("state", state, OnlineState)
         check.require_arrays(params=params, state=state, xs=xs, mask=mask, reset=reset)
         check.require_arrays(reset_carry=reset_carry)
-        return _update(self, params, state, xs, mask, reset, reset_carry)
+        fill_value = check.require_finite("fill_value", fill_value)
+        return _update(self, params, state, xs, mask, reset, reset_carry, fill_value)
 
 
 class _Problem(NamedTuple):
@@ -146,7 +150,7 @@ def _init(learner: Learner, params: Params, carry: Carry, xs: PyTree) -> Any:
     return _problem(learner, params, carry, xs).zeros
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 7))
 def _update(
     learner: Learner,
     params: Params,
@@ -155,6 +159,7 @@ def _update(
     mask: Any,
     reset: Any,
     reset_carry: Carry,
+    fill_value: float,
 ) -> tuple[Params, OnlineState, jax.Array]:
     steps = check.num_steps(xs)
     row, influence, zeros = _problem(learner, params, state.carry, xs)
@@ -168,6 +173,8 @@ def _update(
     why = f", that of {name_of(learner)} for these params, carry and inputs"
     check.require_same_tree("state.influence", state.influence, zeros, why)
     reset_carry = _checked_reset_carry(learner.step, row, params, state.carry, reset, reset_carry)
+    if mask is not None:
+        xs = tree.fill_unmasked(mask, xs, fill_value)
     return _run(row, influence, params, state, xs, mask, reset, reset_carry)
 
 
@@ -179,7 +186,7 @@ def _checked_reset_carry(
         check.require(reset_carry is None, "reset_carry", "a carry and no reset", "both")
         return carry
     if reset_carry is None:
-        initial_carry = getattr(step, "initial_carry", None)
+        initial_carry: Any = getattr(step, "initial_carry", None)
         expected = "a carry, since a plain Step has no zero state"
         check.require(initial_carry is not None, "reset_carry", None, expected)
         reset_carry = initial_carry(row.batch, check.float_dtype(params))
@@ -217,7 +224,6 @@ def _run(
     shape = (check.num_steps(xs), row.num_rows)
     runs = jnp.ones(shape, bool) if mask is None else jnp.reshape(mask, shape)
     resets = jnp.zeros(shape, bool) if reset is None else jnp.reshape(reset, shape)
-    leaves = tree.fill_unmasked(runs, leaves, 0.0) if mask is not None else leaves
     first_carry = row.flatten(reset_carry)
     count = jnp.maximum(jnp.sum(runs), 1).astype(row.dtype)
 
@@ -249,9 +255,7 @@ def _run(
         return _Steps(*new, key, gradient), losses
 
     zeros = [jnp.zeros(a.shape, widest(a.dtype, row.dtype)) for a in w]
-    first = _Steps(
-        *row.flatten(state.carry), row.merge_batch(state.influence), state.key, zeros
-    )
+    first = _Steps(*row.flatten(state.carry), row.merge_batch(state.influence), state.key, zeros)
     last, losses = jax.lax.scan(advance, first, (leaves, runs, resets))
     (grads,) = pull_params(tree.cast_like(last.gradient, w))
     carry = row.unflatten(last.v, last.others)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.online.rows import Leaves, RowStep, Weights
-from jaxrnn.online.sparsity import patterns_along, rows_of
+from jaxrnn.online.sparsity import patterns_along
 
 
 class Block(NamedTuple):
@@ -52,7 +52,9 @@ class Pair(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What (I1) of `jaxrnn.online.influence` computes at each step; made from the structure of the step alone.
+    """What an algorithm keeps of S_t, and what it computes at each step.
+
+    It depends on the equations of the step alone, not on numbers.
 
     Fields:
         blocks: the blocks of S.
@@ -90,7 +92,9 @@ def plan(
     return Plan(blocks, pairs, seeds)
 
 
-def _patterns(row: RowStep, arguments: tuple[Any, ...]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+def _patterns(
+    row: RowStep, arguments: tuple[Any, ...]
+) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """Returns which numbers of D_t and J_t may differ from zero.
 
     They are read from the equations of the pullback, whose sources are the cotangents of v_t. D_t
@@ -101,6 +105,8 @@ def _patterns(row: RowStep, arguments: tuple[Any, ...]) -> tuple[list[list[np.nd
     def pulled_back(parts: Leaves, w: Weights, given: Leaves, v: Any, others: Any, x: Any) -> Any:
         return pullback(row, w, given, v, others, x)(jnp.concatenate(parts))
 
+    if row.num_units == 0:
+        return [[np.zeros((0, n), bool) for n in a.shape] for a in w], np.zeros((0, 0), bool)
     parts = [jax.ShapeDtypeStruct((size,), row.dtype) for size in row.sizes()]
     jaxpr, constants, _ = jaxprs.flat_jaxpr(pulled_back, parts, w, given, v, others, x)
     sources = [*jaxpr.constvars, *jaxpr.invars][len(constants) :][: len(parts)]
@@ -108,7 +114,9 @@ def _patterns(row: RowStep, arguments: tuple[Any, ...]) -> tuple[list[list[np.nd
     rows: list[list[list[np.ndarray]]] = [[[] for _ in shape] for shape in shapes]
     for source in sources:
         (size,) = source.aval.shape
-        for shape, pattern, result in zip(shapes, patterns_along(jaxpr, source, 0), rows, strict=True):
+        for shape, pattern, result in zip(
+            shapes, patterns_along(jaxpr, source, 0), rows, strict=True
+        ):
             for axis, columns in enumerate(shape):
                 dense = np.full((columns, size), pattern is not None)
                 result[axis].append((pattern or {}).get(axis, dense).T)
@@ -204,9 +212,7 @@ def _pairs(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[Pair], np.nd
         for j, source in enumerate(blocks):
             if source.weight != target.weight:
                 continue
-            rows, columns = np.broadcast_arrays(
-                target.rows[:, :, None], source.rows[:, None, :]
-            )
+            rows, columns = np.broadcast_arrays(target.rows[:, :, None], source.rows[:, None, :])
             is_there = (rows >= 0) & (columns >= 0) & jacobian[rows, columns]
             if is_there.any():
                 needed[rows[is_there], columns[is_there]] = True
@@ -218,7 +224,9 @@ def _pairs(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[Pair], np.nd
     conflicts = (overlap | overlap.T)[np.ix_(used, used)]
     np.fill_diagonal(conflicts, False)
     colors[used] = _color(conflicts)
-    seeds = np.zeros((int(colors.max(initial=-1)) + 1 if len(used) else 0, len(jacobian)), np.float32)
+    seeds = np.zeros(
+        (int(colors.max(initial=-1)) + 1 if len(used) else 0, len(jacobian)), np.float32
+    )
     seeds[colors[used], used] = 1
     pairs = [
         Pair(i, j, np.where(ok, colors[rows], 0), np.where(ok, columns, 0), ok)

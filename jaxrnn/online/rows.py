@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import check, tree
+from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.online.cuts import Cuts, layers, recurrent_mixing
 from jaxrnn.types import Carry, Params, PyTree, Step
@@ -31,7 +31,7 @@ class RowStep:
     Fields:
         batch: the batch axes of the carry.
         num_units: N, the size of v.
-        dtype: the dtype of v, the widest of the carry and at least float32.
+        dtype: the dtype of v, the widest of carry and loss, and at least float32.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RowStep:
         self._divide(variables[: ends[1]])
         floats = [v.aval for v in self._carries if jaxprs.has_gradient(v)]
         dtypes = [jnp.finfo(aval.dtype).dtype for aval in floats]
-        self.dtype = widest(*dtypes)
+        self.dtype = widest(*dtypes, self._jaxpr.outvars[-1].aval.dtype)
         self.num_units = sum(self.sizes())
         new_carries = self._jaxpr.outvars[:-1]
         self._cuts: Cuts = {}
@@ -133,11 +133,13 @@ class RowStep:
 
     def flatten(self, carry: Carry) -> tuple[jax.Array, Leaves]:
         """Returns v `(B, N)`, and the arrays of the carry without a gradient, `(B, ...)`."""
-        return jax.vmap(self._flatten_row)(self.merge_batch(jax.tree.leaves(carry)))
+        return jax.vmap(self._flatten_row, axis_size=self.num_rows)(
+            self.merge_batch(jax.tree.leaves(carry))
+        )
 
     def unflatten(self, v: jax.Array, others: Leaves) -> Carry:
         """Returns the carry of v and of the arrays without a gradient."""
-        leaves = self.split_batch(jax.vmap(self._unflatten_row)(v, others))
+        leaves = self.split_batch(jax.vmap(self._unflatten_row, axis_size=self.num_rows)(v, others))
         shapes = jax.tree.leaves(self._carry)
         ndim = len(self.batch)
         leaves = [

@@ -258,7 +258,9 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
-        sources, targets, left, right = [], [], 1, 1
+        sources: list[int] = []
+        targets: list[int] = []
+        left = right = 1
         while left != right or not (sources or targets):
             if (left <= right and i < len(old)) or j == len(new):
                 sources.append(i)

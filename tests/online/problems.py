@@ -43,7 +43,7 @@ def problem(cell, length=7, batch=(2,), inputs=3, dtype="float64", seed=0):
             cell, params, carry, jnp.zeros((*batch, *cell.feature_shape(inputs)), dtype)
         )[1].shape[-1]
         both = params, outputs.init(key_outputs, features, jnp.dtype(dtype))
-        both = jax.tree.map(lambda p, n: (p + 0.1 * n.astype(p.dtype)), both, noise(rng, both))
+        both = jax.tree.map(lambda p, n: p + 0.1 * n.astype(p.dtype), both, noise(rng, both))
         carry = draw(rng, carry)
         if isinstance(cell, jaxrnn.Cell):
             carry = carry, jnp.zeros((*batch, 2), dtype)
@@ -56,7 +56,9 @@ def problem(cell, length=7, batch=(2,), inputs=3, dtype="float64", seed=0):
 
 def mean_loss(params, step, carry, xs, mask=None, **options):
     """The mean of the losses that count, by `unroll`, and the last carry."""
-    last, losses = jaxrnn.unroll(step, params, xs, carry=carry, mask=mask, loop=jaxrnn.scan, **options)
+    last, losses = jaxrnn.unroll(
+        step, params, xs, carry=carry, mask=mask, loop=jaxrnn.scan, **options
+    )
     count = losses.size if mask is None else jnp.maximum(jnp.sum(mask), 1)
     return jnp.sum(losses) / jnp.asarray(count, losses.dtype), last
 

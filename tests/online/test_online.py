@@ -11,12 +11,10 @@ from reference import distance
 
 import jaxrnn
 from jaxrnn import online
-from jaxrnn.transforms import masked, resettable, step_loss
+from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams, masked, resettable
 
 CELLS = dict(jaxrnn.CELLS)
-ELEMENTWISE = {
-    name: CELLS[name] for name in ("lru", "min_gru", "min_lstm", "indrnn", "s5")
-}
+ELEMENTWISE = {name: CELLS[name] for name in ("lru", "min_gru", "min_lstm", "indrnn", "s5")}
 # The loss of a row of `conv_lstm` needs a sum over places, see `test_a_step_with_several_features`.
 every_cell = pytest.mark.parametrize("cell_name", [name for name in CELLS if name != "conv_lstm"])
 
@@ -132,7 +130,9 @@ def pattern_within(order, d, j):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("cell_name", ["elman", "gru", "gru_reset_before", "lstm", "two real layers"])
+@pytest.mark.parametrize(
+    "cell_name", ["elman", "gru", "gru_reset_before", "lstm", "two real layers"]
+)
 def test_snap_equals_its_definition(cell_name, order):
     """In NumPy, with the pattern as a matrix; across layers nothing is dropped here."""
     cell = NETWORKS[cell_name] if cell_name in NETWORKS else small(cell_name)
@@ -178,9 +178,13 @@ def test_eprop_of_an_lstm_is_the_factorization_of_its_authors():
     names = {"w_x": 3, "w_h": 4, "b": 1}
     trace = {name: np.zeros((rows, 4 * size)) for name, rows in names.items()}
     total = {name: np.zeros((rows, 4 * size)) for name, rows in names.items()}
-    for x, y in zip(np.asarray(step_problem.xs.xs), np.asarray(step_problem.xs.targets), strict=True):
+    for x, y in zip(
+        np.asarray(step_problem.xs.xs), np.asarray(step_problem.xs.targets), strict=True
+    ):
         a = x @ params["w_x"] + h @ params["w_h"] + params["b"]
-        i, f, g, o = (act(a[k * size :][:size]) for k, act in enumerate([sigmoid, sigmoid, np.tanh, sigmoid]))
+        i, f, g, o = (
+            act(a[k * size :][:size]) for k, act in enumerate([sigmoid, sigmoid, np.tanh, sigmoid])
+        )
         before = {"w_x": x, "w_h": h, "b": np.ones(1)}
         new_c = f * c + i * g
         slopes = [i * (1 - i) * g, f * (1 - f) * c, i * (1 - g**2), np.zeros(size)]
@@ -189,7 +193,9 @@ def test_eprop_of_an_lstm_is_the_factorization_of_its_authors():
         error = 2 / 2 * (h @ readout["w_o"] + readout["b_o"] - y)
         signal = readout["w_o"] @ error  # ∂ℓ_t/∂h_t
         for name, presynaptic in before.items():
-            trace[name] = np.tile(f, 4) * trace[name] + np.outer(presynaptic, np.concatenate(slopes))
+            trace[name] = np.tile(f, 4) * trace[name] + np.outer(
+                presynaptic, np.concatenate(slopes)
+            )
             eligibility = np.tile(o * (1 - np.tanh(c) ** 2), 4) * trace[name]
             eligibility += np.outer(presynaptic, to_h)
             total[name] += np.tile(signal, 4) * eligibility / 7
@@ -203,7 +209,7 @@ def test_eprop_follows_a_units_own_memory(cell_name):
     """ε_t = J° ε_{t-1} + D_t, with the diagonal J° of nothing for Elman, of z_t for a GRU."""
     step_problem = problem(small(cell_name), batch=())
     step, params, carry, xs = step_problem
-    total, own = 0, 0
+    total, trace, own = 0, 0, 0
     states, _ = jaxrnn.history(small(cell_name), params[0], xs.xs, carry=carry[0], loop=jaxrnn.scan)
     previous = np.concatenate([np.asarray(carry[0])[None], np.asarray(states.carries)])
     theta, to_params = jax.flatten_util.ravel_pytree(params)
@@ -221,8 +227,10 @@ def test_eprop_follows_a_units_own_memory(cell_name):
             p = params[0]
             a = xs.xs[t] @ p["w_x"] + p["b"] + h @ p["w_h"]
             own = sigmoid(np.asarray(a)[4:8])[:, None]
-        trace = d if t == 0 else own * trace + d
-        signal, at_readout = jax.grad(loss_of, argnums=(0, 1))(previous[t + 1], theta, xs.targets[t])
+        trace = own * trace + d
+        signal, at_readout = jax.grad(loss_of, argnums=(0, 1))(
+            previous[t + 1], theta, xs.targets[t]
+        )
         total = total + signal @ trace + at_readout
     flat = jax.flatten_util.ravel_pytree(run(online.eprop(step), step_problem)[0])[0]
     np.testing.assert_allclose(flat, total / 7, rtol=1e-10, atol=1e-13)
@@ -367,8 +375,6 @@ def test_masks_and_resets_of_the_step_itself():
     step, params, carry, xs = problem(small("gru"))
     wrapped = resettable(masked(step), learned=True)
     rng = np.random.default_rng(2)
-    from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
-
     start = jax.tree.map(lambda c: c[0] * 0.5, carry)
     params = ResetParams(params, start)
     marks = [jnp.asarray(rng.random((7, 2)) < p) for p in (0.7, 0.3)]
