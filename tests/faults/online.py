@@ -2,9 +2,21 @@
 
 from faults.planting import fault
 
-LEARNER, INFLUENCE, PLAN, SPARSITY, CUTS, ROWS, UORO, TRAINER = (
+LEARNER, INFLUENCE, PLAN, PRODUCTS, SPARSITY, CUTS, ROWS, UORO, TRAINER = (
     f"online/{name}.py"
-    for name in (*("learner", "influence", "plan", "sparsity", "cuts", "rows", "uoro", "trainer"),)
+    for name in (
+        *(
+            "learner",
+            "influence",
+            "plan",
+            "products",
+            "sparsity",
+            "cuts",
+            "rows",
+            "uoro",
+            "trainer",
+        ),
+    )
 )
 TEST = "online/test_online.py::test"
 RTRL = f"{TEST}_rtrl_equals_bptt_over_two_calls_with_masks_and_resets"
@@ -18,16 +30,16 @@ FAULTS = (
         INFLUENCE,
         "_carried",
         "J transposed",
-        'jnp.einsum("bij,bjkm->bikm", j[:, 0], s)',
-        'jnp.einsum("bji,bjkm->bikm", j[:, 0], s)',
+        '"bij,bjkm->bikm"',
+        '"bji,bjkm->bikm"',
         f"{RTRL}[gru]",
     ),
     fault(
         INFLUENCE,
         "_carried",
         "the influence of the wrong unit",
-        "jacobian[:, colors, columns]",
-        "jacobian[:, colors, columns[::-1]]",
+        "* s[:, j : j + 1]",
+        "* s[:, j : j + 1, :, ::-1]",
         f"{RTRL}[min_gru]",
     ),
     fault(
@@ -69,6 +81,30 @@ FAULTS = (
         "layer_of[rows.any(axis=1)].min()",
         "layer_of[rows.any(axis=1)].max()",
         f"{TEST}_across_layers_snap_keeps_what_acts_within_the_step",
+    ),
+    fault(
+        PRODUCTS,
+        "Product.mask",
+        "the wrong side is needed",
+        "needed.T",
+        "np.roll(needed, 1, 0)",
+        f"{SNAP}[gru-1]",
+    ),
+    fault(
+        PRODUCTS,
+        "masked_product",
+        "the weight of another unit",
+        "w[rows, columns]",
+        "w[rows[::-1], columns]",
+        f"{SNAP}[gru-1]",
+    ),
+    fault(
+        PRODUCTS,
+        "Product.jacobian",
+        "numbers that count as absent",
+        "_product(_product(self.reaches, mask.T), self.reads)",
+        "np.zeros_like(self.reaches[:, :1] & self.reads[:1])",
+        f"{SNAP}[gru_reset_before-1]",
     ),
     fault(
         SPARSITY,
