@@ -74,14 +74,17 @@ def test_a_training_goes_on_to_the_bit(tmp_path):
     state, losses = advanced(new_state(), 0, 3)
     with open_at(tmp_path) as checkpoints:
         assert checkpoints.latest_step is None
-        checkpoints.save(state, metadata={"position": 3}, arrays={"losses": np.array(losses)})
+        checkpoints.save(
+            state, metadata={"position": 3}, arrays={"b": jnp.zeros(2), "a": np.array(losses)}
+        )
         state, more = advanced(state, 3, 6)  # donates what was saved, while it is written
     with open_at(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 3
         assert checkpoints.metadata() == {"position": 3}
         restored, metadata, arrays = checkpoints.restore(new_state())
     assert metadata == {"position": 3}
-    assert arrays["losses"].tolist() == losses
+    assert [*arrays] == ["b", "a"]
+    assert arrays["a"].tolist() == losses
     assert isinstance(restored, TrainState)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     again, same = advanced(restored, 3, 6)

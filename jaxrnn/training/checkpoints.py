@@ -136,7 +136,10 @@ class Checkpoints:
         """
         check.require_instance("state", state, TrainState)
         check.require_concrete(state=state, arrays=arrays)
-        state, arrays = tree.to_arrays("state", state), tree.to_arrays("arrays", dict(arrays or {}))
+        state = tree.to_arrays("state", state)
+        # One by one, since a dict that is mapped as a tree is sorted.
+        named = (arrays or {}).items()
+        arrays = {name: tree.to_arrays(f"arrays[{name!r}]", x) for name, x in named}
         step, latest = int(state.step), self.latest_step
         expected = f"one after {latest}, the last checkpoint in {str(self.folder)!r}"
         check.require(latest is None or step > latest, "state.step", step, expected)
@@ -303,7 +306,8 @@ def _first_line(error: BaseException) -> str:
 
 def _damaged(place: str, error: Exception) -> ValueError:
     got = f"{place} ({type(error).__name__}: {_first_line(error)})"
-    return ValueError(f"folder: got {got}, expected a whole checkpoint of this library")
+    expected = "a whole checkpoint of this library, or its folder deleted to go on from another"
+    return ValueError(f"folder: got {got}, expected {expected}")
 
 
 def _to_template(x: Any) -> Any:
