@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 FORMATS = ("bar", "jsonl")  # of `--log`
 
@@ -13,7 +13,7 @@ FORMATS = ("bar", "jsonl")  # of `--log`
 class Events:
     """Writes an event a line to a stream; to none, it writes nothing."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Any = None) -> None:
         self._stream = stream
 
     @property

@@ -54,7 +54,7 @@ def train(options: Options) -> None:
     if options.resume is not None:
         got = f"--resume {options.resume} and the task {options.task!r}"
         check.require(options.task is None, "train", got, "one of them", UserError)
-        options = resuming.options_of(options.resume, parser().parse_args)
+        options = resuming.options_of(options.resume, inspect.TASKS, parser().parse_args)
     elif options.task is None:
         raise UserError("the following arguments are required: TASK, or --resume FOLDER")
     with contextlib.suppress(RuntimeError):  # JAX has already started with its devices

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class RunCheckpoints:
         self._every = args.checkpoint_every
         self._checkpoints: Checkpoints | None = None
         if self._every is not None:
-            logging.getLogger("absl").setLevel(logging.CRITICAL)  # an error is one line of ours
+            _silence_orbax()
             folder = args.out / FOLDER
             self._checkpoints = Checkpoints(folder, network=network, optimizer=optimizer)
 
@@ -58,8 +58,7 @@ class RunCheckpoints:
         if self._checkpoints is None or self._checkpoints.latest_step is None:
             return progress
         try:
-            with _without_noise():
-                state, _, arrays = self._checkpoints.restore(progress.state)
+            state, _, arrays = self._checkpoints.restore(progress.state)
             return Progress.from_arrays(state, arrays)
         except (ValueError, KeyError) as error:
             raise UserError(re.sub("^folder", "--resume", str(error))) from None
@@ -110,17 +109,23 @@ def has_checkpoints(folder: Path) -> bool:
     return (folder / FOLDER / OPTIONS).exists()
 
 
-def options_of(folder: Path, parse: Callable[[list[str]], Options]) -> Options:
+def options_of(
+    folder: Path, tasks: Iterable[str], parse: Callable[[list[str]], Options]
+) -> Options:
     """Returns the options of the run in a folder; UserError if there is none to resume.
 
-    They are parsed as those of a command, so that nothing else is accepted.
+    They are parsed as those of a command of one of the tasks, so that nothing else is accepted.
     """
     got = f"{str(folder)!r} without checkpoints of an unfinished run"
     expected = "a folder where `jaxrnn train ... --checkpoint-every N` did not end"
     check.require(has_checkpoints(folder), "--resume", got, expected, UserError)
     with _reading(folder):
         content = _content(folder)
-        options = parse(["train", str(content["task"]), *_arguments(content["options"])])
+        task = content["task"]
+        check.require(task in [*tasks], "task", repr(task), f"one of {[*tasks]}")
+        arguments = [*_arguments(content["options"])]
+        check.require("--help" not in arguments, "options", "help", "options of a training")
+        options = parse(["train", task, *arguments])
     options.out, options.resume = folder, folder
     return options
 
@@ -156,11 +161,21 @@ def _arguments(options: dict[str, Any]) -> Iterator[str]:
             yield f"{flag}={value}"
 
 
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Silences what tensorstore's callbacks say of a damaged file, beside the error itself."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+def _silence_orbax() -> None:
+    """Leaves errors to us, who say them in one line.
+
+    Orbax logs them too. Where it fails, tensorstore's callbacks find their event loops closed.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    if hook is not _report_unless_loop_closed:
+        _hooks.append(hook)
+        sys.unraisablehook = _report_unless_loop_closed
+
+
+_hooks: list[Callable[[Any], Any]] = []  # the hook of the process, before ours
+
+
+def _report_unless_loop_closed(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _hooks[-1](unraisable)

@@ -217,6 +217,7 @@ BAD_OPTIONS = [
     (["--dropout", "1"], "--dropout: got '1', expected a number from 0 to below 1"),
     (["--dropout", "-0.1"], "--dropout: got '-0.1', expected a number from 0 to below 1"),
     (["--dropout", "nan"], "--dropout: got 'nan', expected a number from 0 to below 1"),
+    (["--checkpoint-every", "0"], "--checkpoint-every: got '0', expected a whole number from 1"),
     (["--evaluate-every", "0"], "--evaluate-every: got '0', expected a whole number from 1"),
     (["--overwrite", "yes"], "unrecognized arguments: yes"),
     (["--devices", "0"], "--devices: got '0', expected a whole number from 1"),

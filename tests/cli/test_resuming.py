@@ -6,10 +6,13 @@ import itertools
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
 import time
+import zlib
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.cli import resuming, run_folder, training
+from jaxrnn.cli import events, resuming, run_folder, training
+from jaxrnn.cli.main import main
 from jaxrnn.cli.options import UserError
 
 TEXT = "".join(f"{n} green bottles hanging on the wall, and ½ of one. " for n in range(60))
@@ -285,16 +289,24 @@ def test_other_options_are_refused(options):
         training.train(toy(), resumed(options, learning_rate=0.2))
 
 
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(options):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        full = at(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1])))
-        with pytest.raises(OSError, match=r"folder: got '.*checkpoints' \(.*\), expected a folder"):
-            training.train(toy(full), options)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    training.train(toy(), resumed(options))
-    assert result(options.out) == whole(options)
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(tmp_path, environment):
+    (tmp_path / "text").write_text(TEXT, "utf-8")
+    folder = tmp_path / "run"
+    ask = ["text", "--text", tmp_path / "text", *OPTIONS, "--devices", "1", "--out", folder]
+    process = start(ask, environment)
+    for line in process.stdout:
+        if json.loads(line) == {"event": "checkpoint", "step": 8}:
+            # Of a file: as if this were all that the disk has left.
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16, 16))
+            break
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    pattern = r"jaxrnn: error: folder: got '.*checkpoints' \(.*\), expected a folder in which.*\n"
+    assert re.fullmatch(pattern, err), err
+    with jaxrnn.training.Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step >= 6
+        assert all(checkpoints.metadata(step) is None for step in checkpoints.steps)
 
 
 def test_a_folder_that_vanishes_is_one_line(options, tmp_path):
@@ -305,3 +317,84 @@ def test_a_folder_that_vanishes_is_one_line(options, tmp_path):
     elsewhere.rename(options.out)
     training.train(toy(), resumed(options))
     assert result(options.out) == whole(options)
+
+
+def unfinished(tmp_path, capsys, content=None):
+    """The folder of a run that ended before its first checkpoint, with these options."""
+    (tmp_path / "text").write_text(TEXT, "utf-8")
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    if content is None:
+        given = {"text": tmp_path / "text", "steps": 2, "hidden_size": 3, "batch_size": 2}
+        given |= {"segment_length": 8, "devices": 1, "checkpoint_every": 5, "learning_rate": 1e-3}
+        tokens = TEXT.encode("utf-8", "surrogatepass")
+        content = {"task": "text", "data": str(zlib.crc32(tokens)), "options": given}
+    text = content if isinstance(content, str) else json.dumps(content, default=str)
+    (folder / "checkpoints" / "options.json").write_text(text)
+    capsys.readouterr()
+    return folder
+
+
+def test_a_run_without_a_checkpoint_yet_begins_anew(tmp_path, capsys):
+    folder = unfinished(tmp_path, capsys)
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert "resumed after 0 of 2 steps" in capsys.readouterr().out
+    options = json.loads((folder / "options.json").read_text())
+    assert (options["steps"], options["learning_rate"], options["cell"]) == (2, 1e-3, "gru")
+    assert {path.name for path in folder.iterdir()} == set(run_folder.FILES)
+
+
+CONTENTS = [
+    "",
+    "[]",
+    "{",
+    {"task": "text"},
+    {"task": "text", "data": "", "options": []},
+    {"task": "speech", "data": "", "options": {}},
+    {"task": "text", "data": "", "options": {"cell": "gruu"}},
+    {"task": "text", "data": "", "options": {"steps": [1]}},
+    {"task": "text", "data": "", "options": {"colour": "red"}},
+    {"task": "text", "data": "", "options": {"help": True}},
+    {"task": "--help", "data": "", "options": {}},
+]
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=str)
+@pytest.mark.usefixtures("own_messages")
+def test_options_that_are_none_are_refused_in_a_line(tmp_path, capsys, content):
+    folder = unfinished(tmp_path, capsys, content)
+    assert main(["train", "--resume", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"jaxrnn: error: --resume: got '.*options.json' \(.*\), expected .*\n", err)
+    assert [path.name for path in folder.iterdir()] == ["checkpoints"]
+
+
+def test_the_log_is_one_object_a_line_with_all_numbers(tmp_path, capsys):
+    (tmp_path / "text").write_text(TEXT, "utf-8")
+    out = tmp_path / "run"
+    ask = ["train", "text", "--text", tmp_path / "text", *OPTIONS, "--steps", "8", "--out", out]
+    assert main([*map(str, ask)]) == 0
+    captured = capsys.readouterr()
+    seen = [json.loads(line) for line in captured.out.splitlines()]
+    counts = Counter(event["event"] for event in seen)
+    once = dict.fromkeys(("start", "saved", "test"), 1)
+    assert counts == {**once, "update": 8, "validation": 2, "checkpoint": 3}
+    assert "saved in" in captured.err
+    with (out / "history.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    updates = [event for event in seen if event["event"] == "update"]
+    for row, event in zip(rows, updates, strict=True):
+        assert {name: event[name] for name in row} == {name: float(x) for name, x in row.items()}
+        assert event["chars_a_second"] > 0
+    assert updates[0]["seconds_left"] > updates[-1]["seconds_left"] == 0
+    assert [event["step"] for event in seen if event["event"] == "validation"] == [7, 8]
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_log(capsys):
+    with events.opened("jsonl") as log:
+        log.write("update", loss=float("nan"), path=run_folder.Path("x"))
+        print("for people")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"event": "update", "loss": None, "path": "x"}
+    assert captured.err == "for people\n"
