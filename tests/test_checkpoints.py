@@ -223,3 +223,17 @@ def test_a_damaged_checkpoint_is_refused_or_restored_to_the_bit(tmp_path):
     counts = Counter(answers.values())
     assert counts["refused"] > 15, answers
     assert counts.keys() == {"refused", "the same"}, answers
+
+
+def test_arrays_come_back_on_their_devices(tmp_path):
+    """And stay uncommitted where they were, so that JAX may move them."""
+    (device,) = jax.devices()[:1]
+    state = new_state()
+    placed = state._replace(params=jax.device_put(state.params, device))
+    with open_at(tmp_path) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        restored = checkpoints.restore(placed).state
+    assert all(leaf.committed for leaf in jax.tree.leaves(restored.params))
+    others = restored.opt_state, restored.carry, restored.step, restored.key
+    assert not any(leaf.committed for leaf in jax.tree.leaves(others))

@@ -40,11 +40,11 @@ class RunCheckpoints:
 
     def __init__(self, args: Options, network: Any, optimizer: str) -> None:
         self._every = args.checkpoint_every
+        self._folder = args.out / FOLDER
         self._checkpoints: Checkpoints | None = None
         if self._every is not None:
             _silence_orbax()
-            folder = args.out / FOLDER
-            self._checkpoints = Checkpoints(folder, network=network, optimizer=optimizer)
+            self._checkpoints = Checkpoints(self._folder, network=network, optimizer=optimizer)
 
     def __enter__(self) -> "RunCheckpoints":
         return self
@@ -70,6 +70,10 @@ class RunCheckpoints:
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint in the background, unless it exists or half an update is recorded."""
         if self._checkpoints is not None:
+            # Without it nothing could be resumed, and orbax would make the folder anew.
+            if not (self._folder / OPTIONS).exists():
+                got = f"{str(self._folder)!r}, which is gone"
+                raise OSError(f"folder: got {got}, expected it to stay while the run is trained")
             is_whole = progress.step == len(progress.history)
             is_new = progress.step != self._checkpoints.latest_step
             if is_whole and is_new:
