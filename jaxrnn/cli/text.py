@@ -3,7 +3,9 @@
 The model is embedding -> cells -> linear, many-to-many.
 """
 
+import functools
 import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import optax
 import jaxrnn
 from jaxrnn import check
 from jaxrnn.cli import corpus, options, run_folder, training
+from jaxrnn.cli.events import NO_EVENTS, Events
 from jaxrnn.interop import expressions
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
@@ -64,18 +67,19 @@ def add_sample_options(parser: options.Parser) -> None:
     add("--seed", type=options.whole_number(0), default=0, metavar="N", help="seed of the draws")
 
 
-def train(args: options.Options) -> None:
+def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     """Trains on a text, saves the run, and prints its score on the test part and a sample."""
     text = _split_text(args)
     args = options.Options(**vars(args), vocabulary=text.vocabulary)
     text_task = task(args, text)
-    params = training.train(text_task, args)
+    params = training.train(text_task, args, events)
     # The first character of a part is predicted from the last one before it.
     tokens = corpus.encode("--text", text.validation[-1] + text.test, text.vocabulary)
     bits = bits_per_character(text_task.network, params, tokens)
     print(f"bits per character over {len(text.test):,} characters that training has not seen:")
     for name, value in {"test, by this model": bits, **text_task.levels}.items():
         print(f"  {value:.3f}  {name}")
+    events.write("test", bits_per_character=bits, characters=len(text.test))
     print("a sample, after a prompt from the test part:")
     sample(
         options.Options(
@@ -120,7 +124,7 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         carry=model.initial_carry((args.batch_size,)),
         loss=loss,
         evaluate=evaluate,
-        batches=corpus.segments(tokens, args.batch_size, length),
+        batches=functools.partial(corpus.segments, tokens, args.batch_size, length),
         rows=corpus.Segment._make((1, 1, None)),
         items=args.batch_size * length,
         unit="char",
@@ -130,6 +134,7 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
             "test, by xz, which copies what the training text repeats": corpus.xz_bits(text),
         },
         example={"inputs": example.inputs, "targets": example.targets},
+        data=_checksum(text),
     )
 
 
@@ -266,6 +271,11 @@ def generate(
     for count in itertools.count(max(1, len(prompt))):
         yield int(drawn)
         (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))
+
+
+def _checksum(text: corpus.Corpus) -> str:
+    parts = (text.training, text.validation, text.test)
+    return str(zlib.crc32("".join(parts).encode("utf-8", "surrogatepass")))
 
 
 def _split_text(args: options.Options) -> corpus.Corpus:

@@ -36,7 +36,14 @@ def refused(capsys, arguments, message):
 SMALL = ("inspect", "gru", "--hidden-size", "2", "--steps", "2")
 COMMANDS = [
     ([], "the following arguments are required: COMMAND"),
-    (["train"], "the following arguments are required: TASK"),
+    (["train"], "the following arguments are required: TASK, or --resume FOLDER"),
+    (["train", "--resume"], "--resume: expected one argument"),
+    (["train", "--resume", "none"], "--resume: got 'none' without checkpoints of an unfinished"),
+    (["train", "--resume", "run"], "--resume: got 'run' without checkpoints of an unfinished run"),
+    (["train", "--resume", "text"], "--resume: got 'text' without checkpoints of an unfinished r"),
+    (["train", "--resume", "run", "text"], "train: got --resume run and the task 'text', expected"),
+    (["train", "text", "--resume", "run"], "unrecognized arguments: --resume"),
+    (["train", "text", "--log", "xml"], "--log: invalid choice: 'xml'"),
     (["tune"], "COMMAND: invalid choice: 'tune'"),
     (["train", "speech"], "TASK: invalid choice: 'speech'"),
     (["inspect"], "the following arguments are required: FOLDER_OR_CELL"),
