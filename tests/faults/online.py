@@ -51,14 +51,6 @@ FAULTS = (
         f"{RTRL}[gru]",
     ),
     fault(
-        INFLUENCE,
-        "SparseInfluence.past_gradient",
-        "units that are not there",
-        "jnp.where(block.rows >= 0, d_v[:, block.rows], 0)",
-        "d_v[:, block.rows]",
-        f"{SNAP}[gru_reset_before-1]",
-    ),
-    fault(
         PLAN,
         "_reachable",
         "one step too few",
