@@ -156,15 +156,14 @@ def fixed_points(
     x = tree.to_arrays("x", x)
     expected = "at least one (jnp.zeros(()) if the step needs no input)"
     check.require(jax.tree.leaves(x), "x", f"{x!r}, which has no arrays", expected)
-    first_start = jax.tree.map(lambda c: c[0], carry)
-    check.require_step(step, params, first_start, jax.tree.map(lambda a: a[None], x))
+    first_start = jax.tree.map(lambda c: c[0], _on_host(carry))
+    check.require_step(step, params, first_start, jax.tree.map(lambda a: a[None], _on_host(x)))
 
     def evaluate(rows: np.ndarray) -> Evaluation:
         values = _evaluate(step, params, carry, x, jnp.asarray(rows, dtype))
         return Evaluation(*(np.asarray(value, float) for value in values))
 
     starts = np.asarray(flatten_rows(carry, 1), float)
-    check.require(np.all(np.isfinite(starts)), "carry", "numbers that are not finite", "finite")
     ends, is_converged = minimise_squares(
         evaluate,
         starts,
@@ -221,8 +220,16 @@ def _require_starts(carry: Any) -> str:
             place = "carry" + jax.tree_util.keystr(path)
             check.require_type(name in TOLERANCES, place, leaf, "float32 or float64")
             real_dtypes.append(name)
+            is_finite = np.all(np.isfinite(np.asarray(leaf)))
+            check.require(is_finite, place, "numbers that are not finite", "finite ones")
     check.require(real_dtypes, "carry", "no floating-point arrays", "some", TypeError)
     return max(real_dtypes)
+
+
+def _on_host(tree_of_arrays: PyTree) -> PyTree:
+    """Returns NumPy arrays, of which a part is taken without compiling; keys stay as they are."""
+    is_key = functools.partial(jnp.issubdtype, arg2=jax.dtypes.extended)
+    return jax.tree.map(lambda a: a if is_key(a.dtype) else np.asarray(a), tree_of_arrays)
 
 
 def _merge(

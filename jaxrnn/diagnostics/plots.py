@@ -192,6 +192,8 @@ def plot_fixed_points(axes: Axes, found: FixedPoints, *, trajectories: Carry | N
         if len(chosen):
             label = f"{len(chosen)} {kind}"
             axes.scatter(*((chosen - centre) @ components.T).T, label=label, zorder=2, **look)
+    if num_axes == 3:
+        axes.set_box_aspect(None, zoom=0.85)  # the labels of the axes need the room
     labels = {f"{letter}label": f"component {i + 1}" for i, letter in enumerate("xyz"[:num_axes])}
     return _finish(axes, **labels, title="Fixed points: where the state comes to rest")
 

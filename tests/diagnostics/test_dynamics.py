@@ -180,6 +180,12 @@ def test_starts_that_do_not_converge_are_counted():
     np.testing.assert_allclose(found.points, [[0.0]], atol=1e-10)
     assert found.num_unconverged == 1
 
+    def kinked(params, carry, x):  # at zero it is fixed, and its slope is not a number
+        return jnp.sqrt(carry * carry) / 2, ()
+
+    found = fixed_points(kinked, None, jnp.zeros((1, 1)), jnp.zeros(()))
+    assert (len(found.speeds), found.num_unconverged) == (0, 1)
+
 
 def test_ends_within_the_distance_are_one_point():
     starts = {"h": jnp.linspace(-2.0, 2.0, 30)}
