@@ -127,7 +127,8 @@ def fixed_points(
             `jaxrnn.history` with time and batch as one axis. Integers in it stay as they are.
         x: the input of one step, without batch axes, the same for all starts.
         tolerance: the largest ‖r‖ of a fixed point. Defaults to 1e-10 in float64 and 1e-5 in
-            float32. Use float64 where it matters: cast `params` and `carry` to it.
+            float32. Use float64 where it matters: cast `params` and `carry` to it. Raise it where
+            starts do not converge on a slow manifold, such as that of closed gates.
         merge_distance: Euclidean distance within which two ends are one point.
         max_iterations: the largest number of Newton steps of a start.
 
@@ -159,8 +160,8 @@ def fixed_points(
     first_start = jax.tree.map(lambda c: c[0], _on_host(carry))
     check.require_step(step, params, first_start, jax.tree.map(lambda a: a[None], _on_host(x)))
 
-    def evaluate(rows: np.ndarray) -> Evaluation:
-        values = _evaluate(step, params, carry, x, jnp.asarray(rows, dtype))
+    def evaluate(points: np.ndarray, rows: np.ndarray) -> Evaluation:
+        values = _evaluate(step, params, carry, x, jnp.asarray(points, dtype), rows)
         return Evaluation(*(np.asarray(value, float) for value in values))
 
     starts = np.asarray(flatten_rows(carry, 1), float)
@@ -189,21 +190,21 @@ def fixed_points(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _evaluate(
-    step: Step, params: Params, starts: Carry, x: PyTree, rows: jax.Array
+    step: Step, params: Params, starts: Carry, x: PyTree, points: jax.Array, rows: Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the points that the dtypes of the carry can hold, r and ∂r/∂c of each row."""
+    """Returns the points that the dtypes of the carry can hold, r and ∂r/∂c, for some rows."""
 
-    def residual(row: jax.Array, start: Carry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        carry = unflatten_rows(row, start)
+    def residual(point: jax.Array, start: Carry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        carry = unflatten_rows(point, start)
         rounded = flatten_rows(carry, 0)
         r = flatten_rows(step(params, carry, x)[0], 0) - rounded
         return r, (rounded, r)
 
-    def one(row: jax.Array, start: Carry) -> tuple[jax.Array, jax.Array, jax.Array]:
-        jacobian, (rounded, r) = jax.jacrev(residual, has_aux=True)(row, start)
+    def one(point: jax.Array, start: Carry) -> tuple[jax.Array, jax.Array, jax.Array]:
+        jacobian, (rounded, r) = jax.jacrev(residual, has_aux=True)(point, start)
         return rounded, r, jacobian
 
-    return jax.vmap(one)(rows, starts)
+    return jax.vmap(one)(points, jax.tree.map(lambda c: c[rows], starts))
 
 
 def _require_starts(carry: Any) -> str:

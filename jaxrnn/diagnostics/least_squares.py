@@ -28,11 +28,11 @@ class Evaluation(NamedTuple):
     jacobians: np.ndarray
 
     @property
+    @np.errstate(over="ignore", invalid="ignore")
     def speeds(self) -> np.ndarray:
-        """q = ½ ‖r‖², `(S,)`; ∞ where r or A is not finite."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            speeds = np.sum(self.residuals**2, axis=-1) / 2
-            is_finite = np.isfinite(speeds + np.sum(self.jacobians, axis=(-2, -1)))
+        """q = ½ ‖r‖², `(S,)`; ∞ where ‖r‖² or ‖A‖² is not finite."""
+        speeds = np.sum(self.residuals**2, axis=-1) / 2
+        is_finite = np.isfinite(speeds + np.sum(self.jacobians**2, axis=(-2, -1)))
         return np.where(is_finite, speeds, np.inf)
 
     @property
@@ -47,8 +47,9 @@ class Evaluation(NamedTuple):
         return gradients / np.where(sizes == 0, 1, sizes)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def minimise_squares(
-    evaluate: Callable[[np.ndarray], Evaluation],
+    evaluate: Callable[[np.ndarray, np.ndarray], Evaluation],
     starts: np.ndarray,
     *,
     tolerance: float,
@@ -67,7 +68,8 @@ def minimise_squares(
     but for rounding errors and q no longer falls; or if no damping makes q fall.
 
     Args:
-        evaluate: the function of all rows, `(S, N) -> Evaluation`.
+        evaluate: the function of some rows: their points `(n, N)` and their numbers `(n)`, to an
+            `Evaluation`. n is S, or S divided by a power of 4.
         starts: `(S, N)`, float64.
         tolerance: the norm of r below which a point is a zero.
         eps: the rounding unit of the function's dtype.
@@ -79,8 +81,8 @@ def minimise_squares(
     Source: K. Levenberg (1944); D. Marquardt (1963); N. Yamashita, M. Fukushima, "On the rate of
     convergence of the Levenberg-Marquardt method", Computing Supplementa 15 (2001).
     """
-    smallest_gradient, smallest_decrease = eps**0.4, eps**0.6
-    now = Evaluation(*map(np.array, evaluate(starts)))
+    smallest_gradient, smallest_decrease = eps**0.3, eps**0.4
+    now = Evaluation(*map(np.array, evaluate(starts, np.arange(len(starts)))))
     speeds = now.speeds
     is_active = np.isfinite(speeds)
     factors = np.full(len(starts), 1e-2)  # σ
@@ -88,22 +90,24 @@ def minimise_squares(
         rows = np.flatnonzero(is_active)
         if not len(rows):
             break
-        steps, predicted = _damped_steps(now, rows, factors[rows])
-        trial_points = now.points.copy()
-        trial_points[rows] += steps
-        trial = evaluate(trial_points)
-        decrease = speeds[rows] - trial.speeds[rows]
+        before = Evaluation(*(array[rows] for array in now))
+        steps, predicted = _damped_steps(before, factors[rows])
+        padding = np.zeros(_padded_size(len(rows), len(starts)) - len(rows), int)
+        padded_points = np.concatenate([before.points + steps, now.points[padding]])
+        padded_trial = evaluate(padded_points, np.concatenate([rows, padding]))
+        trial = Evaluation(*(array[: len(rows)] for array in padded_trial))
+        trial_speeds = trial.speeds
+        decrease = speeds[rows] - trial_speeds
         gain = decrease / np.where(predicted > 0, predicted, 1)
         is_better = (decrease > 0) & (gain > SUFFICIENT_DECREASE)
+        is_flat = np.abs(decrease) <= smallest_decrease * speeds[rows]
         better = rows[is_better]
         for array, new in zip(now, trial, strict=True):
-            array[better] = new[better]
-        with np.errstate(invalid="ignore"):
-            is_flat = np.abs(decrease) <= smallest_decrease * speeds[rows]
-        speeds[better] = trial.speeds[better]
+            array[better] = new[is_better]
+        speeds[better] = trial_speeds[is_better]
         factors[rows] *= np.where(gain > 0.75, 0.1, np.where(gain > 0.25, 1.0, 4.0))
         is_zero = np.sqrt(2 * speeds[rows]) <= tolerance
-        is_minimum = now.relative_gradients[rows] <= smallest_gradient
+        is_minimum = before.relative_gradients <= smallest_gradient
         is_done = (is_zero & ~is_better) | (is_minimum & is_flat)
         is_done |= (speeds[rows] == 0) | (factors[rows] > LARGEST_DAMPING)
         is_active[rows] = ~is_done
@@ -112,11 +116,16 @@ def minimise_squares(
     return now, is_zero | is_minimum
 
 
-def _damped_steps(
-    now: Evaluation, rows: np.ndarray, factors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _padded_size(count: int, size: int) -> int:
+    """Returns the least of size, size/4, … that holds `count` rows, so that few shapes compile."""
+    while size % 4 == 0 and size // 4 >= count:
+        size //= 4
+    return size
+
+
+def _damped_steps(now: Evaluation, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the steps d of (1), and by how much the linear model of r predicts q to fall."""
-    a, r = now.jacobians[rows].astype(float), now.residuals[rows].astype(float)
+    a, r = now.jacobians, now.residuals
     normal = np.swapaxes(a, -2, -1) @ a
     # The smallest damping keeps the equations solvable where A is singular and r nearly zero.
     floor = 1e-15 * np.trace(normal, axis1=-2, axis2=-1) / normal.shape[-1]

@@ -187,6 +187,15 @@ def test_starts_that_do_not_converge_are_counted():
     assert (len(found.speeds), found.num_unconverged) == (0, 1)
 
 
+def test_numbers_that_overflow_raise_no_warning():
+    def exploding(params, carry, x):
+        return jnp.exp(jnp.exp(carry)), ()
+
+    found = fixed_points(exploding, None, jnp.linspace(-5, 50, 40)[:, None], jnp.zeros(()))
+    assert found.kinds == ["slow"]  # exp(exp(c)) > c everywhere
+    assert found.num_unconverged + found.counts.sum() == 40
+
+
 def test_ends_within_the_distance_are_one_point():
     starts = {"h": jnp.linspace(-2.0, 2.0, 30)}
     found = fixed_points(scalar_tanh, 2.0, starts, 0.1, merge_distance=10.0)
