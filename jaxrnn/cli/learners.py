@@ -19,12 +19,7 @@ from jaxrnn.types import Carry, Key, Network, Params, Step, StepResult
 
 Tokens = tuple[jax.Array, jax.Array]  # inputs and targets
 
-FACTORIES: dict[str, Callable[..., Learner]] = {
-    "rtrl": online.rtrl,
-    "snap": online.snap,
-    "eprop": online.eprop,
-    "uoro": online.uoro,
-}
+FACTORIES: dict[str, Callable[..., Learner]] = dict(online.LEARNERS)
 NAMES = "rtrl, snap, snap:ORDER, eprop, uoro"
 
 

@@ -91,14 +91,6 @@ FAULTS = (
         f"{SNAP}[gru-1]",
     ),
     fault(
-        PRODUCTS,
-        "Product.jacobian",
-        "numbers that count as absent",
-        "_product(_product(self.reaches, mask.T), self.reads)",
-        "np.zeros_like(self.reaches[:, :1] & self.reads[:1])",
-        f"{SNAP}[gru_reset_before-1]",
-    ),
-    fault(
         SPARSITY,
         "_concatenate",
         "an operand that depends on all counts as one that depends on nothing",
