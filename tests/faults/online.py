@@ -23,7 +23,7 @@ RTRL = f"{TEST}_rtrl_equals_bptt_over_two_calls_with_masks_and_resets"
 SNAP = f"{TEST}_snap_equals_its_definition"
 MEAN = f"{TEST}_the_mean_of_uoro_is_rtrl[elman]"
 SPLIT = f"{TEST}_calls_in_any_split_give_the_same_sum"
-INFLUENCE_OF_ONE = "diagnostics/test_online.py::test_the_influence_is_the_derivative"
+INFLUENCE_OF_ONE = "diagnostics/test_influence.py::test_the_influence_is_the_derivative"
 
 FAULTS = (
     fault(
