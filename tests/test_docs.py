@@ -45,10 +45,6 @@ NAMESPACES = {
     "jaxrnn.diagnostics.plots": "plot_",
     "jaxrnn.training": None,
     "jaxrnn.online": None,
-    **{
-        f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$"
-        for library in ("torch", "flax", "haiku", "equinox", "keras", "onnx", "safetensors")
-    },
     **{f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$" for library in INTEROP},
 }
 
