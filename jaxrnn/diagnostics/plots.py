@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from jaxrnn import check, tree
+from jaxrnn.diagnostics.dynamics import FixedPoints
 from jaxrnn.diagnostics.influence import ParameterInfluence
 from jaxrnn.diagnostics.online_errors import OnlineError
-from jaxrnn.diagnostics.dynamics import FixedPoints
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.transforms.rows import flatten_rows
@@ -202,6 +202,8 @@ def plot_online_errors(axes: Axes, errors: Mapping[str, OnlineError]) -> Axes:
         axes.plot(np.log10(max(row.num_bytes, 1)), height, marker, label=name)
     title = "Online algorithms: error of the gradient and memory"
     return _finish(axes, xlabel="log₁₀ bytes kept", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
+
+
 def plot_fixed_points(axes: Axes, found: FixedPoints, *, trajectories: Carry | None = None) -> Axes:
     """Draws fixed and slow points, and trajectories, in their first principal components.
 
