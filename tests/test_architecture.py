@@ -16,11 +16,11 @@ ROOT = Path(jaxrnn.__file__).parent
 
 # The name after `jaxrnn.`, to its floor, as in docs/how-it-is-built.md.
 FLOORS = {
-    **dict.fromkeys(("types", "expression", "tree", "check"), 0),
+    **dict.fromkeys(("types", "expression", "tree", "check", "version"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
     **dict.fromkeys(("runner", "sequence", "networks", "losses"), 2),
     **dict.fromkeys(("certify", "certify_all", "reference_loop"), 2),
-    **dict.fromkeys(("training", "memory", "diagnostics", "interop"), 3),
+    **dict.fromkeys(("training", "memory", "diagnostics", "interop", "online"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 OPTAX_FROM = FLOORS["training"]

@@ -35,6 +35,8 @@ CHEAP = (
     "jaxrnn convert torch.safetensors gru.safetensors --of torch",
 )
 
+INTEROP = ("torch", "flax", "haiku", "equinox", "keras", "onnx", "stablehlo", "safetensors")
+
 # The namespaces of the reference, and of those that hold more than their public names, which.
 NAMESPACES = {
     "jaxrnn": None,
@@ -42,10 +44,8 @@ NAMESPACES = {
     "jaxrnn.diagnostics": None,
     "jaxrnn.diagnostics.plots": "plot_",
     "jaxrnn.training": None,
-    **{
-        f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$"
-        for library in ("torch", "flax", "haiku", "equinox", "keras", "onnx", "safetensors")
-    },
+    "jaxrnn.online": None,
+    **{f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$" for library in INTEROP},
 }
 
 

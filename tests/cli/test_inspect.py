@@ -89,6 +89,7 @@ def test_training_draws_the_gradient_flow(trained, monkeypatch):
 
     monkeypatch.setattr(run_folder, "save", save)
     options.out, options.text, options.overwrite = trained, run_folder.Path(options.text), True
+    options.resume = None
     training.train(text.task(options), options)
     learning, flow, _ = drawn[0].axes
     assert learning.get_xlabel() == "updates"
@@ -214,7 +215,6 @@ def test_a_run_of_another_network_is_refused(trained_digits, tmp_path, capsys):
     params = network.init(jax.random.key(0), 1)
     safetensors.save(folder / "params.safetensors", network, params)
     assert main(["inspect", str(folder), "--out", str(tmp_path / "x.png")]) == 2
-    assert (
-        "params.safetensors' (stacked(gru(3), linear(9)): got float32[4,9]"
-        in (capsys.readouterr().err)
+    assert "params.safetensors' (stacked(gru(3), linear(9)): got float32[4,9]" in (
+        capsys.readouterr().err
     )
