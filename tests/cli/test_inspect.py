@@ -214,7 +214,6 @@ def test_a_run_of_another_network_is_refused(trained_digits, tmp_path, capsys):
     params = network.init(jax.random.key(0), 1)
     safetensors.save(folder / "params.safetensors", network, params)
     assert main(["inspect", str(folder), "--out", str(tmp_path / "x.png")]) == 2
-    assert (
-        "params.safetensors' (stacked(gru(3), linear(9)): got float32[4,9]"
-        in (capsys.readouterr().err)
+    assert "params.safetensors' (stacked(gru(3), linear(9)): got float32[4,9]" in (
+        capsys.readouterr().err
     )

@@ -4,7 +4,7 @@ An equation is invariant (it runs once), hoisted (it runs for all steps at once,
 recurrent (it runs in order), or sunk (it runs for all steps at once, after the loop).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxrnn.loops.derived import jaxprs, min_cut
@@ -142,7 +142,7 @@ def _dependence(
 
 def _is_never_batched(eqn: Equation) -> bool:
     """Returns whether an equation, or one inside it, must run step by step."""
-    names = {e.primitive.name for e in _with_inner(eqn)}
+    names = {e.primitive.name for e in jaxprs.with_inner(eqn)}
     return not names.isdisjoint(NEVER_BATCHED) or draws_otherwise_in_a_batch(eqn)
 
 
@@ -151,17 +151,9 @@ def draws_otherwise_in_a_batch(eqn: Equation) -> bool:
 
     Keys other than threefry do.
     """
-    variables = (v for e in _with_inner(eqn) for v in (*jaxprs.reads([e]), *e.outvars))
-    is_generator = any(e.primitive.name == "rng_bit_generator" for e in _with_inner(eqn))
+    variables = (v for e in jaxprs.with_inner(eqn) for v in (*jaxprs.reads([e]), *e.outvars))
+    is_generator = any(e.primitive.name == "rng_bit_generator" for e in jaxprs.with_inner(eqn))
     return is_generator or any("rbg" in str(v.aval.dtype) for v in variables)
-
-
-def _with_inner(eqn: Equation) -> Iterator[Equation]:
-    """Yields an equation and all equations inside it."""
-    yield eqn
-    for jaxpr in jaxprs.inner_jaxprs(eqn):
-        for inner in jaxpr.eqns:
-            yield from _with_inner(inner)
 
 
 def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
