@@ -29,7 +29,7 @@ def function_with_rule(function, cotangent):
     return ruled
 
 
-def norm_limited(d, limit=0.3):
+def norm_limited(d, limit=2.0):
     size = jnp.sqrt(jnp.sum(d * d, axis=-1, keepdims=True))
     return jnp.where(size > limit, d * (limit / jnp.where(size == 0, 1, size)), d)
 
@@ -41,7 +41,7 @@ def identity(x):
 RULES = {
     "straight-through": function_with_rule(jnp.round, identity),
     "scaled": function_with_rule(identity, lambda d: 0.7 * d),
-    "clipped": function_with_rule(identity, lambda d: jnp.clip(d, -0.1, 0.1)),
+    "clipped": function_with_rule(identity, lambda d: jnp.clip(d, -1, 1)),
     "norm clipped": function_with_rule(identity, norm_limited),
     "mixed": function_with_rule(identity, lambda d: d @ MIXING.astype(d.dtype)),
     "sign": function_with_rule(jnp.tanh, jnp.sign),
@@ -122,6 +122,24 @@ def step_with(rule, place):
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_anywhere_in_an_elementwise_step(name, place):
     compare(parallel(), step_with(RULES[name], place), *arguments())
+
+
+@pytest.mark.parametrize("place", ["state", "input", "parameter", "output"])
+@pytest.mark.parametrize("name", ["norm clipped", "checkpointed"])
+def test_a_rule_under_bptt(name, place):
+    compare(jaxrnn.bptt, step_with(RULES[name], place), *arguments())
+
+
+@pytest.mark.parametrize("loop", [jaxrnn.bptt, parallel()])
+def test_a_rule_of_a_parameter_inside_another_equation(loop):
+    """It acts on the cotangent of each step, and not on the sum of all."""
+    clip = jax.checkpoint(lambda a, h: RULES["norm clipped"](a) * h)
+
+    def step(params, h, x):
+        h = clip(params["a"], h) + clip(params["a"], x)
+        return h, clip(params["a"], h)
+
+    compare(loop, step, *arguments())
 
 
 @pytest.mark.parametrize("jacobian", ["dense", "quasi_diagonal"])

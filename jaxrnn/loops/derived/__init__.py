@@ -169,12 +169,14 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
 
 
 def _has_rule_of_params(traced: _Step, rules: list[Equation]) -> bool:
-    """Returns whether a custom rule may act on params alone; one inside a loop may do so."""
+    """Returns whether a custom rule may act on params alone."""
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
-    return any(
-        eqn.primitive.name != "custom_vjp_call" or parts.depends[eqn] == regions.INVARIANT
-        for eqn in rules
-    )
+
+    def dependence(eqn: Equation) -> int:
+        read = (parts.depends[v] for v in jaxprs.reads([eqn]))
+        return max(read, default=regions.INVARIANT)
+
+    return any(regions.has_rule_of_parameters(eqn, dependence(eqn)) for eqn in rules)
 
 
 def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Step:

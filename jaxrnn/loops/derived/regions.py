@@ -134,16 +134,32 @@ def _dependence(
     depends |= dict.fromkeys(inputs, STEPWISE) | dict.fromkeys(carry_in, CARRIED)
     for eqn in eqns:
         dependence = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
-        if eqn.effects or (dependence == STEPWISE and _is_never_batched(eqn)):
+        never_batched = dependence == STEPWISE and _is_never_batched(eqn)
+        if eqn.effects or never_batched or has_rule_of_parameters(eqn, dependence):
             dependence = CARRIED  # so that it runs in order
         depends |= dict.fromkeys([eqn, *eqn.outvars], dependence)
     return depends
 
 
+def has_rule_of_parameters(eqn: Equation, dependence: int) -> bool:
+    """Returns whether a custom rule for reverse mode may act on parameters alone.
+
+    Then each step has to apply it to its own cotangent. For all steps at once, it would act on the
+    sum of their cotangents, and it need not be linear.
+    """
+    return jaxprs.has_custom_vjp(eqn) and (_is_nested_rule(eqn) or dependence == INVARIANT)
+
+
+def _is_nested_rule(eqn: Equation) -> bool:
+    """Returns whether an equation contains a custom rule, of which the arguments are not known."""
+    return jaxprs.has_custom_vjp(eqn) and eqn.primitive.name != "custom_vjp_call"
+
+
 def _is_never_batched(eqn: Equation) -> bool:
     """Returns whether an equation, or one inside it, must run step by step."""
     names = {e.primitive.name for e in jaxprs.with_inner(eqn)}
-    return not names.isdisjoint(NEVER_BATCHED) or draws_otherwise_in_a_batch(eqn)
+    is_never_batched = not names.isdisjoint(NEVER_BATCHED) or _is_nested_rule(eqn)
+    return is_never_batched or draws_otherwise_in_a_batch(eqn)
 
 
 def draws_otherwise_in_a_batch(eqn: Equation) -> bool:
