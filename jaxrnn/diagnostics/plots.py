@@ -8,9 +8,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrnn import check, tree
+from jaxrnn.diagnostics.influence import ParameterInfluence
+from jaxrnn.diagnostics.online_errors import OnlineError
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.diagnostics.truncation import TruncationBias
 from jaxrnn.types import Array, Params
@@ -146,6 +149,49 @@ def plot_truncation_bias(axes: Axes, biases: Mapping[str, Sequence[TruncationBia
         axes.plot(np.log2([row.k for row in rows]), errors, label=name)
     title = "Truncation: how far the gradient is from the exact one"
     return _finish(axes, xlabel="log₂ k", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
+
+
+def plot_parameter_influence(axes: Axes, influence: ParameterInfluence) -> Axes:
+    """Draws the norms of the terms of ∂c_t/∂w as a heat map: a row for t, a column for step i.
+
+    Over the batch and the arrays of the carry, the root of the sum of squares is drawn. A row adds
+    up to ∂c_t/∂w.
+
+    Args:
+        axes: matplotlib axes.
+        influence: the result of `parameter_influence`.
+    """
+    _check_axes(axes)
+    check.require_instance("influence", influence, ParameterInfluence)
+    squares = [np.abs(np.asarray(terms)) ** 2 for terms in jax.tree.leaves(influence.terms)]
+    norms = np.sqrt(sum(s.reshape(*s.shape[:2], -1).sum(axis=2) for s in squares))
+    look = {"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"}
+    mesh = axes.imshow(_log10(norms), **look)
+    axes.figure.colorbar(mesh, ax=axes, label="log₁₀ of the norm of the term")
+    title = "Influence of one weight: what its use at step i adds at step t"
+    axes.set(xlabel="step i", ylabel="step t", title=title)
+    return axes
+
+
+def plot_online_errors(axes: Axes, errors: Mapping[str, OnlineError]) -> Axes:
+    """Draws the relative error of each learner against the bytes that it keeps.
+
+    Both axes are logarithmic. An exact gradient has an error of zero or of rounding; it is drawn at
+    the lower edge.
+
+    Args:
+        axes: matplotlib axes.
+        errors: the result of `online_errors`.
+    """
+    _check_axes(axes)
+    _check_results("errors", errors)
+    axes.set_prop_cycle(color=COLOURS)
+    for (name, row), marker in zip(errors.items(), itertools.cycle("os^Dv"), strict=False):
+        check.require_instance(f"errors[{name!r}]", row, OnlineError)
+        height = np.log10(max(row.error, 1e-6))
+        axes.plot(np.log10(max(row.num_bytes, 1)), height, marker, label=name)
+    title = "Online algorithms: error of the gradient and memory"
+    return _finish(axes, xlabel="log₁₀ bytes kept", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
 
 
 def _check_axes(axes: Any) -> None:

@@ -49,8 +49,8 @@ GRADIENT_FAULTS = (
         "diagnostics/test_nonfinite.py::test_the_backward_pass_alone",
     ),
     fault(
-        TRUNCATION,
-        "truncation_bias.bias_of",
+        "diagnostics/distance.py",
+        "error_and_angle",
         "error of ĝ",
         "/ np.linalg.norm(exact)",
         "/ np.linalg.norm(gradient)",
