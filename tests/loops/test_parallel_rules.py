@@ -1,12 +1,13 @@
 """Steps with derivative rules of their own: the states ignore them, the gradient uses them."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import distance
+from reference import distance, often
 
 import jaxrnn
 from jaxrnn import parallel, transforms
@@ -118,8 +119,22 @@ def step_with(rule, place):
     return step
 
 
-@pytest.mark.parametrize("place", ["state", "memory", "input", "parameter", "output"])
-@pytest.mark.parametrize("name", RULES)
+def pairs(chosen):
+    """Every rule at every place, those that are not chosen left to `pytest -m thorough`."""
+    every = itertools.product(RULES, ("state", "memory", "input", "parameter", "output"))
+    return [
+        pytest.param(*pair, marks=[] if pair in chosen else pytest.mark.thorough) for pair in every
+    ]
+
+
+CHOSEN = {
+    *((name, "state") for name in RULES),
+    *(("norm clipped", place) for place in ("memory", "input", "parameter", "output")),
+    ("clipped", "parameter"),
+}
+
+
+@pytest.mark.parametrize(("name", "place"), pairs(CHOSEN))
 def test_a_rule_anywhere_in_an_elementwise_step(name, place):
     compare(parallel(), step_with(RULES[name], place), *arguments())
 
@@ -176,8 +191,8 @@ TRANSFORMED = {
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
-@pytest.mark.parametrize("name", TRANSFORMED)
-@pytest.mark.parametrize("cell_name", ["lru", "indrnn_tanh", "gru"])
+@pytest.mark.parametrize("name", often(TRANSFORMED, ("scaled", "clipped")))
+@pytest.mark.parametrize("cell_name", often(("lru", "indrnn_tanh", "gru"), ("lru", "gru")))
 def test_adjoint_transformations(cell_name, name, is_plain):
     cell = dict(jaxrnn.CELLS)[cell_name](H)
     rng = np.random.default_rng(0)
