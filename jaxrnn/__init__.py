@@ -44,4 +44,4 @@ from jaxrnn.certify_all import certify_all as certify_all
 from jaxrnn import diagnostics as diagnostics, interop as interop
 from jaxrnn import online as online, training as training, transforms as transforms
 
-__version__ = "0.1.0"
+from jaxrnn.version import __version__ as __version__

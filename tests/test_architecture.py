@@ -16,7 +16,7 @@ ROOT = Path(jaxrnn.__file__).parent
 
 # The name after `jaxrnn.`, to its floor, as in docs/how-it-is-built.md.
 FLOORS = {
-    **dict.fromkeys(("types", "expression", "tree", "check"), 0),
+    **dict.fromkeys(("types", "expression", "tree", "check", "version"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
     **dict.fromkeys(("runner", "sequence", "networks", "losses"), 2),
     **dict.fromkeys(("certify", "certify_all", "reference_loop"), 2),

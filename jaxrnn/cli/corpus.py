@@ -1,5 +1,6 @@
 """A text as training data: its parts, its tokens, its streams, and scores of simple baselines."""
 
+import itertools
 import lzma
 from collections import Counter
 from collections.abc import Iterator
@@ -87,18 +88,19 @@ def encode(name: str, text: str, vocabulary: str) -> np.ndarray:
     return np.searchsorted(code_points(vocabulary), code_points(text)).astype(np.int32)
 
 
-def segments(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[Segment]:
+def segments(tokens: np.ndarray, batch_size: int, length: int, first: int = 0) -> Iterator[Segment]:
     """Yields segments of B streams without end; the streams are consecutive parts of the tokens.
 
-    After their end, the streams begin again. Tokens that do not fill a segment are left out.
+    After their end, the streams begin again. Tokens that do not fill a segment are left out. The
+    segments are those from number `first` on.
     """
     size = (len(tokens) - 1) // batch_size
     inputs = tokens[: batch_size * size].reshape(batch_size, -1).T
     targets = tokens[1 : 1 + batch_size * size].reshape(batch_size, -1).T
-    while True:
-        for start in range(0, size - length + 1, length):
-            steps = slice(start, start + length)
-            yield Segment(inputs[steps], targets[steps], np.bool_(start == 0))
+    for number in itertools.count(first):
+        start = number % (size // length) * length
+        steps = slice(start, start + length)
+        yield Segment(inputs[steps], targets[steps], np.bool_(start == 0))
 
 
 def unigram_bits(corpus: Corpus) -> float:

@@ -3,6 +3,8 @@
 Each row of a batch has its own length: it ends with the last pixel that has ink.
 """
 
+import functools
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from sklearn.model_selection import train_test_split
 import jaxrnn
 from jaxrnn import check
 from jaxrnn.cli import options, run_folder, training
+from jaxrnn.cli.events import NO_EVENTS, Events
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "handwritten digits read pixel by pixel, many-to-one"
@@ -44,15 +47,16 @@ def add_train_options(parser: options.Parser) -> None:
     training.add_options(parser, "digits", **DEFAULTS)
 
 
-def train(args: options.Options) -> None:
+def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     """Trains on the digits, saves the run, and prints the accuracy on the test part."""
     digits_task = task(args)
     _, _, test = load()
-    params = training.train(digits_task, args)
+    params = training.train(digits_task, args, events)
     _, (_, metrics) = _score(digits_task.network, params, None, test)
     count = len(test.labels)
     print(f"accuracy on the {count} digits that training has not seen: ", end="")
     print(f"{metrics['accuracy']:.1%}")
+    events.write("test", accuracy=float(metrics["accuracy"]), digits=count)
 
 
 def load() -> tuple[Digits, Digits, Digits]:
@@ -145,16 +149,21 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     return lambda params, loop: score(network, params, None, example, loop)[0], params
 
 
-def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[Digits]:
+def batches(digits: Digits, batch_size: int, seed: int, first: int = 0) -> Iterator[Digits]:
     """Yields batches of digits without end, in a new random order for each epoch.
 
-    Digits that do not fill a batch are left out of that epoch.
+    Digits that do not fill a batch are left out of that epoch. The batches are those from number
+    `first` on.
     """
     count, draws = len(digits.labels), np.random.default_rng(seed)
+    epoch, number = divmod(first, count // batch_size)
+    for _ in range(epoch):
+        draws.permutation(count)
     while True:
         order = draws.permutation(count)
-        for start in range(0, count - batch_size + 1, batch_size):
+        for start in range(number * batch_size, count - batch_size + 1, batch_size):
             yield select_rows(digits, order[start : start + batch_size])
+        number = 0
 
 
 def task(args: options.Options) -> training.Task:
@@ -181,11 +190,12 @@ def task(args: options.Options) -> training.Task:
         init=lambda key: model.init(key, input_size=1),
         loss=loss,
         evaluate=evaluate,
-        batches=batches(digits, args.batch_size, args.seed),
+        batches=functools.partial(batches, digits, args.batch_size, args.seed),
         rows=Digits._make((1, 0, 0)),
         items=args.batch_size,
         unit="digit",
         measure="accuracy",
         levels={"guessing": 1 / CLASSES},
         example=select_rows(validation, example_rows)._asdict(),
+        data=str(zlib.crc32(digits.pixels.tobytes())),
     )

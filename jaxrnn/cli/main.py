@@ -3,17 +3,19 @@
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
 import jaxrnn
+from jaxrnn import check
 from jaxrnn.certify_all import CELL_NAMES, LOOP_NAMES
 
 try:
     from tqdm import tqdm
 
-    from jaxrnn.cli import convert, inspect, text
+    from jaxrnn.cli import convert, events, export, inspect, resuming, text
     from jaxrnn.cli.options import Options, Parser, UserError, option_type
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -49,9 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Options) -> None:
     """Runs `jaxrnn train` with the number of devices in the options."""
+    if options.resume is not None:
+        got = f"--resume {options.resume} and the task {options.task!r}"
+        check.require(options.task is None, "train", got, "one of them", UserError)
+        options = resuming.options_of(options.resume, inspect.TASKS, parser().parse_args)
+    elif options.task is None:
+        raise UserError("the following arguments are required: TASK, or --resume FOLDER")
     with contextlib.suppress(RuntimeError):  # JAX has already started with its devices
         jax.config.update("jax_num_cpu_devices", options.devices)
-    inspect.TASKS[options.task].train(options)
+    with events.opened(options.log) as log:
+        inspect.TASKS[options.task].train(options, log)
 
 
 def certify(options: Options) -> int:
@@ -70,6 +79,7 @@ COMMANDS: dict[str, Callable[[Options], Any]] = {
     "story": inspect.story,
     "sample": text.sample,
     "convert": convert.convert,
+    "export": export.export,
 }
 
 
@@ -84,7 +94,9 @@ def parser() -> Parser:
 
     about = "train a model and save it in a folder, with the history of its training"
     train = add("train", about)
-    tasks = train.add_subparsers(dest="task", metavar="TASK", required=True)
+    resume = "go on with the training in FOLDER, with its options, from its last checkpoint"
+    train.add_argument("--resume", type=Path, metavar="FOLDER", help=resume)
+    tasks = train.add_subparsers(dest="task", metavar="TASK")
     for name, task in inspect.TASKS.items():
         task.add_train_options(add(name, task.ABOUT, tasks))
     about = "generate text with a trained text model, character by character"
@@ -95,6 +107,8 @@ def parser() -> Parser:
     inspect.add_out(add("story", about), "story.png")
     about = "convert a run or a file of parameters to another library or to an ONNX model"
     convert.add_options(add("convert", about))
+    about = "export a network as programs that JAX runs without jaxrnn, on CPU, CUDA and TPU"
+    export.add_options(add("export", about))
     about = (
         "compare the gradients of all cells and loops with autodiff and finite differences, "
         "which takes some minutes"

@@ -27,7 +27,7 @@ import safetensors.numpy
 from matplotlib.figure import Figure
 
 from jaxrnn import check
-from jaxrnn.cli import figures
+from jaxrnn.cli import figures, resuming
 from jaxrnn.cli.options import Options, UserError, as_user_error
 from jaxrnn.interop import safetensors as interop
 from jaxrnn.types import Params
@@ -79,18 +79,19 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def reserve(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
+def reserve(folder: Path, overwrite: bool = False, resume: bool = False) -> Iterator[Stamps]:
     """Makes the folder, and locks it against other trainings until the `with` block ends.
 
     Yields the stamps of the files that `save` may overwrite.
 
     Raises:
-        UserError: if the folder cannot be written; if another training has locked it; if it holds a
-            run, unless `overwrite` is True; if it holds some files with the names of a run, but not
-            a whole run.
+        UserError: if the folder cannot be written; if another training has locked it. Unless the
+            run in it is resumed, also if it holds a run or checkpoints, unless `overwrite` is True;
+            if it holds some files with the names of a run, but not a whole run.
     """
+    argument = "--resume" if resume else "--out"
     with contextlib.ExitStack() as stack:
-        with as_user_error("--out", folder, "a folder that can be written"):
+        with as_user_error(argument, folder, "a folder that can be written"):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             if fcntl is not None:
@@ -98,17 +99,32 @@ def reserve(folder: Path, overwrite: bool = False) -> Iterator[Stamps]:
                 stack.callback(
                     os.close, descriptor
                 )  # closing unlocks, as does the end of the process
-        if fcntl is not None:
-            _lock(descriptor, folder)
+        if fcntl is not None and _lock(descriptor, folder, argument):
+            resuming.remove_temporary(folder)
         stamps = _stamps(folder)
-        is_run = {PARAMS, OPTIONS} <= stamps.keys()
-        if stamps and not is_run:
-            got = f"{str(folder)!r} with {', '.join(stamps)} in it, which is no whole run"
-            raise UserError(f"--out: got {got}, expected a folder without such files")
-        if is_run and not overwrite:
-            got = f"{str(folder)!r}, which holds a run"
-            raise UserError(f"--out: got {got}, expected another folder, or --overwrite")
+        if not resume:  # a process that was killed may have moved some files only
+            _require_free(folder, stamps, overwrite)
         yield stamps
+
+
+def _require_free(folder: Path, stamps: Stamps, overwrite: bool) -> None:
+    """Raises a UserError unless a new run may be saved in a folder."""
+    is_run = {PARAMS, OPTIONS} <= stamps.keys()
+    is_unfinished = resuming.has_checkpoints(folder)
+    others = [*stamps] if stamps and not is_run else []
+    if not is_unfinished:
+        if (folder / resuming.FOLDER).exists():
+            others.append(resuming.FOLDER)
+        got = f"{str(folder)!r} with {', '.join(others)} in it, which is no whole run"
+        expected = "a folder without such files"
+        check.require(not others, "--out", got, expected, UserError)
+    if is_unfinished and not overwrite:
+        got = f"{str(folder)!r}, which holds checkpoints of an unfinished run"
+        expected = f"another folder, `train --resume {folder}`, or --overwrite"
+        raise UserError(f"--out: got {got}, expected {expected}")
+    if is_run and not overwrite:
+        got = f"{str(folder)!r}, which holds a run"
+        raise UserError(f"--out: got {got}, expected another folder, or --overwrite")
 
 
 def save(folder: Path, run: Run, replaced: Stamps) -> Path:
@@ -118,10 +134,11 @@ def save(folder: Path, run: Run, replaced: Stamps) -> Path:
     and this one is moved to a new folder next to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=resuming.TEMPORARY, dir=folder) as name:
         unfinished = Path(name)
         interop.save(unfinished / PARAMS, run.network, run.params)
-        text = json.dumps(vars(run.options), indent=2, default=str) + "\n"
+        options = {name: value for name, value in vars(run.options).items() if name != "resume"}
+        text = json.dumps(options, indent=2, default=str) + "\n"
         (unfinished / OPTIONS).write_text(text, "utf-8")
         example = {name: np.ascontiguousarray(x) for name, x in run.example.items()}
         (unfinished / EXAMPLE).write_bytes(safetensors.numpy.save(example))
@@ -174,15 +191,19 @@ def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
         return [arrays[name] for name in dtypes]
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    """Locks an open folder; UserError if another training has locked it."""
+def _lock(descriptor: int, folder: Path, argument: str) -> bool:
+    """Locks an open folder, and returns whether it is locked now.
+
+    Raises a UserError if another training has locked it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         got = f"{str(folder)!r}, where another training is about to save its run"
-        raise UserError(f"--out: got {got}, expected another folder") from None
+        raise UserError(f"{argument}: got {got}, expected another folder") from None
     except OSError:
-        pass  # a file system without locks; `save` detects another run
+        return False  # a file system without locks; `save` detects another run
+    return True
 
 
 def _stamps(folder: Path) -> Stamps:

@@ -3,7 +3,9 @@
 The model is embedding -> cells -> linear, many-to-many.
 """
 
+import functools
 import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import optax
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import corpus, options, run_folder, training
+from jaxrnn.cli import corpus, learners, options, run_folder, training
+from jaxrnn.cli.events import NO_EVENTS, Events
 from jaxrnn.interop import expressions
+from jaxrnn.training import Trainer
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
@@ -37,6 +41,13 @@ def add_train_options(parser: options.Parser) -> None:
         default=64,
         metavar="N",
         help="steps that a gradient reaches back",
+    )
+    add(
+        "--learner",
+        type=learners.learner_name,
+        metavar="NAME",
+        help="an online algorithm, whose gradient reaches through all past segments, instead of "
+        f"backpropagation: {learners.NAMES}; None for backpropagation",
     )
     training.add_options(parser, "text", **DEFAULTS)
 
@@ -64,18 +75,19 @@ def add_sample_options(parser: options.Parser) -> None:
     add("--seed", type=options.whole_number(0), default=0, metavar="N", help="seed of the draws")
 
 
-def train(args: options.Options) -> None:
+def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     """Trains on a text, saves the run, and prints its score on the test part and a sample."""
     text = _split_text(args)
     args = options.Options(**vars(args), vocabulary=text.vocabulary)
     text_task = task(args, text)
-    params = training.train(text_task, args)
+    params = training.train(text_task, args, events)
     # The first character of a part is predicted from the last one before it.
     tokens = corpus.encode("--text", text.validation[-1] + text.test, text.vocabulary)
     bits = bits_per_character(text_task.network, params, tokens)
     print(f"bits per character over {len(text.test):,} characters that training has not seen:")
     for name, value in {"test, by this model": bits, **text_task.levels}.items():
         print(f"  {value:.3f}  {name}")
+    events.write("test", bits_per_character=bits, characters=len(text.test))
     print("a sample, after a prompt from the test part:")
     sample(
         options.Options(
@@ -114,13 +126,14 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         return {"loss": bits * np.log(2), "bits_per_character": bits}
 
     example = next(corpus.segments(validation, streams, length))
+    segment = jax.ShapeDtypeStruct((length, args.batch_size), jnp.int32)
     return training.Task(
         network=model,
         init=lambda key: model.init(key, size),
         carry=model.initial_carry((args.batch_size,)),
         loss=loss,
         evaluate=evaluate,
-        batches=corpus.segments(tokens, args.batch_size, length),
+        batches=functools.partial(corpus.segments, tokens, args.batch_size, length),
         rows=corpus.Segment._make((1, 1, None)),
         items=args.batch_size * length,
         unit="char",
@@ -130,7 +143,24 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
             "test, by xz, which copies what the training text repeats": corpus.xz_bits(text),
         },
         example={"inputs": example.inputs, "targets": example.targets},
+        data=_checksum(text),
+        make_trainer=_make_online_trainer(args, model, segment),
     )
+
+
+def _make_online_trainer(
+    args: options.Options, model: Network, tokens: jax.ShapeDtypeStruct
+) -> Callable[[optax.GradientTransformation], Trainer] | None:
+    """Returns what makes the trainer of `--learner`, from an optimizer; None without the option."""
+    if args.learner is None:
+        return None
+    error = options.UserError
+    got = f"{args.learner} and --loop {args.loop}"
+    check.require(args.loop == "bptt", "--learner", got, "one of them", error)
+    got = f"{args.learner} and --dropout {args.dropout}"
+    check.require(not args.dropout, "--learner", got, "no dropout", error)
+    learner = learners.learner_named(args.learner, learners.TokenLoss(model))
+    return lambda optimizer: learners.trainer(learner, optimizer, tokens)
 
 
 def load(folder: Path) -> tuple[Network, Params, str]:
@@ -266,6 +296,11 @@ def generate(
     for count in itertools.count(max(1, len(prompt))):
         yield int(drawn)
         (carry, drawn), _ = advance(params, (carry, drawn), jax.random.fold_in(key, count))
+
+
+def _checksum(text: corpus.Corpus) -> str:
+    parts = (text.training, text.validation, text.test)
+    return str(zlib.crc32("".join(parts).encode("utf-8", "surrogatepass")))
 
 
 def _split_text(args: options.Options) -> corpus.Corpus:

@@ -1,9 +1,5 @@
-"""The training loop of both tasks: its options, its progress bar, and what Ctrl-C saves.
+"""The training loop of all tasks: its options, its progress bar, checkpoints, and Ctrl-C."""
 
-Training also draws a picture: a metric over the updates, and the gradient flow.
-"""
-
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,21 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import options, run_folder
-from jaxrnn.diagnostics import plots
+from jaxrnn.cli import learning_curve, options, resuming, run_folder
+from jaxrnn.cli.events import FORMATS, NO_EVENTS, Events
+from jaxrnn.cli.progress import Progress
 from jaxrnn.types import Carry, Loop, Network, Params, PyTree
 
 # The result of a loss for `jaxrnn.training.trainer`.
 Loss = tuple[jax.Array, tuple[Carry, Mapping[str, jax.Array]]]
-Row = dict[str, int | float]  # of a table, by column
 
 RECENT_UPDATES = 20  # the progress bar shows the mean over these
-WINDOWS = 100  # the curve is a running mean over 1/100 of the updates
 
 
 class Task(NamedTuple):
@@ -38,70 +32,32 @@ class Task(NamedTuple):
         init: `key -> params`.
         loss: `(params, carry, batch, key, loop) -> (loss, (carry, metrics))`; the key draws noise.
         evaluate: `params -> metrics` on the validation part, without noise. One metric is "loss".
-        batches: an endless iterator of batches, one for each update.
+        batches: `start -> batches`, an endless iterator of those of the updates from `start` on.
         rows: the axis of rows in each part of a batch; None for a part without rows.
         items: the number of items, such as characters, in a batch.
         unit: the name of an item on the progress bar.
         measure: the metric to show and draw.
         levels: the value of that metric for baselines without training, by name.
         example: the arrays of a batch of the validation part, by name.
+        data: a checksum of all data, which is compared where a run is resumed.
         carry: the carry before the first batch; None if batches are independent.
+        make_trainer: `optimizer -> trainer`, which runs on one device; None for backpropagation.
     """
 
     network: Network
     init: Callable[[jax.Array], Params]
     loss: Callable[..., Loss]
     evaluate: Callable[[Params], Mapping[str, float]]
-    batches: Iterator[PyTree]
+    batches: Callable[[int], Iterator[PyTree]]
     rows: PyTree
     items: int
     unit: str
     measure: str
     levels: Mapping[str, float]
     example: run_folder.Arrays
+    data: str
     carry: Carry = None
-
-
-@dataclasses.dataclass
-class Progress:
-    """The progress of a training.
-
-    Fields:
-        state: the state after the last update.
-        history: the metrics of each update.
-        validation: the metrics of each evaluation.
-        norms: ‖∂L/∂c_t‖ of the first recurrent layer, once every `inspect_every` updates.
-        best: the update with the smallest validation loss, and the parameters after it.
-    """
-
-    state: jaxrnn.training.TrainState
-    history: list[Row] = dataclasses.field(default_factory=list)
-    validation: list[Row] = dataclasses.field(default_factory=list)
-    norms: list[jax.Array] = dataclasses.field(default_factory=list)
-    best: tuple[int, Params] | None = None
-
-    def record_evaluation(self, metrics: Mapping[str, float]) -> None:
-        """Records the validation metrics of the current parameters."""
-        step = int(self.state.step)
-        losses = [row["loss"] for row in self.validation if np.isfinite(row["loss"])]
-        if metrics["loss"] < min(losses, default=np.inf):
-            self.best = step, self.state.params
-        self.validation.append({"step": step, **metrics})
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether the last loss is not a finite number."""
-        return bool(self.history) and not np.isfinite(self.history[-1]["loss"])
-
-    @property
-    def selected(self) -> tuple[int, Params]:
-        """The update whose parameters are saved, and these parameters.
-
-        These are the best parameters. They are the last ones if there was no evaluation, or if the
-        loss is not finite: then `jaxrnn inspect` can find the first number that is not finite.
-        """
-        last = int(self.state.step), self.state.params
-        return last if self.has_diverged or self.best is None else self.best
+    make_trainer: Callable[[optax.GradientTransformation], jaxrnn.training.Trainer] | None = None
 
 
 def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:
@@ -135,6 +91,10 @@ def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:
         metavar="N",
         help="devices that share each batch",
     )
+    checkpoint = "updates between checkpoints, from which `train --resume` goes on; None for none"
+    add("--checkpoint-every", type=count, metavar="N", help=checkpoint)
+    log = "show a progress bar, or write one JSON object a line to stdout, with all numbers"
+    add("--log", choices=FORMATS, default=FORMATS[0], help=log)
     add("--out", type=Path, metavar="FOLDER", help="where to save the run")
     overwrite = "replace the run in FOLDER when the new one is complete"
     add("--overwrite", action="store_true", help=overwrite)
@@ -148,26 +108,38 @@ def optimizer(args: options.Options) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(args.clip), optax.adamw(rate))
 
 
-def train(task: Task, args: options.Options) -> Params:
+def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Params:
     """Trains, saves the run in `args.out`, and returns the parameters that were saved.
 
-    These are the parameters with the smallest loss on the validation part.
+    These are the parameters with the smallest loss on the validation part. If `args.resume` is not
+    None, the training goes on from the last checkpoint in `args.out`.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C and saving, with the name of the folder.
-        UserError: if the folder cannot be written or holds a run; after saving, if the loss is not
-            finite, or if another run was saved in the folder at the same time.
+        OSError: if a checkpoint cannot be written.
+        UserError: if the folder cannot be written or holds a run; if the last checkpoint cannot be
+            restored; after saving, if the loss is not finite, or if another run was saved in the
+            folder at the same time.
     """
-    with run_folder.reserve(args.out, args.overwrite) as stamps:
-        devices = _devices(args)
-        key_params, key = jax.random.split(jax.random.key(args.seed))
+    is_resumed = args.resume is not None
+    with run_folder.reserve(args.out, args.overwrite, is_resumed) as stamps:
+        if is_resumed:
+            resuming.require_same_data(args.out, task.data)
+        else:
+            resuming.begin(args.out, args, task.data)
+        devices = _devices(args) if task.make_trainer is None else jax.devices()[:1]
         trainer = _trainer(task, args, devices)
-        progress = Progress(trainer.init(task.init(key_params), key, task.carry))
-        interrupted = False
-        try:
-            _advance(progress, task, args, trainer, devices[0])
-        except KeyboardInterrupt:
-            interrupted = True
+        with resuming.RunCheckpoints(args, task.network, _spell_optimizer(args)) as checkpoints:
+            progress = checkpoints.restore(Progress(_initial_state(task, args, trainer, devices)))
+            events.write("start", network=repr(task.network), steps=args.steps, step=progress.step)
+            if is_resumed:
+                print(f"resumed after {progress.step} of {args.steps} steps")
+            interrupted = False
+            try:
+                _advance(progress, task, args, trainer, devices, checkpoints, events)
+            except KeyboardInterrupt:
+                interrupted = True
+                checkpoints.save(progress)
         step, params = progress.selected
         params = jax.device_put(params, devices[0])
         results = run_folder.Run(
@@ -177,12 +149,16 @@ def train(task: Task, args: options.Options) -> Params:
             example=task.example,
             history=progress.history,
             validation=progress.validation,
-            curve=_picture(progress, task, args),
+            curve=learning_curve.picture(progress, task.measure, task.levels, args),
         )
         folder = run_folder.save(args.out, results, stamps)
-    where = f"after {progress.state.step} of {args.steps} steps, saved in {folder}"
+        if not interrupted and not progress.has_diverged:
+            resuming.remove(args.out)
+    events.write("saved", folder=folder, step=progress.step, saved_step=step)
+    where = f"after {progress.step} of {args.steps} steps, saved in {folder}"
     if interrupted:
-        raise KeyboardInterrupt(f"interrupted {where}")
+        more = "" if args.checkpoint_every is None else f"; `train --resume {args.out}` goes on"
+        raise KeyboardInterrupt(f"interrupted {where}{more}")
     if progress.has_diverged:
         loss = progress.history[-1]["loss"]
         got = f"{args.learning_rate}, which led to a loss of {loss} {where}"
@@ -209,6 +185,8 @@ def _trainer(
     task: Task, args: options.Options, devices: Sequence[jax.Device]
 ) -> jaxrnn.training.Trainer:
     """Returns the trainer of a task over devices; each device draws different noise."""
+    if task.make_trainer is not None:
+        return task.make_trainer(optimizer(args))
     loss = functools.partial(task.loss, loop=options.loop_named(args.loop))
     split_loss = jaxrnn.training.data_parallel(
         loss,
@@ -219,100 +197,105 @@ def _trainer(
     return jaxrnn.training.trainer(split_loss, optimizer(args))
 
 
+def _spell_optimizer(args: options.Options) -> str:
+    """Returns the text that names the optimizer and its options in a checkpoint."""
+    return f"adamw(learning_rate={args.learning_rate}, clip={args.clip}, steps={args.steps})"
+
+
+def _initial_state(
+    task: Task,
+    args: options.Options,
+    trainer: jaxrnn.training.Trainer,
+    devices: Sequence[jax.Device],
+) -> jaxrnn.training.TrainState:
+    """Returns the first state, which lies on the devices as those after each update do.
+
+    So a run that is resumed runs the same programs.
+    """
+    key_params, key = jax.random.split(jax.random.key(args.seed))
+    state = trainer.init(task.init(key_params), key, task.carry)
+    return state if len(devices) == 1 else jax.device_put(state, _shardings(devices))
+
+
+def _shardings(devices: Sequence[jax.Device]) -> Any:
+    """Returns where a state lies: rows of the carry are split, all else is on each device."""
+    mesh = jax.sharding.Mesh(devices, ("batch",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+    rows = jax.sharding.NamedSharding(mesh, jax.P("batch"))
+    places: Any = jaxrnn.training.TrainState
+    return places(everywhere, everywhere, rows, everywhere, everywhere)
+
+
 def _advance(
     progress: Progress,
     task: Task,
     args: options.Options,
     trainer: jaxrnn.training.Trainer,
-    device: jax.Device,
+    devices: Sequence[jax.Device],
+    checkpoints: resuming.RunCheckpoints,
+    events: Events,
 ) -> None:
-    """Runs all updates, or stops after the first loss that is not finite."""
+    """Runs all updates that are left, or stops after the first loss that is not finite."""
 
     def loss(*loss_args: PyTree, loop: Loop) -> jax.Array:
         return task.loss(*loss_args, loop=loop)[0]
 
     loop = options.loop_named(args.loop)
     gradient_flow = jax.jit(functools.partial(jaxrnn.diagnostics.gradient_flow, loss, loop=loop))
-    update = jax.jit(trainer.update)  # no donation: Ctrl-C has to find the last state intact
+    # No donation: Ctrl-C has to find the last state intact.
+    shardings = None if len(devices) == 1 else (_shardings(devices), None)
+    update = jax.jit(trainer.update, out_shardings=shardings)
+    first = progress.step
+    seconds_before = progress.history[-1]["seconds"] if progress.history else 0.0
+    bar = tqdm(
+        total=args.steps * task.items,
+        initial=first * task.items,
+        unit=task.unit,
+        unit_scale=True,
+        disable=events.are_written,
+    )
     start = time.perf_counter()
-    with tqdm(total=args.steps * task.items, unit=task.unit, unit_scale=True) as bar:
-        for count, batch in zip(range(args.steps), task.batches, strict=False):
-            state = progress.state
-            if count % args.inspect_every == 0:
+    with bar:
+        steps = range(first + 1, args.steps + 1)
+        for step, batch in zip(steps, task.batches(first), strict=False):
+            state, norms = progress.state, []
+            if (step - 1) % args.inspect_every == 0:
                 key = jax.random.split(state.key)[1]  # the key that the update will use
-                loss_args = jax.device_put((state.params, state.carry, batch, key), device)
-                progress.norms += gradient_flow(*loss_args).norms[:1]
-            progress.state, metrics = update(state, batch)
+                loss_args = jax.device_put((state.params, _carry(state), batch, key), devices[0])
+                norms = gradient_flow(*loss_args).norms[:1]
+            state, metrics = update(state, batch)
             numbers = {name: float(metric) for name, metric in metrics.items()}
             seconds = time.perf_counter() - start
-            step = count + 1
-            progress.history.append({"step": step, "seconds": seconds, **numbers})
+            row = {"step": step, "seconds": seconds_before + seconds, **numbers}
+            evaluation = None
+            is_last = step == args.steps
+            if np.isfinite(row["loss"]) and (is_last or step % args.evaluate_every == 0):
+                evaluation = task.evaluate(jax.device_put(state.params, devices[0]))
+            progress.record(state, row, norms, evaluation)
+            rate = (step - first) / max(seconds, 1e-9)
+            left = {"steps": args.steps, "seconds_left": (args.steps - step) / rate}
+            events.write("update", **row, **{f"{task.unit}s_a_second": rate * task.items}, **left)
+            if evaluation is not None:
+                events.write("validation", step=step, **evaluation)
             if progress.has_diverged:
                 break
-            if step % args.evaluate_every == 0 or step == args.steps:
-                params = jax.device_put(progress.state.params, device)
-                progress.record_evaluation(task.evaluate(params))
-            recent = np.mean([row[task.measure] for row in progress.history[-RECENT_UPDATES:]])
-            shown = {task.measure: f"{recent:.3f}"}
-            if progress.validation:
-                shown["validation"] = f"{progress.validation[-1][task.measure]:.3f}"
-            bar.set_postfix(shown, refresh=False)
-            bar.update(task.items)
+            if checkpoints.is_due(step) and not is_last:
+                checkpoints.save(progress)
+                events.write("checkpoint", step=step)
+            _show(bar, progress, task)
 
 
-def _picture(progress: Progress, task: Task, args: options.Options) -> Figure:
-    """Draws the learning curve and the gradient flow."""
-    cells = f"{args.cell} of {args.hidden_size}"
-    cells = f"{args.layers} layers, {cells}" if args.layers > 1 else cells
-    title = f"Learning {args.task}: {cells}, {args.loop}"
-    values = [row[task.measure] for row in progress.history]
-    scores = {int(row["step"]): row[task.measure] for row in progress.validation}
-    best = progress.best and progress.best[0]
-    picture = curve(task.measure, values, title, task.levels, scores, best)
-    if progress.norms:
-        axes = picture.add_subplot(1, 2, 2)
-        plots.plot_gradient_flow(axes, progress.norms, f"updates / {args.inspect_every}")
-    return picture
+def _carry(state: jaxrnn.training.TrainState) -> Carry:
+    """Returns the recurrent state, which an online algorithm keeps together with its influence."""
+    is_online = isinstance(state.carry, jaxrnn.online.OnlineState)
+    return state.carry.carry if is_online else state.carry
 
 
-def curve(
-    measure: str,
-    values: Sequence[float],
-    title: str,
-    levels: Mapping[str, float],
-    scores: Mapping[int, float] | None = None,
-    best: int | None = None,
-) -> Figure:
-    """Draws a smoothed learning curve and the levels of baselines in the left half of a figure.
-
-    Args:
-        measure: the name of the metric.
-        values: the metric of each update.
-        title: the title of the figure.
-        levels: the metric of baselines without training, by name.
-        scores: the metric on the validation part, by update.
-        best: the update that was selected.
-    """
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    axes = figure.add_subplot(1, 2, 1)
-    colour, score_colour, *level_colours = plots.COLOURS
-    _, _, *level_styles = plots.STYLES
-    if values:
-        width = max(1, len(values) // WINDOWS)
-        smooth = np.convolve(values, np.full(width, 1 / width), mode="valid")
-        axes.plot(np.arange(width, len(values) + 1), smooth, color=colour, label="training")
-    if scores:
-        look: Any = {"color": score_colour, "marker": ".", "markersize": 4, "linewidth": 1}
-        axes.plot([*scores], [*scores.values()], label="validation", **look)
-        if best is not None:
-            label = f"saved: update {best}"
-            axes.plot(best, scores[best], "*", color=score_colour, markersize=12, label=label)
-    for (name, level), colour, style in zip(
-        levels.items(), level_colours, level_styles, strict=False
-    ):
-        axes.axhline(level, color=colour, linestyle=style, label=name)
-    axes.set(xlabel="updates", ylabel=measure.replace("_", " "), title=title)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
-    return figure
+def _show(bar: Any, progress: Progress, task: Task) -> None:
+    """Moves the progress bar by an update, and shows the metric in training and held out."""
+    recent = np.mean([row[task.measure] for row in progress.history[-RECENT_UPDATES:]])
+    shown = {task.measure: f"{recent:.3f}"}
+    if progress.validation:
+        shown["validation"] = f"{progress.validation[-1][task.measure]:.3f}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update(task.items)

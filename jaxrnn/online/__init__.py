@@ -22,10 +22,14 @@ Each file answers one question:
     plan        Which numbers of the influence ∂c_t/∂w are kept?
     influence   How do they advance by one step?
     cuts        Where does e-prop cut the recurrent connections?
+    products    How is J_t computed where only a few of its numbers are needed?
     learner     What do all algorithms share?
 """
 
 from jaxrnn.online.algorithms import eprop as eprop, rtrl as rtrl, snap as snap
 from jaxrnn.online.learner import Learner as Learner, OnlineState as OnlineState
-from jaxrnn.online.trainer import trainer as trainer
+from jaxrnn.online.trainer import OnlineInputs as OnlineInputs, trainer as trainer
 from jaxrnn.online.uoro import uoro as uoro
+
+# All learners, by name; each takes a step.
+LEARNERS = (("rtrl", rtrl), ("snap", snap), ("eprop", eprop), ("uoro", uoro))

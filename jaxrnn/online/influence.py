@@ -46,7 +46,7 @@ class SparseInfluence:
             if block.rows.shape[0] == 1:
                 total = jnp.einsum("br,brkm->km", d[:, 0], s)
             else:
-                total = jnp.einsum("bmr,brkm->km", d, s)
+                total = jnp.sum(_over_columns(d) * s, axis=(0, 1))
             weight = self.weights[block.weight]
             gradients[block.weight] += _in_shape_of(weight, total, block.axis)
         return gradients
@@ -69,31 +69,28 @@ class SparseInfluence:
     def _derivatives(self, arguments: tuple[Any, ...]) -> tuple[list[jax.Array], jax.Array]:
         """Returns D_t of each block, `(B, r, K, M)`, and J_t compressed, `(B, C, N)`."""
         w, given, *of_rows = arguments
-        # Seeds that several blocks share are pulled back once. v is the argument after all weights.
-        of_v = len(w)
+        # Blocks with the same seeds share one pullback.
         wanted: dict[bytes, tuple[np.ndarray, set[int]]] = {}
-        for seeds, argument in [
-            *((block.seeds, block.weight) for block in self.plan.blocks),
-            (self.plan.seeds, of_v),
-        ]:
-            wanted.setdefault(seeds.tobytes(), (seeds, set()))[1].add(argument)
+        for block in self.plan.blocks:
+            wanted.setdefault(block.seeds.tobytes(), (block.seeds, set()))[1].add(block.weight)
 
-        def of_row(v: jax.Array, others: Leaves, x: Leaves) -> dict[bytes, dict[int, jax.Array]]:
+        def of_row(v: jax.Array, others: Leaves, x: Leaves) -> tuple[Any, jax.Array]:
             pull = pullback(self.row, w, given, v, others, x)
-            results = {}
-            for name, (seeds, arguments) in wanted.items():
-                d_w, d_v = jax.vmap(pull)(jnp.asarray(seeds, self.row.dtype))
-                pulled = [*d_w, d_v]
-                results[name] = {i: pulled[i] for i in arguments}
-            return results
+            direct = {}
+            for name, (seeds, weights) in wanted.items():
+                d_w, _ = jax.vmap(pull)(jnp.asarray(seeds, self.row.dtype))
+                direct[name] = {i: d_w[i] for i in weights}
+            pull = pullback(self.plan.row, w, given, v, others, x)
+            _, d_v = jax.vmap(pull)(jnp.asarray(self.plan.seeds, self.row.dtype))
+            return direct, d_v
 
-        results = jax.vmap(of_row)(*of_rows)
+        results, jacobian = jax.vmap(of_row)(*of_rows)
         direct = []
         for block in self.plan.blocks:
             d = results[block.seeds.tobytes()][block.weight]  # (B, r, *shape)
             d = jnp.moveaxis(d, block.axis + 2, -1)
             direct.append(d.reshape(*d.shape[:2], -1, d.shape[-1]))
-        return direct, results[self.plan.seeds.tobytes()][of_v]
+        return direct, jacobian
 
 
 def _in_shape_of(weight: Any, x: jax.Array, axis: int) -> jax.Array:
@@ -106,12 +103,23 @@ def _carried(pair: Pair, jacobian: jax.Array, s: jax.Array) -> jax.Array:
     """Returns J_t S_{t-1} from one block to another, `(B, r, K, M)`."""
     jacobian = jacobian.astype(s.dtype)
     _, targets, sources = pair.is_there.shape
-    off_diagonal = ~np.eye(targets, sources, dtype=bool)
-    if targets == sources and not pair.is_there[:, off_diagonal].any():
-        colors, columns, is_there = (np.einsum("mrr->mr", a) for a in pair[2:])
-        j = jnp.where(is_there, jacobian[:, colors, columns], 0)  # (B, M or 1, r)
-        return jnp.swapaxes(j, 1, 2)[:, :, None, :] * s
-    j = jnp.where(pair.is_there, jacobian[:, pair.colors, pair.columns], 0)
-    if pair.is_there.shape[0] == 1:
-        return jnp.einsum("bij,bjkm->bikm", j[:, 0], s)
-    return jnp.einsum("bmij,bjkm->bikm", j, s)
+    if pair.is_there.shape[0] == 1:  # all columns have the same rows
+        j = jnp.where(pair.is_there[0], jacobian[:, pair.colors[0], pair.columns[0]], 0)
+        return jnp.einsum("bij,bjkm->bikm", j, s)
+    carried = []
+    for i in range(targets):
+        # Products and sums of elements are one loop, where a product of matrices would be many.
+        terms = [
+            _over_columns(jnp.where(there, jacobian[:, colors, columns], 0)[..., None])
+            * s[:, j : j + 1]
+            for j in range(sources)
+            for colors, columns, there in [(a[:, i, j] for a in pair[2:])]
+            if there.any()
+        ]
+        carried.append(sum(terms, jnp.zeros_like(s[:, :1])))
+    return jnp.concatenate(carried, axis=1)
+
+
+def _over_columns(x: jax.Array) -> jax.Array:
+    """Returns `(B, M, r)` as `(B, r, 1, M)`."""
+    return jnp.swapaxes(x, 1, 2)[:, :, None, :]

@@ -60,11 +60,13 @@ class Plan(NamedTuple):
         blocks: the blocks of S.
         pairs: the numbers of J_t between them.
         seeds: `(C, N)`, sums of rows of J_t from which each number can be read.
+        row: the step from which J_t is computed.
     """
 
     blocks: list[Block]
     pairs: list[Pair]
     seeds: np.ndarray
+    row: RowStep
 
     def size(self, weights: list[Any]) -> int:
         """Returns how many numbers S has for one row of the batch."""
@@ -88,8 +90,29 @@ def plan(
     blocks = []
     for number, (weight, along_axes) in enumerate(zip(arguments[0], direct, strict=True)):
         blocks += _blocks(number, weight, along_axes, jacobian, layer_of, order, across_layers)
-    pairs, seeds = _pairs(blocks, jacobian)
-    return Plan(blocks, pairs, seeds)
+    places, needed = _places(blocks, jacobian)
+    masked, sparse = _restricted(row, arguments, needed, jacobian)
+    pairs, seeds = _pairs(places, needed, sparse)
+    return Plan(blocks, pairs, seeds, masked)
+
+
+def _restricted(
+    row: RowStep, arguments: tuple[Any, ...], needed: np.ndarray, jacobian: np.ndarray
+) -> tuple[RowStep, np.ndarray]:
+    """Returns the step from which J_t is computed, and which numbers of J_t it has.
+
+    They contain the needed ones, see `jaxrnn.online.products`.
+    """
+    found = row.products() if (jacobian & ~needed).any() else []
+    if not found:
+        return row, jacobian
+    _, sparse = _patterns(row.without_products(found), arguments)
+    masks = {}
+    for product in found:
+        mask = product.mask(needed)
+        masks[product.position] = mask
+        sparse = sparse | product.jacobian(mask)
+    return row.with_masks(masks), sparse & jacobian
 
 
 def _patterns(
@@ -204,8 +227,26 @@ def _color(conflicts: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _pairs(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[Pair], np.ndarray]:
-    """Returns the numbers of J_t that the blocks need, and the sums of rows that contain them."""
+class _Place(NamedTuple):
+    """Where the numbers of a `Pair` stand in J_t.
+
+    Fields:
+        target: as in `Pair`.
+        source: as in `Pair`.
+        rows: `(M or 1, r, r')`.
+        columns: the same shape.
+        is_there: the same shape.
+    """
+
+    target: int
+    source: int
+    rows: np.ndarray
+    columns: np.ndarray
+    is_there: np.ndarray
+
+
+def _places(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[_Place], np.ndarray]:
+    """Returns the numbers of J_t that the blocks need, by pair and as `(N, N)`."""
     places = []
     needed = np.zeros_like(jacobian)
     for i, target in enumerate(blocks):
@@ -216,20 +257,31 @@ def _pairs(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[Pair], np.nd
             is_there = (rows >= 0) & (columns >= 0) & jacobian[rows, columns]
             if is_there.any():
                 needed[rows[is_there], columns[is_there]] = True
-                places.append((i, j, rows, columns, is_there))
+                places.append(_Place(i, j, rows, columns, is_there))
+    return places, needed
+
+
+def _pairs(
+    places: list[_Place], needed: np.ndarray, jacobian: np.ndarray
+) -> tuple[list[Pair], np.ndarray]:
+    """Returns where to read the needed numbers of J_t, and the sums of rows that contain them."""
     # Two rows share a color unless one has a number in a column that the other one needs.
     overlap = needed.astype(np.float32) @ jacobian.astype(np.float32).T > 0
     used = np.flatnonzero(needed.any(axis=1))
-    colors = np.zeros(len(jacobian), int)
     conflicts = (overlap | overlap.T)[np.ix_(used, used)]
     np.fill_diagonal(conflicts, False)
+    colors = np.zeros(len(jacobian), int)
     colors[used] = _color(conflicts)
-    seeds = np.zeros(
-        (int(colors.max(initial=-1)) + 1 if len(used) else 0, len(jacobian)), np.float32
-    )
+    seeds = np.zeros((len(np.unique(colors[used])), len(jacobian)), np.float32)
     seeds[colors[used], used] = 1
     pairs = [
-        Pair(i, j, np.where(ok, colors[rows], 0), np.where(ok, columns, 0), ok)
-        for i, j, rows, columns, ok in places
+        Pair(
+            place.target,
+            place.source,
+            np.where(place.is_there, colors[place.rows], 0),
+            np.where(place.is_there, place.columns, 0),
+            place.is_there,
+        )
+        for place in places
     ]
     return pairs, seeds

@@ -9,6 +9,7 @@ steps, and its results are the weights w: the kernels of a GRU, or the decay of 
 multiplies by them.
 """
 
+import copy
 import functools
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.online.cuts import Cuts, layers, recurrent_mixing
+from jaxrnn.online.products import Product, masked_product, products
 from jaxrnn.types import Carry, Params, PyTree, Step
 
 Weights = list[jax.Array]  # real arrays
@@ -65,6 +67,7 @@ class RowStep:
         self.num_units = sum(self.sizes())
         new_carries = self._jaxpr.outvars[:-1]
         self._cuts: Cuts = {}
+        self._masks: dict[int, np.ndarray] = {}
         if is_cut:
             self._cuts = recurrent_mixing(self._equations, self._carries, new_carries)
 
@@ -77,6 +80,26 @@ class RowStep:
     def num_rows(self) -> int:
         """B, the number of rows of the batch."""
         return int(np.prod(self.batch, dtype=int))
+
+    def products(self) -> list[Product]:
+        """Returns the products with weight matrices through which a unit reads other units."""
+        if self._cuts or any(eqn.primitive.name == "custom_vjp_call" for eqn in self._equations):
+            return []  # a rule of the user's may read other units than its function does
+        floats = [i for i, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
+        carries = [self._carries[i] for i in floats]
+        return products(self._equations, carries, [self._jaxpr.outvars[i] for i in floats])
+
+    def without_products(self, found: list[Product]) -> "RowStep":
+        """Returns the same step, with a gradient that does not flow through these products."""
+        other = copy.copy(self)
+        other._cuts = {product.position: {0} for product in found}
+        return other
+
+    def with_masks(self, masks: dict[int, np.ndarray]) -> "RowStep":
+        """Returns the same step, with products whose gradient is masked, by position."""
+        other = copy.copy(self)
+        other._masks = masks
+        return other
 
     def sizes(self) -> list[int]:
         """Returns how many numbers of v each floating-point array of the carry has."""
@@ -195,7 +218,12 @@ class RowStep:
             operands = [jaxprs.value_of(env, a) for a in eqn.invars]
             for i in self._cuts.get(position, ()):
                 operands[i] = jax.lax.stop_gradient(operands[i])
-            env |= zip(eqn.outvars, jaxprs.evaluate(eqn, operands), strict=True)
+            if position in self._masks:
+                factor, matrix = operands
+                result = [masked_product(eqn, factor, matrix, self._masks[position])]
+            else:
+                result = jaxprs.evaluate(eqn, operands)
+            env |= zip(eqn.outvars, result, strict=True)
         *carry, loss = (jaxprs.value_of(env, a) for a in self._jaxpr.outvars)
         ndim = len(self.batch)
         carry = [jnp.reshape(c, jnp.shape(c)[ndim:]) for c in carry]

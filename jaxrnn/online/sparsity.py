@@ -7,7 +7,7 @@ listed may depend on all positions. A value that does not depend on the source i
 that is not known here lists no axes, so a pattern may be too large, and is never too small.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,10 @@ def rows_of(pattern: Pattern | None, shape: Sequence[int], size: int) -> np.ndar
     return rows.reshape(count, size)
 
 
-def _outputs(jaxpr: Any, known: dict[Var, Pattern]) -> Operands:
+def propagate(eqns: Iterable[Equation], known: dict[Var, Pattern]) -> dict[Var, Pattern]:
+    """Returns the patterns of all variables that depend on the source, given those of some."""
     known = dict(known)
-    for eqn in jaxpr.eqns:
+    for eqn in eqns:
         operands = [None if jaxprs.is_literal(v) else known.get(v) for v in eqn.invars]
         if all(pattern is None for pattern in operands):
             continue
@@ -57,6 +58,11 @@ def _outputs(jaxpr: Any, known: dict[Var, Pattern]) -> Operands:
             # A slice may leave out all elements that depend on the source.
             if pattern is not None and all(a.any() for a in pattern.values()):
                 known[v] = pattern
+    return known
+
+
+def _outputs(jaxpr: Any, known: dict[Var, Pattern]) -> Operands:
+    known = propagate(jaxpr.eqns, known)
     return [None if jaxprs.is_literal(v) else known.get(v) for v in jaxpr.outvars]
 
 

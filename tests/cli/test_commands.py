@@ -15,7 +15,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import Certificate, Comparison
-from jaxrnn.cli import corpus, run_folder, text
+from jaxrnn.cli import corpus, run_folder, text, training
 from jaxrnn.cli.main import main
 from jaxrnn.interop import safetensors
 
@@ -164,7 +164,7 @@ def test_ctrl_c_elsewhere_is_said_in_a_line(capsys, monkeypatch):
 
 
 def test_too_large_a_model_is_refused_in_a_line(capsys, monkeypatch):
-    def train(_):
+    def train(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\n-")
 
     monkeypatch.setattr(text, "train", train)
@@ -217,6 +217,7 @@ BAD_OPTIONS = [
     (["--dropout", "1"], "--dropout: got '1', expected a number from 0 to below 1"),
     (["--dropout", "-0.1"], "--dropout: got '-0.1', expected a number from 0 to below 1"),
     (["--dropout", "nan"], "--dropout: got 'nan', expected a number from 0 to below 1"),
+    (["--checkpoint-every", "0"], "--checkpoint-every: got '0', expected a whole number from 1"),
     (["--evaluate-every", "0"], "--evaluate-every: got '0', expected a whole number from 1"),
     (["--overwrite", "yes"], "unrecognized arguments: yes"),
     (["--devices", "0"], "--devices: got '0', expected a whole number from 1"),
@@ -386,6 +387,8 @@ def test_devices_that_cannot_share_a_batch_are_not_used(text_file, tmp_path, cap
 
     monkeypatch.setattr(jaxrnn.training, "data_parallel", data_parallel)
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 4)  # of a batch of 2
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    monkeypatch.setattr(training, "_shardings", lambda devices: first)
     assert _train_text(text_file, tmp_path, "--devices", "4") == 0
     said = capsys.readouterr().out
     assert "on 2 of 4 devices: --batch-size is no multiple of these\n" in said

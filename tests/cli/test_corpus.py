@@ -92,3 +92,15 @@ def test_xz_bits_are_what_the_held_out_text_adds():
     added = len(lzma.compress((TEXT + text.test).encode())) - len(lzma.compress(TEXT.encode()))
     assert corpus.xz_bits(text) == added * 8 / 17
     assert added > 0
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 5, 9])
+def test_segments_go_on_from_any_number(first):
+    tokens = np.arange(43)
+
+    def taken(count, first):
+        found = itertools.islice(corpus.segments(tokens, 2, 5, first), count)
+        return [(part.inputs.tolist(), part.targets.tolist(), bool(part.first)) for part in found]
+
+    assert taken(3, first) == taken(15, 0)[first : first + 3]
+    assert [part[2] for part in taken(9, 0)] == [True, *[False] * 3] * 2 + [True]

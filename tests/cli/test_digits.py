@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import jax
@@ -49,6 +50,14 @@ def test_a_pass_takes_every_digit_once_in_a_new_order():
     batch = next(batches)
     np.testing.assert_array_equal(batch.pixels[0, :, 0], batch.labels)
     np.testing.assert_array_equal(batch.lengths, batch.labels)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 7, 11])
+def test_batches_go_on_from_any_number(first):
+    part = digits.Digits(np.arange(20.0).reshape(2, 10, 1), np.arange(10), np.arange(10))
+    every = [batch.labels for batch in itertools.islice(digits.batches(part, 3, 5), 15)]
+    rest = [batch.labels for batch in itertools.islice(digits.batches(part, 3, 5, first), 4)]
+    np.testing.assert_array_equal(rest, every[first : first + 4])
 
 
 @pytest.fixture

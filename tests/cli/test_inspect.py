@@ -89,6 +89,7 @@ def test_training_draws_the_gradient_flow(trained, monkeypatch):
 
     monkeypatch.setattr(run_folder, "save", save)
     options.out, options.text, options.overwrite = trained, run_folder.Path(options.text), True
+    options.resume = None
     training.train(text.task(options), options)
     learning, flow, _ = drawn[0].axes
     assert learning.get_xlabel() == "updates"

@@ -15,8 +15,8 @@ import safetensors.numpy
 
 import jaxrnn
 from jaxrnn.cli import run_folder
+from jaxrnn.cli.learning_curve import curve
 from jaxrnn.cli.options import UserError
-from jaxrnn.cli.training import curve
 from jaxrnn.interop import safetensors as interop
 
 NETWORK = jaxrnn.stacked(jaxrnn.gru(2), jaxrnn.linear(4))

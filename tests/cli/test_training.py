@@ -30,6 +30,8 @@ def options(tmp_path):
         overwrite=False,
         batch_size=2,
         devices=1,
+        checkpoint_every=None,
+        resume=None,
     )
 
 
@@ -60,7 +62,8 @@ def toy(batches, scores=()):
         loss=loss,
         evaluate=lambda params: {"loss": float(next(scores, 0)), "seen": w(params)},
         example={"inputs": np.zeros((1, 1), np.float32)},
-        batches=(jnp.reshape(batch, 1) for batch in batches),
+        batches=lambda start: (jnp.reshape(batch, 1) for batch in batches),
+        data="",
         rows=0,
         items=2,
         unit="thing",

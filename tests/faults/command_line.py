@@ -2,6 +2,7 @@
 
 from faults.planting import fault
 
+PROGRESS = "cli/progress.py"
 RUN, TRAINING, CORPUS, TEXT, OPTIONS, FIGURES = (
     f"cli/{name}.py" for name in ("run_folder", "training", "corpus", "text", "options", "figures")
 )
@@ -13,7 +14,7 @@ BEST = f"{TRAININGS}_the_parameters_with_the_least_validation_loss_are_saved"
 RUN_FAULTS = (
     fault(
         RUN,
-        "reserve",
+        "_require_free",
         "a run replaced unasked",
         "if is_run and not overwrite:",
         "if is_run and not overwrite and not stamps:",
@@ -44,7 +45,7 @@ RUN_FAULTS = (
         f"{RUNS}_a_folder_stays_as_it_was_if_a_file_cannot_take_its_place",
     ),
     fault(
-        TRAINING,
+        PROGRESS,
         "Progress.selected",
         "the last parameters saved",
         "last if self.has_diverged or self.best is None else self.best",
@@ -52,11 +53,11 @@ RUN_FAULTS = (
         BEST,
     ),
     fault(
-        TRAINING,
-        "Progress.record_evaluation",
+        PROGRESS,
+        "Progress.record",
         "the worst parameters saved",
-        'metrics["loss"] < min(losses, default=np.inf)',
-        'metrics["loss"] > max(losses, default=-np.inf)',
+        'evaluation["loss"] < min(losses, default=np.inf)',
+        'evaluation["loss"] > max(losses, default=-np.inf)',
         BEST,
     ),
 )
@@ -121,4 +122,49 @@ TEXT_FAULTS = (
     ),
 )
 
-FAULTS = (*RUN_FAULTS, *TEXT_FAULTS)
+RESUMED = "cli/test_resuming.py::test_an_interrupted_run_goes_on_to_the_same_bits[5]"
+
+RESUMING_FAULTS = (
+    fault(
+        TRAINING,
+        "_advance",
+        "data from the beginning",
+        "task.batches(first)",
+        "task.batches(0)",
+        RESUMED,
+    ),
+    fault(
+        PROGRESS,
+        "Progress.from_arrays",
+        "the best forgotten",
+        'if "best" in arrays:',
+        'if "worst" in arrays:',
+        RESUMED,
+    ),
+    fault(
+        PROGRESS,
+        "Progress.record",
+        "half an update recorded",
+        "        self.history.append(row)\n        self.state = state",
+        "        self.state = state",
+        RESUMED,
+    ),
+    fault(
+        "cli/digits.py",
+        "batches",
+        "epochs of one order",
+        "        draws.permutation(count)\n    while",
+        "        pass\n    while",
+        "cli/test_digits.py::test_batches_go_on_from_any_number[7]",
+    ),
+    fault(
+        "cli/resuming.py",
+        "require_same_data",
+        "other data",
+        "begun_with == data",
+        "begun_with",
+        "cli/test_resuming.py::test_other_data_are_refused",
+    ),
+)
+
+FAULTS = (*RUN_FAULTS, *TEXT_FAULTS, *RESUMING_FAULTS)

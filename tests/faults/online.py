@@ -2,32 +2,44 @@
 
 from faults.planting import fault
 
-LEARNER, INFLUENCE, PLAN, SPARSITY, CUTS, ROWS, UORO, TRAINER = (
+LEARNER, INFLUENCE, PLAN, PRODUCTS, SPARSITY, CUTS, ROWS, UORO, TRAINER = (
     f"online/{name}.py"
-    for name in (*("learner", "influence", "plan", "sparsity", "cuts", "rows", "uoro", "trainer"),)
+    for name in (
+        *(
+            "learner",
+            "influence",
+            "plan",
+            "products",
+            "sparsity",
+            "cuts",
+            "rows",
+            "uoro",
+            "trainer",
+        ),
+    )
 )
 TEST = "online/test_online.py::test"
 RTRL = f"{TEST}_rtrl_equals_bptt_over_two_calls_with_masks_and_resets"
 SNAP = f"{TEST}_snap_equals_its_definition"
 MEAN = f"{TEST}_the_mean_of_uoro_is_rtrl[elman]"
 SPLIT = f"{TEST}_calls_in_any_split_give_the_same_sum"
-INFLUENCE_OF_ONE = "diagnostics/test_online.py::test_the_influence_is_the_derivative"
+INFLUENCE_OF_ONE = "diagnostics/test_influence.py::test_the_influence_is_the_derivative"
 
 FAULTS = (
     fault(
         INFLUENCE,
         "_carried",
         "J transposed",
-        'jnp.einsum("bij,bjkm->bikm", j[:, 0], s)',
-        'jnp.einsum("bji,bjkm->bikm", j[:, 0], s)',
+        '"bij,bjkm->bikm"',
+        '"bji,bjkm->bikm"',
         f"{RTRL}[gru]",
     ),
     fault(
         INFLUENCE,
         "_carried",
         "the influence of the wrong unit",
-        "jacobian[:, colors, columns]",
-        "jacobian[:, colors, columns[::-1]]",
+        "* s[:, j : j + 1]",
+        "* s[:, j : j + 1, :, ::-1]",
         f"{RTRL}[min_gru]",
     ),
     fault(
@@ -37,14 +49,6 @@ FAULTS = (
         "direct[pair.target].astype(carried.dtype) + carried",
         "carried",
         f"{RTRL}[gru]",
-    ),
-    fault(
-        INFLUENCE,
-        "SparseInfluence.past_gradient",
-        "units that are not there",
-        "jnp.where(block.rows >= 0, d_v[:, block.rows], 0)",
-        "d_v[:, block.rows]",
-        f"{SNAP}[gru_reset_before-1]",
     ),
     fault(
         PLAN,
@@ -69,6 +73,22 @@ FAULTS = (
         "layer_of[rows.any(axis=1)].min()",
         "layer_of[rows.any(axis=1)].max()",
         f"{TEST}_across_layers_snap_keeps_what_acts_within_the_step",
+    ),
+    fault(
+        PRODUCTS,
+        "Product.mask",
+        "the wrong side is needed",
+        "needed.T",
+        "np.roll(needed, 1, 0)",
+        f"{SNAP}[gru-1]",
+    ),
+    fault(
+        PRODUCTS,
+        "masked_product",
+        "the weight of another unit",
+        "w[rows, columns]",
+        "w[rows[::-1], columns]",
+        f"{SNAP}[gru-1]",
     ),
     fault(
         SPARSITY,

@@ -5,6 +5,7 @@ from faults.planting import fault
 TRAINERS, DEVICES = "training/trainers.py", "training/devices.py"
 TRUNCATED = "test_train.py::test_truncated_trainer"
 REACHING_BACK = f"{TRUNCATED}_is_an_update_a_segment_whose_gradient_reaches_back[12-2-6]"
+CHECKPOINTS = "test_checkpoints.py::test"
 ON_DEVICES = "test_sharding.py::test"
 ALIKE = f"{ON_DEVICES}_everything_is_as_on_one_device[8]"
 
@@ -56,5 +57,29 @@ FAULTS = (
         "jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x",
         "x",
         "cli/test_layers_and_dropout.py::test_each_device_draws_noise_of_its_own",
+    ),
+    fault(
+        "training/stored_arrays.py",
+        "require_same_checksums",
+        "damage unseen",
+        "fits = here == there or here is None or there is None",
+        "fits = True",
+        f"{CHECKPOINTS}_a_damaged_checkpoint_is_refused_or_restored_to_the_bit",
+    ),
+    fault(
+        "training/stored_arrays.py",
+        "describe_nodes",
+        "types of nodes unseen",
+        "nodes = {name: type(tree).__name__}",
+        "nodes = {}",
+        f"{CHECKPOINTS}_another_training_is_refused_and_the_first_difference_is_named[5]",
+    ),
+    fault(
+        "training/stored_arrays.py",
+        "_sharding",
+        "devices forgotten",
+        'is_committed = getattr(template, "committed", True)',
+        "is_committed = False",
+        f"{CHECKPOINTS}_arrays_come_back_on_their_devices",
     ),
 )

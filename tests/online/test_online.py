@@ -37,9 +37,10 @@ def run(learner, step_problem, **options):
 
 @every_cell
 def test_rtrl_equals_bptt_over_two_calls_with_masks_and_resets(cell_name):
-    step, params, carry, xs = problem(small(cell_name), length=6, inputs=4)
-    rng = np.random.default_rng(1)
-    mask, reset = jnp.asarray(rng.random((6, 2)) < 0.7), jnp.asarray(rng.random((6, 2)) < 0.3)
+    step, params, carry, xs = problem(small(cell_name), length=8, inputs=4)
+    # Four steps in a row run in each row, so that an influence passes through several Jacobians.
+    mask = jnp.ones((8, 2), bool).at[[5, 7], [0, 1]].set(False)
+    reset = jnp.zeros((8, 2), bool).at[[0, 5, 4], [0, 0, 1]].set(True)
     xs = jax.tree.map(lambda x: jnp.where(jaxrnn.tree.expand_mask(mask, x), x, jnp.nan), xs)
     start = jax.tree.map(lambda c: jnp.flip(c, 0), carry)
     options = {"reset_carry": start}
@@ -47,7 +48,7 @@ def test_rtrl_equals_bptt_over_two_calls_with_masks_and_resets(cell_name):
     learner = online.rtrl(step)
     state = learner.init(params, carry, xs)
     total = jax.tree.map(jnp.zeros_like, params)
-    for begin, end in ((0, 3), (3, 6)):
+    for begin, end in ((0, 4), (4, 8)):
         part = {"mask": mask[begin:end], "reset": reset[begin:end], **options}
         grads, state, losses = learner.update(params, state, steps_of(xs, begin, end), **part)
         weight = int(jnp.sum(part["mask"])) / int(jnp.sum(mask))

@@ -1,0 +1,100 @@
+"""Arrays of a checkpoint as they are stored: copies without keys, descriptions, checksums."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import check
+from jaxrnn.types import PyTree
+
+
+def is_spread(x: Any) -> bool:
+    """Whether other processes hold parts of an array that this one does not."""
+    return isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+
+
+def to_stored(x: Any) -> Any:
+    """Returns a copy of an array in the memory of the host; keys become their data.
+
+    An array that is spread over processes stays as it is, since each process writes its part.
+    """
+    x = jax.random.key_data(x) if _is_key(x) else x
+    return x if is_spread(x) else np.array(x)
+
+
+def stored_type(template: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape and the dtype of a stored array, and the sharding that it shall get."""
+    data = jax.eval_shape(jax.random.key_data, template) if _is_key(template) else template
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=_sharding(template))
+
+
+def from_stored(x: Any, template: Any) -> Any:
+    """Returns a stored array as the template is: of NumPy, or of JAX on the same devices."""
+    if isinstance(template, np.ndarray):
+        return x
+    if _is_key(template):
+        x = jax.random.wrap_key_data(jnp.asarray(x), impl=_key_impl(template))
+    sharding = _sharding(template)
+    return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
+
+
+def checksum(x: Any) -> int | None:
+    """Returns the checksum of a stored array; None if it is spread over processes."""
+    if is_spread(x):
+        return None
+    return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+
+
+def require_same_checksums(got: list[int | None], expected: list[Any]) -> None:
+    """Raises a ValueError unless all checksums that are known on both sides are the same."""
+    for here, there in zip(got, expected, strict=True):
+        fits = here == there or here is None or there is None
+        check.require(fits, "checksum", here, str(there))
+
+
+def parse_description(text: str) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype that `check.describe` describes, such as `float32[3,4]`."""
+    dtype, _, shape = text.removesuffix("]").partition("[")
+    return jax.ShapeDtypeStruct([int(n) for n in shape.split(",") if n], np.dtype(dtype))
+
+
+def describe_nodes(tree: PyTree, name: str) -> dict[str, str]:
+    """Returns the type of each node of a tree, and dtype and shape of each leaf, by its path."""
+    children = jax.tree.leaves_with_path(tree, is_leaf=lambda node: node is not tree)
+    if children and children[0][1] is tree:
+        return {name: check.describe(tree)}
+    nodes = {name: type(tree).__name__}
+    for path, child in children:
+        nodes |= describe_nodes(child, name + jax.tree_util.keystr(path))
+    return nodes
+
+
+def require_same_nodes(got: dict[str, str], expected: dict[str, str], place: str) -> None:
+    """Raises a ValueError that names the first node in which two trees differ."""
+    for name in [*expected, *got]:
+        here, there = got.get(name, "nothing"), expected.get(name, "nothing")
+        check.require(here == there, name, f"{here} in {place}", there)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(template: Any) -> Any:
+    """Returns the name of the generator of a key, or of the struct of one."""
+    found: list[Any] = []
+
+    def record(key: jax.Array) -> None:
+        found.append(jax.random.key_impl(key))
+
+    jax.eval_shape(record, template)
+    return found[0]
+
+
+def _sharding(template: Any) -> jax.sharding.Sharding | None:
+    """Returns the sharding that a template demands; None if JAX may choose the devices."""
+    is_committed = getattr(template, "committed", True)  # a struct says what it demands
+    return getattr(template, "sharding", None) if is_committed else None
