@@ -115,7 +115,8 @@ def _require_no_gap(mask: Any) -> None:
     """Raises an error if a mask whose values are known has a gap."""
     if not isinstance(mask, jax.core.Tracer):
         expected = f"valid steps that follow one another in each row, {INSTEAD}"
-        has_gap = jnp.any(_valid_steps(_flat_rows(mask, mask.shape[1:])).has_gap)
+        with jax.ensure_compile_time_eval():  # a known mask may stand inside a traced function
+            has_gap = jnp.any(_valid_steps(_flat_rows(mask, mask.shape[1:])).has_gap)
         check.require(not has_gap, "xs.mask", "a row with a gap", expected)
 
 

@@ -86,8 +86,8 @@ class parallel(Expression):
 
     Equal arguments construct equal loops.
 
-    Where a state is not a number, it is so under `scan` too. A product of many large A_t may
-    overflow where the states do not; under "dense", what overflows runs in order.
+    Where a state is not a number, it is so under `scan` too, on one device. A product of many large
+    A_t may overflow where the states do not; under "dense", what overflows runs in order.
 
     Gradient: exact for a linear step, otherwise within the tolerance. It can be differentiated
     again unless (3) itself takes iterations, as with "quasi_diagonal". A second derivative of a
