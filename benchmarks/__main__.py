@@ -43,6 +43,7 @@ from benchmarks import (  # noqa: E402
     loops,
     marks,
     memory,
+    online,
     peers,
     soak,
     speed,
@@ -97,6 +98,10 @@ QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "loops": {"loops": functools.partial(_part_of_question, loops.QUESTION)},
     "long": {"long": functools.partial(_part_of_module, long)},
     "linear": {"linear": functools.partial(_part_of_module, linear)},
+    "online": {
+        f"online_{kind}": functools.partial(_part_of_module, online.Kind(kind))
+        for kind in online.LEARNERS
+    },
     "compile": {"compile": functools.partial(_part_of_module, compiling)},
     "marks": {"marks": functools.partial(_part_of_question, marks.QUESTION)},
     "flow": {"flow": functools.partial(_part_of_question, flow.QUESTION)},
@@ -110,7 +115,10 @@ QUESTIONS["soak"] = {
 
 def machine() -> dict[str, Any]:
     """Returns the device, the versions and the flags of this run."""
-    packages = ("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "torch", "libtpu")
+    packages = (
+        *("jax", "jaxlib", "numpy", "optax", "flax", "equinox", "dm-haiku", "torch", "libtpu"),
+        "braintrace",
+    )
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),

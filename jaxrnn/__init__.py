@@ -41,6 +41,6 @@ from jaxrnn.certify_all import certify_all as certify_all
 
 # Namespaces
 from jaxrnn import diagnostics as diagnostics, interop as interop
-from jaxrnn import training as training, transforms as transforms
+from jaxrnn import online as online, training as training, transforms as transforms
 
 from jaxrnn.version import __version__ as __version__

@@ -1,9 +1,34 @@
 """What all tests share: shapes in signatures are checked, and numbers are float64 unless said."""
 
 import itertools
+import os
+import shutil
+import tempfile
 
 import jaxtyping
 import pytest
+
+# All processes of a run share what they compile, which is most of what tests cost: a third of the
+# time. The folder lives as long as the run, so that no run depends on an earlier one.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+if _CACHE not in os.environ:
+    os.environ |= {
+        _CACHE: tempfile.mkdtemp(prefix="jaxrnn-compiled-"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        # Until JAX 0.11 each load prints that two made-up features of the CPU are absent.
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    _own_cache = os.environ[_CACHE]
+else:
+    _own_cache = None
+
+
+def pytest_unconfigure():
+    """Remove the compiled programs at the end of the run."""
+    if _own_cache is not None:
+        shutil.rmtree(_own_cache, ignore_errors=True)
+
 
 # Before the first import of jaxrnn: every annotation of it is checked at every call.
 _hook = jaxtyping.install_import_hook("jaxrnn", "beartype.beartype")

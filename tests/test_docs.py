@@ -44,6 +44,7 @@ NAMESPACES = {
     "jaxrnn.diagnostics": None,
     "jaxrnn.diagnostics.plots": "plot_",
     "jaxrnn.training": None,
+    "jaxrnn.online": None,
     **{f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$" for library in INTEROP},
 }
 

@@ -16,9 +16,10 @@ import optax
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import corpus, options, run_folder, training
+from jaxrnn.cli import corpus, learners, options, run_folder, training
 from jaxrnn.cli.events import NO_EVENTS, Events
 from jaxrnn.interop import expressions
+from jaxrnn.training import Trainer
 from jaxrnn.types import Carry, Key, Loop, Network, Params
 
 ABOUT = "a character-level language model, many-to-many, by truncated backpropagation in time"
@@ -40,6 +41,13 @@ def add_train_options(parser: options.Parser) -> None:
         default=64,
         metavar="N",
         help="steps that a gradient reaches back",
+    )
+    add(
+        "--learner",
+        type=learners.learner_name,
+        metavar="NAME",
+        help="an online algorithm, whose gradient reaches through all past segments, instead of "
+        f"backpropagation: {learners.NAMES}; None for backpropagation",
     )
     training.add_options(parser, "text", **DEFAULTS)
 
@@ -118,6 +126,7 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         return {"loss": bits * np.log(2), "bits_per_character": bits}
 
     example = next(corpus.segments(validation, streams, length))
+    segment = jax.ShapeDtypeStruct((length, args.batch_size), jnp.int32)
     return training.Task(
         network=model,
         init=lambda key: model.init(key, size),
@@ -135,7 +144,23 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         },
         example={"inputs": example.inputs, "targets": example.targets},
         data=_checksum(text),
+        make_trainer=_make_online_trainer(args, model, segment),
     )
+
+
+def _make_online_trainer(
+    args: options.Options, model: Network, tokens: jax.ShapeDtypeStruct
+) -> Callable[[optax.GradientTransformation], Trainer] | None:
+    """Returns what makes the trainer of `--learner`, from an optimizer; None without the option."""
+    if args.learner is None:
+        return None
+    error = options.UserError
+    got = f"{args.learner} and --loop {args.loop}"
+    check.require(args.loop == "bptt", "--learner", got, "one of them", error)
+    got = f"{args.learner} and --dropout {args.dropout}"
+    check.require(not args.dropout, "--learner", got, "no dropout", error)
+    learner = learners.learner_named(args.learner, learners.TokenLoss(model))
+    return lambda optimizer: learners.trainer(learner, optimizer, tokens)
 
 
 def load(folder: Path) -> tuple[Network, Params, str]:

@@ -41,6 +41,7 @@ class Task(NamedTuple):
         example: the arrays of a batch of the validation part, by name.
         data: a checksum of all data, which is compared where a run is resumed.
         carry: the carry before the first batch; None if batches are independent.
+        make_trainer: `optimizer -> trainer`, which runs on one device; None for backpropagation.
     """
 
     network: Network
@@ -56,6 +57,7 @@ class Task(NamedTuple):
     example: run_folder.Arrays
     data: str
     carry: Carry = None
+    make_trainer: Callable[[optax.GradientTransformation], jaxrnn.training.Trainer] | None = None
 
 
 def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:
@@ -125,7 +127,7 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
             resuming.require_same_data(args.out, task.data)
         else:
             resuming.begin(args.out, args, task.data)
-        devices = _devices(args)
+        devices = _devices(args) if task.make_trainer is None else jax.devices()[:1]
         trainer = _trainer(task, args, devices)
         optimizer_text = _spell_optimizer(args)
         progress, interrupted = None, False
@@ -187,6 +189,8 @@ def _trainer(
     task: Task, args: options.Options, devices: Sequence[jax.Device]
 ) -> jaxrnn.training.Trainer:
     """Returns the trainer of a task over devices; each device draws different noise."""
+    if task.make_trainer is not None:
+        return task.make_trainer(optimizer(args))
     loss = functools.partial(task.loss, loop=options.loop_named(args.loop))
     split_loss = jaxrnn.training.data_parallel(
         loss,
@@ -261,7 +265,7 @@ def _advance(
             state, norms = progress.state, []
             if (step - 1) % args.inspect_every == 0:
                 key = jax.random.split(state.key)[1]  # the key that the update will use
-                loss_args = jax.device_put((state.params, state.carry, batch, key), devices[0])
+                loss_args = jax.device_put((state.params, _carry(state), batch, key), devices[0])
                 norms = gradient_flow(*loss_args).norms[:1]
             state, metrics = update(state, batch)
             numbers = {name: float(metric) for name, metric in metrics.items()}
@@ -283,6 +287,12 @@ def _advance(
                 checkpoints.save(progress)
                 events.write("checkpoint", step=step)
             _show(bar, progress, task)
+
+
+def _carry(state: jaxrnn.training.TrainState) -> Carry:
+    """Returns the recurrent state, which an online algorithm keeps together with its influence."""
+    is_online = isinstance(state.carry, jaxrnn.online.OnlineState)
+    return state.carry.carry if is_online else state.carry
 
 
 def _show(bar: Any, progress: Progress, task: Task) -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxrnn import check
+from jaxrnn.diagnostics.distance import as_vector, error_and_angle
 from jaxrnn.diagnostics.flow import Loss, map_loop_calls
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.truncated import truncated
@@ -75,12 +76,7 @@ def truncation_bias(
 
     def bias_of(k: int) -> TruncationBias:
         gradient = _gradient(loss, params, args, make(k))
-        with np.errstate(invalid="ignore"):
-            error = np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
-            a, b = (g / np.linalg.norm(g) for g in (gradient, exact))
-        # The cosine would have no digits left where the angle is small.
-        angle = 2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))
-        return TruncationBias(k, float(error), float(np.degrees(angle)))
+        return TruncationBias(k, *error_and_angle(gradient, exact))
 
     return tuple(map(bias_of, ks))
 
@@ -154,7 +150,6 @@ def _lengths(loss: Loss, params: Params, args: tuple[Any, ...]) -> tuple[int, li
 
 
 def _gradient(loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop) -> np.ndarray:
-    """Returns the whole gradient as one float64 array; a complex number counts as two."""
+    """Returns the whole gradient as one array."""
     grads = jax.jit(jax.grad(lambda params: loss(params, *args, loop=loop)))(params)
-    parts = [np.asarray(g, complex).ravel() for g in jax.tree.leaves(grads)]
-    return np.concatenate(parts).view(float)
+    return as_vector(grads)

@@ -9,6 +9,7 @@ import pytest
 import jaxrnn
 from jaxrnn.cli import digits, text
 from jaxrnn.cli.corpus import Segment
+from jaxrnn.cli.main import main
 
 V = 11
 TOKENS = np.random.default_rng(0).integers(0, V, 50).astype(np.int32)
@@ -170,3 +171,35 @@ def test_the_loop_makes_the_gradient(loop):
         assert gradient(loop) == pytest.approx(exact, rel=1e-4)
     else:
         assert abs(gradient(loop) - exact) > 1e-3 * exact
+
+
+@pytest.mark.parametrize("learner", ["snap:1", "rtrl", "uoro"])
+def test_a_text_is_learned_online(tmp_path, capsys, learner):
+    """The trainer is the learner's, and the run is one like any other."""
+    path = tmp_path / "text.txt"
+    path.write_text("abcabd" * 200)
+    options = "--embedding-size 3 --hidden-size 4 --batch-size 2 --segment-length 8 --steps 4"
+    command = f"train text --text {path} --learner {learner} {options} --out {tmp_path / 'run'}"
+    assert main(command.split()) == 0
+    assert "saved in" in capsys.readouterr().out
+    history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert len(history) == 5
+    assert main(["sample", str(tmp_path / "run"), "--length", "3"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--learner snap:0", "--learner: got 'snap:0', expected one of rtrl, snap, snap:ORDER"),
+        ("--learner nosuch", "--learner: got 'nosuch'"),
+        ("--learner uoro --dropout 0.1", "--learner: got uoro and --dropout 0.1"),
+        ("--learner uoro --loop scan", "--learner: got uoro and --loop scan"),
+    ],
+)
+def test_a_learner_that_does_not_fit(tmp_path, capsys, more, message):
+    path = tmp_path / "text.txt"
+    path.write_text("abcabd" * 200)
+    options = "--hidden-size 4 --batch-size 2 --segment-length 8 --steps 4"
+    command = f"train text --text {path} {options} {more} --out {tmp_path / 'run'}"
+    assert main(command.split()) == 2
+    assert message in capsys.readouterr().err

@@ -24,6 +24,7 @@ from faults import (
     loops,
     lstm_cells,
     modern_cells,
+    online,
     parallel,
     sequences,
     simple_cells,
@@ -49,6 +50,7 @@ FAULTS: tuple[Fault, ...] = (
     *sequences.FAULTS,
     *training.FAULTS,
     *diagnostics.FAULTS,
+    *online.FAULTS,
     *interop.FAULTS,
     *command_line.FAULTS,
 )

@@ -1,0 +1,184 @@
+"""RTRL, and the two algorithms that keep or follow a part of it: SnAp and e-prop."""
+
+import dataclasses
+from typing import Any
+
+from jaxrnn import check
+from jaxrnn.expression import name_of
+from jaxrnn.online.influence import SparseInfluence
+from jaxrnn.online.learner import Learner
+from jaxrnn.online.plan import plan
+from jaxrnn.online.rows import RowStep, widest
+from jaxrnn.types import Step
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class rtrl(Learner):
+    """Real-time recurrent learning: the exact gradient, without a backward pass.
+
+    The influence S_t = ∂c_t/∂w of the weights on the carry is carried along,
+
+        S_t     = J_t S_{t-1} + D_t,    J_t = ∂c_t/∂c_{t-1},    D_t = ∂c_t/∂w at c_{t-1} held    (1)
+        ∂ℓ_t/∂w = (∂ℓ_t/∂c_{t-1}) S_{t-1} + ∂ℓ_t/∂w at c_{t-1} held                              (2)
+
+    so the gradient of a loss is known as soon as the loss is, through all past steps, in memory
+    that does not grow. It is the textbook's recurrence for ∂h_t/∂W_h, run forward.
+
+    What of S_t can differ from zero is read from the equations of the step, and only that is kept.
+    A weight of an elementwise recurrence (`lru`, `min_gru`, `indrnn`) influences one unit alone.
+    There S_t takes one array like the weights. In a dense cell every weight influences all N units.
+
+    Args:
+        step: a Step whose output is its loss, such as `jaxrnn.transforms.step_loss` returns. The
+            rows of a batch must not read each other; they run as batches of one.
+        memory_limit: the largest size of S_t, in bytes or as a text such as "1GiB", the default.
+
+    Methods: `init` and `update`, see `jaxrnn.online.Learner`. Equal arguments construct equal
+    learners.
+
+    Raises:
+        TypeError, ValueError: for an option out of range; while tracing, if S_t takes more than the
+            memory limit, or the output of the step is no loss.
+
+    Gradient: exact. With the params held, the sum over calls, each weighted by its number of
+    losses, is that of backpropagation through time. Time for each step: that of the step for an
+    elementwise recurrence; O(B N² P) for a dense one, with P weights. Memory: O(B P), and O(B N P)
+    for a dense one: a GRU with H = I = 256 keeps 385 MiB for each row in float32.
+
+    Source: R. J. Williams, D. Zipser, "A learning algorithm for continually running fully recurrent
+    neural networks", Neural Computation 1989; for elementwise recurrences, M. Mozer, "A focused
+    backpropagation algorithm for temporal pattern recognition", Complex Systems 1989.
+    """
+
+    step: Step
+    _: dataclasses.KW_ONLY
+    memory_limit: int | str = 2**30
+
+    def __post_init__(self) -> None:
+        check.require_callable("step", self.step, takes=3)
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        self.replace_fields(memory_limit=limit)
+
+    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+        """Returns all numbers of S that may differ from zero."""
+        return _influence(self, row, arguments, order=None, across_layers=True)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class snap(Learner):
+    """Sparse n-step approximation of RTRL: keeps what a weight influences within `order` steps.
+
+        S_t = pattern ⊙ (J_t S_{t-1} + D_t)                                                      (1)
+
+    where the pattern contains the numbers of S_t that can differ from zero `order` steps after
+    S = 0. With order 1, a weight of a dense cell keeps its influence on its own unit; the influence
+    that goes through other units at later steps is dropped. Then S_t takes one array like the
+    weights, two for an `lstm`, whose units are h and c.
+
+    Args:
+        step: a Step whose output is its loss.
+        order: n, at least 1. In a dense cell, 2 steps reach all units, so `snap(step, 2)` is
+            `rtrl(step)`.
+        across_layers: whether the influence of a layer's weights on the units of *later* layers is
+            kept. In a stack these are all units within one step, so False is the default: then a
+            weight acts on later layers through the current step alone.
+        memory_limit: the largest size of S_t, in bytes or as a text such as "1GiB", the default.
+
+    Methods: `init` and `update`, see `jaxrnn.online.Learner`. Equal arguments construct equal
+    learners.
+
+    Raises:
+        TypeError, ValueError: for an option out of range; while tracing, if S_t takes more than the
+            memory limit, or the output of the step is no loss.
+
+    Gradient: biased; exact for weights that influence no further unit, as in a layer of `lru`, and
+    for weights that influence no carry, as those of a readout. Time for each step with order 1: the
+    step, J_t and one product for each number of S_t. Memory: O(B P) with order 1.
+
+    Source: J. Menick, E. Elsen, U. Evci, S. Osindero, K. Simonyan, A. Graves, "Practical real time
+    recurrent learning with a sparse approximation to the Jacobian", ICLR 2021.
+    """
+
+    step: Step
+    order: int = 1
+    _: dataclasses.KW_ONLY
+    across_layers: bool = False
+    memory_limit: int | str = 2**30
+
+    def __post_init__(self) -> None:
+        check.require_callable("step", self.step, takes=3)
+        check.require_int("order", self.order, least=1)
+        check.require_bool("across_layers", self.across_layers)
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        self.replace_fields(memory_limit=limit)
+
+    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+        """Returns the numbers of S in the pattern."""
+        return _influence(self, row, arguments, order=self.order, across_layers=self.across_layers)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class eprop(Learner):
+    """E-prop: eligibility traces, which ignore the recurrent connections between units.
+
+        ε_t     = J°_t ε_{t-1} + D_t                                                             (1)
+        ∂L/∂w   = Σ_t (∂ℓ_t/∂c_t at c_{t-1} held) ε_t                                            (2)
+
+    where J°_t is ∂c_t/∂c_{t-1} without the paths through an operation that mixes the units of a
+    layer, such as h W_h. What remains is a unit's own memory: the forget gate of an `lstm`, the
+    update gate of a `gru`, nothing for an `elman` cell. The learning signal of (2) is the exact
+    gradient of the loss at the same step ("symmetric e-prop"). The influence of a layer's weights
+    on later layers is kept within the step alone.
+
+    Args:
+        step: a Step whose output is its loss.
+        memory_limit: the largest size of ε_t, in bytes or as a text such as "1GiB", the default.
+
+    Methods: `init` and `update`, see `jaxrnn.online.Learner`. Equal arguments construct equal
+    learners.
+
+    Raises:
+        TypeError, ValueError: for an option out of range; while tracing, if ε_t takes more than the
+            memory limit, or the output of the step is no loss.
+
+    Gradient: biased; exact for an elementwise recurrence, such as a layer of `lru`. Time for each
+    step: twice that of the step, and one product for each number of ε_t. Memory: O(B P).
+
+    Source: G. Bellec, F. Scherr, A. Subramoney, E. Hajek, D. Salaj, R. Legenstein, W. Maass, "A
+    solution to the learning dilemma for recurrent networks of spiking neurons", Nature
+    Communications 2020.
+    """
+
+    step: Step
+    _: dataclasses.KW_ONLY
+    memory_limit: int | str = 2**30
+
+    is_cut = True
+
+    def __post_init__(self) -> None:
+        check.require_callable("step", self.step, takes=3)
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        self.replace_fields(memory_limit=limit)
+
+    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+        """Returns the numbers of S that follow a unit's own memory."""
+        return _influence(self, row, arguments, order=None, across_layers=False)
+
+
+def _influence(
+    learner: Any,
+    row: RowStep,
+    arguments: tuple[Any, ...],
+    *,
+    order: int | None,
+    across_layers: bool,
+) -> SparseInfluence:
+    """Returns the numbers to keep; raises an error if they take more than the memory limit."""
+    kept = plan(row, arguments, order, across_layers=across_layers)
+    weights = arguments[0]
+    itemsize = widest(row.dtype, *(w.dtype for w in weights)).itemsize
+    needed = kept.size(weights) * row.num_rows * itemsize
+    got = f"{needed:,} bytes for {name_of(learner)} and {row.num_rows} rows"
+    expected = f"at most {learner.memory_limit:,}; raise the limit, or take snap, eprop or uoro"
+    check.require(needed <= learner.memory_limit, "memory_limit", got, expected)
+    return SparseInfluence(row, weights, kept)

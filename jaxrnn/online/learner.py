@@ -1,0 +1,263 @@
+"""What all online algorithms share: the state, masks and resets, and the gradient of a call."""
+
+import abc
+import functools
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import check, tree
+from jaxrnn.expression import Expression, name_of
+from jaxrnn.online.rows import RowStep, Weights, widest
+from jaxrnn.types import Carry, Key, Params, PyTree, Step
+
+
+class OnlineState(NamedTuple):
+    """What a learner carries from step to step.
+
+    Fields:
+        carry: the recurrent state c_t.
+        influence: what is kept of ∂c_t/∂w, arrays `(*batch, ...)`; None before the first update.
+        key: the key from which random numbers are drawn; None if the learner draws none.
+    """
+
+    carry: Carry
+    influence: Any
+    key: Any
+
+
+@runtime_checkable
+class Influence(Protocol):
+    """What an algorithm keeps of the influence S_t = ∂v_t/∂w, for B rows."""
+
+    def zeros(self, rows: int) -> Any:
+        """Returns S_0 = 0, arrays `(B, ...)`."""
+
+    def past_gradient(self, influence: Any, d_v: jax.Array) -> list[Any]:
+        """Returns Σ_rows (∂L/∂v_{t-1}) S_{t-1} for each weight array."""
+
+    def advance(self, influence: Any, arguments: tuple[Any, ...], key: Any) -> Any:
+        """Returns S_t, given S_{t-1} and the arguments of the step."""
+
+
+class Learner(Expression, abc.ABC):
+    """An online algorithm for a Step whose output is its loss, as a pair of pure functions."""
+
+    step: Step
+    needs_key = False  # whether it draws random numbers
+    is_cut = False  # whether recurrent connections have no gradient
+
+    @abc.abstractmethod
+    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> Influence:
+        """Returns what the algorithm keeps, for the arguments of one row or their shapes."""
+
+    def init(
+        self, params: Params, carry: Carry, xs: PyTree = None, *, key: Key | None = None
+    ) -> OnlineState:
+        """Returns the state before the first step, when no weight has influenced the carry.
+
+        Args:
+            params: the parameters of the step.
+            carry: the carry before the first step, with the batch axes of the inputs.
+            xs: inputs as `update` takes them, or their shapes and dtypes. With them, the state has
+                its final structure at once, as `jax.lax.scan` needs it. Without them, the first
+                update adds the influence.
+            key: for an algorithm that draws random numbers.
+        """
+        check.require_callable("step", self.step, takes=3)
+        check.require_arrays(params=params, carry=carry)
+        if self.needs_key:
+            check.require_key("key", key)
+        else:
+            expected = f"None, since {name_of(self)} draws no random numbers"
+            check.require(key is None, "key", "a key", expected)
+        carry = tree.to_arrays("carry", carry)
+        if xs is None:
+            return OnlineState(carry, None, key)
+        check.require_hashable("step", self.step)
+        return OnlineState(carry, _init(self, params, carry, xs), key)
+
+    def update(
+        self,
+        params: Params,
+        state: OnlineState,
+        xs: PyTree,
+        *,
+        mask: Any = None,
+        reset: Any = None,
+        reset_carry: Carry | None = None,
+        fill_value: float = 0.0,
+    ) -> tuple[Params, OnlineState, jax.Array]:
+        """Runs the steps of `xs`, and returns the gradient of the mean of their losses.
+
+        Args:
+            params: the parameters of the step. They may change from call to call; the influence of
+                past steps remains that of the parameters of those steps.
+            state: from `init` or from the last call.
+            xs: the inputs of the step, `(T, *batch, ...)`, for any T.
+            mask: `(T, *batch)`, bool. Where it is False the step does not run: the state is held,
+                and the loss is zero and does not count in the mean. What xs holds there has no
+                effect.
+            reset: `(T, *batch)`, bool. Where it is True the carry is replaced by `reset_carry`
+                before the step, and the influence by zero.
+            reset_carry: with the shapes of the carry. It defaults to the zero state of a Cell or a
+                Network. It has no gradient.
+            fill_value: the number that replaces masked inputs, from which the step must compute
+                finite numbers; masked integers become 0.
+
+        Returns:
+            `(grads, state, losses)`: the gradient with respect to `params`, the state after the
+            last step, and the losses `(T, *batch)`. The mean is over all losses that count, at
+            least 1. The gradient reaches through all past steps, also those of earlier calls.
+
+        Raises:
+            TypeError, ValueError: while tracing, if the output of the step is no loss, or an
+                argument does not fit; the message names it.
+        """
+        check.require_hashable("step", self.step)
+        check.require_instance("state", state, OnlineState)
+        check.require_arrays(params=params, state=state, xs=xs, mask=mask, reset=reset)
+        check.require_arrays(reset_carry=reset_carry)
+        fill_value = check.require_finite("fill_value", fill_value)
+        return _update(self, params, state, xs, mask, reset, reset_carry, fill_value)
+
+
+class _Problem(NamedTuple):
+    """A learner's step for arguments of certain shapes.
+
+    Fields:
+        row: the step of one row.
+        influence: what the learner keeps.
+        zeros: the influence of no step.
+    """
+
+    row: RowStep
+    influence: Influence
+    zeros: Any
+
+
+def _problem(learner: Learner, params: Params, carry: Carry, xs: PyTree) -> _Problem:
+    check.num_steps(xs)
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
+    row = RowStep(learner.step, params, carry, x, is_cut=learner.is_cut)
+    influence = learner.influence(row, row.abstract_arguments(params))
+    return _Problem(row, influence, row.split_batch(influence.zeros(row.num_rows)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(learner: Learner, params: Params, carry: Carry, xs: PyTree) -> Any:
+    return _problem(learner, params, carry, xs).zeros
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def _update(
+    learner: Learner,
+    params: Params,
+    state: OnlineState,
+    xs: PyTree,
+    mask: Any,
+    reset: Any,
+    reset_carry: Carry,
+    fill_value: float,
+) -> tuple[Params, OnlineState, jax.Array]:
+    steps = check.num_steps(xs)
+    row, influence, zeros = _problem(learner, params, state.carry, xs)
+    for name, marks in (("mask", mask), ("reset", reset)):
+        if marks is not None:
+            check.require_bool_array(name, marks)
+            expected = f"{[steps, *row.batch]}, the axes of the losses"
+            check.require(marks.shape == (steps, *row.batch), name, marks, expected)
+    if state.influence is None:
+        state = state._replace(influence=zeros)
+    why = f", that of {name_of(learner)} for these params, carry and inputs"
+    check.require_same_tree("state.influence", state.influence, zeros, why)
+    reset_carry = _checked_reset_carry(learner.step, row, params, state.carry, reset, reset_carry)
+    if mask is not None:
+        xs = tree.fill_unmasked(mask, xs, fill_value)
+    return _run(row, influence, params, state, xs, mask, reset, reset_carry)
+
+
+def _checked_reset_carry(
+    step: Step, row: RowStep, params: Params, carry: Carry, reset: Any, reset_carry: Any
+) -> Carry:
+    """Returns the carry that replaces another at a reset; raises an error unless it fits."""
+    if reset is None:
+        check.require(reset_carry is None, "reset_carry", "a carry and no reset", "both")
+        return carry
+    if reset_carry is None:
+        initial_carry: Any = getattr(step, "initial_carry", None)
+        expected = "a carry, since a plain Step has no zero state"
+        check.require(initial_carry is not None, "reset_carry", None, expected)
+        reset_carry = initial_carry(row.batch, check.float_dtype(params))
+    check.require_same_tree("reset_carry", reset_carry, carry, ", as the carry")
+    return reset_carry
+
+
+class _Steps(NamedTuple):
+    """What changes from step to step: v, the rest of the carry, the influence, key, gradient."""
+
+    v: jax.Array
+    others: list[Any]
+    influence: Any
+    key: Any
+    gradient: Weights
+
+
+def _run(
+    row: RowStep,
+    influence: Influence,
+    params: Params,
+    state: OnlineState,
+    xs: PyTree,
+    mask: Any,
+    reset: Any,
+    reset_carry: Carry,
+) -> tuple[Params, OnlineState, jax.Array]:
+    inexact, others_of_params = tree.split_inexact(params)
+    w, pull_params, given = jax.vjp(
+        lambda inexact: row.prepare(tree.merge_inexact(inexact, others_of_params)),
+        inexact,
+        has_aux=True,
+    )
+    leaves = row.merge_batch(jax.tree.leaves(xs), after=1)
+    shape = (check.num_steps(xs), row.num_rows)
+    runs = jnp.ones(shape, bool) if mask is None else jnp.reshape(mask, shape)
+    resets = jnp.zeros(shape, bool) if reset is None else jnp.reshape(reset, shape)
+    first_carry = row.flatten(reset_carry)
+    count = jnp.maximum(jnp.sum(runs), 1).astype(row.dtype)
+
+    def advance(state: _Steps, inputs: Any) -> tuple[_Steps, jax.Array]:
+        x, runs, resets = inputs
+        v, others, kept = state[:3]
+        if reset is not None:
+            v, others = tree.where(resets, first_carry, (v, others))
+            kept = tree.zero_unmasked(~resets, kept)
+        key, key_t = (None, None) if state.key is None else jax.random.split(state.key)
+
+        def mean_loss(w: Weights, v: jax.Array) -> tuple[jax.Array, Any]:
+            run = jax.vmap(row, in_axes=(None, None, 0, 0, 0))
+            new_v, losses, new_others = run(w, given, v, others, x)
+            losses = jnp.where(runs, losses, 0)
+            return jnp.sum(losses.astype(row.dtype)) / count, (new_v, new_others, losses)
+
+        results = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(w, v)
+        (d_w, d_v), (new_v, new_others, losses) = results
+        past = influence.past_gradient(kept, d_v)
+        gradient = [
+            total + direct.astype(total.dtype) + indirect
+            for total, direct, indirect in zip(state.gradient, d_w, past, strict=True)
+        ]
+        new_kept = influence.advance(kept, (w, given, v, others, x), key_t)
+        new = new_v, new_others, new_kept
+        if mask is not None:
+            new = tree.where(runs, new, (v, others, kept))
+        return _Steps(*new, key, gradient), losses
+
+    zeros = [jnp.zeros(a.shape, widest(a.dtype, row.dtype)) for a in w]
+    first = _Steps(*row.flatten(state.carry), row.merge_batch(state.influence), state.key, zeros)
+    last, losses = jax.lax.scan(advance, first, (leaves, runs, resets))
+    (grads,) = pull_params(tree.cast_like(last.gradient, w))
+    carry = row.unflatten(last.v, last.others)
+    new_state = OnlineState(carry, row.split_batch(last.influence), last.key)
+    return grads, new_state, row.split_batch(losses, after=1)

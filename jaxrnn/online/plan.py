@@ -1,0 +1,287 @@
+"""Which numbers of the influence matrix S_t = ∂v_t/∂w are kept.
+
+S is (N, P). But a weight of an elementwise recurrence influences one unit alone: that of its column
+of the kernel. So S is kept in blocks, one for each weight array and layer. Column m of the weight
+array, along one of its axes, has the rows `rows[m]`; all other numbers of S are zero, or dropped.
+Which rows a column has is read from the equations of the step.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.loops.derived import jaxprs
+from jaxrnn.online.rows import Leaves, RowStep, Weights
+from jaxrnn.online.sparsity import patterns_along
+
+
+class Block(NamedTuple):
+    """Rows of the influence of one weight array.
+
+    Fields:
+        weight: the number of the weight array.
+        axis: the axis of the weight array with M columns.
+        rows: `(M, r)`, units of v, or -1; `(1, r)` if all columns have the same rows.
+        seeds: `(r, N)`, the units that `rows[:, q]` contains, for each q.
+    """
+
+    weight: int
+    axis: int
+    rows: np.ndarray
+    seeds: np.ndarray
+
+
+class Pair(NamedTuple):
+    """The numbers of J_t that lead from one block of a weight array to another.
+
+    Fields:
+        target: the number of the block that grows.
+        source: the number of the block that is read.
+        colors: `(M or 1, r, r')`, the row of the compressed J_t.
+        columns: the same shape, its column.
+        is_there: the same shape, whether the number may differ from zero.
+    """
+
+    target: int
+    source: int
+    colors: np.ndarray
+    columns: np.ndarray
+    is_there: np.ndarray
+
+
+class Plan(NamedTuple):
+    """What an algorithm keeps of S_t, and what it computes at each step.
+
+    It depends on the equations of the step alone, not on numbers.
+
+    Fields:
+        blocks: the blocks of S.
+        pairs: the numbers of J_t between them.
+        seeds: `(C, N)`, sums of rows of J_t from which each number can be read.
+        row: the step from which J_t is computed.
+    """
+
+    blocks: list[Block]
+    pairs: list[Pair]
+    seeds: np.ndarray
+    row: RowStep
+
+    def size(self, weights: list[Any]) -> int:
+        """Returns how many numbers S has for one row of the batch."""
+        sizes = [np.prod(weights[b.weight].shape, dtype=int) for b in self.blocks]
+        return sum(int(n) * b.rows.shape[1] for n, b in zip(sizes, self.blocks, strict=True))
+
+
+def plan(
+    row: RowStep, arguments: tuple[Any, ...], order: int | None, *, across_layers: bool
+) -> Plan:
+    """Returns the plan of an online algorithm.
+
+    Args:
+        row: the step of one row.
+        arguments: w, given, v, others and x of one row, or their shapes and dtypes.
+        order: the number of steps within which a kept weight influences a unit; None for any.
+        across_layers: whether the influence on the units of later layers is kept.
+    """
+    direct, jacobian = _patterns(row, arguments)
+    layer_of = row.unit_layers()
+    blocks = []
+    for number, (weight, along_axes) in enumerate(zip(arguments[0], direct, strict=True)):
+        blocks += _blocks(number, weight, along_axes, jacobian, layer_of, order, across_layers)
+    places, needed = _places(blocks, jacobian)
+    masked, sparse = _restricted(row, arguments, needed, jacobian)
+    pairs, seeds = _pairs(places, needed, sparse)
+    return Plan(blocks, pairs, seeds, masked)
+
+
+def _restricted(
+    row: RowStep, arguments: tuple[Any, ...], needed: np.ndarray, jacobian: np.ndarray
+) -> tuple[RowStep, np.ndarray]:
+    """Returns the step from which J_t is computed, and which numbers of J_t it has.
+
+    They contain the needed ones, see `jaxrnn.online.products`.
+    """
+    found = row.products() if (jacobian & ~needed).any() else []
+    if not found:
+        return row, jacobian
+    _, sparse = _patterns(row.without_products(found), arguments)
+    masks = {}
+    for product in found:
+        mask = product.mask(needed)
+        masks[product.position] = mask
+        sparse = sparse | product.jacobian(mask)
+    return row.with_masks(masks), sparse & jacobian
+
+
+def _patterns(
+    row: RowStep, arguments: tuple[Any, ...]
+) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """Returns which numbers of D_t and J_t may differ from zero.
+
+    They are read from the equations of the pullback, whose sources are the cotangents of v_t. D_t
+    is given for each weight array and each of its axes, as `(N, M)`; J_t is `(N, N)`.
+    """
+    w, given, v, others, x = arguments
+
+    def pulled_back(parts: Leaves, w: Weights, given: Leaves, v: Any, others: Any, x: Any) -> Any:
+        return pullback(row, w, given, v, others, x)(jnp.concatenate(parts))
+
+    if row.num_units == 0:
+        return [[np.zeros((0, n), bool) for n in a.shape] for a in w], np.zeros((0, 0), bool)
+    parts = [jax.ShapeDtypeStruct((size,), row.dtype) for size in row.sizes()]
+    jaxpr, constants, _ = jaxprs.flat_jaxpr(pulled_back, parts, w, given, v, others, x)
+    sources = [*jaxpr.constvars, *jaxpr.invars][len(constants) :][: len(parts)]
+    shapes = [*(a.shape for a in w), (row.num_units,)]
+    rows: list[list[list[np.ndarray]]] = [[[] for _ in shape] for shape in shapes]
+    for source in sources:
+        (size,) = source.aval.shape
+        for shape, pattern, result in zip(
+            shapes, patterns_along(jaxpr, source, 0), rows, strict=True
+        ):
+            for axis, columns in enumerate(shape):
+                dense = np.full((columns, size), pattern is not None)
+                result[axis].append((pattern or {}).get(axis, dense).T)
+    *direct, (jacobian,) = [[np.concatenate(parts) for parts in result] for result in rows]
+    return direct, jacobian
+
+
+def influencing_weights(row: RowStep, arguments: tuple[Any, ...]) -> list[int]:
+    """Returns the numbers of the weight arrays that influence the carry."""
+    direct, _ = _patterns(row, arguments)
+    return [i for i, along_axes in enumerate(direct) if any(rows.any() for rows in along_axes)]
+
+
+def pullback(row: RowStep, w: Weights, given: Leaves, v: Any, others: Leaves, x: Leaves) -> Any:
+    """Returns the function from ∂L/∂v_t to (∂L/∂w, ∂L/∂v_{t-1}), for one row at one step."""
+    return jax.vjp(lambda w, v: row(w, given, v, others, x)[0], w, v)[1]
+
+
+def _blocks(
+    number: int,
+    weight: Any,
+    along_axes: list[np.ndarray],
+    jacobian: np.ndarray,
+    layer_of: np.ndarray,
+    order: int | None,
+    across_layers: bool,
+) -> list[Block]:
+    """Returns the blocks of one weight array, along the axis that needs the fewest numbers."""
+    choices = []
+    for axis, rows in enumerate(along_axes):
+        allowed = jacobian
+        if not across_layers and rows.any():
+            first = layer_of[rows.any(axis=1)].min()
+            rows = rows & (layer_of == first)[:, None]
+            allowed = jacobian & (layer_of[:, None] == layer_of[None, :])
+        rows = _reachable(rows, allowed, order)
+        of_layers = [rows & (layer_of == layer)[:, None] for layer in np.unique(layer_of)]
+        choices.append([_block(number, axis, own) for own in of_layers if own.any()])
+
+    def cost(blocks: list[Block]) -> tuple[int, float]:
+        """The numbers that are stored, and those of them that can differ from zero."""
+        kept = [np.mean((b.rows >= 0).sum(axis=1)) for b in blocks]
+        return sum(b.rows.shape[1] for b in blocks), float(sum(kept))
+
+    return min(choices, key=cost, default=[])
+
+
+def _reachable(rows: np.ndarray, jacobian: np.ndarray, order: int | None) -> np.ndarray:
+    """Returns the rows `(N, M)` that each column influences within `order` steps."""
+    steps = jacobian.astype(np.float32)
+    for _ in range(len(jacobian) if order is None else order - 1):
+        wider = rows | (steps @ rows.astype(np.float32) > 0)
+        if (wider == rows).all():
+            break
+        rows = wider
+    return rows
+
+
+def _block(number: int, axis: int, rows: np.ndarray) -> Block:
+    """Returns the block with these rows `(N, M)`.
+
+    Units that belong to one column get different colors, so that each color of a column is one
+    unit, and the sum of the rows of a color of D_t contains one number for each weight.
+    """
+    used = np.flatnonzero(rows.any(axis=1))
+    kept = rows[used].astype(np.float32)
+    colors = _color(kept @ kept.T > 0)
+    num_colors = int(colors.max()) + 1
+    units = np.full((rows.shape[1], num_colors), -1)
+    for unit, color in zip(used, colors, strict=True):
+        units[rows[unit], color] = unit
+    seeds = np.zeros((num_colors, len(rows)), np.float32)
+    seeds[colors, used] = 1
+    if (units == units[0]).all():
+        units = units[:1]
+    return Block(number, axis, units, seeds)
+
+
+def _color(conflicts: np.ndarray) -> np.ndarray:
+    """Returns a color for each node, different for nodes in conflict; the first that is free."""
+    colors = np.full(len(conflicts), -1)
+    for node, others in enumerate(conflicts):
+        taken = set(colors[others])
+        colors[node] = next(color for color in range(node + 1) if color not in taken)
+    return colors
+
+
+class _Place(NamedTuple):
+    """Where the numbers of a `Pair` stand in J_t.
+
+    Fields:
+        target: as in `Pair`.
+        source: as in `Pair`.
+        rows: `(M or 1, r, r')`.
+        columns: the same shape.
+        is_there: the same shape.
+    """
+
+    target: int
+    source: int
+    rows: np.ndarray
+    columns: np.ndarray
+    is_there: np.ndarray
+
+
+def _places(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[_Place], np.ndarray]:
+    """Returns the numbers of J_t that the blocks need, by pair and as `(N, N)`."""
+    places = []
+    needed = np.zeros_like(jacobian)
+    for i, target in enumerate(blocks):
+        for j, source in enumerate(blocks):
+            if source.weight != target.weight:
+                continue
+            rows, columns = np.broadcast_arrays(target.rows[:, :, None], source.rows[:, None, :])
+            is_there = (rows >= 0) & (columns >= 0) & jacobian[rows, columns]
+            if is_there.any():
+                needed[rows[is_there], columns[is_there]] = True
+                places.append(_Place(i, j, rows, columns, is_there))
+    return places, needed
+
+
+def _pairs(
+    places: list[_Place], needed: np.ndarray, jacobian: np.ndarray
+) -> tuple[list[Pair], np.ndarray]:
+    """Returns where to read the needed numbers of J_t, and the sums of rows that contain them."""
+    # Two rows share a color unless one has a number in a column that the other one needs.
+    overlap = needed.astype(np.float32) @ jacobian.astype(np.float32).T > 0
+    used = np.flatnonzero(needed.any(axis=1))
+    conflicts = (overlap | overlap.T)[np.ix_(used, used)]
+    np.fill_diagonal(conflicts, False)
+    colors = np.zeros(len(jacobian), int)
+    colors[used] = _color(conflicts)
+    seeds = np.zeros((len(np.unique(colors[used])), len(jacobian)), np.float32)
+    seeds[colors[used], used] = 1
+    pairs = [
+        Pair(
+            place.target,
+            place.source,
+            np.where(place.is_there, colors[place.rows], 0),
+            np.where(place.is_there, place.columns, 0),
+            place.is_there,
+        )
+        for place in places
+    ]
+    return pairs, seeds
