@@ -15,9 +15,7 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxrnn
-from jaxrnn import online
-from jaxrnn.diagnostics import plots
-from jaxrnn.transforms import StepLossInputs, step_loss
+from jaxrnn import diagnostics, online, transforms
 
 LAGS = (2, 5, 1, 8, 3)  # the rules, one after another
 
@@ -28,7 +26,7 @@ def draw(key, num_steps):
     lags = jnp.repeat(jnp.asarray(LAGS), -(-num_steps // len(LAGS)))[:num_steps]
     targets = bits[jnp.maximum(jnp.arange(num_steps) - lags, 0)]
     xs = 2.0 * bits.astype(jnp.float32) - 1
-    return StepLossInputs(xs[:, None, None], targets[:, None].astype(jnp.float32))
+    return transforms.StepLossInputs(xs[:, None, None], targets[:, None].astype(jnp.float32))
 
 
 def loss_of(outputs, targets):
@@ -39,7 +37,7 @@ def loss_of(outputs, targets):
 def with_loss(cell):
     """Returns the step whose output is its loss."""
     target = jax.ShapeDtypeStruct((), jnp.float32)
-    return step_loss(cell, jaxrnn.linear(1), loss_of, target=target)
+    return transforms.step_loss(cell, jaxrnn.linear(1), loss_of, target=target)
 
 
 def truncated(step, optimizer, k):
@@ -52,9 +50,14 @@ def truncated(step, optimizer, k):
     return jaxrnn.training.truncated_trainer(loss, optimizer, k1=1, k2=k)
 
 
-def num_bytes(tree):
-    """Returns the bytes of all arrays."""
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+def bytes_of_window(step, params, stream, k):
+    """Returns the memory that the gradient of k steps takes, by the compiler's analysis."""
+    window = jax.tree.map(lambda a: a[:k], stream)
+
+    def loss(params):
+        return jnp.mean(jaxrnn.unroll(step, params, window)[1])
+
+    return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
 
 def main():
@@ -66,19 +69,18 @@ def main():
     num_steps, size = (200, 4) if args.quick else (100_000, 32)
     dense, elementwise = with_loss(jaxrnn.gru(size)), with_loss(jaxrnn.lru(size))
     optimizer = optax.adam(3e-3)
-    snap = online.trainer(online.snap(dense), optimizer, k=1)
     trainers = {
         "RTRL, LRU": (elementwise, online.trainer(online.rtrl(elementwise), optimizer, k=1)),
-        "SnAp-1, GRU": (dense, snap),
+        "SnAp-1, GRU": (dense, online.trainer(online.snap(dense), optimizer, k=1)),
         "e-prop, GRU": (dense, online.trainer(online.eprop(dense), optimizer, k=1)),
         "UORO, GRU": (dense, online.trainer(online.uoro(dense), optimizer, k=1)),
-        "last 4 steps, GRU": (dense, truncated(dense, optimizer, 4)),
+        "last 8 steps, GRU": (dense, truncated(dense, optimizer, 8)),
         "last 16 steps, GRU": (dense, truncated(dense, optimizer, 16)),
     }
     stream = draw(jax.random.key(0), num_steps)
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=[*plots.COLOURS, "black"])
+    axes.set_prop_cycle(color=[*diagnostics.plots.COLOURS, "black"])
     for name, (step, trainer) in trainers.items():
         params = step.init(jax.random.key(1), 1)
         state = trainer.init(params, jax.random.key(2), step.initial_carry((1,)))
@@ -87,14 +89,17 @@ def main():
         state, metrics = jax.block_until_ready(update(state, stream))
         microseconds = (time.perf_counter() - begin) / num_steps * 1e6
         errors = np.asarray(metrics["loss"])
-        window = max(num_steps // 100, 1)
-        curve = errors[: len(errors) // window * window].reshape(-1, window).mean(axis=1)
+        width = max(num_steps // 100, 1)
+        curve = errors[: len(errors) // width * width].reshape(-1, width).mean(axis=1)
         of_rules = [part[len(part) // 2 :].mean() for part in np.array_split(errors, len(LAGS))]
         rules = ", ".join(f"{lag}: {error:.2f}" for lag, error in zip(LAGS, of_rules, strict=True))
-        kept = num_bytes(getattr(state.carry, "influence", ()))
+        if isinstance(state.carry, online.OnlineState):
+            kept = sum(a.nbytes for a in jax.tree.leaves(state.carry.influence))
+        else:
+            kept = bytes_of_window(step, params, stream, int(name.split()[1]))
         print(f"{name}: bits by lag, in the second half of its time: {rules}")
-        print(f"    {kept:,} bytes of influence, {microseconds:.0f} µs a step")
-        axes.plot(np.arange(len(curve)) * window, curve, label=name, linewidth=1)
+        print(f"    {kept:,} bytes of the past, {microseconds:.0f} µs a step")
+        axes.plot(np.arange(len(curve)) * width, curve, label=name, linewidth=1)
     for change in range(1, len(LAGS)):
         axes.axvline(change * num_steps / len(LAGS), color="black", linewidth=0.5)
     title = "A rule that changes: the target is the input of 2, 5, 1, 8, then 3 steps ago"

@@ -30,3 +30,6 @@ from jaxrnn.online.algorithms import eprop as eprop, rtrl as rtrl, snap as snap
 from jaxrnn.online.learner import Learner as Learner, OnlineState as OnlineState
 from jaxrnn.online.trainer import OnlineInputs as OnlineInputs, trainer as trainer
 from jaxrnn.online.uoro import uoro as uoro
+
+# All learners, by name; each takes a step.
+LEARNERS = (("rtrl", rtrl), ("snap", snap), ("eprop", eprop), ("uoro", uoro))

@@ -23,7 +23,7 @@ RTRL = f"{TEST}_rtrl_equals_bptt_over_two_calls_with_masks_and_resets"
 SNAP = f"{TEST}_snap_equals_its_definition"
 MEAN = f"{TEST}_the_mean_of_uoro_is_rtrl[elman]"
 SPLIT = f"{TEST}_calls_in_any_split_give_the_same_sum"
-INFLUENCE_OF_ONE = "diagnostics/test_online.py::test_the_influence_is_the_derivative"
+INFLUENCE_OF_ONE = "diagnostics/test_influence.py::test_the_influence_is_the_derivative"
 
 FAULTS = (
     fault(
@@ -89,14 +89,6 @@ FAULTS = (
         "w[rows, columns]",
         "w[rows[::-1], columns]",
         f"{SNAP}[gru-1]",
-    ),
-    fault(
-        PRODUCTS,
-        "Product.jacobian",
-        "numbers that count as absent",
-        "_product(_product(self.reaches, mask.T), self.reads)",
-        "np.zeros_like(self.reaches[:, :1] & self.reads[:1])",
-        f"{SNAP}[gru_reset_before-1]",
     ),
     fault(
         SPARSITY,
