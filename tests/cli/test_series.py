@@ -487,7 +487,7 @@ def test_a_run_is_inspected(trained, tmp_path):
         (
             "inputs",
             np.zeros((8, 4, 2), np.float32),
-            "xs: got float32.4,2., expected a last axis of size 9 for gru",
+            "xs: got float32.4,2., expected a last axis",
         ),
     ],
 )
