@@ -88,11 +88,16 @@ def prepare() -> Any:
     # Without cuDNN, the registration by the plugin itself fails with a long message.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL + 1)
     library = str(_folder("jax_plugins") / "xla_cuda13" / "xla_cuda_plugin.so")
-    xla_bridge.register_plugin("cuda", priority=1, library_path=library, options={})
+    api = xla_bridge.register_plugin("cuda", priority=1, library_path=library, options={})
     if not xla_client.pjrt_plugin_loaded("cuda"):
         xla_client.load_pjrt_plugin_dynamically("cuda", library)
     if not xla_client.pjrt_plugin_initialized("cuda"):
         xla_client.initialize_pjrt_plugin("cuda")
+    # So that the compiler knows the calls of libraries, such as cuDNN's LSTM.
+    from jax_cuda13_plugin import cuda_plugin_extension
+
+    register = functools.partial(cuda_plugin_extension.register_custom_call_target, api)
+    xla_client.register_custom_call_handler("CUDA", register)
     topology = topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=H100)
     return topology.devices[0]
 

@@ -661,6 +661,47 @@ def of_diagnostics():
             lambda p, c, x: (c, x), None, array(B, dtype=int), XS
         ),
     )
+    starts, x = array(7, H), array(I)
+    for message, args, options in (
+        ("TypeError: step: got 3 of type int", (3, GRU_PARAMS, starts, x), {}),
+        ("ValueError: carry: got leading axes of [()]", (GRU, GRU_PARAMS, array(), x), {}),
+        (
+            "ValueError: carry: got leading axes of [(3,), (7,)]",
+            (GRU, None, (CARRY, starts), x),
+            {},
+        ),
+        ("ValueError: carry: got no starts", (GRU, GRU_PARAMS, array(0, H), x), {}),
+        (
+            "ValueError: carry: got float64[5], expected float",
+            (GRU, GRU_PARAMS, array(7, 5), x),
+            {},
+        ),
+        (
+            "TypeError: carry: got float16[7,4], ex",
+            (GRU, GRU_PARAMS, array(7, H, dtype="f2"), x),
+            {},
+        ),
+        ("TypeError: carry: got no floating-p", (GRU, None, array(7, H, dtype=int), x), {}),
+        (
+            "ValueError: carry: got numbers that are n",
+            (GRU, GRU_PARAMS, np.full((7, H), np.nan), x),
+            {},
+        ),
+        ("ValueError: xs: got float64[3], expected a las", (GRU, GRU_PARAMS, starts, array(B)), {}),
+        ("ValueError: x: got None, which has no arrays", (GRU, GRU_PARAMS, starts, None), {}),
+        ("TypeError: params['b']: got str", (GRU, {**GRU_PARAMS, "b": "x"}, starts, x), {}),
+        ("ValueError: tolerance: got 0", (GRU, GRU_PARAMS, starts, x), {"tolerance": 0}),
+        (
+            "ValueError: merge_distance: got -1",
+            (GRU, GRU_PARAMS, starts, x),
+            {"merge_distance": -1},
+        ),
+        ("ValueError: max_iterations: got 0", (GRU, GRU_PARAMS, starts, x), {"max_iterations": 0}),
+    ):
+        call = lambda a=args, o=options: jaxrnn.diagnostics.fixed_points(*a, **o)  # noqa: E731
+        yield "fixed_points", message, call
+    call = traced(lambda p: jaxrnn.diagnostics.fixed_points(GRU, p, starts, x), GRU_PARAMS)
+    yield "fixed_points", "TypeError: params...: got a traced float64[", call
     yield (
         "memory_horizon",
         "TypeError: spectrum: got NoneType, expected a JacobianSpectrum",
@@ -697,7 +738,10 @@ def of_diagnostics():
         lambda: jaxrnn.diagnostics.memory_plan(no_loop, GRU_PARAMS, XS),
     )
     plots = jaxrnn.diagnostics.plots
-    for name in ("gradient_flow", "saturation", "memory_horizon", "truncation_bias"):
+    for name in (
+        *("gradient_flow", "saturation", "memory_horizon", "truncation_bias"),
+        *("fixed_points", "eigenvalues"),
+    ):
         wanted = (
             "TypeError: axes: got NoneType, expected matplotlib axes, such as plt.subplots()[1]"
         )

@@ -35,6 +35,8 @@ CHEAP = (
     "jaxrnn convert torch.safetensors gru.safetensors --of torch",
 )
 
+INTEROP = ("torch", "flax", "haiku", "equinox", "keras", "onnx", "stablehlo", "safetensors")
+
 # The namespaces of the reference, and of those that hold more than their public names, which.
 NAMESPACES = {
     "jaxrnn": None,
@@ -43,10 +45,7 @@ NAMESPACES = {
     "jaxrnn.diagnostics.plots": "plot_",
     "jaxrnn.training": None,
     "jaxrnn.online": None,
-    **{
-        f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$"
-        for library in ("torch", "flax", "haiku", "equinox", "keras", "onnx", "safetensors")
-    },
+    **{f"jaxrnn.interop.{library}": r"(read|write|load|save|Node)$" for library in INTEROP},
 }
 
 

@@ -133,6 +133,9 @@ QUESTIONS = {
         *(params, CELL.initial_carry((B,), jnp.float64), xs),
         loop=jaxrnn.parallel(jacobian="dense"),
     ),
+    "fixed_points": lambda params, xs: jaxrnn.diagnostics.fixed_points(
+        CELL, params, jnp.ones((B, H)), xs[0, 0]
+    ),
     "certify": lambda params, xs: jaxrnn.certify(CELL),
     "memory_plan": functools.partial(
         jaxrnn.diagnostics.memory_plan, loss, loops=(("bptt", jaxrnn.bptt),)

@@ -23,6 +23,7 @@ from benchmarks.problems import STEPS
 from jaxrnn import tree
 
 LOOPS = dict(jaxrnn.LOOPS)
+CUDNN = {"bptt": jaxrnn.bptt, "cudnn": jaxrnn.cudnn()}
 # The limit of an error is a factor times the error of `scan`, plus some roundings, and at most the
 # ceiling. The limit of the error of `scan` is the ceiling.
 FACTOR, ROUNDINGS = 2.0, 8
@@ -40,6 +41,7 @@ class Case(NamedTuple):
         loops: the loops to compare, by name.
         part: the Cell that makes parameters and carry for a plain Step.
         with_mask_and_resets: whether there are a mask and resets.
+        with_lengths: whether rows are right-padded.
         dtypes: the dtypes to compare in.
     """
 
@@ -49,6 +51,7 @@ class Case(NamedTuple):
     loops: dict[str, jaxrnn.Loop]
     part: Any = None
     with_mask_and_resets: bool = False
+    with_lengths: bool = False
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
 
@@ -81,7 +84,10 @@ def cases(dry: bool) -> list[list[Case]]:
         Case(f"{make.__name__}, large", make(256), (512, 64, 256), bptt, dtypes=("float32",))
         for make in (jaxrnn.gru, jaxrnn.lstm)
     ]
-    return [[every_loop, *large], cells[:8], [*cells[8:], *networks]]
+    by_cudnn = Case("lstm, cudnn", lstm, shape, CUDNN, dtypes=("float32",))
+    padded = by_cudnn._replace(name="lstm, cudnn, lengths", with_lengths=True)
+    of_cudnn = [by_cudnn, padded] if jax.default_backend() == "gpu" else []
+    return [[every_loop, *large, *of_cudnn], cells[:8], [*cells[8:], *networks]]
 
 
 def measure(run: Run) -> None:
@@ -186,6 +192,8 @@ def _runner(case: Case, loop: jaxrnn.Loop) -> Callable[..., Any]:
     if case.with_mask_and_resets:
         mask, reset = (rng.random(case.shape[:2]) < chance for chance in (0.7, 0.2))
         marks = {"mask": mask, "reset": reset}
+    if case.with_lengths:
+        marks = {"lengths": rng.integers(0, case.shape[0] + 1, case.shape[1])}
 
     def runner(params: Any, carry: Any, xs: Any) -> Any:
         return jaxrnn.unroll(case.step, params, xs, carry=carry, loop=loop, **marks)

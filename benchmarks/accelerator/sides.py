@@ -1,7 +1,8 @@
 """The sides that are timed: our loops, `lax.scan`, Flax, cuDNN's LSTM, and PyTorch.
 
 `scan` is `lax.scan` with a plain step. The loops for the Cell follow, then both with command
-buffers, which launch a whole loop as one CUDA graph.
+buffers, which launch a whole loop as one CUDA graph. `cudnn` is our loop, and "cudnn's lstm" the
+function that it calls, with batch-major inputs, which need no transposition.
 """
 
 import functools
@@ -25,7 +26,7 @@ COMMAND_BUFFERS = {"xla_gpu_enable_command_buffer": CAPTURED, "xla_gpu_graph_min
 COMMAND_BUFFER_FLAGS = "--xla_gpu_enable_command_buffer=+WHILE --xla_gpu_graph_min_graph_size=1"
 
 # Names of loops, before a colon, that are measured too as soon as LOOPS has them.
-JOINING = ("fused", "cudnn")
+JOINING = ("fused",)
 
 
 class Absent(RuntimeError):
@@ -123,21 +124,28 @@ def _flax(task: Task) -> Job:
     return job(task, flax.run, params)
 
 
-def _cudnn_lstm(task: Task) -> Job:
-    """Returns the job of `jax.experimental.rnn.lstm`: batch-major, with one array of weights."""
-    params, carry, xs = task.problem.args
+def _require_cudnn(task: Task) -> None:
     if task.problem.cell_name != "lstm":
         raise Absent("jax.experimental.rnn has only the LSTM")
-    if xs.dtype != jnp.float32:
+    if task.mode.dtype != jnp.float32:
         raise Absent("jax.experimental.rnn has only float32")
     if jax.default_backend() != "gpu":
         raise Absent("only a GPU has cuDNN")
+
+
+def _cudnn_loop(task: Task) -> Job:
+    _require_cudnn(task)
+    return _loop(task, jaxrnn.cudnn())
+
+
+def _cudnn_lstm(task: Task) -> Job:
+    """Returns the job of `jax.experimental.rnn.lstm`: batch-major, with one array of weights."""
+    _require_cudnn(task)
     from jax.experimental import rnn
 
-    host = jax.tree.map(np.asarray, params)
-    # The gates are in our order, i, f, g, o. The second of the two biases is zero.
-    parts = host["w_x"].T, host["w_h"].T, host["b"], np.zeros_like(host["b"])
-    weights = jnp.asarray(np.concatenate([part.ravel() for part in parts]))
+    params, carry, xs = task.problem.args
+    cell: Any = task.problem.cell
+    weights = jnp.asarray(cell.cudnn_weights(jax.tree.map(np.asarray, params)))
     lengths = np.full(task.problem.shape.B, task.problem.shape.T, np.int32)
     sizes = task.problem.shape.I, task.problem.shape.H
 
@@ -167,6 +175,7 @@ SIDES: dict[str, Callable[[Task], Job]] = {
         task, functools.partial(_loop, loop=jaxrnn.bptt)
     ),
     "flax": _flax,
+    "cudnn": _cudnn_loop,
     "cudnn's lstm": _cudnn_lstm,
 }
 

@@ -15,9 +15,7 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxrnn
-from jaxrnn import online
-from jaxrnn.diagnostics import plots
-from jaxrnn.transforms import StepLossInputs, step_loss
+from jaxrnn import diagnostics, online, transforms
 
 LAGS = (2, 5, 1, 8, 3)  # the rules, one after another
 
@@ -28,7 +26,7 @@ def draw(key, num_steps):
     lags = jnp.repeat(jnp.asarray(LAGS), -(-num_steps // len(LAGS)))[:num_steps]
     targets = bits[jnp.maximum(jnp.arange(num_steps) - lags, 0)]
     xs = 2.0 * bits.astype(jnp.float32) - 1
-    return StepLossInputs(xs[:, None, None], targets[:, None].astype(jnp.float32))
+    return transforms.StepLossInputs(xs[:, None, None], targets[:, None].astype(jnp.float32))
 
 
 def loss_of(outputs, targets):
@@ -39,7 +37,7 @@ def loss_of(outputs, targets):
 def with_loss(cell):
     """Returns the step whose output is its loss."""
     target = jax.ShapeDtypeStruct((), jnp.float32)
-    return step_loss(cell, jaxrnn.linear(1), loss_of, target=target)
+    return transforms.step_loss(cell, jaxrnn.linear(1), loss_of, target=target)
 
 
 def truncated(step, optimizer, k):
@@ -82,7 +80,7 @@ def main():
     stream = draw(jax.random.key(0), num_steps)
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=[*plots.COLOURS, "black"])
+    axes.set_prop_cycle(color=[*diagnostics.plots.COLOURS, "black"])
     for name, (step, trainer) in trainers.items():
         params = step.init(jax.random.key(1), 1)
         state = trainer.init(params, jax.random.key(2), step.initial_carry((1,)))

@@ -4,6 +4,7 @@ import dataclasses
 from collections import namedtuple
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid, tanh
 from jax.typing import DTypeLike
@@ -97,6 +98,14 @@ class lstm(LSTMCell):
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
     """
+
+    def cudnn_weights(self, params: Params) -> jax.Array:
+        """Returns the parameters as the one array that cuDNN takes.
+
+        It holds W_xᵀ, W_hᵀ, b and a second bias, which is zero; cuDNN has the same order of gates.
+        """
+        arrays = params["w_x"].T, params["w_h"].T, params["b"], jnp.zeros_like(params["b"])
+        return jnp.concatenate([jnp.ravel(array) for array in arrays])
 
 
 def lstm_advance(

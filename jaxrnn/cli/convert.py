@@ -33,7 +33,7 @@ def convert(options: Options) -> None:
     """Reads a file, writes another, and prints what it contains; UserError on failure."""
     source, target = options.source, options.target
     with _as_user_error("SOURCE", source, "a file or a folder that can be read"):
-        network, params = _read(source, options.of)
+        network, params = read(source, options.of)
     with _as_user_error("TARGET", target, "a file that can be written"):
         if target.suffix == ONNX_SUFFIX:
             _require_form("TARGET", str(target), network, "onnx", ("dropout", "linear"))
@@ -60,7 +60,8 @@ def _as_user_error(name: str, path: Path, expected: str) -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def _read(source: Path, library: str) -> tuple[Any, Params]:
+def read(source: Path, library: str) -> tuple[Any, Params]:
+    """Returns the network and the parameters of a run or a file with the names of a library."""
     if source.is_dir():
         got = f"{library!r} for the folder {str(source)!r}"
         check.require(library == "jaxrnn", "--of", got, "'jaxrnn', or a file", UserError)

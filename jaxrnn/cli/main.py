@@ -15,7 +15,7 @@ from jaxrnn.certify_all import CELL_NAMES, LOOP_NAMES
 try:
     from tqdm import tqdm
 
-    from jaxrnn.cli import convert, events, inspect, resuming, series_forecast, text
+    from jaxrnn.cli import convert, events, export, inspect, resuming, series_forecast, text
     from jaxrnn.cli.options import Options, Parser, UserError, option_type
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -79,6 +79,7 @@ COMMANDS: dict[str, Callable[[Options], Any]] = {
     "story": inspect.story,
     "sample": text.sample,
     "convert": convert.convert,
+    "export": export.export,
     "forecast": series_forecast.forecast,
 }
 
@@ -109,6 +110,8 @@ def parser() -> Parser:
     inspect.add_out(add("story", about), "story.png")
     about = "convert a run or a file of parameters to another library or to an ONNX model"
     convert.add_options(add("convert", about))
+    about = "export a network as programs that JAX runs without jaxrnn, on CPU, CUDA and TPU"
+    export.add_options(add("export", about))
     about = (
         "compare the gradients of all cells and loops with autodiff and finite differences, "
         "which takes some minutes"

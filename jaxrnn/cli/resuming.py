@@ -42,6 +42,7 @@ class RunCheckpoints:
     def __init__(self, args: Options, network: Any, optimizer: str) -> None:
         self._every = args.checkpoint_every
         self._folder = args.out / FOLDER
+        self._progress: Progress | None = None
         self._checkpoints: Checkpoints | None = None
         if self._every is not None:
             _silence_orbax()
@@ -50,19 +51,26 @@ class RunCheckpoints:
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        """Waits until all checkpoints are written; after Ctrl-C, writes one more before."""
         if self._checkpoints is not None:
-            self._checkpoints.__exit__(*error)
+            if isinstance(error, KeyboardInterrupt) and self._progress is not None:
+                # A full disk, or Ctrl-C while orbax begins to write this very step: the last whole
+                # checkpoint stays, and the run can be saved.
+                with contextlib.suppress(OSError, ValueError):
+                    self.save(self._progress)
+            self._checkpoints.__exit__(kind, error, traceback)
 
     def restore(self, progress: Progress) -> Progress:
         """Returns the progress of the last checkpoint; the argument if there is none."""
-        if self._checkpoints is None or self._checkpoints.latest_step is None:
-            return progress
-        try:
-            state, _, arrays = self._checkpoints.restore(progress.state)
-            return Progress.from_arrays(state, arrays)
-        except (ValueError, KeyError) as error:
-            raise UserError(re.sub("^folder", "--resume", str(error))) from None
+        if self._checkpoints is not None and self._checkpoints.latest_step is not None:
+            try:
+                state, _, arrays = self._checkpoints.restore(progress.state)
+                progress = Progress.from_arrays(state, arrays)
+            except (ValueError, KeyError) as error:
+                raise UserError(re.sub("^folder", "--resume", str(error))) from None
+        self._progress = progress
+        return progress
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after this update."""

@@ -96,9 +96,7 @@ def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     names = ["this model", *data.baselines]
     beside = [baseline_scores(data, data.test, origins, name) for name in data.baselines]
     count = int(prepare.future(data.panel, origins, data.test.ends, data.setup)[1].sum())
-    print(
-        f"{count:,} forecasts of {args.target!r}, 1 to {args.horizon} steps ahead, held out:"
-    )
+    print(f"{count:,} forecasts of {args.target!r}, 1 to {args.horizon} steps ahead, held out:")
     print("  absolute error  pinball loss")
     for name, row in zip(names, [scores, *beside], strict=True):
         print(f"  {row.error:14.4g}  {row.pinball:12.4g}  {name}")

@@ -129,17 +129,21 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
             resuming.begin(args.out, args, task.data)
         devices = _devices(args) if task.make_trainer is None else jax.devices()[:1]
         trainer = _trainer(task, args, devices)
-        with resuming.RunCheckpoints(args, task.network, _spell_optimizer(args)) as checkpoints:
-            progress = checkpoints.restore(Progress(_initial_state(task, args, trainer, devices)))
-            events.write("start", network=repr(task.network), steps=args.steps, step=progress.step)
-            if is_resumed:
-                print(f"resumed after {progress.step} of {args.steps} steps")
-            interrupted = False
-            try:
+        optimizer_text = _spell_optimizer(args)
+        progress, interrupted = None, False
+        try:
+            with resuming.RunCheckpoints(args, task.network, optimizer_text) as checkpoints:
+                state = _initial_state(task, args, trainer, devices)
+                progress = checkpoints.restore(Progress(state))
+                is_at = {"steps": args.steps, "step": progress.step}
+                events.write("start", network=repr(task.network), **is_at)
+                if is_resumed:
+                    print(f"resumed after {progress.step} of {args.steps} steps")
                 _advance(progress, task, args, trainer, devices, checkpoints, events)
-            except KeyboardInterrupt:
-                interrupted = True
-                checkpoints.save(progress)
+        except KeyboardInterrupt:
+            if progress is None:
+                raise
+            interrupted = True
         step, params = progress.selected
         params = jax.device_put(params, devices[0])
         results = run_folder.Run(

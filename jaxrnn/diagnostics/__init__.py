@@ -1,7 +1,8 @@
-"""Diagnostics: where the gradient goes, how far back it reaches, what truncation costs."""
+"""Diagnostics: where the gradient goes, how far back it reaches, what a network computes."""
 
 from jaxrnn.diagnostics import plots as plots
 from jaxrnn.diagnostics.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
+from jaxrnn.diagnostics.dynamics import FixedPoints as FixedPoints, fixed_points as fixed_points
 from jaxrnn.diagnostics.flow import GradientFlow as GradientFlow, gradient_flow as gradient_flow
 from jaxrnn.diagnostics.flow import per_step_gradients as per_step_gradients
 from jaxrnn.diagnostics.flow import saturation as saturation

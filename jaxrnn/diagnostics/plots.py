@@ -12,15 +12,25 @@ import jax
 import numpy as np
 
 from jaxrnn import check, tree
+from jaxrnn.diagnostics.dynamics import FixedPoints
 from jaxrnn.diagnostics.influence import ParameterInfluence
 from jaxrnn.diagnostics.online_errors import OnlineError
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.diagnostics.truncation import TruncationBias
-from jaxrnn.types import Array, Params
+from jaxrnn.transforms.rows import flatten_rows
+from jaxrnn.types import Array, Carry, Params
 
 Axes = Any  # of matplotlib, which only the extra `plot` installs
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (5, 1, 1, 1, 1, 1)))
+# Of the kinds of fixed points: only stable ones are filled.
+MARKERS = {
+    "stable": {"marker": "o", "color": COLOURS[0]},
+    "saddle": {"marker": "^", "edgecolors": COLOURS[1], "facecolors": "none"},
+    "unstable": {"marker": "s", "edgecolors": COLOURS[3], "facecolors": "none"},
+    "marginal": {"marker": "D", "edgecolors": COLOURS[2], "facecolors": "none"},
+    "slow": {"marker": "x", "color": "black"},
+}
 
 
 def plot_gradient_flow(axes: Axes, norms: Sequence[Array], label: str = "recurrent layer") -> Axes:
@@ -194,6 +204,66 @@ def plot_online_errors(axes: Axes, errors: Mapping[str, OnlineError]) -> Axes:
     return _finish(axes, xlabel="log₁₀ bytes kept", ylabel="log₁₀ ‖ĝ - g‖ / ‖g‖", title=title)
 
 
+def plot_fixed_points(axes: Axes, found: FixedPoints, *, trajectories: Carry | None = None) -> Axes:
+    """Draws fixed and slow points, and trajectories, in their first principal components.
+
+    Args:
+        axes: matplotlib axes; with `projection="3d"`, three components are drawn, else two.
+        found: the result of `fixed_points`.
+        trajectories: carries `(T, *batch, ...)`, such as those of `jaxrnn.history`. Their principal
+            components are the axes; without them, those of the points.
+    """
+    _check_axes(axes)
+    check.require_instance("found", found, FixedPoints)
+    num_axes = 3 if hasattr(axes, "get_zlim") else 2
+    points = np.asarray(flatten_rows(found.points, 1), float)
+    lines = np.zeros((0, 0, points.shape[1]))
+    if trajectories is not None:
+        check.require_same_structure("trajectories", trajectories, found.points)
+        carry, point = (jax.tree.leaves(c)[0] for c in (trajectories, found.points))
+        rows = np.asarray(flatten_rows(trajectories, 1 + carry.ndim - point.ndim), float)
+        lines = rows.reshape(len(rows), -1, rows.shape[-1])
+    cloud = points if lines.size == 0 else lines.reshape(-1, lines.shape[-1])
+    # Rows of zeros add axes if there are fewer numbers, or fewer points, than axes.
+    centre = cloud.mean(axis=0) if len(cloud) else np.zeros(points.shape[1])
+    padded = np.pad(cloud - centre, ((0, num_axes), (0, 0)))
+    components = np.linalg.svd(padded, full_matrices=False)[2][:num_axes]
+    components = np.pad(components, ((0, num_axes - len(components)), (0, 0)))
+    for line in np.moveaxis(lines, 1, 0):
+        axes.plot(*((line - centre) @ components.T).T, color="0.7", linewidth=0.5, zorder=1)
+    kinds = np.array(found.kinds)
+    for kind, look in MARKERS.items():
+        chosen = points[kinds == kind] if len(kinds) else points
+        if len(chosen):
+            label = f"{len(chosen)} {kind}"
+            axes.scatter(*((chosen - centre) @ components.T).T, label=label, zorder=2, **look)
+    if num_axes == 3:
+        axes.set_box_aspect(None, zoom=0.85)  # the labels of the axes need the room
+    labels = {f"{letter}label": f"component {i + 1}" for i, letter in enumerate("xyz"[:num_axes])}
+    return _finish(axes, **labels, title="Fixed points: where the state comes to rest")
+
+
+def plot_eigenvalues(axes: Axes, found: FixedPoints) -> Axes:
+    """Draws the eigenvalues at all points in the complex plane, with the unit circle.
+
+    Args:
+        axes: matplotlib axes.
+        found: the result of `fixed_points`.
+    """
+    _check_axes(axes)
+    check.require_instance("found", found, FixedPoints)
+    angles = np.linspace(0, 2 * np.pi, 200)
+    axes.plot(np.cos(angles), np.sin(angles), color="0.7", linewidth=1, label="|λ| = 1")
+    kinds = np.array(found.kinds)
+    for kind, look in MARKERS.items():
+        values = found.eigenvalues[kinds == kind].ravel() if len(kinds) else np.zeros(0)
+        if len(values):
+            axes.scatter(values.real, values.imag, s=12, label=f"at {kind} points", **look)
+    axes.set_aspect("equal")
+    title = "Eigenvalues: directions outside the circle grow"
+    return _finish(axes, xlabel="Re λ", ylabel="Im λ", title=title)
+
+
 def _check_axes(axes: Any) -> None:
     """Raises an error unless `axes` can be drawn on."""
     fits = hasattr(axes, "plot") and hasattr(axes, "figure")
@@ -217,5 +287,6 @@ def _log10(x: np.ndarray) -> np.ndarray:
 def _finish(axes: Axes, **labels: Any) -> Axes:
     axes.set(**labels)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
     return axes

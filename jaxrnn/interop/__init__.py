@@ -4,4 +4,4 @@
 """
 
 from jaxrnn.interop import equinox as equinox, flax as flax, haiku as haiku, keras as keras
-from jaxrnn.interop import onnx as onnx, torch as torch
+from jaxrnn.interop import onnx as onnx, stablehlo as stablehlo, torch as torch

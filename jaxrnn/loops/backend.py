@@ -56,8 +56,12 @@ def settings() -> Settings:
 
     An unknown device gets the settings of a GPU.
     """
-    platform = _assumed.get() or jax.default_backend()
-    return SETTINGS.get(platform, SETTINGS["gpu"])
+    return SETTINGS.get(platform(), SETTINGS["gpu"])
+
+
+def platform() -> str:
+    """Returns the kind of JAX's default device, or the one that `assume` names."""
+    return _assumed.get() or jax.default_backend()
 
 
 @contextlib.contextmanager

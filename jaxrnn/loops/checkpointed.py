@@ -117,11 +117,12 @@ class checkpointed(Expression):
             plan = self._plan(step, params, carry, xs)
             with explain_forward_mode("checkpointed"):
                 return _compiled_run(step, self.loop, plan, params, carry, xs)
-        step, params, carry, whole = derived.closed(step, params, carry, xs)
-        plan = self._plan(step, params, carry, xs)
+        closed = derived.closed(step, params, carry, xs)
+        arguments = closed.params, closed.carry, xs
+        plan = self._plan(closed.step, *arguments)
         with explain_forward_mode("checkpointed"):
-            last, ys = _run_checkpointed(step, self.loop, plan, params, carry, xs)
-        return whole(last), ys
+            last, ys = _run_checkpointed(closed.step, self.loop, plan, *arguments)
+        return closed.whole(last), ys
 
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)

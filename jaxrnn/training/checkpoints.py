@@ -42,6 +42,9 @@ class Checkpoints:
     while it writes one leaves the earlier ones as they are. All files are written in the
     background; `save` waits only until the arrays are copied and the checkpoint before is written.
 
+    Under `jax.distributed`, every process makes the same calls, in a folder that all share. A
+    checkpoint is written once, and any number of processes restores it.
+
     Use it in a `with` block, which waits for the last checkpoint at its end:
 
         with Checkpoints("checkpoints", network=network, optimizer="adamw(1e-2)") as checkpoints:

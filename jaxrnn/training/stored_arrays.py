@@ -12,8 +12,8 @@ from jaxrnn.types import PyTree
 
 
 def is_spread(x: Any) -> bool:
-    """Whether other processes hold parts of an array."""
-    return isinstance(x, jax.Array) and not x.is_fully_addressable
+    """Whether other processes hold parts of an array that this one does not."""
+    return isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
 
 
 def to_stored(x: Any) -> Any:

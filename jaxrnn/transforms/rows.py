@@ -1,13 +1,15 @@
 """A carry as rows of numbers: its batch axes, its flat form, the norm of each row."""
 
 import itertools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.cells.kernels import at_least_float32
-from jaxrnn.types import Carry, Part, Step
+from jaxrnn.types import Array, Carry, Part, Step
 
 
 def num_batch_axes(step: Step | Part, carry: Carry) -> int:
@@ -48,6 +50,29 @@ def flatten_rows(carry: Carry, num_batch_axes: int) -> jax.Array:
     dtype = at_least_float32(widest)
     rows = [jax.lax.collapse(part, num_batch_axes).astype(dtype) for part in parts]
     return jnp.concatenate(rows, axis=-1)
+
+
+def unflatten_rows(rows: jax.Array, carry: Carry) -> Carry:
+    """Returns `carry` with these numbers in its floating-point arrays; inverse of `flatten_rows`.
+
+    `rows` is `(*batch, N)`, and each array of the carry begins with the same batch axes. Integers
+    and keys stay as they are in `carry`.
+    """
+    inexact, others = tree.split_inexact(carry)
+    leaves: list[Array] = jax.tree.leaves(inexact)
+    structure: Any = jax.tree.structure(inexact)
+    num_batch_axes = rows.ndim - 1
+    arrays = []
+    begin = 0
+    for leaf in leaves:
+        size = math.prod(leaf.shape[num_batch_axes:])
+        parts = []
+        for _ in range(2 if jnp.iscomplexobj(leaf) else 1):
+            parts.append(jnp.reshape(rows[..., begin : begin + size], leaf.shape))
+            begin += size
+        array = jax.lax.complex(*parts) if len(parts) == 2 else parts[0]
+        arrays.append(array.astype(leaf.dtype))
+    return tree.merge_inexact(structure.unflatten(arrays), others)
 
 
 def row_norm(d_carry: Carry, num_batch_axes: int) -> jax.Array:

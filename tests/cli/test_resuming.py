@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections import Counter
@@ -51,7 +52,11 @@ def environment(tmp_path_factory):
 def start(arguments, environment):
     command = [sys.executable, "-m", "jaxrnn", "train", *map(str, arguments)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **streams)
+    process = subprocess.Popen(command, env=environment, **streams)
+    timer = threading.Timer(300, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def end(process):

@@ -2,6 +2,7 @@
 
 from faults.planting import fault
 
+PROGRESS = "cli/progress.py"
 RUN, TRAINING, CORPUS, TEXT, OPTIONS, FIGURES = (
     f"cli/{name}.py" for name in ("run_folder", "training", "corpus", "text", "options", "figures")
 )
@@ -44,7 +45,7 @@ RUN_FAULTS = (
         f"{RUNS}_a_folder_stays_as_it_was_if_a_file_cannot_take_its_place",
     ),
     fault(
-        TRAINING,
+        PROGRESS,
         "Progress.selected",
         "the last parameters saved",
         "last if self.has_diverged or self.best is None else self.best",
@@ -52,11 +53,11 @@ RUN_FAULTS = (
         BEST,
     ),
     fault(
-        TRAINING,
-        "Progress.record_evaluation",
+        PROGRESS,
+        "Progress.record",
         "the worst parameters saved",
-        'metrics["loss"] < min(losses, default=np.inf)',
-        'metrics["loss"] > max(losses, default=-np.inf)',
+        'evaluation["loss"] < min(losses, default=np.inf)',
+        'evaluation["loss"] > max(losses, default=-np.inf)',
         BEST,
     ),
 )
@@ -133,7 +134,7 @@ RESUMING_FAULTS = (
         RESUMED,
     ),
     fault(
-        "cli/progress.py",
+        PROGRESS,
         "Progress.from_arrays",
         "the best forgotten",
         'if "best" in arrays:',
@@ -141,7 +142,7 @@ RESUMING_FAULTS = (
         RESUMED,
     ),
     fault(
-        "cli/progress.py",
+        PROGRESS,
         "Progress.record",
         "half an update recorded",
         "        self.history.append(row)\n        self.state = state",

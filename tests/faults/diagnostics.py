@@ -14,6 +14,10 @@ DECAY = f"{BIAS}_of_a_geometric_decay_it_finds_the_least_power_of_two"
 SINGULAR = "diagnostics/test_spectrum.py::test_singular_values_and_norms_equal_those_of_jacobians"
 FINDING = f"{FINDINGS}_a_finding_is_a_sentence_with_its_numbers"
 HANGS = "test_hangs.py::test"
+DYNAMICS, SQUARES = "diagnostics/dynamics.py", "diagnostics/least_squares.py"
+POINTS = "diagnostics/test_dynamics.py::test"
+LINEAR = f"{POINTS}_a_linear_map_has_one_fixed_point_in_closed_form"
+UNCONVERGED = f"{POINTS}_starts_that_do_not_converge_are_counted"
 
 GRADIENT_FAULTS = (
     fault(
@@ -169,4 +173,64 @@ DIAGNOSIS_FAULTS = (
     ),
 )
 
-FAULTS = (*GRADIENT_FAULTS, *SPECTRUM_FAULTS, *DIAGNOSIS_FAULTS)
+FIXED_POINT_FAULTS = (
+    fault(DYNAMICS, "fixed_points", "J without I", " + np.eye(starts.shape[1])", "", LINEAR),
+    fault(
+        DYNAMICS,
+        "fixed_points",
+        "slow points are fixed",
+        "is_fixed=np.sqrt(2 * ends.speeds[rows]) <= tolerance",
+        "is_fixed=np.isfinite(ends.speeds[rows])",
+        f"{POINTS}_a_slow_point_is_where_the_speed_is_least",
+    ),
+    fault(
+        DYNAMICS,
+        "_merge",
+        "each end is a point",
+        "remaining[gaps > distance]",
+        "remaining[1:]",
+        LINEAR,
+    ),
+    fault(
+        DYNAMICS,
+        "FixedPoints.num_unstable",
+        "a line of points that grows",
+        " + MARGIN",
+        " - MARGIN",
+        f"{POINTS}_a_line_of_fixed_points_is_marginal_and_solved_although_singular",
+    ),
+    fault(
+        SQUARES,
+        "minimise_squares",
+        "all starts converge",
+        "return now, is_zero | is_minimum",
+        "return now, np.isfinite(speeds)",
+        UNCONVERGED,
+    ),
+    fault(
+        SQUARES,
+        "Evaluation.speeds",
+        "NaN is a speed",
+        "np.where(is_finite, speeds, np.inf)",
+        "speeds",
+        UNCONVERGED,
+    ),
+    fault(
+        SQUARES,
+        "_damped_steps",
+        "steps along the gradient",
+        "-np.linalg.solve(normal, gradients[..., None])[..., 0]",
+        "-gradients / damping[:, None]",
+        f"{POINTS}_points_of_a_scalar_tanh_are_those_of_bisection[2.0-0.1-kinds1]",
+    ),
+    fault(
+        "transforms/rows.py",
+        "unflatten_rows",
+        "real and imaginary parts change places",
+        "jax.lax.complex(*parts)",
+        "jax.lax.complex(*parts[::-1])",
+        f"{POINTS}_rows_are_flattened_and_back[complex128]",
+    ),
+)
+
+FAULTS = (*GRADIENT_FAULTS, *SPECTRUM_FAULTS, *DIAGNOSIS_FAULTS, *FIXED_POINT_FAULTS)

@@ -243,10 +243,71 @@ RANDOMIZED_FAULTS = (
     ),
 )
 
+CUDNN, CUDNN_TEST = "loops/cudnn.py", "loops/test_cudnn.py::test"
+CUDNN_FAULTS = (
+    fault(
+        "cells/lstm.py",
+        "lstm.cudnn_weights",
+        "kernels swapped",
+        'params["w_x"].T, params["w_h"].T',
+        'params["w_h"].T, params["w_x"].T',
+        f"{CUDNN_TEST}_the_weights_are_packed_in_the_order_of_cudnn",
+    ),
+    fault(
+        "cells/lstm.py",
+        "lstm.cudnn_weights",
+        "kernels not transposed",
+        'params["w_h"].T',
+        'params["w_h"]',
+        f"{CUDNN_TEST}_values_and_gradient_are_those_of_scan[batch0]",
+    ),
+    fault(
+        CUDNN,
+        "_run_valid_steps",
+        "rolled in the wrong direction",
+        "t + valid.first[None]",
+        "t - valid.first[None] + 0",
+        f"{CUDNN_TEST}_lengths[True]",
+    ),
+    fault(
+        CUDNN,
+        "_run_valid_steps",
+        "an empty row advances",
+        "jnp.where(is_empty, h_0, h) * factor",
+        "h * factor",
+        f"{CUDNN_TEST}_lengths[False]",
+    ),
+    fault(
+        CUDNN,
+        "_run_valid_steps",
+        "padding is not the held state",
+        "h_0[None], h[None]",
+        "h_0[None], h_0[None]",
+        f"{CUDNN_TEST}_lengths[False]",
+    ),
+    fault(
+        CUDNN,
+        "_valid_steps",
+        "a gap is not seen",
+        "jnp.any(mask != is_in_run, axis=0)",
+        "jnp.zeros(mask.shape[1], bool)",
+        f"{CUDNN_TEST}_a_mask_with_a_gap",
+    ),
+    fault(
+        CUDNN,
+        "_require_lstm",
+        "a subclass counts as the LSTM",
+        '"cudnn_weights" in vars(type(cell))',
+        'hasattr(cell, "cudnn_weights")',
+        f"{CUDNN_TEST}_what_cudnn_does_not_run_is_refused",
+    ),
+)
+
 FAULTS = (
     *SAVING_FAULTS,
     *RECOMPUTING_FAULTS,
     *TRUNCATED_FAULTS,
     *CHECKPOINTED_FAULTS,
     *RANDOMIZED_FAULTS,
+    *CUDNN_FAULTS,
 )

@@ -9,7 +9,10 @@ SCAN, SOLVE, SOLVER, DEVICES, STRUCTURE, DEPENDENCE, VECTORS = (
         *("affine_scan", "solve", "solver", "devices", "structure", "dependence", "vectors"),
     )
 )
+PLAIN_STEP, JAXPRS = f"{FOLDER}/plain_step.py", "loops/derived/jaxprs.py"
 TEST = "loops/test_parallel.py::test"
+RULES = "loops/test_parallel_rules.py::test"
+ANYWHERE = f"{RULES}_a_rule_anywhere_in_an_elementwise_step"
 MIXED = f"{TEST}_steps_that_mix_their_units[gru-dense]"
 LRU = f"{TEST}_values_and_gradient_equal_those_of_scan[lru]"
 IN_ORDER = f"{TEST}_what_has_not_converged_runs_in_order[3-dense]"
@@ -60,10 +63,10 @@ SOLVE_FAULTS = (
     ),
     fault(
         SOLVE,
-        "_solve",
+        "_first_step",
         "from the last violation",
         "jnp.argmax(ordered)",
-        "steps - 1 - jnp.argmax(jnp.flip(ordered))",
+        "len(marks) - 1 - jnp.argmax(jnp.flip(ordered))",
         IN_ORDER,
     ),
     fault(
@@ -155,10 +158,10 @@ STRUCTURE_FAULTS = (
     fault(
         DEPENDENCE,
         "_results",
-        "a derivative of its own is ignored",
-        "d._replace(is_affine=False)",
-        "d",
-        f"{TEST}_a_function_with_a_derivative_of_its_own_is_not_affine",
+        "a while loop has a derivative",
+        "jaxprs.has_derivative(eqn) and all",
+        "all",
+        f"{RULES}_a_while_loop_over_the_carry_runs_in_order[diagonal]",
     ),
     fault(
         DEPENDENCE,
@@ -204,4 +207,79 @@ DEVICE_FAULTS = (
     ),
 )
 
-FAULTS = (*SCAN_FAULTS, *SOLVE_FAULTS, *STRUCTURE_FAULTS, *DEVICE_FAULTS)
+RULE_FAULTS = (
+    fault(
+        SOLVER,
+        "_recurrence",
+        "the slopes of the rule forward",
+        "jaxprs.primal(recurrence, leaves, check.one_step(zs))",
+        "recurrence",
+        f"{RULES}_newtons_method_uses_the_derivative_of_the_function",
+    ),
+    fault(
+        SOLVER,
+        "InParallel.cotangents",
+        "every adjoint is linear",
+        "isinstance(cell, PlainStep) and not cell.has_custom_vjp",
+        "True",
+        f"{ANYWHERE}[clipped-state]",
+    ),
+    fault(
+        SOLVE,
+        "_runs_in_order",
+        "the adjoint of a clipped norm is refused",
+        "not is_adjoint or component.is_elementwise",
+        "True",
+        f"{ANYWHERE}[norm clipped-state]",
+    ),
+    fault(
+        PLAIN_STEP,
+        "PlainStep.adjoint",
+        "the rule gets the cotangent of the state alone",
+        "(advance, residuals.previous_carry)(d_carry)",
+        "(advance, residuals.previous_carry)(d_carry._replace(y=tree.zero_cotangents(d_carry.y)))",
+        f"{RULES}_the_rule_gets_the_sum_of_the_cotangents_of_state_and_output",
+    ),
+    fault(
+        "loops/derived/__init__.py",
+        "closed",
+        "a rule of parameters gets the sum over all steps",
+        "bool(rules) and _has_rule_of_params(traced, rules)",
+        "False",
+        f"{ANYWHERE}[clipped-parameter]",
+    ),
+    fault(
+        "loops/derived/regions.py",
+        "_dependence",
+        "a rule of parameters runs once under bptt",
+        "or has_rule_of_parameters(eqn, dependence)",
+        "",
+        f"{RULES}_a_rule_under_bptt[norm clipped-parameter]",
+    ),
+    fault(
+        "loops/derived/regions.py",
+        "has_rule_of_parameters",
+        "a rule inside another equation is not seen",
+        "(_is_nested_rule(eqn) or dependence == INVARIANT)",
+        "dependence == INVARIANT",
+        f"{RULES}_a_rule_of_a_parameter_inside_another_equation",
+    ),
+    fault(
+        SOLVE,
+        "_repair",
+        "NaN spreads in a product of matrices",
+        "jnp.where(is_finite, states, in_order)",
+        "states",
+        f"{RULES}_nan_stays_in_the_units_of_scan_where_matrices_are_multiplied",
+    ),
+    fault(
+        JAXPRS,
+        "_evaluate_primal",
+        "a function without a derivative loses its rule",
+        "inner is not None and all(map(has_derivative, inner.eqns))",
+        "inner is not None",
+        f"{RULES}_a_while_loop_with_a_rule_has_the_slopes_of_the_rule",
+    ),
+)
+
+FAULTS = (*SCAN_FAULTS, *SOLVE_FAULTS, *STRUCTURE_FAULTS, *DEVICE_FAULTS, *RULE_FAULTS)

@@ -109,6 +109,7 @@ LOOPS = {
     "checkpointed(num_states=3, segment_length=2, loop=scan)": jaxrnn.checkpointed(
         num_states=3, segment_length=2, loop=jaxrnn.scan
     ),
+    "cudnn()": jaxrnn.cudnn(),
     "parallel()": jaxrnn.parallel(memory_limit="1GiB"),
     "parallel(jacobian='dense', damping=0.5, chunk=4)": jaxrnn.parallel(
         jacobian="dense", damping=0.5, chunk=4

@@ -54,6 +54,7 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.loops import backend, chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
+from jaxrnn.loops.derived.jaxprs import Equation
 from jaxrnn.loops.derived.linearized import compress, expand
 from jaxrnn.loops.derived.recurrence import Recurrence
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
@@ -70,12 +71,18 @@ class ClosedStep(NamedTuple):
             the carry that the step passes on unchanged.
         carry: the other arrays of the carry.
         whole: rebuilds the original step's carry from this step's carry.
+        zero_y: zeros like the output of one step.
+        has_custom_vjp: whether a part of the step has a custom rule for reverse mode.
+        has_custom_vjp_of_params: whether such a rule may act on values that depend on params alone.
     """
 
     step: Step
     params: Values
     carry: Values
     whole: Callable[[Values], Carry]
+    zero_y: PyTree
+    has_custom_vjp: bool
+    has_custom_vjp_of_params: bool
 
 
 class _Step(NamedTuple):
@@ -151,7 +158,25 @@ def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
         new_carry, ys = outs[: len(carry)], outs[len(carry) :]
         return compress(changes, new_carry), traced.y_structure.unflatten(ys)
 
-    return ClosedStep(pure, traced.params, traced.varying, traced.whole)
+    zero_y = [jaxprs.zeros_like(v) for v in traced.jaxpr.outvars[len(traced.carry) :]]
+    rules = [eqn for eqn in traced.jaxpr.eqns if jaxprs.has_custom_vjp(eqn)]
+    return ClosedStep(
+        *(pure, traced.params, traced.varying, traced.whole),
+        zero_y=traced.y_structure.unflatten(zero_y),
+        has_custom_vjp=bool(rules),
+        has_custom_vjp_of_params=bool(rules) and _has_rule_of_params(traced, rules),
+    )
+
+
+def _has_rule_of_params(traced: _Step, rules: list[Equation]) -> bool:
+    """Returns whether a custom rule may act on params alone."""
+    parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
+
+    def dependence(eqn: Equation) -> int:
+        read = (parts.depends[v] for v in jaxprs.reads([eqn]))
+        return max(read, default=regions.INVARIANT)
+
+    return any(regions.has_rule_of_parameters(eqn, dependence(eqn)) for eqn in rules)
 
 
 def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Step:

@@ -1,13 +1,14 @@
 """Jaxprs as flat lists of equations: tracing a function, and running some of its equations."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
+from jax.interpreters import ad
 
 from jaxrnn import check, tree
 
@@ -29,6 +30,13 @@ CHEAP = STRUCTURAL | {
     *("rem", "floor", "ceil", "round", "is_finite", "shift_left", "shift_right_logical"),
     "one_minus_square",  # the slope of tanh, since JAX 0.12
 }
+# Calls of a function, by the name under which the equation holds its jaxpr.
+CALLS = {
+    **dict.fromkeys(("jit", "checkpoint", "remat", "remat2"), "jaxpr"),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
+}
+# They have a rule for differentiation, which raises an error, at the latest in reverse mode.
+NOT_DIFFERENTIABLE = {"while", "pure_callback", "io_callback"}
 
 
 def flat_jaxpr(fun: Callable[..., Any], *args: Any) -> tuple[Any, list[Any], Any]:
@@ -49,6 +57,39 @@ def evaluate_jaxpr(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
     """Returns the outputs of a jaxpr, and inlines its calls of jit."""
     variables = [*jaxpr.constvars, *jaxpr.invars]
     env = evaluate_equations(jaxpr.eqns, dict(zip(variables, values, strict=True)))
+    return [value_of(env, v) for v in jaxpr.outvars]
+
+
+def primal(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """Returns a function with the values of `fun`, without its custom derivative rules.
+
+    A call with a rule (`jax.custom_vjp`, `jax.custom_jvp`) becomes the equations of its function.
+    It stays as it is if JAX could not differentiate these.
+
+    Args:
+        fun: a function of trees of arrays.
+        args: its arguments, or their shapes and dtypes. The new function takes no others.
+    """
+    jaxpr, constants, structure = flat_jaxpr(fun, *args)
+
+    def evaluated(*args: Any) -> Any:
+        return structure.unflatten(_evaluate_primal(jaxpr, [*constants, *jax.tree.leaves(args)]))
+
+    return evaluated
+
+
+def _evaluate_primal(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
+    """Returns the outputs of a jaxpr, and inlines its calls."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+    for eqn in jaxpr.eqns:
+        inputs = [value_of(env, v) for v in eqn.invars]
+        called = eqn.params.get(CALLS.get(eqn.primitive.name))
+        inner = getattr(called, "jaxpr", called)
+        if inner is not None and all(map(has_derivative, inner.eqns)):
+            results = _evaluate_primal(inner, [*getattr(called, "consts", ()), *inputs])
+        else:
+            results = evaluate(eqn, inputs)
+        env |= zip(eqn.outvars, results, strict=True)
     return [value_of(env, v) for v in jaxpr.outvars]
 
 
@@ -145,6 +186,29 @@ def is_opaque(eqn: Equation) -> bool:
     return bool(inner_jaxprs(eqn)) or any(map(callable, _parameter_values(eqn)))
 
 
+def with_inner(eqn: Equation) -> Iterator[Equation]:
+    """Yields an equation and all equations inside it."""
+    yield eqn
+    for jaxpr in inner_jaxprs(eqn):
+        for inner in jaxpr.eqns:
+            yield from with_inner(inner)
+
+
+def has_custom_vjp(eqn: Equation) -> bool:
+    """Returns whether an equation is a call with a custom rule for reverse mode, or has one."""
+    return any(e.primitive.name == "custom_vjp_call" for e in with_inner(eqn))
+
+
+def has_derivative(eqn: Equation) -> bool:
+    """Returns whether JAX can differentiate an equation in reverse mode."""
+    name = eqn.primitive.name
+    if name in ("custom_jvp_call", "custom_vjp_call") or not any(map(has_gradient, eqn.invars)):
+        return True
+    has_rule = name in CALLS or eqn.primitive in ad.primitive_jvps
+    inner = (e for jaxpr in inner_jaxprs(eqn) for e in jaxpr.eqns)
+    return has_rule and name not in NOT_DIFFERENTIABLE and all(map(has_derivative, inner))
+
+
 def _parameter_values(eqn: Equation) -> list[Any]:
     """Returns the parameters of an equation, and the items of those that are lists."""
     values: list[Any] = []
@@ -212,7 +276,9 @@ def abstract_transpose(v: Var) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jnp.transpose, abstract_value(v))
 
 
-def zeros_like(v: Var) -> jax.Array:
-    """Returns zeros with the shape, dtype and sharding of a variable."""
+def zeros_like(v: Atom) -> jax.Array:
+    """Returns zeros with the shape, dtype and sharding of a variable; the keys of the seed 0."""
+    if jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, impl=v.aval.dtype), v.aval.shape)
     zero = jnp.zeros(v.aval.shape, v.aval.dtype, out_sharding=v.aval.sharding)
     return tree.to_varying(zero, v.aval.manual_axis_type.varying)

@@ -4,7 +4,7 @@ An equation is invariant (it runs once), hoisted (it runs for all steps at once,
 recurrent (it runs in order), or sunk (it runs for all steps at once, after the loop).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxrnn.loops.derived import jaxprs, min_cut
@@ -134,16 +134,32 @@ def _dependence(
     depends |= dict.fromkeys(inputs, STEPWISE) | dict.fromkeys(carry_in, CARRIED)
     for eqn in eqns:
         dependence = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
-        if eqn.effects or (dependence == STEPWISE and _is_never_batched(eqn)):
+        never_batched = dependence == STEPWISE and _is_never_batched(eqn)
+        if eqn.effects or never_batched or has_rule_of_parameters(eqn, dependence):
             dependence = CARRIED  # so that it runs in order
         depends |= dict.fromkeys([eqn, *eqn.outvars], dependence)
     return depends
 
 
+def has_rule_of_parameters(eqn: Equation, dependence: int) -> bool:
+    """Returns whether a custom rule for reverse mode may act on parameters alone.
+
+    Then each step has to apply it to its own cotangent. For all steps at once, it would act on the
+    sum of their cotangents, and it need not be linear.
+    """
+    return jaxprs.has_custom_vjp(eqn) and (_is_nested_rule(eqn) or dependence == INVARIANT)
+
+
+def _is_nested_rule(eqn: Equation) -> bool:
+    """Returns whether an equation contains a custom rule, of which the arguments are not known."""
+    return jaxprs.has_custom_vjp(eqn) and eqn.primitive.name != "custom_vjp_call"
+
+
 def _is_never_batched(eqn: Equation) -> bool:
     """Returns whether an equation, or one inside it, must run step by step."""
-    names = {e.primitive.name for e in _with_inner(eqn)}
-    return not names.isdisjoint(NEVER_BATCHED) or draws_otherwise_in_a_batch(eqn)
+    names = {e.primitive.name for e in jaxprs.with_inner(eqn)}
+    is_never_batched = not names.isdisjoint(NEVER_BATCHED) or _is_nested_rule(eqn)
+    return is_never_batched or draws_otherwise_in_a_batch(eqn)
 
 
 def draws_otherwise_in_a_batch(eqn: Equation) -> bool:
@@ -151,17 +167,9 @@ def draws_otherwise_in_a_batch(eqn: Equation) -> bool:
 
     Keys other than threefry do.
     """
-    variables = (v for e in _with_inner(eqn) for v in (*jaxprs.reads([e]), *e.outvars))
-    is_generator = any(e.primitive.name == "rng_bit_generator" for e in _with_inner(eqn))
+    variables = (v for e in jaxprs.with_inner(eqn) for v in (*jaxprs.reads([e]), *e.outvars))
+    is_generator = any(e.primitive.name == "rng_bit_generator" for e in jaxprs.with_inner(eqn))
     return is_generator or any("rbg" in str(v.aval.dtype) for v in variables)
-
-
-def _with_inner(eqn: Equation) -> Iterator[Equation]:
-    """Yields an equation and all equations inside it."""
-    yield eqn
-    for jaxpr in jaxprs.inner_jaxprs(eqn):
-        for inner in jaxpr.eqns:
-            yield from _with_inner(inner)
 
 
 def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:

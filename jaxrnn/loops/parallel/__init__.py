@@ -13,19 +13,17 @@ Each file answers one question:
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression, name_of
-from jaxrnn.loops import chunks, derived, recomputing
-from jaxrnn.loops.checked_cell import CheckedCell
+from jaxrnn.loops import chunks, recomputing
 from jaxrnn.loops.derived import jaxprs, regions
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.loops.parallel.devices import TimeAxis
-from jaxrnn.loops.parallel.plain_step import PlainStep
+from jaxrnn.loops.parallel.plain_step import as_cell
 from jaxrnn.loops.parallel.solve import Effort, Options
 from jaxrnn.loops.parallel.solver import InParallel
 from jaxrnn.loops.scan import scan
@@ -59,6 +57,12 @@ class parallel(Expression):
     and is solved in the same way at the solution. On a CPU this loop is slower than `bptt`; it is
     made for GPUs and TPUs, where a short step costs its launch.
 
+    A custom derivative rule in the step (`jax.custom_vjp`, and so `clip_adjoint`) has no part in
+    (1) and (2). It takes the place of A_tᵀ in (3). If it is not linear in λ, (3) is solved by
+    Newton's method where the rule is elementwise, and otherwise in order. Parts of the carry that
+    have no derivative run in order, such as random keys, and those that a `jax.lax.while_loop` or a
+    callback computes.
+
     Args:
         jacobian: A_t of (2) and (3). "diagonal" takes steps in which each unit of the carry reads
             its own past alone, and refuses others. "dense" takes any step, with one N x N matrix
@@ -78,15 +82,16 @@ class parallel(Expression):
     Raises:
         TypeError, ValueError: for an option out of range. While tracing: for a step that is not
             elementwise under "diagonal", for matrices above the memory limit, for an `axis_name`
-            under which the step is not linear or the inputs are not divided.
+            under which the step or its adjoint is not linear or the inputs are not divided.
 
     Equal arguments construct equal loops.
 
-    Where a state is not a number, "dense" may spread it to other units of its row. A product of
-    many large A_t may overflow where the states do not.
+    Where a state is not a number, it is so under `scan` too, on one device. A product of many large
+    A_t may overflow where the states do not; under "dense", what overflows runs in order.
 
     Gradient: exact for a linear step, otherwise within the tolerance. It can be differentiated
-    again unless (3) itself takes iterations, as with "quasi_diagonal". Time: O(log T) rounds, with
+    again unless (3) itself takes iterations, as with "quasi_diagonal". A second derivative of a
+    rule is that of its function. Time: O(log T) rounds, with
     O(T) work for a linear step and O(T N³) for each iteration of "dense". Memory: O(T), for a
     linear step 1.6 to 1.9 times that of `bptt` in `python -m benchmarks linear` (a `chunk` bounds
     it); O(T N²) for "dense".
@@ -145,7 +150,7 @@ class parallel(Expression):
 
         `chunk` is ignored.
         """
-        part = _part_to_solve(step, params, carry, xs)
+        part = as_cell(step, params, carry, xs)
         w, zs = part.cell.prepare(part.params), part.cell.project(part.params, xs)
         carries, efforts = self.solver(step).carries_and_efforts(part.cell, w, part.carry, zs)
         return part.whole(jax.tree.map(lambda c: c[-1], carries)), efforts
@@ -173,12 +178,12 @@ class parallel(Expression):
 
 
 def _run(loop: parallel, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-    part = _part_to_solve(step, params, carry, xs)
+    part = as_cell(step, params, carry, xs)
     solver = loop.solver(step)
 
     def run(carry: Carry, xs: PyTree) -> StepResult:
         last, carries = recomputing.run(part.cell, solver, part.params, carry, xs)
-        return last, part.outputs(solver.previous_carries(carry, carries), carries, xs)
+        return last, part.cell.output(part.params, carries)
 
     last, ys = chunks.in_chunks_of(loop.chunk, run, part.carry, xs)
     return part.whole(last), ys
@@ -186,41 +191,6 @@ def _run(loop: parallel, step: Step, params: Params, carry: Carry, xs: PyTree) -
 
 # A Cell does not close over traced values, so calls outside jit share one compiled program.
 _compiled = jax.jit(_run, static_argnums=(0, 1))
-
-
-class _PartToSolve(NamedTuple):
-    """The part of a step that is a recurrence, as a Cell, and the rest as functions.
-
-    Fields:
-        cell: the Cell.
-        params: its parameters.
-        carry: the arrays of the carry that change.
-        whole: rebuilds the carry of the step.
-        outputs: `(c_0..c_{T-1}, c_1..c_T, xs) -> ys`.
-    """
-
-    cell: Cell
-    params: Params
-    carry: Carry
-    whole: Callable[[Carry], Carry]
-    outputs: Callable[[Carry, Carry, PyTree], PyTree]
-
-
-def _part_to_solve(step: Step, params: Params, carry: Carry, xs: PyTree) -> _PartToSolve:
-    if isinstance(step, Cell) and step.has_handwritten_backward:
-        cell = CheckedCell(step)
-        return _PartToSolve(
-            *(cell, params, carry),
-            whole=lambda carry: carry,
-            outputs=lambda _, carries, xs: cell.output(params, carries),
-        )
-    closed = derived.closed(step, params, carry, xs)
-    run_step = jax.vmap(closed.step, in_axes=(None, 0, 0))
-    return _PartToSolve(
-        *(PlainStep(closed.step), closed.params, closed.carry),
-        whole=closed.whole,
-        outputs=lambda previous, _, xs: run_step(closed.params, previous, xs)[1],
-    )
 
 
 def _refuse_other_draws(step: Step, params: Params, carry: Carry, xs: PyTree) -> None:

@@ -3,7 +3,8 @@
 Two questions decide how a recurrence c_t = f(c_{t-1}) is solved for all steps at once. Is f affine,
 so that one solve is exact? Along which axes is it elementwise, so that its Jacobian is diagonal or
 has one block for each row? Both are answered equation by equation, for every value that depends on
-the carry. An equation that is not known here counts as not affine, and as mixing all axes.
+the carry. An equation that is not known here counts as not affine, and as mixing all axes. So does
+a call with a custom derivative rule; `jaxprs.primal` has replaced those that can be replaced.
 """
 
 from collections.abc import Iterable
@@ -40,11 +41,13 @@ class Dependence(NamedTuple):
         axes: pairs (i, p): an element at position n of the value's axis p depends on the elements
             at position n of the carry's axis i, and on no others along that axis.
         dtype: the dtype of the carry. A conversion to a narrower one rounds, so it is not affine.
+        is_differentiable: whether JAX can differentiate the value in reverse mode.
     """
 
     is_affine: bool
     axes: Axes
     dtype: Any
+    is_differentiable: bool = True
 
 
 def dependences(jaxpr: Any, sources: Iterable[Var]) -> list[Dependence | None]:
@@ -78,10 +81,6 @@ def _results(eqn: Equation, operands: list[Dependence | None]) -> list[Dependenc
     name = eqn.primitive.name
     if name in CALLS:
         return _outputs_of_call(eqn.params["jaxpr"], operands)
-    if name == "custom_jvp_call":
-        # Its derivative may be another function than the derivative of its equations.
-        results = _outputs_of_call(eqn.params["call_jaxpr"], operands)
-        return [None if d is None else d._replace(is_affine=False) for d in results]
     is_affine = _is_affine(eqn, operands)
     if name in NOT_HOLOMORPHIC and any(map(_loses_holomorphy, eqn.invars, operands)):
         is_affine, axes = False, NO_AXES
@@ -91,8 +90,10 @@ def _results(eqn: Equation, operands: list[Dependence | None]) -> list[Dependenc
         axes = frozenset.intersection(*_moved_axes(eqn, operands))
     else:
         axes = NO_AXES
-    dtype = next(d.dtype for d in operands if d is not None)
-    return [Dependence(is_affine, axes, dtype)] * len(eqn.outvars)
+    dependent = [d for d in operands if d is not None]
+    is_differentiable = jaxprs.has_derivative(eqn) and all(d.is_differentiable for d in dependent)
+    result = Dependence(is_affine, axes, dependent[0].dtype, is_differentiable)
+    return [result] * len(eqn.outvars)
 
 
 def _outputs_of_call(jaxpr: Any, operands: list[Dependence | None]) -> list[Dependence | None]:
@@ -163,7 +164,7 @@ def _moved_axes(eqn: Equation, operands: list[Dependence | None]) -> list[Axes]:
 def _broadcast(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
     places = eqn.params["broadcast_dimensions"]
     wide = eqn.params["shape"]
-    return {p: q for p, q in enumerate(places) if shape[p] == wide[q]}
+    return {p: int(q) for p, q in enumerate(places) if shape[p] == wide[q]}
 
 
 def _reshape(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:

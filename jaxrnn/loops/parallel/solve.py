@@ -16,6 +16,10 @@ since a state that has diverged later must not hide an error.
 
 After the last allowed iteration, the steps from the first that violates (3) on run in order. So (3)
 holds in every case. If A_t is only a part of the Jacobian, the price is more iterations.
+
+What has no A_t runs in order from the first step: random keys and state machines, loops such as
+`jax.lax.while_loop`, and an adjoint that is not linear in λ because of a custom derivative rule,
+unless it is elementwise.
 """
 
 import dataclasses
@@ -28,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
+from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.parallel import vectors
 from jaxrnn.loops.parallel.affine_scan import affine_scan
 from jaxrnn.loops.parallel.devices import TimeAxis, previous_states
@@ -98,7 +103,14 @@ class _Problem(NamedTuple):
 
 
 def solve(
-    name: str, recurrence: Recurrence, start: Leaves, inputs: Any, options: Options, reverse: bool
+    name: str,
+    recurrence: Recurrence,
+    start: Leaves,
+    inputs: Any,
+    options: Options,
+    *,
+    is_adjoint: bool,
+    is_linear: bool = False,
 ) -> tuple[Leaves, list[Effort]]:
     """Returns c_t for all t, and the effort for each component that is not affine.
 
@@ -108,17 +120,20 @@ def solve(
         start: the leaves of c_0.
         inputs: the inputs of all steps, at least one.
         options: see `parallel`.
-        reverse: whether t counts from the last step.
+        is_adjoint: whether t counts from the last step, and what has no A_t may run in order.
+        is_linear: whether f is known to be affine.
     """
+    reverse = is_adjoint
     states: dict[int, Any] = {}
     known: dict[int, Any] = {}  # c_{t-1} for all t, of the arrays that are solved
     efforts = []
     for component in components(recurrence, start, check.one_step(inputs)):
+        component = component._replace(is_affine=is_linear or component.is_affine)
         step = functools.partial(_step_of_component, recurrence, start, component.leaves)
         own_start, own_inputs = [start[j] for j in component.leaves], (inputs, dict(known))
         if not component.is_recurrent:
             found = jax.vmap(step, in_axes=(None, 0))(own_start, own_inputs)
-        elif _is_discrete(component, own_start):
+        elif _runs_in_order(component, own_start, options, is_adjoint=is_adjoint):
             _check_axis(name, options.axis, is_linear=False)
             found = _scan(step, own_start, own_inputs, reverse)
         else:
@@ -158,12 +173,20 @@ def _step_of_component(
     return [new[j] for j in positions]
 
 
-def _is_discrete(component: Component, carry: Leaves) -> bool:
-    """Returns whether a part of a component has no derivative: random keys, a state machine."""
-    if all(map(check.is_inexact, carry)):
+def _runs_in_order(
+    component: Component, carry: Leaves, options: Options, *, is_adjoint: bool
+) -> bool:
+    """Returns whether a component has no A_t that `options` allow."""
+    if not component.is_differentiable:
+        return True
+    if not all(map(check.is_inexact, carry)):  # random keys, a state machine
+        is_counter = component.is_affine and component.is_elementwise
+        return not (is_counter and jnp.issubdtype(carry[0].dtype, jnp.integer))
+    if not is_adjoint or component.is_elementwise:
         return False
-    is_counter = component.is_affine and component.is_elementwise
-    return not (is_counter and jnp.issubdtype(carry[0].dtype, jnp.integer))
+    # At λ = 0, a rule that reads a norm has no Jacobian.
+    has_matrix = component.is_affine and options.jacobian != "diagonal"
+    return not has_matrix or any(map(jnp.iscomplexobj, carry))
 
 
 def _scan(step: Any, start: Leaves, inputs: Any, reverse: bool) -> Leaves:
@@ -240,7 +263,9 @@ def _solve(
     mesh_axes = jax.typeof(problem.start).manual_axis_type.varying
     guess = tree.to_varying(zeros, mesh_axes)
     if problem.is_exact_at_once:
-        return problem.corrections(guess, problem.values(guess), 0.0), []
+        states = problem.corrections(guess, problem.values(guess), 0.0)
+        can_spread = not (space.component.is_elementwise or problem.reverse or problem.axis)
+        return _repair(problem, states) if can_spread else states, []
     unit_axes = tuple(range(1 + space.component.num_row_axes, guess.ndim))
 
     def is_violated(states: jax.Array, values: jax.Array) -> jax.Array:
@@ -266,10 +291,7 @@ def _solve(
     is_solved = tree.to_varying(jnp.bool_(False), mesh_axes)
     begin = jnp.int32(0), is_solved, guess, problem.values(guess)
     iterations, _, states, values = jax.lax.while_loop(goes_on, iterate, begin)
-    violated = is_violated(states, values)
-    violated = jnp.any(violated, axis=tuple(range(1, violated.ndim)))
-    ordered = jnp.flip(violated) if problem.reverse else violated
-    first = jnp.where(jnp.any(ordered), jnp.argmax(ordered), steps)
+    first = _first_step(problem, is_violated(states, values))
     residual = jnp.max(_violation(states, values, unit_axes, problem.reverse), initial=0)
     states = _run_in_order(problem, states, first)
     return states, [Effort(iterations, steps - first, residual)]
@@ -285,6 +307,28 @@ def _violation(
     scale = jnp.broadcast_to(jax.lax.cummax(scale, axis=0, reverse=reverse), difference.shape)
     violation = difference / jnp.where(scale == 0, 1, scale)
     return jnp.where(jnp.isnan(violation), jnp.inf, violation)
+
+
+def _repair(problem: _Problem, states: jax.Array) -> jax.Array:
+    """Returns the states, with those of a run in order where they are not finite.
+
+    A product with a matrix spreads NaN and infinity to units that do not read them. The derivative
+    stays that of `states`, since JAX cannot differentiate the run in reverse mode.
+    """
+    is_finite = jnp.isfinite(states)
+    first = _first_step(problem, ~is_finite)
+    run = functools.partial(_run_in_order, problem)
+    jaxpr, constants, _ = jaxprs.flat_jaxpr(run, states, first)
+    arguments = map(jax.lax.stop_gradient, [*constants, states, first])
+    (in_order,) = jaxprs.evaluate_jaxpr(jaxpr, arguments)
+    return jnp.where(is_finite, states, in_order)
+
+
+def _first_step(problem: _Problem, marks: jax.Array) -> jax.Array:
+    """Returns the number of steps before the first that has a mark."""
+    marked = jnp.any(marks, axis=tuple(range(1, marks.ndim)))
+    ordered = jnp.flip(marked) if problem.reverse else marked
+    return jnp.where(jnp.any(ordered), jnp.argmax(ordered), len(marks))
 
 
 def _run_in_order(problem: _Problem, states: jax.Array, first: jax.Array) -> jax.Array:

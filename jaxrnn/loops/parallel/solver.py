@@ -6,7 +6,9 @@ from typing import Any
 import jax
 
 from jaxrnn import check, tree
+from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.parallel.devices import last_state, previous_states, sum_over_devices
+from jaxrnn.loops.parallel.plain_step import PlainStep
 from jaxrnn.loops.parallel.solve import Effort, Options, is_solved_at_once, solve
 from jaxrnn.loops.parallel.structure import Recurrence, components
 from jaxrnn.loops.recomputing import Solver
@@ -35,14 +37,14 @@ class InParallel(Solver):
     ) -> tuple[Carry, list[Effort]]:
         """Returns c_1..c_T, and the effort for each component that is not linear."""
         leaves, structure = _flatten(carry)
-        recurrence = _recurrence(cell, w, structure)
-        found, efforts = solve(self.name, recurrence, leaves, zs, self.options, reverse=False)
+        recurrence = _recurrence(cell, w, carry, zs)
+        found, efforts = solve(self.name, recurrence, leaves, zs, self.options, is_adjoint=False)
         return structure.unflatten(found), efforts
 
     def has_jax_gradient(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> bool:
         """Returns whether nothing takes iterations, which JAX cannot differentiate in reverse."""
-        leaves, structure = _flatten(carry)
-        found = components(_recurrence(cell, w, structure), leaves, check.one_step(zs))
+        recurrence = _recurrence(cell, w, carry, zs)
+        found = components(recurrence, jax.tree.leaves(carry), check.one_step(zs))
         return all(is_solved_at_once(part, self.options) for part in found if part.is_recurrent)
 
     def cotangents(
@@ -51,7 +53,7 @@ class InParallel(Solver):
         """Returns λ_0 and λ_1..λ_T.
 
         They follow from the recurrence u_{t-1} = adjoint(w, r_t, u_t + ∂ℓ_t/∂c_t), whose last
-        argument is λ_t.
+        argument is λ_t. A custom derivative rule need not be linear in λ.
         """
         leaves, structure = _flatten(d_last)
 
@@ -62,7 +64,12 @@ class InParallel(Solver):
 
         inputs = residuals, d_carries
         name = f"the adjoint of {self.name}"
-        found, _ = solve(name, recurrence, leaves, inputs, self.options, reverse=True)
+        found, _ = solve(
+            *(name, jaxprs.primal(recurrence, leaves, check.one_step(inputs)), leaves, inputs),
+            self.options,
+            is_adjoint=True,
+            is_linear=isinstance(cell, PlainStep) and not cell.has_custom_vjp,
+        )
         us = structure.unflatten(found)
         lambdas = tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)
         # JAX sums the cotangent of the carry, which all devices have, over the devices.
@@ -81,13 +88,17 @@ class InParallel(Solver):
         return jax.tree.map(lambda x: last_state(x, reverse, self.options.axis), states)
 
 
-def _recurrence(cell: Cell, w: Weights, structure: Any) -> Recurrence:
-    """Returns `advance` as a function of the leaves of the carry."""
+def _recurrence(cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> Recurrence:
+    """Returns `advance` as a function of the leaves of the carry.
+
+    It has no custom derivative rules, since these are for the gradient and not for the states.
+    """
+    leaves, structure = _flatten(carry)
 
     def recurrence(leaves: list[Any], z_t: PyTree) -> list[Any]:
         return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z_t)[0])
 
-    return recurrence
+    return jaxprs.primal(recurrence, leaves, check.one_step(zs))
 
 
 def _flatten(tree: PyTree) -> tuple[list[Any], Any]:

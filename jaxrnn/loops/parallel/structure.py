@@ -24,6 +24,7 @@ class Component(NamedTuple):
         is_affine: whether they are affine in themselves.
         is_elementwise: whether each element depends on itself alone among them.
         num_row_axes: the number of leading axes along which they are elementwise.
+        is_differentiable: whether JAX can differentiate them.
     """
 
     leaves: tuple[int, ...]
@@ -31,6 +32,7 @@ class Component(NamedTuple):
     is_affine: bool
     is_elementwise: bool
     num_row_axes: int
+    is_differentiable: bool
 
 
 def components(recurrence: Recurrence, carry: Leaves, inputs: Any) -> list[Component]:
@@ -85,4 +87,5 @@ def _component(
         is_affine=all(d.is_affine for d in own),
         is_elementwise=len(leaves) == 1 and row_axes == ndims[0],
         num_row_axes=row_axes,
+        is_differentiable=all(d.is_differentiable for d in own),
     )
