@@ -156,6 +156,9 @@ def _header(path: Path) -> list[str]:
 def _columns(args: Options, header: Sequence[str]) -> tuple[str, ...]:
     """Returns the target and the covariates: those in the options, or all other columns."""
     _require_column("--target", args.target, header)
+    is_other = args.target not in (args.time, args.series)
+    got = f"{args.target!r}, which is --time or --series"
+    check.require(is_other, "--target", got, "another column", UserError)
     others = [name for name in header if name not in (args.target, args.time, args.series)]
     if args.covariates is not None:
         others = [name for name in args.covariates.split(",") if name]

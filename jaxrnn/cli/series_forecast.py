@@ -13,7 +13,7 @@ from jaxrnn.cli import series_windows as prepare
 from jaxrnn.cli.options import Options, Parser, UserError
 from jaxrnn.cli.series_data import Table
 from jaxrnn.cli.series_heads import HEADS, Head
-from jaxrnn.cli.series_model import predict, restore
+from jaxrnn.cli.series_model import predict, require_fits, restore
 from jaxrnn.cli.series_windows import Panel, Setup
 from jaxrnn.diagnostics import plots
 
@@ -40,6 +40,8 @@ def forecast(args: Options) -> None:
     with run_folder.reading(args.folder / run_folder.OPTIONS):
         setup = _setup(run)
     head = load_head(args.folder)
+    with run_folder.reading(args.folder / run_folder.PARAMS):
+        require_fits(network, params, head, setup)
     if args.picture is not None:
         figures.require_writable(args.picture)
     names = {name: getattr(run, name, None) for name in ("target", "time", "series")}
@@ -143,6 +145,9 @@ def _setup(run: Options) -> Setup:
     whole = (setup.horizon, setup.window, setup.season)
     fits = all(isinstance(n, int) and n > 0 for n in whole)
     check.require(fits, "setup", f"horizon, window and season {whole}", "whole numbers from 1")
+    for name in ("change", "spread"):
+        check.require_positive(name, getattr(setup, name))
+    check.require_instance("is_seasonal", setup.is_seasonal, bool)
     is_same = setup.means.keys() == setup.deviations.keys()
     check.require(is_same, "setup", "means and deviations of other series", "those of the same")
     arrays = [setup.low, setup.high, *setup.means.values(), *setup.deviations.values()]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from jaxrnn import check
 from jaxrnn.cli import options, training
 from jaxrnn.cli import series_windows as prepare
 from jaxrnn.cli.series_heads import HEADS, Head, center
@@ -62,6 +63,15 @@ def _last_numbers(
 ) -> Array:
     carry, _ = jaxrnn.unroll(model, params, xs, lengths=lengths)
     return _decode(head, model.output(params, carry), horizon)
+
+
+def require_fits(network: Network, params: Params, head: Head, setup: Setup) -> None:
+    """Raises a ValueError unless a network reads and outputs what a setup says."""
+    xs = jax.ShapeDtypeStruct((1, 1, prepare.input_size(setup)), np.float32)
+    ys = jax.eval_shape(lambda p, x: jaxrnn.unroll(network, p, x)[1], params, xs)
+    wanted = (1, 1, setup.horizon * len(head.columns))
+    got, expected = check.describe(ys), f"outputs {wanted}"
+    check.require(getattr(ys, "shape", None) == wanted, repr(network), got, expected)
 
 
 def predict(

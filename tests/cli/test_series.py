@@ -26,7 +26,7 @@ ROWS, SEASON = 90, 7
 LEVELS = 0.1, 0.5, 0.9
 TINY = (
     *("--hidden-size", "4", "--batch-size", "4", "--steps", "6", "--evaluate-every", "3"),
-    *("--horizon", "3", "--window", "8", "--dropout", "0.2"),
+    *("--horizon", "3", "--window", "8", "--dropout", "0.2", "--devices", "1"),
 )
 
 
@@ -115,6 +115,7 @@ def lines(*changes, header="day,y,x"):
 LATE = "2024-01-31,1,1"
 BAD_FILES = [
     (lines(), ["--target", "z"], r"--target: got 'z', expected one of the columns 'day', 'y', 'x'"),
+    (lines(), ["--target", "day"], "--target: got 'day', which is --time or --series, expected an"),
     (lines(), ["--time", "z"], "--time: got 'z', expected one of the columns"),
     (lines(), ["--series", "z"], "--series: got 'z', expected one of the columns"),
     (lines(), ["--covariates", "z"], "--covariates: got 'z', expected one of the columns"),
@@ -523,6 +524,8 @@ BAD_FORECASTS = [
     (with_setup(means={"a": [0]}), "FOLDER: got .*means and deviations of other series"),
     (with_setup(low=[1]), r"FOLDER: got .*options.json' \(setup: got shapes .*, expected 2 numb"),
     (with_setup(horizon=0), r"FOLDER: got .*horizon, window and season \(0, 8, 7\), expected who"),
+    (with_setup(spread=0), r"FOLDER: got .*options.json' \(spread: got 0, expected"),
+    (with_setup(horizon=4), r"FOLDER: got .*params.safetensors' \(.*expected a last axis of size"),
     (with_setup(columns=["sales", "cost"]), "FILE: got no column 'cost', expected one of the col"),
 ]
 
