@@ -17,6 +17,7 @@ from jaxrnn import check
 from jaxrnn.cli.options import Options, UserError, as_user_error
 
 CHUNK = 100_000  # rows that are parsed at once, since a parsed row is larger than its numbers
+LARGEST = 1e30  # so that squares of numbers are finite in all that is computed
 SHOWN = 8  # names of columns or series in an error
 TIME_TEXTS = "times that are all numbers, or all dates such as 2024-01-31 or 2024-01-31 13:00"
 
@@ -26,7 +27,7 @@ class Table(NamedTuple):
 
     Fields:
         values: `(R, C)`, float64, the target first; NaN where a value is missing.
-        times: `(R,)`, nanoseconds since 1970 as int64 for dates, else float64. Without a column of
+        times: `(R,)`, microseconds since 1970 as int64 for dates, else float64. Without a column of
             times, the number of the row in its series, from 1.
         starts: `(S + 1,)`, the first row of each series, and R.
         names: the names of the series.
@@ -72,7 +73,7 @@ def read(args: Options, columns: Sequence[str] | None = None) -> Table:
             *(("FILE", column) for column in columns),
         ):
             _require_column(option, name, header)
-        parts = [*_chunks(args, columns)]
+        parts = [*_chunks(args, columns, header)]
         check.require(bool(parts), "rows", "none", "at least one")
     values = np.concatenate([part[0] for part in parts])
     codes = np.concatenate([part[1] for part in parts])
@@ -95,7 +96,7 @@ def time_text(table: Table, time: Any) -> str:
     """Returns a time of a table as it is written in a file."""
     if not table.has_dates:
         return f"{float(time):.15g}"
-    text = str(np.datetime64(int(time), "ns").astype("datetime64[us]")).replace("T", " ")
+    text = str(np.datetime64(int(time), "us")).replace("T", " ")
     return text.removesuffix(".000000").removesuffix(" 00:00:00")
 
 
@@ -109,11 +110,11 @@ def future_times(table: Table, series: int, count: int) -> np.ndarray:
         pd = pandas()
         with warnings.catch_warnings():  # the next pandas returns another type, which serves too
             warnings.simplefilter("ignore")
-            frequency = pd.infer_freq(pd.DatetimeIndex(recent.astype("datetime64[ns]")))
+            frequency = pd.infer_freq(pd.DatetimeIndex(recent.astype("datetime64[us]")))
         if frequency is not None:  # also months and years, which differ in length
-            last = pd.Timestamp(int(recent[-1]), unit="ns")
+            last = pd.Timestamp(int(recent[-1]), unit="us")
             dates = pd.date_range(last, periods=count + 1, freq=frequency)[1:]
-            return dates.to_numpy().astype("datetime64[ns]").astype(np.int64)
+            return dates.to_numpy().astype("datetime64[us]").astype(np.int64)
     step = np.median(np.diff(recent)).astype(times.dtype)
     return times[-1] + step * np.arange(1, count + 1)
 
@@ -177,7 +178,7 @@ def _require_column(option: str, name: str | None, header: Sequence[str]) -> Non
 
 
 def _chunks(
-    args: Options, columns: tuple[str, ...]
+    args: Options, columns: tuple[str, ...], header: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], bool]]:
     """Yields values, the numbers of the series, times, the names of the series, and has_dates."""
     codes: dict[str, int] = {} if args.series else {"": 0}
@@ -188,6 +189,7 @@ def _chunks(
         chunksize=CHUNK,
         index_col=False,
         low_memory=False,
+        skip_blank_lines=len(header) > 1,  # where there is one column, a blank is a missing value
     )
     times = _Times()
     with reader:
@@ -215,9 +217,10 @@ def _numbers(column: Any) -> np.ndarray:
     """Returns a column as float64, NaN where a value is missing."""
     numbers = pandas().to_numeric(column, errors="coerce")
     values = numbers.to_numpy(np.float64, na_value=np.nan)
-    bad = (np.isnan(values) & column.notna().to_numpy()) | np.isinf(values)
+    bad = (np.isnan(values) & column.notna().to_numpy()) | (np.abs(values) > LARGEST)
     if np.any(bad):
-        expected = "numbers, or no value where one is missing; --covariates leaves columns out"
+        expected = f"numbers up to {LARGEST:g}, or no value where one is missing"
+        expected += "; --covariates leaves columns out"
         raise UserError(f"FILE: got {_row(column, bad)}, expected {expected}")
     return values
 
@@ -240,7 +243,7 @@ class _Times:
         self._format: str | None = None
 
     def parse(self, column: Any) -> np.ndarray:
-        """Returns times as int64 nanoseconds or float64."""
+        """Returns times as int64 microseconds or float64."""
         pd = pandas()
         missing = column.isna().to_numpy()
         if np.any(missing):
@@ -258,7 +261,7 @@ class _Times:
             text = column.astype("str")
             dates = pd.to_datetime(text, format=self._format, errors="coerce", utc=True)
             bad = dates.isna().to_numpy()
-            times = dates.to_numpy("datetime64[ns]").astype(np.int64)
+            times = dates.to_numpy("datetime64[us]").astype(np.int64)
         else:
             times = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
             bad = ~np.isfinite(times)

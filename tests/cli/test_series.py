@@ -91,6 +91,7 @@ def test_chunks_change_nothing(file, data, monkeypatch):
         (["12/30/2023", "1/2/2024"], True),
         (["3", "20"], False),
         (["-1.5", "1e3"], False),
+        (["1700-01-01", "1969-12-31"], True),
     ],
 )
 def test_times_are_dates_or_numbers(times, has_dates):
@@ -100,6 +101,12 @@ def test_times_are_dates_or_numbers(times, has_dates):
     parsed = [parser.parse(pd.Series([float(t) if numbers else t], name="t")) for t in times]
     assert parser.has_dates == has_dates
     assert parsed[0] < parsed[1]
+
+
+def test_a_blank_line_in_a_file_of_one_column_is_a_missing_value(tmp_path):
+    (tmp_path / "y.csv").write_text("y\n1\n\n3\n")
+    table = series_data.read(options(tmp_path / "y.csv", target="y", time=None, series=None))
+    np.testing.assert_array_equal(table.values[:, 0], [1, np.nan, 3])
 
 
 GOOD = [f"2024-01-{day:02},{day % 5},{day % 3}" for day in range(1, 31)]
@@ -123,6 +130,11 @@ BAD_FILES = [
     (lines((3, "2024-01-04,4,rain")), [], "FILE: got 'rain' in column 'x', row 4, expected numb"),
     (lines((3, "2024-01-04,four,1")), [], "FILE: got 'four' in column 'y', row 4, expected numb"),
     (lines((3, "2024-01-04,inf,1")), [], "FILE: got 'inf' in column 'y', row 4, expected number"),
+    (
+        lines((3, "2024-01-04,4e30,1")),
+        [],
+        r"FILE: got '4e\+30' in column 'y', row 4, expected numbers",
+    ),
     (lines((3, "2024-01-04,1,1,1")), [], "FILE: got '.*bad.csv' .*, expected a CSV file with a h"),
     (lines((3, ",1,1")), [], "--time: got 'nan' in column 'day', row 4, expected a time in each"),
     (lines((3, "soon,1,1")), [], "--time: got 'soon' in column 'day', row 4, expected times that"),
@@ -557,7 +569,7 @@ def test_a_series_that_was_not_in_the_training_is_refused(trained, tmp_path, cap
     ],
 )
 def test_future_times_are_spaced_as_the_last_ones(times, wanted):
-    numbers = np.array(times, "datetime64[ns]").astype(np.int64)
+    numbers = np.array(times, "datetime64[us]").astype(np.int64)
     values = np.zeros((len(times), 1))
     starts = np.array([0, len(times)])
     table = series_data.Table(values, numbers, starts, ("",), ("y",), True)
