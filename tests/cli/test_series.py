@@ -30,19 +30,22 @@ TINY = (
 )
 
 
+def date_of(day):
+    return str(np.datetime64("2024-01-30") + np.timedelta64(day, "D"))
+
+
 def write_file(path, rows=ROWS, names=("a", "b")):
     """A season, a trend, noise, a covariate, missing values; the series in turns, like dates."""
     draws = np.random.default_rng(0)
     with path.open("w") as file:
         print("day,place,sales,price", file=file)
         for day in range(rows):
-            date = np.datetime64("2024-01-30") + day
             for number, name in enumerate(names):
                 value = 100**number * (5 + np.sin(2 * np.pi * day / SEASON) + day / 40)
                 sales = value + 100**number * draws.normal() / 10
                 price = draws.integers(9)
                 sales = "" if (day + number) % 11 == 4 else f"{sales:.6f}"
-                print(f"{date},{name},{sales},{price}", file=file)
+                print(f"{date_of(day)},{name},{sales},{price}", file=file)
     return path
 
 
@@ -422,9 +425,7 @@ def test_a_forecast_follows_the_last_row_of_each_series(trained, file, data, tmp
     rows = rows_of(out)
     assert picture.exists()
     assert [(row["series"], row["time"], row["step"]) for row in rows] == [
-        (name, f"{np.datetime64('2024-01-30') + ROWS + h}", str(h + 1))
-        for name in ("a", "b")
-        for h in range(3)
+        (name, date_of(ROWS + h), str(h + 1)) for name in ("a", "b") for h in range(3)
     ]
     network, params = run_folder.load_network(trained)
     for s, name in enumerate(("a", "b")):
