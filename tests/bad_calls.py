@@ -607,6 +607,20 @@ def of_diagnostics():
         "ValueError: xs: got no steps",
         lambda: effort(GRU, GRU_PARAMS, CARRY, array(0, B, I)),
     )
+    yield (
+        "parameter_influence",
+        "ValueError: name: got 'w', expected one of ['b', 'b_n', 'w_h', 'w_x']",
+        lambda: jaxrnn.diagnostics.parameter_influence(GRU, GRU_PARAMS, CARRY, XS, name="w"),
+    )
+    errors = jaxrnn.diagnostics.online_errors
+    for learners, message in (
+        (GRU, "TypeError: learners: got gru, expected a dict of learners, by name"),
+        ({"a": GRU}, "TypeError: learners['a']: got"),
+    ):
+        call = lambda found=learners: errors(found, GRU_PARAMS, CARRY, XS)  # noqa: E731
+        yield "online_errors", message, call
+    run = jaxrnn.cudnn()
+    yield "cudnn", "TypeError: step: got gru(", lambda: run(GRU, GRU_PARAMS, CARRY, XS)
     traced = lambda function, *args: lambda: jax.eval_shape(function, *args)  # noqa: E731
     for name in (
         *("gradient_flow", "per_step_gradients", "truncation_bias"),

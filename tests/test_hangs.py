@@ -115,6 +115,13 @@ def diagnosed(params, xs):
 
 
 # Each public diagnostic by its name, and what trains.
+
+
+def with_loss(params, carry, x):
+    carry, y = CELL(params, carry, x)
+    return carry, jnp.mean(y**2, axis=-1)
+
+
 QUESTIONS = {
     "gradient_flow": functools.partial(jaxrnn.diagnostics.gradient_flow, loss),
     "per_step_gradients": functools.partial(jaxrnn.diagnostics.per_step_gradients, loss),
@@ -135,6 +142,12 @@ QUESTIONS = {
     ),
     "fixed_points": lambda params, xs: jaxrnn.diagnostics.fixed_points(
         CELL, params, jnp.ones((B, H)), xs[0, 0]
+    ),
+    "parameter_influence": lambda params, xs: jaxrnn.diagnostics.parameter_influence(
+        CELL, params, CELL.initial_carry((B,), jnp.float64), xs, name="w_h", index=(0, 1)
+    ),
+    "online_errors": lambda params, xs: jaxrnn.diagnostics.online_errors(
+        {"snap": jaxrnn.online.snap(with_loss)}, params, CELL.initial_carry((B,), jnp.float64), xs
     ),
     "certify": lambda params, xs: jaxrnn.certify(CELL),
     "memory_plan": functools.partial(

@@ -16,7 +16,7 @@ import pytest
 
 from jaxrnn.training import Checkpoints
 
-SECONDS = 150  # after which a process is killed
+SECONDS = 300  # after which a process is killed
 WORKER = Path(__file__).parent / "process_worker.py"
 SCRIPT = WORKER.parent.parent / "docs" / "many_processes.py"
 
@@ -94,7 +94,7 @@ def killed(count, folder, victim):
         begin = time.monotonic()
         others = [process for process in processes if process is not processes[victim]]
         end(others)
-        assert time.monotonic() - begin < 60
+        assert time.monotonic() - begin < 120
     finally:
         end(processes)
     for number, process in enumerate(processes):

@@ -19,20 +19,20 @@ from jaxrnn.types import Carry, Key, Network, Params, Step, StepResult
 
 Tokens = tuple[jax.Array, jax.Array]  # inputs and targets
 
-FACTORIES: dict[str, Callable[..., Learner]] = dict(online.LEARNERS)
+LEARNERS: dict[str, Callable[..., Learner]] = dict(online.LEARNERS)
 NAMES = "rtrl, snap, snap:ORDER, eprop, uoro"
 
 
 def learner_named(name: str, step: Step) -> Learner:
     """Returns the learner with a name among `NAMES`; UserError if there is none."""
     family, *rest = _parse(learner_name(name))
-    return FACTORIES[family](step, *map(int, rest))
+    return LEARNERS[family](step, *map(int, rest))
 
 
 def _parse(name: str) -> list[str]:
     family, *rest = name.split(":")
     is_order = family == "snap" and len(rest) == 1 and int(rest[0]) >= 1
-    if family not in FACTORIES or (rest and not is_order):
+    if family not in LEARNERS or (rest and not is_order):
         raise ValueError(name)
     return [family, *rest]
 

@@ -127,8 +127,9 @@ class eprop(Learner):
     where J°_t is ∂c_t/∂c_{t-1} without the paths through an operation that mixes the units of a
     layer, such as h W_h. What remains is a unit's own memory: the forget gate of an `lstm`, the
     update gate of a `gru`, nothing for an `elman` cell. The learning signal of (2) is the exact
-    gradient of the loss at the same step ("symmetric e-prop"). The influence of a layer's weights
-    on later layers is kept within the step alone.
+    gradient of the loss at the same step ("symmetric e-prop"). D_t has all paths from the weights.
+    The influence of a layer's weights on later layers is kept within the step alone. Units that act
+    on no later loss through J°, such as h of an `lstm`, have no trace.
 
     Args:
         step: a Step whose output is its loss.
@@ -142,7 +143,8 @@ class eprop(Learner):
             memory limit, or the output of the step is no loss.
 
     Gradient: biased; exact for an elementwise recurrence, such as a layer of `lru`. Time for each
-    step: twice that of the step, and one product for each number of ε_t. Memory: O(B P).
+    step: twice that of the step, and one product for each number of ε_t. Memory: O(B P), and up to
+    O(B N P) if the step mixes the units of its next carry, as `layer_norm_lstm` does.
 
     Source: G. Bellec, F. Scherr, A. Subramoney, E. Hajek, D. Salaj, R. Legenstein, W. Maass, "A
     solution to the learning dilemma for recurrent networks of spiking neurons", Nature

@@ -89,7 +89,8 @@ class SparseInfluence:
         for block in self.plan.blocks:
             d = results[block.seeds.tobytes()][block.weight]  # (B, r, *shape)
             d = jnp.moveaxis(d, block.axis + 2, -1)
-            direct.append(d.reshape(*d.shape[:2], -1, d.shape[-1]))
+            others = int(np.prod(d.shape[2:-1], dtype=int))
+            direct.append(d.reshape(*d.shape[:2], others, d.shape[-1]))
         return direct, jacobian
 
 

@@ -67,11 +67,7 @@ class Learner(Expression, abc.ABC):
         """
         check.require_callable("step", self.step, takes=3)
         check.require_arrays(params=params, carry=carry)
-        if self.needs_key:
-            check.require_key("key", key)
-        else:
-            expected = f"None, since {name_of(self)} draws no random numbers"
-            check.require(key is None, "key", "a key", expected)
+        self._require_own_key("key", key)
         carry = tree.to_arrays("carry", carry)
         if xs is None:
             return OnlineState(carry, None, key)
@@ -114,13 +110,25 @@ class Learner(Expression, abc.ABC):
         Raises:
             TypeError, ValueError: while tracing, if the output of the step is no loss, or an
                 argument does not fit; the message names it.
+
+        Gradient: `jax.grad` of what `rtrl` returns is exact. That of `uoro` is unbiased. `snap` and
+        `eprop` drop paths at each order, so their gradients have no exact second derivative.
         """
         check.require_hashable("step", self.step)
         check.require_instance("state", state, OnlineState)
+        self._require_own_key("state.key", state.key)
         check.require_arrays(params=params, state=state, xs=xs, mask=mask, reset=reset)
         check.require_arrays(reset_carry=reset_carry)
         fill_value = check.require_finite("fill_value", fill_value)
         return _update(self, params, state, xs, mask, reset, reset_carry, fill_value)
+
+    def _require_own_key(self, name: str, key: Any) -> None:
+        """Raises an error unless there is a key exactly if the learner draws random numbers."""
+        if self.needs_key:
+            check.require_key(name, key)
+        else:
+            expected = f"None, since {name_of(self)} draws no random numbers"
+            check.require(key is None, name, "a key", expected)
 
 
 class _Problem(NamedTuple):

@@ -3,7 +3,8 @@
 S is (N, P). But a weight of an elementwise recurrence influences one unit alone: that of its column
 of the kernel. So S is kept in blocks, one for each weight array and layer. Column m of the weight
 array, along one of its axes, has the rows `rows[m]`; all other numbers of S are zero, or dropped.
-Which rows a column has is read from the equations of the step.
+Which rows a column has is read from the equations of the step. A row is kept only if its unit acts
+on a loss at a later step.
 """
 
 from typing import Any, NamedTuple
@@ -86,6 +87,9 @@ def plan(
         across_layers: whether the influence on the units of later layers is kept.
     """
     direct, jacobian = _patterns(row, arguments)
+    acting = _acting_units(row, jacobian)
+    direct = [[rows & acting[:, None] for rows in along_axes] for along_axes in direct]
+    jacobian = jacobian & acting[:, None]
     layer_of = row.unit_layers()
     blocks = []
     for number, (weight, along_axes) in enumerate(zip(arguments[0], direct, strict=True)):
@@ -145,6 +149,11 @@ def _patterns(
                 result[axis].append((pattern or {}).get(axis, dense).T)
     *direct, (jacobian,) = [[np.concatenate(parts) for parts in result] for result in rows]
     return direct, jacobian
+
+
+def _acting_units(row: RowStep, jacobian: np.ndarray) -> np.ndarray:
+    """Returns which units act on the loss of the next step or of a later one, `(N,)`."""
+    return _reachable(row.units_read_by_loss()[:, None], jacobian.T, None)[:, 0]
 
 
 def influencing_weights(row: RowStep, arguments: tuple[Any, ...]) -> list[int]:

@@ -54,6 +54,10 @@ class RowStep:
         self._carry = one_row(carry)
         traced = jaxprs.flat_jaxpr(step, params, self._carry, one_row(x))
         self._jaxpr, self._constants, _ = traced
+        shapes = [v.aval.shape for v in self._jaxpr.outvars]
+        wanted = [*(c.shape for c in jax.tree.leaves(self._carry)), (1,) * len(self.batch)]
+        expected = f"{wanted}; a step must not depend on the size of the batch"
+        check.require(shapes == wanted, "step", f"carry and loss of one row {shapes}", expected)
         sizes = [len(self._constants), *(len(jax.tree.leaves(a)) for a in (params, carry))]
         ends = np.cumsum(sizes)
         variables = [*self._jaxpr.constvars, *self._jaxpr.invars]
@@ -83,8 +87,8 @@ class RowStep:
 
     def products(self) -> list[Product]:
         """Returns the products with weight matrices through which a unit reads other units."""
-        if self._cuts or any(eqn.primitive.name == "custom_vjp_call" for eqn in self._equations):
-            return []  # a rule of the user's may read other units than its function does
+        if self._cuts:
+            return []
         floats = [i for i, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
         carries = [self._carries[i] for i in floats]
         return products(self._equations, carries, [self._jaxpr.outvars[i] for i in floats])
@@ -111,6 +115,20 @@ class RowStep:
         layer_of = {j: number for number, group in enumerate(found) for j in group}
         numbers = [layer_of[j] for j, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
         return np.repeat(numbers, self.sizes())
+
+    def units_read_by_loss(self) -> np.ndarray:
+        """Returns whether the loss has a gradient for each unit of v_{t-1}, `(N,)`.
+
+        It is True for all units of an array of the carry if it may be for one.
+        """
+        found = set(jaxprs.variables_of(self._jaxpr.outvars[-1:]))
+        for position, eqn in reversed(list(enumerate(self._equations))):
+            if not found.isdisjoint(eqn.outvars):
+                cut = self._cuts.get(position, ())
+                operands = [a for i, a in enumerate(eqn.invars) if i not in cut]
+                found.update(jaxprs.variables_of(operands))
+        floats = [v for v in self._carries if jaxprs.has_gradient(v)]
+        return np.repeat([v in found for v in floats], self.sizes()).astype(bool)
 
     def _divide(self, known: Leaves) -> None:
         """Divides the equations into those that depend on parameters alone, and the others."""
@@ -212,12 +230,19 @@ class RowStep:
         inputs = [jnp.reshape(a, (*ones, *a.shape)) for a in x]
         real = [_from_real(a, var.aval) for a, var in zip(w, self._weights, strict=True)]
         variables = [*self._weights, *self._given, *self._carries, *self._inputs]
-        values = [*real, *given, *self._unflatten_row(v, others), *inputs]
-        env = dict(zip(variables, values, strict=True))
+
+        def environment(v: jax.Array) -> jaxprs.Environment:
+            values = [*real, *given, *self._unflatten_row(v, others), *inputs]
+            return dict(zip(variables, values, strict=True))
+
+        env, held = environment(v), {}
+        if self._cuts:  # a cut operand has no gradient for v, and keeps that for w
+            held = environment(jax.lax.stop_gradient(v))
+            held = jaxprs.evaluate_equations(self._equations, held)
         for position, eqn in enumerate(self._equations):
             operands = [jaxprs.value_of(env, a) for a in eqn.invars]
             for i in self._cuts.get(position, ()):
-                operands[i] = jax.lax.stop_gradient(operands[i])
+                operands[i] = jaxprs.value_of(held, eqn.invars[i])
             if position in self._masks:
                 factor, matrix = operands
                 result = [masked_product(eqn, factor, matrix, self._masks[position])]

@@ -5,11 +5,15 @@ known about, there is a matrix A_p of bool: the elements at position n of axis p
 the elements at those positions m of the source's axis where A_p[n, m] is True. An axis that is not
 listed may depend on all positions. A value that does not depend on the source is None. An equation
 that is not known here lists no axes, so a pattern may be too large, and is never too small.
+
+A derivative can reach elements that the value does not, if a function has a derivative of its own
+(`jax.custom_jvp`, `jax.custom_vjp`). Then the pattern contains both.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
@@ -69,11 +73,15 @@ def _outputs(jaxpr: Any, known: dict[Var, Pattern]) -> Operands:
 def results(eqn: Equation, operands: Operands) -> Operands:
     """Returns the patterns of the results of an equation, one operand of which depends."""
     name = eqn.primitive.name
-    if name in CALLS or name in CUSTOM_RULES:
-        jaxpr = eqn.params[CUSTOM_RULES.get(name, "jaxpr")]
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-        pairs = zip(jaxpr.invars, operands, strict=True)
-        return _outputs(jaxpr, {v: pattern for v, pattern in pairs if pattern is not None})
+    if name in CALLS:
+        return _of_call(eqn.params["jaxpr"], operands)
+    if name in CUSTOM_RULES:
+        of_value = _of_call(eqn.params[CUSTOM_RULES[name]], operands)
+        of_derivative = _of_derivative(eqn, operands)
+        return [
+            _union([p for p in both if p is not None]) if any(p is not None for p in both) else None
+            for both in zip(of_value, of_derivative, strict=True)
+        ]
     if name in ("split", "unstack"):
         return (_split if name == "split" else _unstack)(eqn, operands)
     if name in ELEMENTWISE:
@@ -83,6 +91,64 @@ def results(eqn: Equation, operands: Operands) -> Operands:
     if name == "concatenate":
         return [_concatenate(eqn, operands)]
     return [{} for _ in eqn.outvars]
+
+
+def _of_call(jaxpr: Any, operands: Operands) -> Operands:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    pairs = zip(jaxpr.invars, operands, strict=True)
+    return _outputs(jaxpr, {v: pattern for v, pattern in pairs if pattern is not None})
+
+
+def _of_derivative(eqn: Equation, operands: Operands) -> Operands:
+    """Returns on which elements of the source the derivative of each result depends.
+
+    They are read from the equations of the pullback, whose sources are the cotangents of a result.
+    """
+    floats = [i for i, v in enumerate(eqn.invars) if jaxprs.has_gradient(v)]
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    found: Operands = []
+    for number, result in enumerate(eqn.outvars):
+        if not jaxprs.has_gradient(result):
+            found.append(None)
+            continue
+
+        def pulled_back(cotangent: Any, values: Any, number: int = number) -> Any:
+            def of_floats(*inexact: Any) -> Any:
+                merged = list(values)
+                for i, x in zip(floats, inexact, strict=True):
+                    merged[i] = x
+                return jaxprs.evaluate(eqn, merged)[number]
+
+            return jax.vjp(of_floats, *(values[i] for i in floats))[1](cotangent)
+
+        aval = jax.ShapeDtypeStruct(result.aval.shape, result.aval.dtype)
+        jaxpr, constants, _ = jaxprs.flat_jaxpr(pulled_back, aval, avals)
+        cotangent = [*jaxpr.constvars, *jaxpr.invars][len(constants)]
+        read_by = [operands[i] for i in floats]
+        found.append(_transposed_pattern(jaxpr, cotangent, read_by))
+    return found
+
+
+def _transposed_pattern(jaxpr: Any, cotangent: Var, operands: Operands) -> Pattern | None:
+    """Returns the pattern of a result, given its pullback and the patterns of the operands."""
+    of_operands: list[Pattern] = []
+    reached = [p is not None for p in _outputs(jaxpr, {cotangent: {}})]
+    for i, pattern in enumerate(operands):
+        if pattern is None or not reached[i]:
+            continue
+        of_operand = {}
+        for axis in range(cotangent.aval.ndim):
+            back = patterns_along(jaxpr, cotangent, axis)[i] or {}
+            # An element of the result reads elements of the operand, and these read the source.
+            read = [_product(back[p].T, a) for p, a in pattern.items() if p in back]
+            if read:
+                of_operand[axis] = np.logical_and.reduce(read)
+        of_operands.append(of_operand)
+    return _union(of_operands) if of_operands else None
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a.astype(np.float32) @ b.astype(np.float32) > 0
 
 
 def _dependent(eqn: Equation, operands: Operands) -> list[tuple[int, Pattern]]:

@@ -91,6 +91,8 @@ class RankOneInfluence:
             new = [pull(signs)[0][i] for i in self.kept]
             rho_0 = jnp.sqrt(_norm(s) / _norm([carried]).astype(_norm(s).dtype))  # (2)
             rho_1 = jnp.sqrt(_norm(new) / _norm([signs]).astype(_norm(new).dtype))  # (2)
+            # The mean does not depend on the scales, and a norm of zero has no derivative.
+            rho_0, rho_1 = jax.lax.stop_gradient((rho_0, rho_1))
             u = rho_0.astype(u.dtype) * carried + rho_1.astype(u.dtype) * signs  # (1)
             s = [
                 a / rho_0.astype(a.dtype) + (b / rho_1.astype(b.dtype)).astype(a.dtype)

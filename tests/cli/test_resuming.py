@@ -237,16 +237,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(options, step):
     assert {path.name for path in options.out.iterdir()} == set(run_folder.FILES)
 
 
-@pytest.mark.parametrize(("step", "last"), [(1, None), (6, 4)])
-def test_a_run_that_failed_goes_on_from_its_last_checkpoint(options, step, last):
+def test_a_run_that_failed_goes_on_from_its_last_checkpoint(options):
     with pytest.raises(ZeroDivisionError):
-        training.train(toy(at(step, die)), options)
-    assert steps_in(options.out) == [*map(str, range(2, step, 2)), "options.json"]
+        training.train(toy(at(6, die)), options)
+    assert steps_in(options.out) == ["2", "4", "options.json"]
     with pytest.raises(ZeroDivisionError):  # and twice
-        training.train(toy(at(step, die)), resumed(options))
+        training.train(toy(at(6, die)), resumed(options))
     seen = []
     training.train(toy(seen.append), resumed(options))
-    assert seen == [*range((last or 0) + 1, 7)]
+    assert seen == [5, 6]
     assert result(options.out) == whole(options)
 
 
@@ -279,8 +278,9 @@ def test_two_trainings_cannot_resume_one_run(options):
         with pytest.raises(UserError, match=r"--resume: got '.*', where another training is ab"):
             training.train(toy(), resumed(options))
 
-    training.train(toy(at(5, resume_too)), resumed(options))
-    assert result(options.out) == whole(options)
+    seen = []
+    training.train(toy(lambda step: seen.append(step) or at(5, resume_too)(step)), resumed(options))
+    assert seen == [5, 6]
 
 
 def test_other_data_are_refused(options):
@@ -335,7 +335,13 @@ def unfinished(tmp_path, capsys, content=None):
     (folder / "checkpoints").mkdir(parents=True)
     if content is None:
         given = {"text": tmp_path / "text", "steps": 2, "hidden_size": 3, "batch_size": 2}
-        given |= {"segment_length": 8, "devices": 1, "checkpoint_every": 5, "learning_rate": 1e-3}
+        given |= {
+            "embedding_size": 3,
+            "segment_length": 8,
+            "devices": 1,
+            "checkpoint_every": 5,
+            "learning_rate": 1e-3,
+        }
         tokens = TEXT.encode("utf-8", "surrogatepass")
         content = {"task": "text", "data": str(zlib.crc32(tokens)), "options": given}
     text = content if isinstance(content, str) else json.dumps(content, default=str)

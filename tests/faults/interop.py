@@ -111,7 +111,7 @@ LAYOUT_FAULTS = (
         "params in another order",
         "for name in names",
         "for name in names[::-1]",
-        "interop/test_stablehlo.py::test_programs_compute_the_same[deep-False-open]",
+        "interop/test_stablehlo.py::test_programs_compute_the_same[deep-open]",
     ),
     fault(
         "interop/stablehlo.py",

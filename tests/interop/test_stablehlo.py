@@ -49,7 +49,11 @@ def wanted(network, params, xs):
 
 def wanted_steps(network, params, xs):
     """The same, by the step alone, which XLA fuses in another way than in a loop."""
-    step, ys = jax.jit(network), []
+
+    def one(params, carry, x):  # a new function, so that it is compiled as this test asks
+        return network(params, carry, x)
+
+    step, ys = jax.jit(one), []
     carry = network.initial_carry(xs.shape[1:2], jnp.float32)
     for x in xs:
         carry, y = step(params, carry, x)
@@ -65,9 +69,16 @@ def equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize("sizes", [{}, {"batch": B, "steps": T}], ids=["open", "fixed"])
-@pytest.mark.parametrize("bake", [True, False])
+FIXED = {"batch": B, "steps": T}
+
+
+@pytest.mark.parametrize(
+    ("bake", "sizes"),
+    [
+        pytest.param(False, {}, id="open"),
+        pytest.param(True, FIXED, id="fixed", marks=pytest.mark.optimized),
+    ],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_programs_compute_the_same(name, bake, sizes):
     """To the bit where sizes are fixed."""
@@ -82,7 +93,7 @@ def test_programs_compute_the_same(name, bake, sizes):
     first = () if bake else (jaxrnn.tree.leaves_by_name(params),)
     step, sequence = (jax.jit(programs[name].call) for name in ("step", "sequence"))
     same = equal if sizes else close
-    for steps, rows in ((T, B),) if sizes else ((T, B), (1, 1), (2, 16)):
+    for steps, rows in ((T, B),) if sizes else ((T, B), (2, 16)):
         xs = inputs(network, steps, rows)
         carry = programs["start"].call(*first, xs[0])
         same(sequence(*first, carry, xs), wanted(network, params, xs))
