@@ -1,11 +1,20 @@
 """Writes figures, with titles that fit their panels."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from jaxrnn.cli.options import as_user_error
+from jaxrnn.cli.options import as_user_error, option_type
+
+
+def picture_file() -> Callable[[str], Path]:
+    """Returns the type of an option that is the name of a picture."""
+    suffixes = sorted(FigureCanvasBase.get_supported_filetypes())
+    expected = f"a name that ends in one of {', '.join(suffixes)}"
+    return option_type(Path, lambda path: path.suffix.lower()[1:] in suffixes, expected)
 
 
 def require_writable(path: Path) -> None:

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import digits, figures, options, run_folder, text
+from jaxrnn.cli import digits, figures, options, run_folder, series, text
 from jaxrnn.diagnostics import diagnose, plots
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
 from jaxrnn.types import Params
 
-TASKS = {"text": text, "digits": digits}
+TASKS: dict[str, Any] = {"text": text, "digits": digits, "series": series}
 BATCH_SIZE = 4  # rows of noise as inputs of a cell
 STORY_STEPS = 100  # time steps of the story
 MAX_PROBES = 32  # the largest number of directions for the Jacobian spectrum
@@ -59,9 +58,7 @@ def add_options(parser: options.Parser) -> None:
 
 def add_out(parser: options.Parser, default: str) -> None:
     """Adds the option `--out`, the file of a picture."""
-    suffixes = sorted(FigureCanvasBase.get_supported_filetypes())
-    expected = f"a name that ends in one of {', '.join(suffixes)}"
-    picture = options.option_type(Path, lambda path: path.suffix.lower()[1:] in suffixes, expected)
+    picture = figures.picture_file()
     about = "file for the picture: png, svg, pdf"
     parser.add_argument("--out", type=picture, default=Path(default), metavar="FILE", help=about)
 

@@ -15,7 +15,7 @@ from jaxrnn.certify_all import CELL_NAMES, LOOP_NAMES
 try:
     from tqdm import tqdm
 
-    from jaxrnn.cli import convert, events, export, inspect, resuming, text
+    from jaxrnn.cli import convert, events, export, inspect, resuming, series_forecast, text
     from jaxrnn.cli.options import Options, Parser, UserError, option_type
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith("jaxrnn"):
@@ -80,6 +80,7 @@ COMMANDS: dict[str, Callable[[Options], Any]] = {
     "sample": text.sample,
     "convert": convert.convert,
     "export": export.export,
+    "forecast": series_forecast.forecast,
 }
 
 
@@ -101,6 +102,8 @@ def parser() -> Parser:
         task.add_train_options(add(name, task.ABOUT, tasks))
     about = "generate text with a trained text model, character by character"
     text.add_sample_options(add("sample", about))
+    about = "forecast what follows the series in a CSV file, with a trained model"
+    series_forecast.add_options(add("forecast", about))
     about = "report and draw where a gradient vanishes, explodes or is not finite"
     inspect.add_options(add("inspect", about))
     about = "draw why gradients vanish, what truncation drops, and what an LSTM changes"

@@ -26,7 +26,8 @@ FOLDER = "checkpoints"
 OPTIONS = "options.json"
 TEMPORARY = ".unfinished-"  # how the names of folders begin that a process is writing
 # Of the options, those that belong to the command, not to the run, and what the data tell again.
-NOT_RESUMED = ("command", "task", "out", "resume", "overwrite", "vocabulary")
+NOT_RESUMED = ("command", "task", "out", "resume", "overwrite", "vocabulary", "setup")
+POSITIONAL = ("file",)  # the arguments of a task that have no name
 
 
 class RunCheckpoints:
@@ -146,7 +147,7 @@ def require_same_data(folder: Path, data: str) -> None:
     """Raises a UserError if a run began with other data."""
     with _reading(folder):
         begun_with = _content(folder)["data"]
-    got, expected = f"{str(folder)!r}, which began with other data", "the text it began with"
+    got, expected = f"{str(folder)!r}, which began with other data", "the data it began with"
     check.require(begun_with == data, "--resume", got, expected, UserError)
 
 
@@ -167,7 +168,9 @@ def _arguments(options: dict[str, Any]) -> Iterator[str]:
     """Yields the arguments of a command with these options."""
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        if value is True:
+        if name in POSITIONAL:
+            yield str(Path(value).absolute())  # begins like no option
+        elif value is True:
             yield flag
         elif value is not None and value is not False:
             yield f"{flag}={value}"

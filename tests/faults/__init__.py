@@ -27,6 +27,7 @@ from faults import (
     online,
     parallel,
     sequences,
+    series,
     simple_cells,
     starts,
     training,
@@ -53,4 +54,5 @@ FAULTS: tuple[Fault, ...] = (
     *online.FAULTS,
     *interop.FAULTS,
     *command_line.FAULTS,
+    *series.FAULTS,
 )
