@@ -9,6 +9,7 @@ from jaxrnn.online.influence import SparseInfluence
 from jaxrnn.online.learner import Learner
 from jaxrnn.online.plan import plan
 from jaxrnn.online.rows import RowStep, widest
+from jaxrnn.online.sparsity import LONGEST_AXIS
 from jaxrnn.types import Step
 
 
@@ -175,7 +176,13 @@ def _influence(
     order: int | None,
     across_layers: bool,
 ) -> SparseInfluence:
-    """Returns the numbers to keep; raises an error if they take more than the memory limit."""
+    """Returns the numbers to keep; raises an error if they take more than the memory limit.
+
+    Which ones they are is a table of N x N, so N is limited.
+    """
+    got = f"{row.num_units:,} numbers in a row of the carry"
+    expected = f"at most {LONGEST_AXIS:,} for {name_of(learner)}; uoro takes more"
+    check.require(row.num_units <= LONGEST_AXIS, "step", got, expected)
     kept = plan(row, arguments, order, across_layers=across_layers)
     weights = arguments[0]
     itemsize = widest(row.dtype, *(w.dtype for w in weights)).itemsize

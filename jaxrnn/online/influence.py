@@ -56,7 +56,7 @@ class SparseInfluence:
 
         Args:
             influence: S_{t-1}.
-            arguments: w and given; v `(B, N)`, others and x of all rows.
+            arguments: w and constants; v `(B, N)`, others and x of all rows.
             key: is not used.
         """
         direct, jacobian = self._derivatives(arguments)
@@ -68,19 +68,19 @@ class SparseInfluence:
 
     def _derivatives(self, arguments: tuple[Any, ...]) -> tuple[list[jax.Array], jax.Array]:
         """Returns D_t of each block, `(B, r, K, M)`, and J_t compressed, `(B, C, N)`."""
-        w, given, *of_rows = arguments
+        w, constants, *of_rows = arguments
         # Blocks with the same seeds share one pullback.
         wanted: dict[bytes, tuple[np.ndarray, set[int]]] = {}
         for block in self.plan.blocks:
             wanted.setdefault(block.seeds.tobytes(), (block.seeds, set()))[1].add(block.weight)
 
         def of_row(v: jax.Array, others: Leaves, x: Leaves) -> tuple[Any, jax.Array]:
-            pull = pullback(self.row, w, given, v, others, x)
+            pull = pullback(self.row, w, constants, v, others, x)
             direct = {}
             for name, (seeds, weights) in wanted.items():
                 d_w, _ = jax.vmap(pull)(jnp.asarray(seeds, self.row.dtype))
                 direct[name] = {i: d_w[i] for i in weights}
-            pull = pullback(self.plan.row, w, given, v, others, x)
+            pull = pullback(self.plan.row, w, constants, v, others, x)
             _, d_v = jax.vmap(pull)(jnp.asarray(self.plan.seeds, self.row.dtype))
             return direct, d_v
 

@@ -223,7 +223,7 @@ def _run(
     reset_carry: Carry,
 ) -> tuple[Params, OnlineState, jax.Array]:
     inexact, others_of_params = tree.split_inexact(params)
-    w, pull_params, given = jax.vjp(
+    w, pull_params, constants = jax.vjp(
         lambda inexact: row.prepare(tree.merge_inexact(inexact, others_of_params)),
         inexact,
         has_aux=True,
@@ -245,7 +245,7 @@ def _run(
 
         def mean_loss(w: Weights, v: jax.Array) -> tuple[jax.Array, Any]:
             run = jax.vmap(row, in_axes=(None, None, 0, 0, 0))
-            new_v, losses, new_others = run(w, given, v, others, x)
+            new_v, losses, new_others = run(w, constants, v, others, x)
             losses = jnp.where(runs, losses, 0)
             return jnp.sum(losses.astype(row.dtype)) / count, (new_v, new_others, losses)
 
@@ -256,7 +256,7 @@ def _run(
             total + direct.astype(total.dtype) + indirect
             for total, direct, indirect in zip(state.gradient, d_w, past, strict=True)
         ]
-        new_kept = influence.advance(kept, (w, given, v, others, x), key_t)
+        new_kept = influence.advance(kept, (w, constants, v, others, x), key_t)
         new = new_v, new_others, new_kept
         if mask is not None:
             new = tree.where(runs, new, (v, others, kept))

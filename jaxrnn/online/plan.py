@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.online.rows import Leaves, RowStep, Weights
-from jaxrnn.online.sparsity import patterns_along
+from jaxrnn.online.sparsity import are_dependent, patterns_along
 
 
 class Block(NamedTuple):
@@ -82,7 +82,7 @@ def plan(
 
     Args:
         row: the step of one row.
-        arguments: w, given, v, others and x of one row, or their shapes and dtypes.
+        arguments: w, constants, v, others and x of one row, or their shapes and dtypes.
         order: the number of steps within which a kept weight influences a unit; None for any.
         across_layers: whether the influence on the units of later layers is kept.
     """
@@ -127,16 +127,10 @@ def _patterns(
     They are read from the equations of the pullback, whose sources are the cotangents of v_t. D_t
     is given for each weight array and each of its axes, as `(N, M)`; J_t is `(N, N)`.
     """
-    w, given, v, others, x = arguments
-
-    def pulled_back(parts: Leaves, w: Weights, given: Leaves, v: Any, others: Any, x: Any) -> Any:
-        return pullback(row, w, given, v, others, x)(jnp.concatenate(parts))
-
+    w = arguments[0]
     if row.num_units == 0:
         return [[np.zeros((0, n), bool) for n in a.shape] for a in w], np.zeros((0, 0), bool)
-    parts = [jax.ShapeDtypeStruct((size,), row.dtype) for size in row.sizes()]
-    jaxpr, constants, _ = jaxprs.flat_jaxpr(pulled_back, parts, w, given, v, others, x)
-    sources = [*jaxpr.constvars, *jaxpr.invars][len(constants) :][: len(parts)]
+    jaxpr, sources = _traced_pullback(row, arguments)
     shapes = [*(a.shape for a in w), (row.num_units,)]
     rows: list[list[list[np.ndarray]]] = [[[] for _ in shape] for shape in shapes]
     for source in sources:
@@ -156,15 +150,32 @@ def _acting_units(row: RowStep, jacobian: np.ndarray) -> np.ndarray:
     return _reachable(row.units_read_by_loss()[:, None], jacobian.T, None)[:, 0]
 
 
+def _traced_pullback(row: RowStep, arguments: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+    """Returns the jaxpr of the pullback of one step, and its sources: the cotangents of v_t.
+
+    There is one source for each floating-point array of the carry.
+    """
+
+    def pulled_back(parts: Leaves, *arguments: Any) -> Any:
+        return pullback(row, *arguments)(jnp.concatenate(parts))
+
+    parts = [jax.ShapeDtypeStruct((size,), row.dtype) for size in row.sizes()]
+    jaxpr, closed_over, _ = jaxprs.flat_jaxpr(pulled_back, parts, *arguments)
+    return jaxpr, [*jaxpr.constvars, *jaxpr.invars][len(closed_over) :][: len(parts)]
+
+
 def influencing_weights(row: RowStep, arguments: tuple[Any, ...]) -> list[int]:
     """Returns the numbers of the weight arrays that influence the carry."""
-    direct, _ = _patterns(row, arguments)
-    return [i for i, along_axes in enumerate(direct) if any(rows.any() for rows in along_axes)]
+    if row.num_units == 0:
+        return []
+    jaxpr, sources = _traced_pullback(row, arguments)
+    *of_weights, _ = are_dependent(jaxpr, sources)
+    return [i for i, is_dependent in enumerate(of_weights) if is_dependent]
 
 
-def pullback(row: RowStep, w: Weights, given: Leaves, v: Any, others: Leaves, x: Leaves) -> Any:
+def pullback(row: RowStep, w: Weights, constants: Leaves, v: Any, others: Leaves, x: Leaves) -> Any:
     """Returns the function from ∂L/∂v_t to (∂L/∂w, ∂L/∂v_{t-1}), for one row at one step."""
-    return jax.vjp(lambda w, v: row(w, given, v, others, x)[0], w, v)[1]
+    return jax.vjp(lambda w, v: row(w, constants, v, others, x)[0], w, v)[1]
 
 
 def _blocks(

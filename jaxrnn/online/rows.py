@@ -53,12 +53,12 @@ class RowStep:
         one_row = functools.partial(jax.tree.map, self._abstract_row)
         self._carry = one_row(carry)
         traced = jaxprs.flat_jaxpr(step, params, self._carry, one_row(x))
-        self._jaxpr, self._constants, _ = traced
+        self._jaxpr, self._closed_over, _ = traced
         shapes = [v.aval.shape for v in self._jaxpr.outvars]
         wanted = [*(c.shape for c in jax.tree.leaves(self._carry)), (1,) * len(self.batch)]
         expected = f"{wanted}; a step must not depend on the size of the batch"
         check.require(shapes == wanted, "step", f"carry and loss of one row {shapes}", expected)
-        sizes = [len(self._constants), *(len(jax.tree.leaves(a)) for a in (params, carry))]
+        sizes = [len(self._closed_over), *(len(jax.tree.leaves(a)) for a in (params, carry))]
         ends = np.cumsum(sizes)
         variables = [*self._jaxpr.constvars, *self._jaxpr.invars]
         self._params = variables[ends[0] : ends[1]]
@@ -147,20 +147,20 @@ class RowStep:
         )
         self._preparing = first
         self._weights = [v for v in used if v in weighted and jaxprs.has_gradient(v)]
-        self._given = [v for v in used if v in alone and v not in self._weights]
+        self._constants = [v for v in used if v in alone and v not in self._weights]
 
     # From the arguments of a step to those of F, and back.
 
     def prepare(self, params: Params) -> tuple[Weights, Leaves]:
         """Returns w, and the values without a gradient that the steps need too."""
-        leaves = [*self._constants, *jax.tree.leaves(params)]
+        leaves = [*self._closed_over, *jax.tree.leaves(params)]
         known = [*self._jaxpr.constvars, *self._jaxpr.invars][: len(leaves)]
         env = jaxprs.evaluate_equations(self._preparing, dict(zip(known, leaves, strict=True)))
-        return [_to_real(env[v]) for v in self._weights], [env[v] for v in self._given]
+        return [_to_real(env[v]) for v in self._weights], [env[v] for v in self._constants]
 
     def abstract_arguments(self, params: Params) -> tuple[Any, ...]:
-        """Returns shapes and dtypes of w, given, v, others and x of one row."""
-        w, given = jax.eval_shape(self.prepare, params)
+        """Returns shapes and dtypes of w, constants, v, others and x of one row."""
+        w, constants = jax.eval_shape(self.prepare, params)
         v = jax.ShapeDtypeStruct((self.num_units,), self.dtype)
         ndim = len(self.batch)
         others, x = (
@@ -170,7 +170,7 @@ class RowStep:
                 self._inputs,
             )
         )
-        return w, given, v, others, x
+        return w, constants, v, others, x
 
     def flatten(self, carry: Carry) -> tuple[jax.Array, Leaves]:
         """Returns v `(B, N)`, and the arrays of the carry without a gradient, `(B, ...)`."""
@@ -223,16 +223,16 @@ class RowStep:
     # F itself.
 
     def __call__(
-        self, w: Weights, given: Leaves, v: jax.Array, others: Leaves, x: Leaves
+        self, w: Weights, constants: Leaves, v: jax.Array, others: Leaves, x: Leaves
     ) -> tuple[jax.Array, jax.Array, Leaves]:
         """Returns v_t, ℓ_t, and the next arrays of the carry without a gradient, of one row."""
         ones = (1,) * len(self.batch)
         inputs = [jnp.reshape(a, (*ones, *a.shape)) for a in x]
         real = [_from_real(a, var.aval) for a, var in zip(w, self._weights, strict=True)]
-        variables = [*self._weights, *self._given, *self._carries, *self._inputs]
+        variables = [*self._weights, *self._constants, *self._carries, *self._inputs]
 
         def environment(v: jax.Array) -> jaxprs.Environment:
-            values = [*real, *given, *self._unflatten_row(v, others), *inputs]
+            values = [*real, *constants, *self._unflatten_row(v, others), *inputs]
             return dict(zip(variables, values, strict=True))
 
         env, held = environment(v), {}

@@ -34,6 +34,11 @@ def patterns_along(jaxpr: Any, source: Var, axis: int) -> Operands:
     return _outputs(jaxpr, {source: along(source, axis)})
 
 
+def are_dependent(jaxpr: Any, sources: Iterable[Var]) -> list[bool]:
+    """Returns whether each output of a jaxpr depends on any of these input variables."""
+    return [pattern is not None for pattern in _outputs(jaxpr, {v: {} for v in sources})]
+
+
 def along(source: Var, axis: int) -> Pattern:
     """Returns the pattern of the source itself."""
     size = source.aval.shape[axis]

@@ -79,12 +79,12 @@ class RankOneInfluence:
 
     def advance(self, influence: Any, arguments: tuple[Any, ...], key: Any) -> Any:
         """Returns u_t and s_t (1)."""
-        w, given, *of_rows = arguments
+        w, constants, *of_rows = arguments
         u, s = influence
         signs = jax.random.rademacher(key, u.shape, u.dtype)
 
         def of_row(u: Any, s: Any, signs: Any, v: jax.Array, others: Leaves, x: Leaves) -> Any:
-            pull = pullback(self.row, w, given, v, others, x)
+            pull = pullback(self.row, w, constants, v, others, x)
             # The pullback is linear, so its own pullback is the product with J_t.
             d_w, pull_again = jax.vjp(lambda d_v: pull(d_v)[1], signs)
             (carried,) = pull_again(u.astype(d_w.dtype))

@@ -146,3 +146,18 @@ def test_a_bad_call_is_an_error_of_ours(name):
     step_problem = problem(jaxrnn.gru(4))
     with pytest.raises((TypeError, ValueError), match=message):
         call(Arguments(*step_problem, online.snap(step_problem.step)))
+
+
+def test_more_units_than_a_table_of_them_allows():
+    """`uoro` needs no such table."""
+
+    def step(params, carry, x):
+        carry = jnp.tanh(params * carry + x)
+        return carry, jnp.sum(carry)
+
+    params = jnp.ones(8193)
+    for learner in (online.rtrl(step), online.eprop(step)):
+        with pytest.raises(ValueError, match="step: got 8,193 numbers in a row of the carry"):
+            learner.init(params, params, params[None])
+    learner = online.uoro(step)
+    learner.init(params, params, params[None], key=jax.random.key(0))
