@@ -22,6 +22,7 @@ TEST = "online/test_online.py::test"
 RTRL = f"{TEST}_rtrl_equals_bptt_over_two_calls_with_masks_and_resets"
 SNAP = f"{TEST}_snap_equals_its_definition"
 MEAN = f"{TEST}_the_mean_of_uoro_is_rtrl[elman]"
+ODD = "online/test_odd_steps.py::test"
 SPLIT = f"{TEST}_calls_in_any_split_give_the_same_sum"
 INFLUENCE_OF_ONE = "diagnostics/test_influence.py::test_the_influence_is_the_derivative"
 
@@ -201,6 +202,30 @@ FAULTS = (
         "if rest:",
         "if False:",
         "online/test_online_training.py::test_updates_every_k_steps[3]",
+    ),
+    fault(
+        SPARSITY,
+        "results",
+        "the derivative of a custom rule counts as that of its value",
+        "for both in zip(of_value, of_derivative, strict=True)",
+        "for both in zip(of_value, of_value, strict=True)",
+        f"{ODD}_snap_follows_a_derivative_that_reaches_more_than_the_value[mixing_jvp]",
+    ),
+    fault(
+        ROWS,
+        "RowStep.__call__",
+        "a cut operand has no gradient for the weights",
+        "operands[i] = jaxprs.value_of(held, eqn.invars[i])",
+        "operands[i] = jax.lax.stop_gradient(operands[i])",
+        f"{ODD}_a_first_step_has_its_exact_gradient_in_eprop[plain]",
+    ),
+    fault(
+        PLAN,
+        "_acting_units",
+        "units that act on a later loss through others have no influence",
+        "return _reachable(row.units_read_by_loss()[:, None], jacobian.T, None)[:, 0]",
+        "return row.units_read_by_loss()",
+        f"{ODD}_a_unit_that_acts_on_the_loss_through_another",
     ),
     fault(
         "diagnostics/influence.py",

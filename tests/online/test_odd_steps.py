@@ -111,6 +111,19 @@ def test_eprop_keeps_only_what_acts_on_a_later_loss(cell_name, per_weight):
     assert kept == per_weight * num_weights
 
 
+def test_a_unit_that_acts_on_the_loss_through_another():
+    def step(params, carry, x):
+        a, b = carry
+        return (jnp.tanh(params * a + x), jnp.sin(a) + 0.5 * b), jnp.sum(b**3)
+
+    rng = np.random.default_rng(0)
+    params, *carry, xs = (jnp.asarray(rng.normal(size=n)) for n in (2, 2, 2, (5, 2)))
+    learner = online.rtrl(step)
+    grads, _, _ = learner.update(params, learner.init(params, tuple(carry)), xs)
+    wanted = jax.grad(lambda p: jnp.mean(jaxrnn.scan(step, p, tuple(carry), xs)[1]))(params)
+    assert distance(grads, wanted) < 1e-12
+
+
 @pytest.mark.parametrize("learner", [online.rtrl, online.snap])
 def test_no_rows_at_all(learner):
     step, params, carry, xs = problem(jaxrnn.elman(4), batch=(0,))
