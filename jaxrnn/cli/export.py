@@ -8,7 +8,7 @@ import jax
 
 import jaxrnn
 from jaxrnn import check
-from jaxrnn.cli import convert, run_folder
+from jaxrnn.cli import convert, inspect, run_folder
 from jaxrnn.cli.options import Options, Parser, UserError, as_user_error, whole_number
 from jaxrnn.interop import safetensors, stablehlo
 
@@ -64,7 +64,7 @@ def export(options: Options) -> None:
         "platforms": stablehlo.PLATFORMS,
         "params": options.params,
         "programs": {name: _signature(program) for name, program in programs.items()},
-        **_vocabulary(source),
+        **_data(source),
     }
     files[SIGNATURE] = (json.dumps(signature, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
     _make_folder(out)
@@ -90,9 +90,9 @@ def _describe(avals: Any) -> str:
     return str(jax.tree.map(lambda aval: aval.str_short(), avals)).replace("'", "")
 
 
-def _vocabulary(source: Path) -> dict[str, str]:
-    """Returns the vocabulary of a run of text, which maps tokens to characters."""
+def _data(source: Path) -> dict[str, Any]:
+    """Returns what a run needs beside its network: its vocabulary, or how series are scaled."""
     if not (source / run_folder.OPTIONS).exists():
         return {}
-    options = vars(run_folder.load_options(source, "text", "digits"))
-    return {"vocabulary": options["vocabulary"]} if "vocabulary" in options else {}
+    options = vars(run_folder.load_options(source, *inspect.TASKS))
+    return {name: options[name] for name in ("vocabulary", "setup") if name in options}

@@ -20,7 +20,7 @@ from jaxrnn.cli import run_folder, series, series_baselines, series_data, series
 from jaxrnn.cli import series_windows as prepare
 from jaxrnn.cli.main import main
 from jaxrnn.cli.options import Options
-from jaxrnn.interop import safetensors
+from jaxrnn.interop import safetensors, stablehlo
 
 ROWS, SEASON = 90, 7
 LEVELS = 0.1, 0.5, 0.9
@@ -484,6 +484,13 @@ def test_the_example_of_a_run_has_a_loss(trained, data):
     network, head = run_folder.load_network(trained)[0], series_heads.HEADS["quantile"]
     wanted, _ = series.window_loss(network, head, params, None, batch)
     assert float(loss(params, jaxrnn.scan)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_an_export_says_how_series_are_scaled(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(stablehlo, "write", lambda *_, **__: {})
+    assert main(["export", str(trained), "--out", str(tmp_path)]) == 0
+    signature = json.loads((tmp_path / "signature.json").read_text())
+    assert signature["setup"]["means"] == data.setup.means
 
 
 @pytest.mark.thorough
