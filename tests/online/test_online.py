@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import mean_loss, problem, squared_error, steps_of
-from reference import distance
+from reference import distance, often
 
 import jaxrnn
 from jaxrnn import online
@@ -16,7 +16,13 @@ from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams, masked, re
 CELLS = dict(jaxrnn.CELLS)
 ELEMENTWISE = {name: CELLS[name] for name in ("lru", "min_gru", "min_lstm", "indrnn", "s5")}
 # The loss of a row of `conv_lstm` needs a sum over places, see `test_a_step_with_several_features`.
-every_cell = pytest.mark.parametrize("cell_name", [name for name in CELLS if name != "conv_lstm"])
+every_cell = pytest.mark.parametrize(
+    "cell_name",
+    often(
+        [name for name in CELLS if name != "conv_lstm"],
+        ("elman", "gru", "gru_reset_before", "lstm", "lru", "min_gru", "mlstm", "layer_norm_lstm"),
+    ),
+)
 
 
 def small(cell_name):

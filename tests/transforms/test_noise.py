@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_interchangeable
-from reference import affine, distance, sigmoid
+from reference import affine, distance, often, sigmoid
 
 import jaxrnn
 from jaxrnn import LSTMCarry, unroll
@@ -233,7 +233,7 @@ def test_without_a_key_it_is_the_cell(noisy, plain):
     )
 
 
-@every_noise
+@pytest.mark.parametrize("name", often(NOISY, ("all", "stack")))
 def test_masks_and_resets_go_with_noise(name):
     net = NOISY[name]
     params, carry, xs = problem(net)
