@@ -284,7 +284,7 @@ def test_calls_in_any_split_give_the_same_sum(number):
     assert distance(jnp.concatenate(found), losses) < 1e-13
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", often(range(4), (1, 3)))
 def test_a_state_is_a_pytree_for_jit_vmap_scan_and_donation(number):
     step, params, carry, xs = step_problem = problem(small("gru"))
     learner = learners(step)[number]
@@ -317,7 +317,7 @@ def test_any_batch_axes(batch):
     assert all(a.shape[: len(batch)] == batch for a in jax.tree.leaves(state.influence))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", often(("float32", "bfloat16"), ("bfloat16",)))
 @pytest.mark.parametrize("number", range(4))
 def test_narrow_parameters(number, dtype):
     """Gradients have the dtype of the parameters; what is kept is float32."""
