@@ -23,7 +23,7 @@ TITLE = "The gradient of all steps of one call, by online algorithms."
 CELLS: dict[str, Callable[[int], jaxrnn.Cell]] = {
     "min_gru": jaxrnn.min_gru,
     "lru": jaxrnn.lru,
-    "elman": jaxrnn.elman,
+    "lstm": jaxrnn.lstm,
 }
 LEARNERS: dict[str, dict[str, Callable[..., online.Learner]]] = {
     "elementwise": {"rtrl": online.rtrl},
@@ -49,7 +49,7 @@ class Kind:
 
     def rows(self, quick: bool) -> list[tuple[str, str, Shape]]:
         """Returns the arguments of all rows."""
-        names = ("elman",) if self.kind == "dense" else ("min_gru", "lru")
+        names = ("lstm",) if self.kind == "dense" else ("min_gru", "lru")
         return [(self.kind, name, s) for name in names for s in (QUICK_SHAPES if quick else SHAPES)]
 
     @staticmethod
@@ -106,7 +106,7 @@ def _braintrace(name: str, shape: Shape, xs: jax.Array, targets: jax.Array) -> P
     cells = {
         "min_gru": braintrace.nn.MiniGRU,
         "lru": braintrace.nn.LRUCell,
-        "elman": functools.partial(braintrace.nn.ValinaRNNCell, activation="tanh"),
+        "lstm": braintrace.nn.LSTMCell,
     }
     model = cells[name](shape.I, shape.H)
     learner = braintrace.compile(model, braintrace.D_RTRL, xs[0], batch_size=shape.B)
