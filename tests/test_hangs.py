@@ -270,7 +270,7 @@ def finishes(code, cores, *arguments):
     subprocess.run(command, check=True, timeout=TIME_LIMIT, env=env)
 
 
-@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_finishes(name, cores):
     finishes(PROGRAMS[name], cores)

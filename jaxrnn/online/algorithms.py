@@ -14,7 +14,21 @@ from jaxrnn.types import Step
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class rtrl(Learner):
+class SparseLearner(Learner):
+    """A learner that keeps numbers of the influence matrix, up to a limit of memory."""
+
+    step: Step
+    _: dataclasses.KW_ONLY
+    memory_limit: int | str = 2**30
+
+    def __post_init__(self) -> None:
+        check.require_callable("step", self.step, takes=3)
+        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
+        self.replace_fields(memory_limit=limit)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class rtrl(SparseLearner):
     """Real-time recurrent learning: the exact gradient, without a backward pass.
 
     The influence S_t = ∂c_t/∂w of the weights on the carry is carried along,
@@ -42,23 +56,14 @@ class rtrl(Learner):
             memory limit, or the output of the step is no loss.
 
     Gradient: exact. With the params held, the sum over calls, each weighted by its number of
-    losses, is that of backpropagation through time. Time for each step: that of the step for an
-    elementwise recurrence; O(B N² P) for a dense one, with P weights. Memory: O(B P), and O(B N P)
-    for a dense one: a GRU with H = I = 256 keeps 385 MiB for each row in float32.
+    losses, is that of backpropagation through time. Time for each step: O(B P) for an elementwise
+    recurrence with P weights, as the step itself has, though S_t is read and written for each row;
+    O(B N² P) for a dense one. Memory: O(B P), and O(B N P) for a dense one.
 
     Source: R. J. Williams, D. Zipser, "A learning algorithm for continually running fully recurrent
     neural networks", Neural Computation 1989; for elementwise recurrences, M. Mozer, "A focused
     backpropagation algorithm for temporal pattern recognition", Complex Systems 1989.
     """
-
-    step: Step
-    _: dataclasses.KW_ONLY
-    memory_limit: int | str = 2**30
-
-    def __post_init__(self) -> None:
-        check.require_callable("step", self.step, takes=3)
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
-        self.replace_fields(memory_limit=limit)
 
     def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
         """Returns all numbers of S that may differ from zero."""
@@ -66,7 +71,7 @@ class rtrl(Learner):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class snap(Learner):
+class snap(SparseLearner):
     """Sparse n-step approximation of RTRL: keeps what a weight influences within `order` steps.
 
         S_t = pattern ⊙ (J_t S_{t-1} + D_t)                                                      (1)
@@ -100,18 +105,14 @@ class snap(Learner):
     recurrent learning with a sparse approximation to the Jacobian", ICLR 2021.
     """
 
-    step: Step
     order: int = 1
     _: dataclasses.KW_ONLY
     across_layers: bool = False
-    memory_limit: int | str = 2**30
 
     def __post_init__(self) -> None:
-        check.require_callable("step", self.step, takes=3)
+        super().__post_init__()
         check.require_int("order", self.order, least=1)
         check.require_bool("across_layers", self.across_layers)
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
-        self.replace_fields(memory_limit=limit)
 
     def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
         """Returns the numbers of S in the pattern."""
@@ -119,7 +120,7 @@ class snap(Learner):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class eprop(Learner):
+class eprop(SparseLearner):
     """E-prop: eligibility traces, which ignore the recurrent connections between units.
 
         ε_t     = J°_t ε_{t-1} + D_t                                                             (1)
@@ -144,7 +145,7 @@ class eprop(Learner):
             memory limit, or the output of the step is no loss.
 
     Gradient: biased; exact for an elementwise recurrence, such as a layer of `lru`. Time for each
-    step: twice that of the step, and one product for each number of ε_t. Memory: O(B P), and up to
+    step: its gradient, two pullbacks, and one product for each number of ε_t. Memory: O(B P), up to
     O(B N P) if the step mixes the units of its next carry, as `layer_norm_lstm` does.
 
     Source: G. Bellec, F. Scherr, A. Subramoney, E. Hajek, D. Salaj, R. Legenstein, W. Maass, "A
@@ -152,16 +153,7 @@ class eprop(Learner):
     Communications 2020.
     """
 
-    step: Step
-    _: dataclasses.KW_ONLY
-    memory_limit: int | str = 2**30
-
     is_cut = True
-
-    def __post_init__(self) -> None:
-        check.require_callable("step", self.step, takes=3)
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
-        self.replace_fields(memory_limit=limit)
 
     def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
         """Returns the numbers of S that follow a unit's own memory."""

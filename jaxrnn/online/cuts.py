@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Equation, Var
+from jaxrnn.loops.parallel.structure import strongly_connected, transitive_closure
 from jaxrnn.online.sparsity import Pattern, along, results, rows_of
 
 Cuts = dict[int, set[int]]  # position of an equation: the operands that get no gradient
@@ -28,7 +29,9 @@ def recurrent_mixing(eqns: list[Equation], carries: list[Var], new_carries: list
     return cuts
 
 
-def layers(eqns: list[Equation], carries: list[Var], new_carries: list[Any]) -> list[list[int]]:
+def layers(
+    eqns: list[Equation], carries: list[Var], new_carries: list[Any]
+) -> list[tuple[int, ...]]:
     """Returns the positions of the arrays of the carry that depend on each other, in order.
 
     A layer comes after the layers that it reads.
@@ -37,18 +40,7 @@ def layers(eqns: list[Equation], carries: list[Var], new_carries: list[Any]) -> 
     for j, new in enumerate(new_carries):
         reaching = _variables_that_reach(eqns, set(jaxprs.variables_of([new])))
         reads[j] = {k for k, carry in enumerate(carries) if carry in reaching}
-    return strongly_connected(reads)
-
-
-def strongly_connected(reads: dict[int, set[int]]) -> list[list[int]]:
-    """Returns the groups of nodes that reach each other; a group comes after those it reaches."""
-    reaches = {j: {j, *sources} for j, sources in reads.items()}
-    for middle in reaches:
-        for sources in reaches.values():
-            if middle in sources:
-                sources |= reaches[middle]
-    groups = {tuple(k for k in reaches if k in reaches[j] and j in reaches[k]) for j in reaches}
-    return [list(group) for group in sorted(groups, key=lambda g: (len(reaches[g[0]]), g))]
+    return strongly_connected(transitive_closure(reads))
 
 
 def _variables_that_reach(eqns: list[Equation], targets: Iterable[Var]) -> set[Var]:

@@ -1,6 +1,8 @@
 """The influence matrix S_t = ∂v_t/∂w, as far as a plan keeps it, from step to step.
 
-S_t = J_t S_{t-1} + D_t,    J_t = ∂v_t/∂v_{t-1},    D_t = ∂v_t/∂w with v_{t-1} held    (I1)
+        S_t = J_t S_{t-1} + D_t,    J_t = ∂v_t/∂v_{t-1},    D_t = ∂v_t/∂w with v_{t-1} held    (I1)
+
+J_t and D_t come from pullbacks of one step, with sums of units as cotangents (the seeds of a plan).
 """
 
 from typing import Any

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Equation, Var
-from jaxrnn.loops.parallel.dependence import ADDITIVE, CALLS, NONLINEAR
+from jaxrnn.loops.parallel.dependence import ADDITIVE, CALLS, MOVING, NONLINEAR
 
 Pattern = dict[int, np.ndarray]  # axis of the value: A_p (size of the axis, M)
 Operands = list[Pattern | None]
@@ -225,19 +225,14 @@ def _broadcast(eqn: Equation, index: int, pattern: Pattern) -> Pattern:
     return {q: np.broadcast_to(a, (shape[q], a.shape[1])) for q, a in result.items()}
 
 
-def _moved(axes: Callable[[Equation, int], dict[int, int]]) -> Any:
+def _moved(axes: Callable[[Equation, int, tuple[int, ...]], dict[int, int]]) -> Any:
     """The rule of an equation that moves whole axes; `axes` maps old to new ones."""
 
     def rule(eqn: Equation, index: int, pattern: Pattern) -> Pattern:
-        to = axes(eqn, index)
+        to = axes(eqn, index, eqn.invars[index].aval.shape)
         return {to[p]: a for p, a in pattern.items() if p in to}
 
     return rule
-
-
-def _remaining(removed: Sequence[int], ndim: int) -> dict[int, int]:
-    kept = [p for p in range(ndim) if p not in removed]
-    return {old: new for new, old in enumerate(kept)}
 
 
 def _squeeze(eqn: Equation, index: int, pattern: Pattern) -> Pattern:
@@ -246,43 +241,18 @@ def _squeeze(eqn: Equation, index: int, pattern: Pattern) -> Pattern:
     return pattern
 
 
-def _reduced(eqn: Equation, index: int) -> dict[int, int]:
-    return _remaining(eqn.params["axes"], eqn.invars[0].aval.ndim)
-
-
-def _transposed(eqn: Equation, index: int) -> dict[int, int]:
-    return {old: new for new, old in enumerate(eqn.params["permutation"])}
-
-
-def _cumulated(eqn: Equation, index: int) -> dict[int, int]:
-    return {p: p for p in range(eqn.invars[0].aval.ndim) if p != eqn.params["axis"]}
-
-
-def _of_product(eqn: Equation, index: int) -> dict[int, int]:
-    """Batch axes come first, then the other axes of the left factor, then those of the right."""
-    contracted, batch = eqn.params["dimension_numbers"]
-    free = [
-        [p for p in range(v.aval.ndim) if p not in contracted[side] and p not in batch[side]]
-        for side, v in enumerate(eqn.invars)
-    ]
-    first = len(batch[0]) + (len(free[0]) if index == 1 else 0)
-    result = {p: q for q, p in enumerate(batch[index])}
-    return result | {p: first + q for q, p in enumerate(free[index])}
-
-
-def _of_gather(eqn: Equation, index: int) -> dict[int, int]:
+def _of_gather(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
     """The axes of a table that are taken as a whole, such as the features of an embedding."""
     if index != 0:
         return {}
-    numbers, shape = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
+    numbers = eqn.params["dimension_numbers"]
     batching = getattr(numbers, "operand_batching_dims", ())
     window = [p for p in range(len(shape)) if p not in (*numbers.collapsed_slice_dims, *batching)]
     pairs = zip(window, numbers.offset_dims, strict=True)
     return {p: q for p, q in pairs if eqn.params["slice_sizes"][p] == shape[p]}
 
 
-def _of_dynamic_slice(eqn: Equation, index: int) -> dict[int, int]:
-    shape = eqn.invars[0].aval.shape
+def _of_dynamic_slice(eqn: Equation, index: int, shape: tuple[int, ...]) -> dict[int, int]:
     sizes = eqn.params["slice_sizes"]
     return {p: p for p, n in enumerate(shape) if n == sizes[p]} if index == 0 else {}
 
@@ -358,12 +328,12 @@ RULES: dict[str, Callable[[Equation, int, Pattern], Pattern]] = {
     "rev": _reversed,
     "pad": _pad,
     "squeeze": _squeeze,
-    "transpose": _moved(_transposed),
-    "reduce_sum": _moved(_reduced),
-    "reduce_max": _moved(_reduced),
-    "reduce_min": _moved(_reduced),
-    "cumsum": _moved(_cumulated),
-    "dot_general": _moved(_of_product),
+    "transpose": _moved(MOVING["transpose"]),
+    "reduce_sum": _moved(MOVING["reduce_sum"]),
+    "reduce_max": _moved(MOVING["reduce_sum"]),
+    "reduce_min": _moved(MOVING["reduce_sum"]),
+    "cumsum": _moved(MOVING["cumsum"]),
+    "dot_general": _moved(MOVING["dot_general"]),
     "gather": _moved(_of_gather),
     "dynamic_slice": _moved(_of_dynamic_slice),
 }

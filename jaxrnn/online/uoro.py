@@ -35,7 +35,7 @@ class uoro(Learner):
     construct equal learners. The same key draws the same signs in whatever calls the steps run.
 
     Gradient: unbiased, with a variance that grows with the number of units and the memory of the
-    step. Time for each step: about 3 times that of the step and its gradient. Memory: O(B P).
+    step. Time for each step: its gradient, two pullbacks, and one product with J_t. Memory: O(B P).
 
     Source: C. Tallec, Y. Ollivier, "Unbiased online recurrent optimization", ICLR 2018.
     """

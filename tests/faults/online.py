@@ -108,9 +108,9 @@ FAULTS = (
         f"{RTRL}[gru]",
     ),
     fault(
-        SPARSITY,
-        "_of_product",
-        "contracted axes are kept",
+        "loops/parallel/dependence.py",
+        "_dot_general",
+        "contracted axes are kept, for sparsity too",
         "if p not in contracted[side] and p not in batch[side]",
         "if p not in batch[side]",
         f"{RTRL}[gru]",

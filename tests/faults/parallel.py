@@ -133,7 +133,7 @@ STRUCTURE_FAULTS = (
     ),
     fault(
         STRUCTURE,
-        "components",
+        "strongly_connected",
         "solved in the reverse order",
         "(len(reaches[group[0]] | {*group}), group)",
         "(-len(reaches[group[0]] | {*group}), group)",

@@ -52,17 +52,25 @@ def components(recurrence: Recurrence, carry: Leaves, inputs: Any) -> list[Compo
         for j, found in enumerate(dependences(jaxpr, [variables[source]])):
             if found is not None:
                 reads[j].add(source)
-    reaches = _transitive_closure(reads)
+    reaches = transitive_closure(reads)
+    return [
+        _component(jaxpr, variables, group, group[0] in reaches[group[0]])
+        for group in strongly_connected(reaches)
+    ]
+
+
+def strongly_connected(reaches: dict[int, set[int]]) -> list[tuple[int, ...]]:
+    """Returns the groups of nodes that reach each other; a group comes after those it reaches."""
     groups = {
-        tuple(k for k in positions if k == j or (k in reaches[j] and j in reaches[k]))
-        for j in positions
+        tuple(k for k in reaches if k == j or (k in reaches[j] and j in reaches[k]))
+        for j in reaches
     }
     # A group that reads another reaches more than it.
-    ordered = sorted(groups, key=lambda group: (len(reaches[group[0]] | {*group}), group))
-    return [_component(jaxpr, variables, group, group[0] in reaches[group[0]]) for group in ordered]
+    return sorted(groups, key=lambda group: (len(reaches[group[0]] | {*group}), group))
 
 
-def _transitive_closure(reads: dict[int, set[int]]) -> dict[int, set[int]]:
+def transitive_closure(reads: dict[int, set[int]]) -> dict[int, set[int]]:
+    """Returns all nodes that each node reaches, from those that it reads."""
     reaches = {j: set(sources) for j, sources in reads.items()}
     for middle in reaches:
         for sources in reaches.values():
