@@ -4,24 +4,24 @@ A block of 128 threads runs all steps for some rows of the batch, on one multipr
 recurrent kernels are copied into its shared memory once, and the carry stays in the registers of
 the threads:
 
-    memory of the GPU   matrices            xs[t + 1]               ys[t]
-                          | once              | while step t runs     |
-    shared memory       matrices   h_{t-1}     |                       |
-                               \\  /            |                       |
-    registers           carry   h_{t-1} W ->  step t  ----------------+
+    memory of the GPU   matrices            xs[t + 1]                ys[t]
+                          | once              | while step t runs      |
+    shared memory       matrices   h_{t-1}    |                        |
+                               \\\\  /           |                        |
+    registers           carry   h_{t-1} W -> step t  ------------------+
 
 A thread has its columns of all values, so elementwise equations need no other thread. For a product
 p = h W, the threads write h to shared memory, and each computes its columns of p, one row of W
 after another: p += h[:, k] W[k, :]. These are products and sums of float32, without TF32.
 
 All blocks of threads are independent, and each has all of W, so W has to fit into the shared memory
-of one multiprocessor.
+of one multiprocessor. Where it is a little too large, its last rows are kept in registers.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,73 +32,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.fused import gpu_values as values
+from jaxrnn.loops.fused import gpu_plan, gpu_values as values
 from jaxrnn.loops.fused.body import Arrays, Body, Values
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
-from jaxrnn.loops.fused.gpu_values import Constant, Form, Grid, Row, Scalar, Vector, refuse
+from jaxrnn.loops.fused.gpu_plan import Loop, Plan
+from jaxrnn.loops.fused.gpu_values import Constant, Form, Grid, Row, Scalar, Vector, role_of
 
-MULTIPROCESSORS = 132  # of an H100
-SHARED_MEMORY = 227 * 2**10  # bytes that a block of threads may have on an H100
-# What Mosaic GPU takes of it: 2 KiB for sums over threads, 1 KiB of its own.
-RESERVED = 3 * 2**10
-MOST_ROWS = 8  # of one block of threads; the more, the fewer reads of W for each product
-UNROLL = 8  # rows of W in one iteration of the loop of a product
-COPIED_ROWS = 8  # rows of W that are copied at once
-
-
-class Loop(NamedTuple):
-    """The equations of a step, without those that are the same at all steps.
-
-    Fields:
-        equations: what a step computes.
-        constants: the variables of the constants that the equations read.
-        carry, x, new_carry, y: as in `Body`.
-        ahead: computes the constants from the constants of the body.
-    """
-
-    equations: list[Any]
-    constants: list[Any]
-    carry: list[Any]
-    x: list[Any]
-    new_carry: list[Any]
-    y: list[Any]
-    ahead: Any
-
-
-def _loop(body: Body) -> Loop:
-    """Returns the loop of a body, with all calls inlined."""
-    variables = [body.constants, body.carry, body.x]
-    avals = jax.tree.map(jaxprs.abstract_value, variables)
-    run = jaxprs.primal(body, *avals)
-    jaxpr, captured, _ = jaxprs.flat_jaxpr(run, *avals)
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
-    num_carry, num_x = len(body.carry), len(body.x)
-    num_constants = len(inputs) - num_carry - num_x
-    constants, carry = inputs[:num_constants], inputs[num_constants : num_constants + num_carry]
-    known, ahead, equations = {*constants}, [], []
-    for eqn in jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns):
-        is_ahead = known.issuperset(jaxprs.reads([eqn]))
-        (ahead if is_ahead else equations).append(eqn)
-        known.update(eqn.outvars if is_ahead else [])
-    # A broadcast bias takes less memory than its result.
-    producers, wanted = jaxprs.producers(ahead), [*jaxprs.reads(equations), *jaxpr.outvars]
-    broadcasts = [
-        producers[v]
-        for v in jaxprs.unique(jaxprs.variables_of(wanted))
-        if v in producers and producers[v].primitive.name == "broadcast_in_dim"
-    ]
-    equations = [*broadcasts, *equations]
-    computed = {*jaxprs.producers(equations), *inputs[num_constants:]}
-    wanted = [*jaxprs.reads(equations), *jaxprs.variables_of(jaxpr.outvars)]
-    read = [v for v in jaxprs.unique(wanted) if v not in computed]
-
-    def compute_ahead(arrays: Values) -> Values:
-        env = dict(zip(constants, [*captured, *arrays], strict=True))
-        env = jaxprs.evaluate_equations(jaxprs.needed_for(read, ahead), env)
-        return [env[v] for v in read]
-
-    new_carry, y = jaxpr.outvars[:num_carry], jaxpr.outvars[num_carry:]
-    return Loop(equations, read, carry, inputs[-num_x:] if num_x else [], new_carry, y, compute_ahead)
+COPIED_ROWS = 8  # rows of a matrix that are copied at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,69 +60,24 @@ class Kernel:
     @functools.cached_property
     def loop(self) -> Loop:
         """The equations of a step."""
-        return _loop(self.body)
+        return gpu_plan.loop_of(self.body)
 
     @functools.cached_property
-    def form(self) -> Form:
-        """How the values of a step are divided."""
-        batch = max((v.aval.shape for v in self.loop.carry), key=len, default=())[:-1]
-        rows = math.prod(batch)
-        per_block = min(MOST_ROWS, 2 ** math.ceil(math.log2(max(1, rows / MULTIPROCESSORS))))
-        widths = {v.aval.shape[-1] for v in self.loop.carry if len(v.aval.shape) > len(batch)}
-        has_columns_of_one = widths == {1}
-        form = Form(batch, 1, per_block, has_columns_of_one, self.interpret)
-        results = [v for eqn in self.loop.equations for v in [*eqn.invars, *eqn.outvars]]
-        shapes = [v.aval.shape for v in [*self.loop.carry, *self.loop.x, *results]]
-        widths = {shape[-1] for shape in shapes if form.role(shape) is Grid}
-        return dataclasses.replace(form, unit=math.gcd(*widths) or 1)
-
-    @functools.cached_property
-    def needs(self) -> "Recorder":
-        """The constants and the products of a step; raises an error if it has no kernel."""
-        form, loop = self.form, self.loop
-        recorder = Recorder(form)
-
-        def run() -> None:
-            inputs = [*loop.carry, *loop.x]
-            given = {v: _zeros(form, v.aval) for v in inputs}
-            env = {v: Constant(v) for v in loop.constants} | given
-            evaluator = Evaluator(form, recorder)
-            env = evaluator.run(loop.equations, env)
-            for v in [*loop.new_carry, *loop.y]:
-                evaluator.as_role(value_of(env, v), v.aval, _role(form, v.aval))
-
-        jax.eval_shape(run)
-        return recorder
-
-    @property
-    def bytes_of_shared_memory(self) -> int:
-        """The shared memory of a block of threads."""
-        matrices = sum(_bytes(shape) for shape in self.needs.matrices.values())
-        return matrices + sum(map(_bytes, self._operand)) + RESERVED
-
-    @property
-    def _operand(self) -> list[jax.ShapeDtypeStruct]:
-        """The shared memory for the left side of a product, `(groups, rows, U)`, or none."""
-        if not self.needs.operands:
-            return []
-        groups = max(shape.shape[0] for shape in self.needs.operands)
-        dtype = max((shape.dtype for shape in self.needs.operands), key=lambda d: d.itemsize)
-        return [jax.ShapeDtypeStruct((groups, self.form.rows, self.form.columns), dtype)]
+    def plan(self) -> Plan:
+        """How a block of threads runs them."""
+        return gpu_plan.plan(self.loop, self.interpret)
 
     def require_room(self) -> None:
         """Raises an error if the matrices do not fit into the shared memory."""
-        needed = self.bytes_of_shared_memory
-        got = f"a step that takes {needed:,} bytes of shared memory in fused() on a GPU"
-        expected = f"at most {SHARED_MEMORY:,}, or loop=jaxrnn.bptt"
-        check.require(needed <= SHARED_MEMORY, "step", got, expected)
+        gpu_plan.require_room(self.plan)
 
     def require_lowering(self, arrays: Arrays) -> None:
         """Raises an error if Mosaic GPU has no code for the step."""
         fits = hasattr(plgpu, "InterpretGPUParams")
-        check.require(fits, "jax", jax.__version__, "0.11.2 or newer for fused() on a GPU", TypeError)
+        check.require(fits, "jax", jax.__version__, "0.11.2 or newer for fused() on a GPU")
         for v in [*self.loop.carry, *self.loop.x, *jaxprs.producers(self.loop.equations)]:
             if v.aval.dtype.itemsize > 4:
-                refuse(f"{v.aval.dtype} numbers", "numbers of 32 bits at most")
+                values.refuse(f"{v.aval.dtype} numbers", "numbers of 32 bits at most")
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
         try:
             jax.jit(self.run).trace(shapes).lower(lowering_platforms=("cuda",))
@@ -194,94 +89,40 @@ class Kernel:
 
     def run(self, arrays: Arrays) -> tuple[Values, Values]:
         """Returns the leaves of the last carry and of the outputs."""
-        form, loop, needs = self.form, self.loop, self.needs
+        loop, plan = self.loop, self.plan
+        form, num_carry = plan.form, len(loop.carry)
         constants = dict(zip(loop.constants, loop.ahead(arrays.constants), strict=True))
+        carry, xs = zip(loop.carry, arrays.carry), zip(loop.x, arrays.xs)  # noqa: B905
         operands = [
-            *(_pack_constant(form, use, constants[use.var]) for use in needs.uses),
-            *(_pack(form, v.aval, x) for v, x in zip(loop.carry, arrays.carry, strict=True)),
-            *(_pack(form, v.aval, x, lead=1) for v, x in zip(loop.x, arrays.xs, strict=True)),
+            *(_pack_constant(form, use, constants[use.var]) for use in plan.uses),
+            *(form.pack(x, role_of(form, v.aval)) for v, x in carry),
+            *(form.pack(x, role_of(form, v.aval), lead=1) for v, x in xs),
         ]
         outputs = [
             *(form.packed(v.aval) for v in loop.new_carry),
             *(form.packed(v.aval, lead=(self.steps,)) for v in loop.y),
         ]
-        scratch = [*needs.matrices.values(), *self._operand]
-        results = _call(
-            functools.partial(_run_block, self),
-            outputs,
-            [plgpu.SMEM(shape.shape, shape.dtype) for shape in scratch],
-            self.interpret,
-            form.blocks_of_threads,
-        )(*operands)
-        num_carry = len(loop.carry)
-        last = [
-            form.unpack(x, v.aval)
-            for x, v in zip(results[:num_carry], loop.new_carry, strict=True)
-        ]
-        ys = [
-            form.unpack(x, v.aval, lead=1) for x, v in zip(results[num_carry:], loop.y, strict=True)
-        ]
-        return last, ys
+        scratch = [plgpu.SMEM(shape.shape, shape.dtype) for shape in plan.scratch]
+        kernel = functools.partial(_run_block, self)
+        results = _call(kernel, outputs, scratch, form)(*operands)
+        carry, ys = zip(loop.new_carry, results[:num_carry]), zip(loop.y, results[num_carry:])  # noqa: B905
+        last = [form.unpack(x, v.aval) for v, x in carry]
+        return last, [form.unpack(x, v.aval, lead=1) for v, x in ys]
 
 
-def _call(kernel: Any, outputs: Any, scratch: Any, interpret: bool, blocks: int) -> Any:
-    """Returns the function that runs a kernel; its keywords depend on the version of JAX."""
-    is_new = hasattr(plgpu, "InterpretGPUParams")
+def _call(kernel: Any, outputs: Any, scratch: Any, form: Form) -> Any:
+    """Returns the function that runs a kernel; its options depend on the version of JAX."""
+    is_new = hasattr(plgpu, "InterpretGPUParams")  # since JAX 0.11.2
     names = ("out_type", "scratch_types") if is_new else ("out_shape", "scratch_shapes")
     options: dict[str, Any] = dict(zip(names, (outputs, scratch), strict=True))
-    if interpret:
-        from jax._src.pallas.mosaic_gpu.interpret import params  # public since JAX 0.11.2
+    if form.interpret:
+        from jax._src.pallas.mosaic_gpu.interpret import params
 
-        options["interpret"] = params.InterpretGPUParams(detect_races=True)
+        options["interpret"] = params.InterpretGPUParams()
     else:
         semantics = plgpu.LoweringSemantics.Lane
         options["compiler_params"] = plgpu.CompilerParams(lowering_semantics=semantics)
-    return plgpu.kernel(kernel, grid=(blocks,), grid_names=("block",), **options)
-
-
-class Recorder(Memory):
-    """Records which constants and products a step needs.
-
-    Attributes:
-        uses: how constants are read.
-        matrices: shape and dtype of each matrix in shared memory.
-        operands: shape and dtype of the left side of each product.
-    """
-
-    def __init__(self, form: Form) -> None:
-        """Starts without any."""
-        self.form = form
-        self.uses: list[Use] = []
-        self.matrices: dict[Use, jax.ShapeDtypeStruct] = {}
-        self.operands: list[jax.ShapeDtypeStruct] = []
-
-    def constant(self, use: Use) -> Any:
-        """Records a use, and returns zeros."""
-        self._add(use)
-        aval = use.var.aval
-        if use.role is Scalar:
-            return Scalar(jnp.zeros((), aval.dtype))
-        if use.role is Vector:
-            blocks = self.form.groups(aval.shape[-1])
-            return Vector((jnp.zeros(self.form.columns, aval.dtype),) * blocks)
-        return _zeros(self.form, aval)
-
-    def product(self, x: Grid, use: Use, dtype: Any) -> Grid:
-        """Records a matrix, and returns zeros."""
-        form, w = self.form, use.var.aval
-        if any(size % form.unit for size in w.shape):
-            refuse(f"a product with {check.describe(w)}")
-        depth, width = w.shape if use.axis == 0 else w.shape[::-1]
-        groups = form.groups(width)
-        self._add(use)
-        self.matrices[use] = jax.ShapeDtypeStruct((depth, groups * form.columns), w.dtype)
-        shape = len(x.blocks), form.rows, form.columns
-        self.operands.append(jax.ShapeDtypeStruct(shape, _wide(dtype)))
-        return Grid((jnp.zeros((form.rows, form.columns), dtype),) * groups)
-
-    def _add(self, use: Use) -> None:
-        if use not in self.uses:
-            self.uses.append(use)
+    return plgpu.kernel(kernel, grid=(form.blocks_of_threads,), grid_names=("block",), **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,13 +130,13 @@ class OnChip(Memory):
     """The constants of a kernel.
 
     Fields:
-        form: how values are divided.
-        values: the constants in registers.
+        plan: the plan of the kernel.
+        values: the constants in registers, and of a matrix the rows that are held there.
         matrices: the references to shared memory.
         operand: the reference to the shared memory for the left side of a product.
     """
 
-    form: Form
+    plan: Plan
     values: dict[Use, Any]
     matrices: dict[Use, Any]
     operand: Any
@@ -306,50 +147,52 @@ class OnChip(Memory):
 
     def product(self, x: Grid, use: Use, dtype: Any) -> Grid:
         """Returns x W, as a sum over the rows of W."""
-        form, w, columns = self.form, self.matrices[use], self.form.columns
-        wide, groups = _wide(dtype), w.shape[1] // columns
+        form, w, held = self.plan.form, self.matrices[use], self.values[use]
+        wide, groups = gpu_plan.wide(dtype), w.shape[1] // form.columns
         for j, block in enumerate(x.blocks):
             self.operand[j] = block.astype(w.dtype).astype(wide)
-        sums = tuple(form.fill(0, wide) for _ in range(groups))
-        unroll = math.gcd(UNROLL, form.unit)
-        for j in range(len(x.blocks)):
 
-            def add_rows(i: Any, sums: tuple[Any, ...], j: int = j) -> tuple[Any, ...]:
+        def add_row(sums: Any, j: int, k: Any, w_k: Any) -> Any:
+            """Adds x[:, k] W[k, :], with k in the group j."""
+            x_k = form.load(self.operand, (np.int32(j), slice(None), k), values.row_layout())
+            x_k = form.grid(x_k, (0,))
+            pairs = zip(sums, w_k, strict=True)
+            return tuple(s + x_k * form.grid(row.astype(wide), (1,)) for s, row in pairs)
+
+        sums = tuple(form.fill(0, wide) for _ in range(groups))
+        unroll = math.gcd(gpu_plan.UNROLL, form.unit)
+        for j in range(len(x.blocks)):
+            is_last = j == len(x.blocks) - 1
+            in_memory = form.unit - (len(held) if is_last else 0)
+
+            def add_rows(i: Any, sums: Any, j: int = j) -> Any:
                 for offset in range(unroll):
                     k = i * np.int32(unroll) + np.int32(offset)
-                    index = (np.int32(j), slice(None), k)
-                    x_k = form.load(self.operand, index, values.row_layout())
-                    x_k = form.grid(x_k, (0,))
-                    row = k + np.int32(j * form.unit)
-                    w_k = [
-                        form.load(w, (row, pl.ds(g * columns, columns)), values.vector_layout())
-                        for g in range(groups)
-                    ]
-                    pairs = zip(sums, w_k, strict=True)
-                    sums = tuple(s + x_k * form.grid(v.astype(wide), (1,)) for s, v in pairs)
+                    w_k = _load_vector(form, w, groups, (k + np.int32(j * form.unit),))
+                    sums = add_row(sums, j, k, w_k)
                 return sums
 
-            steps = np.int32(form.unit // unroll)
-            sums = lax.fori_loop(np.int32(0), steps, add_rows, sums)
+            sums = lax.fori_loop(np.int32(0), np.int32(in_memory // unroll), add_rows, sums)
+            for i, w_k in enumerate(held if is_last else ()):
+                sums = add_row(sums, j, np.int32(in_memory + i), w_k)
         return Grid(tuple(s.astype(dtype) for s in sums))
 
 
 def _run_block(kernel: Kernel, *refs: Any) -> None:
     """Runs all steps for the rows of one block of threads; this is the code of the kernel."""
-    form, loop, needs = kernel.form, kernel.loop, kernel.needs
-    num_carry, steps = len(loop.carry), kernel.steps
-    sizes = len(needs.uses), num_carry, len(loop.x), num_carry, len(loop.y), len(needs.matrices), 1
+    loop, plan, steps = kernel.loop, kernel.plan, kernel.steps
+    form, num_carry, num_matrices = plan.form, len(loop.carry), len(plan.matrices)
+    sizes = len(plan.uses), num_carry, len(loop.x), num_carry, len(loop.y), num_matrices, 1
     constant_refs, first_refs, x_refs, last_refs, y_refs, matrix_refs, operand = _split(refs, sizes)
-    matrices = dict(zip(needs.matrices, matrix_refs, strict=True))
+    matrices = dict(zip(plan.matrices, matrix_refs, strict=True))
     rows = pl.ds(lax.axis_index("block") * np.int32(form.rows), form.rows)
-
     constants = {}
-    for use, ref in zip(needs.uses, constant_refs, strict=True):
+    for use, ref in zip(plan.uses, constant_refs, strict=True):
         if use in matrices:
-            _copy_matrix(form, ref, matrices[use])
+            constants[use] = _copy_matrix(form, ref, matrices[use])
         else:
             constants[use] = _load_constant(form, use, ref, rows)
-    memory = OnChip(form, constants, matrices, operand[0] if operand else None)
+    memory = OnChip(plan, constants, matrices, operand[0] if operand else None)
     evaluator = Evaluator(form, memory)
 
     def time(n: Any) -> Any:
@@ -358,19 +201,18 @@ def _run_block(kernel: Kernel, *refs: Any) -> None:
         return np.int32(steps - 1) - n if kernel.reverse else n
 
     def load_x(n: Any) -> Values:
-        t = time(n)
         pairs = zip(loop.x, x_refs, strict=True)
-        return [_load(form, v.aval, ref, rows, (t,)) for v, ref in pairs]
+        return [_load(form, v.aval, ref, rows, (time(n),)) for v, ref in pairs]
 
     def run_step(n: Any, state: tuple[Values, Values]) -> tuple[Values, Values]:
         carry, x = state
         next_x = load_x(n + np.int32(1))  # arrives while this step runs
-        env = {v: Constant(v) for v in loop.constants}
+        env: dict[Any, Any] = {v: Constant(v) for v in loop.constants}
         env |= dict(zip([*loop.carry, *loop.x], [*carry, *x], strict=True))
         env = evaluator.run(loop.equations, env)
 
         def result(v: Any) -> Any:
-            return evaluator.as_role(value_of(env, v), v.aval, _role(form, v.aval))
+            return evaluator.as_role(value_of(env, v), v.aval, role_of(form, v.aval))
 
         for v, ref in zip(loop.y, y_refs, strict=True):
             _store(form, result(v), ref, rows, (time(n),))
@@ -383,9 +225,9 @@ def _run_block(kernel: Kernel, *refs: Any) -> None:
         _store(form, value, ref, rows)
 
 
-def _copy_matrix(form: Form, source: Any, target: Any) -> None:
-    """Copies a matrix into shared memory."""
-    depth, width = source.shape
+def _copy_matrix(form: Form, source: Any, target: Any) -> list[Any]:
+    """Copies a matrix into shared memory; returns those of its last rows that have no place."""
+    depth, width = target.shape
     size = math.gcd(COPIED_ROWS, depth)
 
     def copy_rows(i: Any, _: None) -> None:
@@ -393,18 +235,20 @@ def _copy_matrix(form: Form, source: Any, target: Any) -> None:
         target[index] = form.load(source, index, values.grid_layout())
 
     lax.fori_loop(np.int32(0), np.int32(depth // size), copy_rows, None)
+    groups = width // form.columns
+    rows = range(depth, source.shape[0])
+    return [_load_vector(form, source, groups, (np.int32(k),)) for k in rows]
 
 
 def _load(form: Form, aval: Any, ref: Any, rows: Any, lead: tuple[Any, ...] = ()) -> Any:
     """Returns a Grid or a Row, read from the memory of the GPU."""
     is_bool = aval.dtype == jnp.bool_
-    if _role(form, aval) is Row:
+    if role_of(form, aval) is Row:
         x = form.load(ref, (*lead, rows), values.row_layout())
         return Row(x != 0 if is_bool else x)
     blocks = []
-    for j in range(form.groups(aval.shape[-1])):
-        index = (*lead, rows, pl.ds(j * form.columns, form.columns))
-        x = form.load(ref, index, values.grid_layout())
+    for columns in _columns(form, form.groups(aval.shape[-1])):
+        x = form.load(ref, (*lead, rows, columns), values.grid_layout())
         blocks.append(x != 0 if is_bool else x)
     return Grid(tuple(blocks))
 
@@ -414,10 +258,14 @@ def _load_constant(form: Form, use: Use, ref: Any, rows: Any) -> Any:
     if use.role is Scalar:
         return Scalar(ref[np.int32(0)])
     if use.role is Vector:
-        groups = range(ref.shape[0] // form.columns)
-        indices = [(pl.ds(j * form.columns, form.columns),) for j in groups]
-        return Vector(tuple(form.load(ref, i, values.vector_layout()) for i in indices))
+        return Vector(_load_vector(form, ref, ref.shape[0] // form.columns))
     return _load(form, use.var.aval, ref, rows)
+
+
+def _load_vector(form: Form, ref: Any, groups: int, lead: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Returns the arrays of a Vector."""
+    columns = _columns(form, groups)
+    return tuple(form.load(ref, (*lead, c), values.vector_layout()) for c in columns)
 
 
 def _store(form: Form, value: Any, ref: Any, rows: Any, lead: tuple[Any, ...] = ()) -> None:
@@ -425,17 +273,18 @@ def _store(form: Form, value: Any, ref: Any, rows: Any, lead: tuple[Any, ...] = 
     if isinstance(value, Row):
         form.store_row(ref, (*lead, rows), _in_memory(value.value))
         return
-    for j, block in enumerate(value.blocks):
-        ref[(*lead, rows, pl.ds(j * form.columns, form.columns))] = _in_memory(block)
+    for columns, block in zip(_columns(form, len(value.blocks)), value.blocks, strict=True):
+        ref[(*lead, rows, columns)] = _in_memory(block)
+
+
+def _columns(form: Form, groups: int) -> list[Any]:
+    """Returns the columns of each group."""
+    return [pl.ds(j * form.columns, form.columns) for j in range(groups)]
 
 
 def _in_memory(x: Any) -> Any:
     """Returns an array with its dtype in memory."""
     return jnp.where(x, jnp.int32(1), jnp.int32(0)) if x.dtype == jnp.bool_ else x
-
-
-def _pack(form: Form, aval: Any, x: Any, lead: int = 0) -> jax.Array:
-    return form.pack(x, _role(form, aval), lead=lead)
 
 
 def _pack_constant(form: Form, use: Use, x: jax.Array) -> jax.Array:
@@ -445,31 +294,6 @@ def _pack_constant(form: Form, use: Use, x: jax.Array) -> jax.Array:
     if use.role is Scalar:
         return values.stored(jnp.reshape(x, (1,)))
     return form.pad_groups(x) if use.role is Vector else form.pack(x, use.role)
-
-
-def _zeros(form: Form, aval: Any) -> Any:
-    """Returns a Grid or a Row of zeros."""
-    if _role(form, aval) is Row:
-        return Row(jnp.zeros(form.rows, aval.dtype))
-    block = jnp.zeros((form.rows, form.columns), aval.dtype)
-    return Grid((block,) * form.groups(aval.shape[-1]))
-
-
-def _role(form: Form, aval: Any) -> Any:
-    """Returns Grid or Row; raises an error for another shape."""
-    role = form.role(aval.shape)
-    if role is None:
-        refuse(f"{check.describe(aval)} beside the batch {form.batch}")
-    return role
-
-
-def _wide(dtype: Any) -> Any:
-    """Returns the dtype of the sums of a product."""
-    return max((dtype, jnp.dtype("float32")), key=lambda d: d.itemsize)
-
-
-def _bytes(shape: jax.ShapeDtypeStruct) -> int:
-    return math.prod(shape.shape) * jnp.dtype(shape.dtype).itemsize
 
 
 def _split(refs: tuple[Any, ...], sizes: tuple[int, ...]) -> list[tuple[Any, ...]]:

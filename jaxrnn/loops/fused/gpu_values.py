@@ -217,3 +217,19 @@ def refuse(got: str, expected: str = "operations on rows and their features") ->
     """Raises the error for a step that has no kernel."""
     message = f"{expected}, or loop=jaxrnn.bptt"
     check.require(False, "step", f"{got} in fused() on a GPU", message, TypeError)
+
+
+def role_of(form: Form, aval: Any) -> Any:
+    """Returns Grid or Row; raises an error for another shape."""
+    role = form.role(aval.shape)
+    if role is None:
+        refuse(f"{check.describe(aval)} beside the batch {form.batch}")
+    return role
+
+
+def zeros(form: Form, aval: Any) -> Any:
+    """Returns a Grid or a Row of zeros, without layouts."""
+    if role_of(form, aval) is Row:
+        return Row(jnp.zeros(form.rows, aval.dtype))
+    block = jnp.zeros((form.rows, form.columns), aval.dtype)
+    return Grid((block,) * form.groups(aval.shape[-1]))
