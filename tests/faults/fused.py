@@ -81,7 +81,7 @@ FAULTS = (
     ),
     fault(
         TPU,
-        "Kernel.require_room",
+        "TpuKernel.require_room",
         "room is not asked for",
         "needed <= vmem_bytes()",
         "True",

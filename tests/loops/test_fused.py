@@ -30,7 +30,7 @@ INTERPRETED = fused(interpret=True)
 @pytest.fixture
 def chunks_of_three(monkeypatch):
     """Four chunks, the last one shorter."""
-    monkeypatch.setattr(tpu.Kernel, "chunk", 3)
+    monkeypatch.setattr(tpu.TpuKernel, "chunk", 3)
 
 
 def problem(cell, steps=T, batch=(B,), dtype=jnp.float64):
@@ -220,9 +220,9 @@ def test_constants_and_inputs_that_nobody_reads_stay_outside():
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_compiled():
-    def message(error, step, *args, loop=fused()):
+    def message(error, step, *args):
         with pytest.raises(error) as raised:
-            jax.eval_shape(functools.partial(loop, step), *args)
+            jax.eval_shape(functools.partial(fused(), step), *args)
         return str(raised.value)
 
     cell = jaxrnn.lstm(H)
@@ -308,13 +308,13 @@ def test_the_memory_on_chip_is_no_more_than_we_say(v5e, cell_name, hidden, dtype
         "CompilerParams",
         lambda **options: params(**options | {"vmem_limit_bytes": sizes[-1]}),
     )
-    sizes, run = [], tpu.Kernel.run
+    sizes, run = [], tpu.TpuKernel.run
 
     def noting_size(kernel, arrays):
-        sizes.append(kernel.bytes_of_all_steps + kernel.chunk * kernel.bytes_of_step)
+        sizes.append(kernel.bytes_on_chip)
         return run(kernel, arrays)
 
-    monkeypatch.setattr(tpu.Kernel, "run", noting_size)
+    monkeypatch.setattr(tpu.TpuKernel, "run", noting_size)
     cell = CELLS[cell_name](hidden)
     compiled(v5e, cell, shapes_of(cell, 40, (16,), hidden, dtype))
     assert max(sizes) < 40 * 2**20

@@ -84,7 +84,7 @@ class KernelScan:
             return jax.lax.scan(body, carry, xs, length, reverse=reverse)
         traced, arrays = bodies.trace(body, carry, xs)
         _require_real(traced)
-        kernel = tpu.Kernel(traced, steps, reverse, self.interpret)
+        kernel = tpu.TpuKernel(traced, steps, reverse, self.interpret)
         if not self.interpret:
             kernel.require_room()
             kernel.require_lowering(arrays)

@@ -5,10 +5,12 @@ the memory on chip, once. The carry stays there in a scratch array. While one ch
 Pallas copies the outputs of the last chunk out of VMEM and the inputs of the next one into it, so
 each of these arrays has two buffers:
 
-    HBM    constants        xs  chunk 0   chunk 1   chunk 2 ...        ys  chunk 0   chunk 1 ...
-              | once             \\_________|_________/ two buffers          |  two buffers
-    VMEM   constants                 steps of one chunk, in order  ->  outputs of the chunk
-                                     carry in scratch
+    in HBM     constants     xs: chunk 0, chunk 1, chunk 2, ...     ys: chunk 0, chunk 1, ...
+                   |              |                                     ^
+                 once        two buffers                           two buffers
+                   v              v                                     |
+    in VMEM    constants     inputs of a chunk  ->  its steps  ->  outputs of a chunk
+                                                    carry
 
 The last chunk may be shorter. Its steps beyond the end of the sequence are not run, and what Pallas
 reads there is padding.
@@ -30,7 +32,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxrnn import check
-from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.fused.body import Arrays, Body, Values
 
 # The least VMEM of the TPUs that JAX knows is that of a v7x; a v5e and a v6e have twice as much.
@@ -95,7 +96,7 @@ def _stored(v: Any, *, as_row: bool = False) -> Stored:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kernel:
+class TpuKernel:
     """The kernel of a scan.
 
     Fields:
@@ -152,6 +153,11 @@ class Kernel:
         """The number of steps in a chunk."""
         room = min(CHUNK_BYTES, vmem_bytes() - self.bytes_of_all_steps)
         return max(1, min(self.steps, room // max(1, self.bytes_of_step)))
+
+    @property
+    def bytes_on_chip(self) -> int:
+        """The VMEM that the kernel takes, at most."""
+        return self.bytes_of_all_steps + self.chunk * self.bytes_of_step
 
     def require_room(self) -> None:
         """Raises an error if a chunk of one step does not fit into VMEM."""
@@ -228,7 +234,7 @@ def _chunk_at(i: Any, num_chunks: int, reverse: bool) -> Any:
     return np.int32(num_chunks - 1) - i if reverse else i
 
 
-def _run_chunk(kernel: Kernel, chunk: int, num_chunks: int, *refs: Any) -> None:
+def _run_chunk(kernel: TpuKernel, chunk: int, num_chunks: int, *refs: Any) -> None:
     """Runs the steps of one chunk; this is the code of the kernel."""
     num_constants, num_carry = len(kernel.constants), len(kernel.carry)
     sizes = num_constants, num_carry, len(kernel.x), num_carry, len(kernel.y), num_carry
@@ -245,7 +251,7 @@ def _run_chunk(kernel: Kernel, chunk: int, num_chunks: int, *refs: Any) -> None:
     steps = jnp.minimum(np.int32(chunk), np.int32(kernel.steps) - chunk_index * np.int32(chunk))
 
     def run_step(n: Any, _: None) -> None:
-        # Read here, where a product takes them from VMEM; before the loop they would be copied once.
+        # Read here, where a product takes them from VMEM. Before the loop, they would be copied.
         constants = _load(kernel.constants, constants_ref)
         t = steps - np.int32(1) - n if kernel.reverse else n
         carry = _load(kernel.carry, carry_ref)
