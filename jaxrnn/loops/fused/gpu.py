@@ -1,4 +1,4 @@
-"""A scan as one kernel for an NVIDIA GPU, by Pallas for Mosaic GPU.
+r"""A scan as one kernel for an NVIDIA GPU, by Pallas for Mosaic GPU.
 
 A block of 128 threads runs all steps for some rows of the batch, on one multiprocessor. The
 recurrent kernels are copied into its shared memory once, and the carry stays in the registers of
@@ -7,7 +7,7 @@ the threads:
     memory of the GPU   matrices            xs[t + 1]                ys[t]
                           | once              | while step t runs      |
     shared memory       matrices   h_{t-1}    |                        |
-                               \\\\  /           |                        |
+                               \  /           |                        |
     registers           carry   h_{t-1} W -> step t  ------------------+
 
 A thread has its columns of all values, so elementwise equations need no other thread. For a product
@@ -32,7 +32,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.fused import gpu_plan, gpu_values as values
+from jaxrnn.loops.fused import gpu_plan
+from jaxrnn.loops.fused import gpu_values as values
 from jaxrnn.loops.fused.body import Arrays, Body, Values
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_plan import Loop, Plan
@@ -42,7 +43,7 @@ COPIED_ROWS = 8  # rows of a matrix that are copied at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kernel:
+class GpuKernel:
     """The kernel of a scan.
 
     Fields:
@@ -178,7 +179,7 @@ class OnChip(Memory):
         return Grid(tuple(s.astype(dtype) for s in sums))
 
 
-def _run_block(kernel: Kernel, *refs: Any) -> None:
+def _run_block(kernel: GpuKernel, *refs: Any) -> None:
     """Runs all steps for the rows of one block of threads; this is the code of the kernel."""
     loop, plan, steps = kernel.loop, kernel.plan, kernel.steps
     form, num_carry, num_matrices = plan.form, len(loop.carry), len(plan.matrices)
@@ -271,10 +272,10 @@ def _load_vector(form: Form, ref: Any, groups: int, lead: tuple[Any, ...] = ()) 
 def _store(form: Form, value: Any, ref: Any, rows: Any, lead: tuple[Any, ...] = ()) -> None:
     """Writes a Grid or a Row to the memory of the GPU."""
     if isinstance(value, Row):
-        form.store_row(ref, (*lead, rows), _in_memory(value.value))
+        form.store(ref, (*lead, rows), _in_memory(value.value))
         return
     for columns, block in zip(_columns(form, len(value.blocks)), value.blocks, strict=True):
-        ref[(*lead, rows, columns)] = _in_memory(block)
+        form.store(ref, (*lead, rows, columns), _in_memory(block))
 
 
 def _columns(form: Form, groups: int) -> list[Any]:

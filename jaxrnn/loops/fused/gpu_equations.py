@@ -195,7 +195,8 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
 def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Broadcasts numbers, Rows and Vectors."""
     form, (out,), ((value,), (v,)) = evaluator.form, eqn.outvars, (operands, eqn.invars)
-    role, axes, rank = form.role(out.aval.shape), eqn.params["broadcast_dimensions"], len(form.batch)
+    axes, rank = eqn.params["broadcast_dimensions"], len(form.batch)
+    role = form.role(out.aval.shape)
     value = _number_or(evaluator, value, v)
     if role is None:
         refuse(f"broadcast_in_dim {_shapes(eqn)}")
@@ -238,13 +239,14 @@ def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     (v,), p = eqn.invars, eqn.params
     axis, strides = len(evaluator.form.batch), p["strides"]
-    is_whole = p["limit_indices"][:axis] == v.aval.shape[:axis] and not any(p["start_indices"][:axis])
+    start, limit = p["start_indices"], p["limit_indices"]
+    is_whole = limit[:axis] == v.aval.shape[:axis] and not any(start[:axis])
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")
     _require_feature_axis(evaluator, eqn, axis)
     grid = evaluator.as_role(operands[0], v.aval, Grid)
-    start, end = (evaluator.form.groups(p[name][axis]) for name in ("start_indices", "limit_indices"))
-    return [Grid(grid.blocks[start:end])]
+    first, end = (evaluator.form.groups(index[axis]) for index in (start, limit))
+    return [Grid(grid.blocks[first:end])]
 
 
 def _concatenate(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
@@ -290,10 +292,10 @@ def _product(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list
     """Multiplies a Grid by a constant matrix."""
     x, w = operands
     ((x_axes, w_axes), batch_axes), (out,) = eqn.params["dimension_numbers"], eqn.outvars
-    is_product = isinstance(w, Constant) and len(eqn.invars[1].aval.shape) == 2
-    is_product &= x_axes == (len(evaluator.form.batch),) and batch_axes == ((), ())
+    is_product = x_axes == (len(evaluator.form.batch),) and batch_axes == ((), ())
+    is_product &= len(eqn.invars[1].aval.shape) == 2
     roles = [evaluator.form.role(v.aval.shape) for v in (eqn.invars[0], out)]
-    if not is_product or roles != [Grid, Grid]:
+    if not isinstance(w, Constant) or not is_product or roles != [Grid, Grid]:
         refuse(f"dot_general {_shapes(eqn)}", "products with a constant matrix")
     x = evaluator.as_role(x, eqn.invars[0].aval, Grid)
     (axis,) = w_axes
@@ -308,7 +310,7 @@ RULES: dict[str, Callable[[Evaluator, Equation, list[Value]], list[Value]]] = {
     "slice": _slice,
     "concatenate": _concatenate,
     "dot_general": _product,
-    "copy": lambda _, eqn, operands: operands,
+    **dict.fromkeys(("copy", "stop_gradient", "pvary"), lambda _, eqn, operands: operands),
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(REWRITTEN, _elementwise),
 }

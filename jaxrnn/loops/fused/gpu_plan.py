@@ -62,7 +62,9 @@ def loop_of(body: Body) -> Loop:
     num_carry = len(body.carry)
     num_constants = len(captured) + len(body.constants)
     constants, changing = inputs[:num_constants], inputs[num_constants:]
-    known, ahead, equations = {*constants}, [], []
+    known = {*constants}
+    ahead: list[Any] = []
+    equations: list[Any] = []
     for eqn in jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns):
         is_ahead = known.issuperset(jaxprs.reads([eqn]))
         (ahead if is_ahead else equations).append(eqn)
@@ -125,8 +127,8 @@ def plan(loop: Loop, interpret: bool) -> Plan:
     """Returns the plan for a loop; raises an error if it has operations that no kernel has.
 
     The rows of a block are as few as the multiprocessors allow. If the matrices do not fit into
-    shared memory beside the operand of these rows, the rows are fewer, and some rows of the matrices
-    are kept in registers.
+    shared memory beside the operand of these rows, the rows are fewer, and some rows of the
+    matrices are kept in registers.
     """
     batch = max((v.aval.shape for v in loop.carry), key=len, default=())[:-1]
     least = math.prod(batch) / MULTIPROCESSORS
@@ -138,10 +140,12 @@ def plan(loop: Loop, interpret: bool) -> Plan:
 
 
 def require_room(plan: Plan) -> None:
-    """Raises an error if the matrices do not fit into the shared memory."""
-    got = f"a step that takes {plan.shared_bytes:,} bytes of shared memory in fused() on a GPU"
-    expected = f"at most {SHARED_MEMORY:,}, or loop=jaxrnn.bptt"
-    check.require(plan.shared_bytes <= SHARED_MEMORY, "step", got, expected)
+    """Raises an error if the matrices do not fit on chip."""
+    needed = dataclasses.replace(plan, held=dict.fromkeys(plan.held, 0)).shared_bytes
+    got = f"a step that takes {needed:,} bytes on chip in fused() on a GPU"
+    registers = 4 * HELD_NUMBERS * THREADS
+    room = f"at most {SHARED_MEMORY:,} of shared memory and {registers:,} of registers"
+    check.require(plan.shared_bytes <= SHARED_MEMORY, "step", got, f"{room}, or loop=jaxrnn.bptt")
 
 
 def _form(loop: Loop, batch: tuple[int, ...], rows: int, interpret: bool) -> Form:

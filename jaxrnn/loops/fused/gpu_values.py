@@ -15,7 +15,7 @@ a multiple U of 128, so that gates are whole arrays, and no column changes its t
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ class Form:
         return features // self.unit
 
     def role(self, shape: tuple[int, ...]) -> Any:
-        """Returns Grid or Row for the shape of a value that differs between rows; None if neither."""
+        """Returns Grid or Row for the shape of a value of all rows; None for another shape."""
         *lead, features = shape or (None,)
         if shape == self.batch:
             return Row
@@ -113,16 +113,15 @@ class Form:
         """Returns a part of an array in memory."""
         if self.interpret:
             return ref[index]
-        return plgpu.load(ref.at[index], layout=layout, optimized=False)
+        load: Any = plgpu.load  # takes no index since JAX 0.11.2
+        return load(ref.at[index], layout=layout, optimized=False)
 
-    def store_row(self, ref: Any, index: tuple[Any, ...], x: Any) -> None:
-        """Writes `(rows)` to memory."""
-        if self.interpret:
+    def store(self, ref: Any, index: tuple[Any, ...], x: Any) -> None:
+        """Writes a part of an array in memory."""
+        if self.interpret or not hasattr(plgpu, "store"):  # since JAX 0.12
             ref[index] = x
-        elif hasattr(plgpu, "store"):  # since JAX 0.12
-            plgpu.store(ref.at[index], x, optimized=False)
         else:
-            refuse("an output of one number for each row", "JAX 0.12 or newer")
+            plgpu.store(ref.at[index], x, optimized=False)
 
     def cast(self, x: Any, layout: Any) -> Any:
         """Returns an array in this layout."""
@@ -213,10 +212,10 @@ def vector_layout() -> Any:
     return grid_layout().reduce(0)
 
 
-def refuse(got: str, expected: str = "operations on rows and their features") -> None:
+def refuse(got: str, expected: str = "operations on rows and their features") -> NoReturn:
     """Raises the error for a step that has no kernel."""
-    message = f"{expected}, or loop=jaxrnn.bptt"
-    check.require(False, "step", f"{got} in fused() on a GPU", message, TypeError)
+    got = f"{got} in fused() on a GPU"
+    raise TypeError(f"step: got {got}, expected {expected}, or loop=jaxrnn.bptt")
 
 
 def role_of(form: Form, aval: Any) -> Any:

@@ -59,37 +59,52 @@ class fused(Expression):
         """Runs the step over time; see `jaxrnn.Loop`."""
         params, carry = tree.checked_arguments(step, params, carry, xs)
         platform = backend.platform()
-        fits = platform == "tpu" or self.interpret
-        expected = "a TPU, fused(interpret=True), or loop=jaxrnn.bptt"
+        fits = platform in ("tpu", "gpu") or self.interpret
+        expected = "a TPU, a GPU, fused(interpret=True), or loop=jaxrnn.bptt"
         check.require(fits, "loop", f"fused() on {platform!r}", expected)
-        settings = backend.settings()._replace(scan=KernelScan(self.interpret), recomputes=False)
+        scan = KernelScan(self.interpret, platform)
+        settings = backend.settings()._replace(scan=scan, recomputes=False)
         with explain_forward_mode("fused()"):
             return run_with(settings, step, params, carry, xs)
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelScan:
-    """A scan as one kernel; see `jaxrnn.loops.scans.Scan`."""
+    """A scan as one kernel; see `jaxrnn.loops.scans.Scan`.
+
+    Fields:
+        interpret: whether JAX interprets the kernel.
+        platform: "gpu" for the kernel of a GPU, anything else for that of a TPU.
+    """
 
     interpret: bool
+    platform: str
 
     def __call__(
         self, body: Body, carry: Carry, xs: PyTree, length: int | None = None, reverse: bool = False
     ) -> StepResult:
         """Runs the kernel, and `lax.scan` where there is nothing to compute."""
-        from jaxrnn.loops.fused import tpu  # Pallas takes 0.2 s to import
-
         steps = check.num_steps(xs) if length is None else length
         if steps == 0 or any(0 in jnp.shape(leaf) for leaf in jax.tree.leaves((carry, xs))):
             return jax.lax.scan(body, carry, xs, length, reverse=reverse)
         traced, arrays = bodies.trace(body, carry, xs)
         _require_real(traced)
-        kernel = tpu.TpuKernel(traced, steps, reverse, self.interpret)
+        kernel = self._kernel_class()(traced, steps, reverse, self.interpret)
         if not self.interpret:
             kernel.require_room()
             kernel.require_lowering(arrays)
         last, ys = _run(kernel, arrays)
         return jax.tree.unflatten(jax.tree.structure(carry), last), traced.y_structure.unflatten(ys)
+
+    def _kernel_class(self) -> Any:
+        # Imported here, since Pallas takes 0.2 s.
+        if self.platform == "gpu":
+            from jaxrnn.loops.fused.gpu import GpuKernel
+
+            return GpuKernel
+        from jaxrnn.loops.fused.tpu import TpuKernel
+
+        return TpuKernel
 
 
 def _require_real(body: bodies.Body) -> None:
