@@ -241,6 +241,7 @@ SOME = [
 MORE = [
     *[(name, 128, 1000, "float32") for name in ("gru", "lstm")],
     ("elman", 256, 64, "bfloat16"),
+    ("layer_norm_lstm", 64, 64, "float32"),
     *[(name, 36, 300, "float32") for name in CELLS if name != "cfc"],
 ]
 

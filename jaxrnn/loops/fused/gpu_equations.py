@@ -17,7 +17,16 @@ from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Equation
 from jaxrnn.loops.fused import gpu_values as values
-from jaxrnn.loops.fused.gpu_values import Constant, Form, Grid, Row, Scalar, Value, Vector, refuse
+from jaxrnn.loops.fused.gpu_values import (
+    Constant,
+    Grid,
+    Partition,
+    Row,
+    Scalar,
+    Value,
+    Vector,
+    refuse,
+)
 
 # Elementwise primitives for which Mosaic GPU has machine code.
 ELEMENTWISE = {
@@ -58,11 +67,11 @@ class Evaluator(NamedTuple):
     """Evaluates equations.
 
     Fields:
-        form: how values are divided.
+        partition: how values are divided.
         memory: the constants, and products with them.
     """
 
-    form: Form
+    partition: Partition
     memory: Memory
 
     def run(self, equations: Iterable[Equation], env: dict[Any, Value]) -> dict[Any, Value]:
@@ -85,9 +94,9 @@ class Evaluator(NamedTuple):
             return self.memory.constant(Use(value.var, role))
         if isinstance(value, Scalar):
             if role is Row:
-                return Row(self.form.fill_row(value.value, aval.dtype))
-            block = self.form.fill(value.value, aval.dtype)
-            return Grid((block,) * self.form.groups(aval.shape[-1]))
+                return Row(self.partition.fill_row(value.value, aval.dtype))
+            block = self.partition.fill(value.value, aval.dtype)
+            return Grid((block,) * self.partition.groups(aval.shape[-1]))
         return refuse(f"{type(value).__name__} in the place of {role.__name__}")
 
 
@@ -104,8 +113,8 @@ def _shapes(eqn: Equation) -> str:
 
 
 def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
-    form, (out,) = evaluator.form, eqn.outvars
-    role = form.role(out.aval.shape)
+    partition, (out,) = evaluator.partition, eqn.outvars
+    role = partition.role(out.aval.shape)
     if role is None:
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
     arguments = []
@@ -113,27 +122,27 @@ def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> 
         value = _number_or(evaluator, value, v)
         # JAX has scalars beside arrays, but Mosaic has no selection by a scalar.
         if not isinstance(value, Scalar) or eqn.primitive.name == "select_n":
-            own_role = form.role(v.aval.shape) or role
-            shape = v.aval.shape if form.role(v.aval.shape) else out.aval.shape
+            own_role = partition.role(v.aval.shape) or role
+            shape = v.aval.shape if partition.role(v.aval.shape) else out.aval.shape
             value = evaluator.as_role(value, v.aval.update(shape=shape), own_role)
         arguments.append(value)
     if role is Row:
         return [Row(_apply(eqn, *(x.value for x in arguments)))]
-    groups = range(form.groups(out.aval.shape[-1]))
-    columns = [_blocks(form, x, len(groups)) for x in arguments]
+    groups = range(partition.groups(out.aval.shape[-1]))
+    columns = [_blocks(partition, x, len(groups)) for x in arguments]
     return [Grid(tuple(_apply(eqn, *(blocks[i] for blocks in columns)) for i in groups))]
 
 
-def _blocks(form: Form, value: Any, groups: int) -> tuple[Any, ...]:
+def _blocks(partition: Partition, value: Any, groups: int) -> tuple[Any, ...]:
     """Returns the arrays of a value, of which a Row and a Scalar have the same for all groups."""
     if isinstance(value, Row):
-        value = Grid((form.grid(value.value, (0,)),) * groups)
+        value = Grid((partition.grid(value.value, (0,)),) * groups)
     return value.blocks if isinstance(value, Grid) else (value.value,) * groups
 
 
 def _number_or(evaluator: Evaluator, value: Value, v: Any) -> Value:
     """Returns a Scalar for a constant without axes, and any other value as it is."""
-    is_number = v.aval.shape == () != evaluator.form.batch
+    is_number = v.aval.shape == () != evaluator.partition.batch
     return _scalar(evaluator, value) if is_number else value
 
 
@@ -194,9 +203,9 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
 
 def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Broadcasts numbers, Rows and Vectors."""
-    form, (out,), ((value,), (v,)) = evaluator.form, eqn.outvars, (operands, eqn.invars)
-    axes, rank = eqn.params["broadcast_dimensions"], len(form.batch)
-    role = form.role(out.aval.shape)
+    partition, (out,), ((value,), (v,)) = evaluator.partition, eqn.outvars, (operands, eqn.invars)
+    axes, rank = eqn.params["broadcast_dimensions"], len(partition.batch)
+    role = partition.role(out.aval.shape)
     value = _number_or(evaluator, value, v)
     if role is None:
         refuse(f"broadcast_in_dim {_shapes(eqn)}")
@@ -204,22 +213,22 @@ def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> li
         return [evaluator.as_role(value, out.aval, role)]
     if v.aval.shape == out.aval.shape:
         return [value]
-    if form.role(v.aval.shape) is Row and axes[:rank] == (*range(rank),):
+    if partition.role(v.aval.shape) is Row and axes[:rank] == (*range(rank),):
         row = evaluator.as_role(value, v.aval, Row)
         if role is Row:
             return [row]
-        block = form.grid(row.value, (0,))
-        return [Grid((block,) * form.groups(out.aval.shape[-1]))]
+        block = partition.grid(row.value, (0,))
+        return [Grid((block,) * partition.groups(out.aval.shape[-1]))]
     if isinstance(value, Constant) and axes == (rank,) and role is Grid:
         value = evaluator.memory.constant(Use(value.var, Vector))
-        return [Grid(tuple(form.grid(x, (1,)) for x in value.blocks))]
+        return [Grid(tuple(partition.grid(x, (1,)) for x in value.blocks))]
     return refuse(f"broadcast_in_dim {_shapes(eqn)}")
 
 
 def _reshape(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Adds or removes an axis of size 1."""
     (before,), (after,) = eqn.invars, eqn.outvars
-    roles = [evaluator.form.role(v.aval.shape) for v in (before, after)]
+    roles = [evaluator.partition.role(v.aval.shape) for v in (before, after)]
     if before.aval.shape == after.aval.shape or roles == [Row, Row]:
         return operands
     return refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
@@ -230,7 +239,7 @@ def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
     grid = evaluator.as_role(operands[0], eqn.invars[0].aval, Grid)
     results, start = [], 0
     for size in eqn.params["sizes"]:
-        end = start + evaluator.form.groups(size)
+        end = start + evaluator.partition.groups(size)
         results.append(Grid(grid.blocks[start:end]))
         start = end
     return [*results]
@@ -238,14 +247,14 @@ def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 
 def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     (v,), p = eqn.invars, eqn.params
-    axis, strides = len(evaluator.form.batch), p["strides"]
+    axis, strides = len(evaluator.partition.batch), p["strides"]
     start, limit = p["start_indices"], p["limit_indices"]
     is_whole = limit[:axis] == v.aval.shape[:axis] and not any(start[:axis])
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")
     _require_feature_axis(evaluator, eqn, axis)
     grid = evaluator.as_role(operands[0], v.aval, Grid)
-    first, end = (evaluator.form.groups(index[axis]) for index in (start, limit))
+    first, end = (evaluator.partition.groups(index[axis]) for index in (start, limit))
     return [Grid(grid.blocks[first:end])]
 
 
@@ -259,8 +268,8 @@ def _concatenate(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> 
 def _require_feature_axis(evaluator: Evaluator, eqn: Equation, axis: int) -> None:
     """Raises an error unless an equation moves groups of features."""
     shapes = [v.aval.shape for v in [*eqn.invars, *eqn.outvars]]
-    are_grids = all(evaluator.form.role(shape) is Grid for shape in shapes)
-    if axis != len(evaluator.form.batch) or not are_grids:
+    are_grids = all(evaluator.partition.role(shape) is Grid for shape in shapes)
+    if axis != len(evaluator.partition.batch) or not are_grids:
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
 
 
@@ -274,27 +283,31 @@ REDUCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any], float]] = {
 
 def _reduce(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Reduces the features to one number for each row."""
-    form, (v,) = evaluator.form, eqn.invars
-    is_over_features = eqn.params["axes"] == (len(form.batch),)
-    if not is_over_features or form.role(v.aval.shape) is not Grid or not check.is_inexact(v.aval):
+    partition, (v,) = evaluator.partition, eqn.invars
+    is_over_features = eqn.params["axes"] == (len(partition.batch),)
+    if (
+        not is_over_features
+        or partition.role(v.aval.shape) is not Grid
+        or not check.is_inexact(v.aval)
+    ):
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
     combine, reduce, neutral = REDUCTIONS[eqn.primitive.name]
     grid = evaluator.as_role(operands[0], v.aval, Grid)
     total = functools.reduce(combine, grid.blocks)
-    if form.columns != form.unit:
+    if partition.columns != partition.unit:
         column = jax.lax.broadcasted_iota(jnp.int32, total.shape, 1)
-        column = form.cast(column, values.grid_layout())
-        total = jnp.where(column < form.unit, total, form.fill(neutral, total.dtype))
-    return [Row(form.cast(reduce(total, axis=1), values.row_layout()))]
+        column = partition.cast(column, values.grid_layout())
+        total = jnp.where(column < partition.unit, total, partition.fill(neutral, total.dtype))
+    return [Row(partition.cast(reduce(total, axis=1), values.row_layout()))]
 
 
 def _product(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Multiplies a Grid by a constant matrix."""
     x, w = operands
     ((x_axes, w_axes), batch_axes), (out,) = eqn.params["dimension_numbers"], eqn.outvars
-    is_product = x_axes == (len(evaluator.form.batch),) and batch_axes == ((), ())
+    is_product = x_axes == (len(evaluator.partition.batch),) and batch_axes == ((), ())
     is_product &= len(eqn.invars[1].aval.shape) == 2
-    roles = [evaluator.form.role(v.aval.shape) for v in (eqn.invars[0], out)]
+    roles = [evaluator.partition.role(v.aval.shape) for v in (eqn.invars[0], out)]
     if not isinstance(w, Constant) or not is_product or roles != [Grid, Grid]:
         refuse(f"dot_general {_shapes(eqn)}", "products with a constant matrix")
     x = evaluator.as_role(x, eqn.invars[0].aval, Grid)

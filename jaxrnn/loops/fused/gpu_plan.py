@@ -14,8 +14,9 @@ from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_values import (
     THREADS,
     Constant,
-    Form,
     Grid,
+    Partition,
+    Row,
     Scalar,
     Vector,
     refuse,
@@ -94,14 +95,14 @@ class Plan:
     """How a block of threads runs a loop.
 
     Fields:
-        form: how values are divided.
+        partition: how values are divided.
         uses: how constants are read.
         matrices: shape and dtype of each matrix, with the padding of its columns.
         operand: shape and dtype of the left side of products, `(groups, rows, U)`; None without.
         held: how many of the last rows of a matrix are kept in registers.
     """
 
-    form: Form
+    partition: Partition
     uses: list[Use]
     matrices: dict[Use, jax.ShapeDtypeStruct]
     operand: jax.ShapeDtypeStruct | None
@@ -130,13 +131,16 @@ def plan(loop: Loop, interpret: bool) -> Plan:
     shared memory beside the operand of these rows, the rows are fewer, and some rows of the
     matrices are kept in registers.
     """
-    batch = max((v.aval.shape for v in loop.carry), key=len, default=())[:-1]
-    least = math.prod(batch) / MULTIPROCESSORS
-    rows = min(MOST_ROWS, 2 ** math.ceil(math.log2(max(1, least))))
-    first = _plan(loop, _form(loop, batch, rows, interpret))
+    partition = _partition_of_one_row(loop, interpret)
+    outputs = [partition.role(v.aval.shape) for v in [*loop.new_carry, *loop.y]]
+    least = 2 if Row in outputs else 1  # Mosaic cannot write a single number
+    wanted = max(least, math.prod(partition.batch) / MULTIPROCESSORS)
+    rows = min(MOST_ROWS, 2 ** math.ceil(math.log2(wanted)))
+    first = _plan(loop, dataclasses.replace(partition, rows=rows))
     if first.shared_bytes <= SHARED_MEMORY or not first.matrices:
         return first
-    return _with_held(_plan(loop, _form(loop, batch, min(rows, ROWS_BESIDE_HELD), interpret)))
+    rows = min(rows, ROWS_BESIDE_HELD)
+    return _with_held(_plan(loop, dataclasses.replace(partition, rows=rows)))
 
 
 def require_room(plan: Plan) -> None:
@@ -148,47 +152,48 @@ def require_room(plan: Plan) -> None:
     check.require(plan.shared_bytes <= SHARED_MEMORY, "step", got, f"{room}, or loop=jaxrnn.bptt")
 
 
-def _form(loop: Loop, batch: tuple[int, ...], rows: int, interpret: bool) -> Form:
-    """Returns how the values of a loop are divided."""
+def _partition_of_one_row(loop: Loop, interpret: bool) -> Partition:
+    """Returns how the values of a loop are divided, with one row in a block of threads."""
+    batch = max((v.aval.shape for v in loop.carry), key=len, default=())[:-1]
     widths = {v.aval.shape[-1] for v in loop.carry if len(v.aval.shape) > len(batch)}
-    form = Form(batch, 1, rows, widths == {1}, interpret)
+    partition = Partition(batch, 1, 1, widths == {1}, interpret)
     operands = [v for eqn in loop.equations for v in [*eqn.invars, *eqn.outvars]]
     shapes = [v.aval.shape for v in [*loop.carry, *loop.x, *operands]]
-    widths = {shape[-1] for shape in shapes if form.role(shape) is Grid}
-    return dataclasses.replace(form, unit=math.gcd(*widths) or 1)
+    widths = {shape[-1] for shape in shapes if partition.role(shape) is Grid}
+    return dataclasses.replace(partition, unit=math.gcd(*widths) or 1)
 
 
-def _plan(loop: Loop, form: Form) -> Plan:
+def _plan(loop: Loop, partition: Partition) -> Plan:
     """Returns a plan without rows in registers."""
-    recorder = Recorder(form)
+    recorder = Recorder(partition)
 
     def run() -> None:
         env: dict[Any, Any] = {v: Constant(v) for v in loop.constants}
-        env |= {v: zeros(form, v.aval) for v in [*loop.carry, *loop.x]}
-        evaluator = Evaluator(form, recorder)
+        env |= {v: zeros(partition, v.aval) for v in [*loop.carry, *loop.x]}
+        evaluator = Evaluator(partition, recorder)
         env = evaluator.run(loop.equations, env)
         for v in [*loop.new_carry, *loop.y]:
-            evaluator.as_role(value_of(env, v), v.aval, role_of(form, v.aval))
+            evaluator.as_role(value_of(env, v), v.aval, role_of(partition, v.aval))
 
     jax.eval_shape(run)
     operand = None
     if recorder.operands:
         groups = max(groups for groups, _ in recorder.operands)
         dtype = max((dtype for _, dtype in recorder.operands), key=lambda d: d.itemsize)
-        operand = jax.ShapeDtypeStruct((groups, form.rows, form.columns), dtype)
+        operand = jax.ShapeDtypeStruct((groups, partition.rows, partition.columns), dtype)
     held = dict.fromkeys(recorder.matrices, 0)
-    return Plan(form, recorder.uses, recorder.matrices, operand, held)
+    return Plan(partition, recorder.uses, recorder.matrices, operand, held)
 
 
 def _with_held(plan: Plan) -> Plan:
     """Returns a plan that keeps rows of its matrices in registers, as many as needed."""
-    unroll, room = math.gcd(UNROLL, plan.form.unit), HELD_NUMBERS
+    unroll, room = math.gcd(UNROLL, plan.partition.unit), HELD_NUMBERS
     for use, matrix in plan.matrices.items():
         numbers = matrix.shape[1] // THREADS  # of a row, in one thread
         row_bytes = _bytes(matrix) // matrix.shape[0]
         excess = plan.shared_bytes - SHARED_MEMORY
         wanted = math.ceil(max(0, excess) / row_bytes / unroll) * unroll
-        most = min(room // numbers, plan.form.unit) // unroll * unroll
+        most = min(room // numbers, plan.partition.unit) // unroll * unroll
         plan = dataclasses.replace(plan, held=plan.held | {use: min(wanted, most)})
         room -= plan.held[use] * numbers
     return plan
@@ -203,9 +208,9 @@ class Recorder(Memory):
         operands: the groups and the dtype of the left side of each product.
     """
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, partition: Partition) -> None:
         """Starts without any."""
-        self.form = form
+        self.partition = partition
         self.uses: list[Use] = []
         self.matrices: dict[Use, jax.ShapeDtypeStruct] = {}
         self.operands: list[tuple[int, Any]] = []
@@ -217,21 +222,21 @@ class Recorder(Memory):
         if use.role is Scalar:
             return Scalar(jnp.zeros((), aval.dtype))
         if use.role is Vector:
-            groups = self.form.groups(aval.shape[-1])
-            return Vector((jnp.zeros(self.form.columns, aval.dtype),) * groups)
-        return zeros(self.form, aval)
+            groups = self.partition.groups(aval.shape[-1])
+            return Vector((jnp.zeros(self.partition.columns, aval.dtype),) * groups)
+        return zeros(self.partition, aval)
 
     def product(self, x: Grid, use: Use, dtype: Any) -> Grid:
         """Records a matrix, and returns zeros."""
-        form, w = self.form, use.var.aval
-        if any(size % form.unit for size in w.shape):
+        partition, w = self.partition, use.var.aval
+        if any(size % partition.unit for size in w.shape):
             refuse(f"a product with {check.describe(w)}")
         depth, width = w.shape if use.axis == 0 else w.shape[::-1]
-        groups = form.groups(width)
+        groups = partition.groups(width)
         self._add(use)
-        self.matrices[use] = jax.ShapeDtypeStruct((depth, groups * form.columns), w.dtype)
+        self.matrices[use] = jax.ShapeDtypeStruct((depth, groups * partition.columns), w.dtype)
         self.operands.append((len(x.blocks), wide(dtype)))
-        return Grid((jnp.zeros((form.rows, form.columns), dtype),) * groups)
+        return Grid((jnp.zeros((partition.rows, partition.columns), dtype),) * groups)
 
     def _add(self, use: Use) -> None:
         if use not in self.uses:

@@ -62,7 +62,7 @@ Value = Grid | Row | Vector | Scalar | Constant
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class Partition:
     """The sizes of a step, and how its values are divided.
 
     Fields:
@@ -218,17 +218,17 @@ def refuse(got: str, expected: str = "operations on rows and their features") ->
     raise TypeError(f"step: got {got}, expected {expected}, or loop=jaxrnn.bptt")
 
 
-def role_of(form: Form, aval: Any) -> Any:
+def role_of(partition: Partition, aval: Any) -> Any:
     """Returns Grid or Row; raises an error for another shape."""
-    role = form.role(aval.shape)
+    role = partition.role(aval.shape)
     if role is None:
-        refuse(f"{check.describe(aval)} beside the batch {form.batch}")
+        refuse(f"{check.describe(aval)} beside the batch {partition.batch}")
     return role
 
 
-def zeros(form: Form, aval: Any) -> Any:
+def zeros(partition: Partition, aval: Any) -> Any:
     """Returns a Grid or a Row of zeros, without layouts."""
-    if role_of(form, aval) is Row:
-        return Row(jnp.zeros(form.rows, aval.dtype))
-    block = jnp.zeros((form.rows, form.columns), aval.dtype)
-    return Grid((block,) * form.groups(aval.shape[-1]))
+    if role_of(partition, aval) is Row:
+        return Row(jnp.zeros(partition.rows, aval.dtype))
+    block = jnp.zeros((partition.rows, partition.columns), aval.dtype)
+    return Grid((block,) * partition.groups(aval.shape[-1]))
