@@ -28,8 +28,10 @@ class fused(Expression):
     backward pass saves streams out. The gradient of each weight is one matrix product afterwards.
     For a step without a hand-written backward pass, both loops are derived as in `bptt`.
 
-    It runs on a TPU. The kernels are compiled for a v5e and tested by JAX's interpreter; they have
-    not run on a TPU yet, so nothing is known about their speed.
+    It runs on a TPU. On several, it runs inside `jaxrnn.training.data_parallel` or a
+    `jax.shard_map`, since a kernel is not divided automatically. The kernels are compiled for a v5e
+    and tested by JAX's interpreter. They have not run on a TPU yet, so nothing is known about their
+    speed.
 
     Args:
         interpret: run the kernels on any device by JAX's interpreter, for tests; TypeError if it is
@@ -84,6 +86,7 @@ class KernelScan:
             return jax.lax.scan(body, carry, xs, length, reverse=reverse)
         traced, arrays = bodies.trace(body, carry, xs)
         _require_real(traced)
+        _require_one_device(carry, xs)
         kernel = tpu.TpuKernel(traced, steps, reverse, self.interpret)
         if not self.interpret:
             kernel.require_room()
@@ -100,6 +103,15 @@ def _require_real(body: bodies.Body) -> None:
         fits = is_real and not jnp.issubdtype(v.aval.dtype, jnp.complexfloating)
         expected = "real numbers, or loop=jaxrnn.bptt"
         check.require(fits, "step", f"{check.describe(v.aval)} in fused()", expected, TypeError)
+
+
+def _require_one_device(carry: Carry, xs: PyTree) -> None:
+    """Raises an error if an array is split over a mesh with explicit axes."""
+    for leaf in jax.tree.leaves((carry, xs)):
+        spec = jax.typeof(leaf).sharding.spec
+        is_split = any(axis is not None for axis in spec)
+        expected = "jaxrnn.training.data_parallel, a jax.shard_map, or loop=jaxrnn.bptt"
+        check.require(not is_split, "loop", f"fused() of arrays split by {spec}", expected)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
