@@ -133,4 +133,7 @@ def _derivative(
         carry, xs = arrays.carry, arrays.xs
         return jax.lax.scan(step, carry, xs, kernel.steps, reverse=kernel.reverse)
 
-    return jax.jvp(scan, primals, tangents)
+    _, tangents_out = jax.jvp(scan, primals, tangents)
+    # The values are those of the kernel, since under `jax.vmap` JAX takes the batch axis of the
+    # values to be the same with and without differentiation.
+    return _run(kernel, *primals), tangents_out
