@@ -17,6 +17,13 @@ def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
+def have_same_structure(first: PyTree, second: PyTree) -> bool:
+    """Whether two trees have the same structure, for any leaves."""
+    # mypy knows of no comparison of structures.
+    structures: list[Any] = [jax.tree.structure(first), jax.tree.structure(second)]
+    return structures[0] == structures[1]
+
+
 def split_inexact(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a tree into two of the same structure: leaves with a gradient, and the others.
 

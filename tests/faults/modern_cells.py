@@ -54,8 +54,8 @@ SLSTM_FAULTS = (
         "transforms/dropout.py",
         "variational_dropout._draw",
         "mask of the heads",
-        "math.prod(recurrent[0].w.shape[:-1])",
-        "recurrent[0].w.shape[0]",
+        "math.prod(recurrent_kernels[0].w.shape[:-1])",
+        "recurrent_kernels[0].w.shape[0]",
         "cells/test_xlstm.py::test_dropout_of_the_state_has_a_number_for_each_unit_of_each_head",
     ),
 )
