@@ -287,7 +287,8 @@ class Cell(Part):
         """
         check.require_arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises before any computation
-        check.require_carry(self, params, carry, check.batch_shape(x, self.num_feature_axes))
+        batch = check.batch_shape(x, self.num_feature_axes)
+        check.require_carry(self.initial_carry, params, carry, batch)
         result = self.advance(self.prepare(params), carry, self.project(params, x))
         carry, _ = check.require_pair("advance", result)
         return carry, self.output(params, carry)

@@ -123,11 +123,11 @@ class selective_ssm(ChannelwiseCell):
     ) -> SSMCarry:
         """Returns the zero state, of float32 at least, since h is a sum over time."""
         wide = kernels.at_least_float32(dtype)
-        return SSMCarry(
-            h=kernels.zeros(self.state_size, (*batch_shape, self.hidden_size), wide),
-            c=kernels.zeros(self.state_size, batch_shape, wide),
-            u=kernels.zeros(self.hidden_size, batch_shape, wide),
-        )
+        # First those that check `batch_shape` as it was given.
+        c = kernels.zeros(self.state_size, batch_shape, wide)
+        u = kernels.zeros(self.hidden_size, batch_shape, wide)
+        h = kernels.zeros(self.state_size, (*batch_shape, self.hidden_size), wide)
+        return SSMCarry(h, c, u)
 
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns u, Δ, B and C of all steps."""

@@ -20,7 +20,7 @@ def num_batch_axes(step: Step | Part, carry: Carry) -> int:
     """
     shapes = _shapes_of_inexact(carry)
     if isinstance(step, Part) and shapes:
-        zero = check.abstract_zero_carry(step.initial_carry, (), jnp.float32)
+        zero = check.abstract_zero_carry(step.initial_carry, (), jnp.dtype("float32"))
         return len(shapes[0]) - len(_shapes_of_inexact(zero)[0])
     # For carries h [3,4] and c [3,4,5] of a plain step, the axes of sizes 3 and 4 are shared, and
     # they are the batch axes, since c has an axis more.
