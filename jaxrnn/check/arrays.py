@@ -145,13 +145,14 @@ def require_bool_sequence(name: str, value: Leaf, steps: int) -> None:
     require(value.shape[:1] == (steps,), name, value, f"a leading axis of T = {steps}")
 
 
-def require_key(name: str, value: Leaf) -> None:
-    """Raises an error unless `value` is one key of `jax.random.key` or of `PRNGKey`."""
+def require_key(name: str, value: Leaf) -> jax.Array:
+    """Returns `value` if it is one key of `jax.random.key` or `PRNGKey`; else raises an error."""
     dtype = getattr(value, "dtype", None)
     shape = getattr(value, "shape", None)
     is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     is_raw_key = dtype == jnp.uint32 and shape is not None and len(shape) == 1
     require_type(is_key or is_raw_key, name, value, "a key, such as jax.random.key(0)")
+    return value
 
 
 # The arguments and results of steps and cells.

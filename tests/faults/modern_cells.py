@@ -209,8 +209,8 @@ CONV_FAULTS = (
         "networks.py",
         "stacked.init",
         "one feature axis",
-        "*self.feature_shape(size)",
-        "size",
+        "*self.feature_shape(input_size)",
+        "input_size",
         "cells/test_conv_lstm.py::test_a_stack_of_two",
     ),
     fault(
