@@ -20,7 +20,7 @@ from jaxrnn.cells import TimedInputs as TimedInputs, cfc as cfc, conv_lstm as co
 
 # Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed
-from jaxrnn.loops import cudnn as cudnn
+from jaxrnn.loops import cudnn as cudnn, fused as fused
 from jaxrnn.loops import parallel as parallel, randomized as randomized, scan as scan
 from jaxrnn.loops import truncated as truncated
 
