@@ -319,6 +319,7 @@ class residual(Network):
         def run(x: Array) -> StepResult:
             return unroll(self, self.part.init(key, input_size, dtype), x)
 
+        # On shapes, so that nothing is drawn twice.
         x = jax.ShapeDtypeStruct((1, input_size), dtype)
         jax.eval_shape(run, x)  # raises an error if outputs and inputs differ in size
         return self.part.init(key, input_size, dtype)

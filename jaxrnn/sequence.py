@@ -72,7 +72,15 @@ def unroll(
 
     Gradient: that of `loop`. By default it is exact backpropagation through time.
     """
-    runner = Runner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = Runner(
+        loop=loop,
+        mask=mask,
+        fill_value=fill_value,
+        reset=reset,
+        reset_carry=reset_carry,
+        reverse=reverse,
+        key=key,
+    )
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -117,7 +125,15 @@ def history(
 
     Gradient: that of `loop`. Time: one more `advance`, of all steps at once.
     """
-    runner = HistoryRunner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = HistoryRunner(
+        loop=loop,
+        mask=mask,
+        fill_value=fill_value,
+        reset=reset,
+        reset_carry=reset_carry,
+        reverse=reverse,
+        key=key,
+    )
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 

@@ -132,7 +132,7 @@ def shift_right(first: PyTree, rest: PyTree) -> PyTree:
     return jax.tree.map(shift, first, rest)
 
 
-def expand_mask(mask: Array, x: Leaf) -> jax.Array:
+def expand_mask(mask: Array, x: Leaf) -> Array:
     """Returns the mask with as many axes as x, to be broadcast over the last axes of x.
 
     The mask may be any array whose axes are the first axes of x.

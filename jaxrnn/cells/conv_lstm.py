@@ -18,6 +18,7 @@ from jaxrnn.cells.lstm import (
     LSTMCarry,
     LSTMCell,
     LSTMGates,
+    output_adjoint,
     update_memory,
     update_memory_adjoint,
 )
@@ -172,14 +173,10 @@ class conv_lstm(LSTMCell):
     def _adjoint(
         self, w: RecurrentConvKernel, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LSTMGates]:
-        f = residuals.saved.f
-        o = residuals.saved.o
-        m = tanh(residuals.carry.c)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m)
-        delta_o = d_carry.h * m * o * (1 - o)  # (V5)
+        d_c, delta_o = output_adjoint(residuals, d_carry)  # (V5)
         delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)  # (V6)
         d_h_tm1 = _convolve(kernels.join_gates(*delta), w.w_t, transposed=True)
-        return LSTMCarry(d_h_tm1, d_c * f), delta  # (V7)
+        return LSTMCarry(d_h_tm1, d_c * residuals.saved.f), delta  # (V7)
 
     def _gradients(
         self, w: RecurrentConvKernel, residuals: Residuals, deltas: LSTMGates
@@ -195,6 +192,7 @@ class conv_lstm(LSTMCell):
         return RecurrentConvKernel(d_w, kernels.NO_GRADIENT), GateInputs(deltas)  # (V8)
 
     def _check_inputs(self, params: Params, xs: Array) -> None:
+        """Raises an error unless params and images fit."""
         check.require_params("conv_lstm", params, self.parameter_shapes)
         check.require_features("xs", "conv_lstm", xs, size=params["w_x"].shape[-2])
         spatial = xs.shape[-self.num_feature_axes : -1]

@@ -23,7 +23,10 @@ DELTA_FROM_STATE: dict[Activation, Callable[[State, State], State]] = {
 
 
 class PreActivation(NamedTuple):
-    """The pre-activation a, `(*lead, H)`; None if the slope follows from the state."""
+    """The pre-activation a, `(*lead, H)`; None if the slope follows from the state.
+
+    It has a name, since `history` returns it.
+    """
 
     a: State | None
 

@@ -32,7 +32,7 @@ class LSTMCell(GatedCell):
     """The shared parts of the LSTM variants: the gates i, f, g, o, and the memory c.
 
     The three methods below are those of the plain LSTM; a variant overrides all three, and calls
-    `update_memory` and `update_memory_adjoint`, which all variants share.
+    the functions at the end of this file, which the variants share.
     """
 
     forget_bias: float = dataclasses.field(default=1.0, kw_only=True)
@@ -130,14 +130,10 @@ def lstm_adjoint(
     w: RecurrentKernel, residuals: Residuals, d_carry: LSTMCarry
 ) -> tuple[LSTMCarry, LSTMGates]:
     """Returns (L5) to (L7)."""
-    f = residuals.saved.f
-    o = residuals.saved.o
-    m = tanh(residuals.carry.c)  # computed again, so that no array over time is kept for it
-    d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
-    delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+    d_c, delta_o = output_adjoint(residuals, d_carry)
     delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)
     d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w)
-    return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
+    return LSTMCarry(d_h_tm1, d_c * residuals.saved.f), delta  # (L7)
 
 
 def lstm_gradients(
@@ -159,6 +155,15 @@ def update_memory(p: LSTMGates, c_tm1: State, z: GateInputs) -> tuple[State, Sta
     f = sigmoid(x.f + p.f)  # (L2)
     g = tanh(x.g + p.g)  # (L2)
     return f * c_tm1 + i * kernels.scale(g, z.dropout_mask), i, f, g  # (L3)
+
+
+def output_adjoint(residuals: Residuals, d_carry: LSTMCarry) -> tuple[State, State]:
+    """Returns μ_t of (L5), and δ_o of (L6), for an output h_t = o ⊙ tanh(c_t)."""
+    o = residuals.saved.o
+    m = tanh(residuals.carry.c)  # computed again, so that no array over time is kept for it
+    d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
+    delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+    return d_c, delta_o
 
 
 def update_memory_adjoint(

@@ -13,6 +13,7 @@ from jaxrnn.cells.lstm import (
     LSTMCell,
     LSTMGates,
     lstm_gradients,
+    output_adjoint,
     update_memory,
     update_memory_adjoint,
 )
@@ -94,15 +95,12 @@ class peephole_lstm(LSTMCell):
     def _adjoint(
         self, w: PeepholeWeights, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LSTMGates]:
-        f = residuals.saved.f
-        o = residuals.saved.o
-        m = tanh(residuals.carry.c)
-        delta_o = d_carry.h * m * o * (1 - o)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m) + kernels.scale(delta_o, w.p_o)  # (P5)
+        d_c, delta_o = output_adjoint(residuals, d_carry)
+        d_c = d_c + kernels.scale(delta_o, w.p_o)  # (P5), since o reads c_t too
         delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)  # (P6)
         d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w.w_h)
         d_peepholes = kernels.scale(delta.i, w.p_i) + kernels.scale(delta.f, w.p_f)
-        return LSTMCarry(d_h_tm1, d_c * f + d_peepholes), delta  # (P7)
+        return LSTMCarry(d_h_tm1, d_c * residuals.saved.f + d_peepholes), delta  # (P7)
 
     def _gradients(
         self, w: PeepholeWeights, residuals: Residuals, deltas: LSTMGates

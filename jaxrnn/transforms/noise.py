@@ -52,8 +52,8 @@ class NoisyCell(TransformedCell):
         self, key: Key, params: Params, carry: Carry, xs: PyTree
     ) -> tuple[PyTree, PyTree]:
         """Returns pairs of the noise of this cell and the noise of the inner cell."""
-        key, inner_key = jax.random.split(key)
-        shared, per_step = self._draw(key, params, carry, xs)
+        own_key, inner_key = jax.random.split(key)
+        shared, per_step = self._draw(own_key, params, carry, xs)
         inner_shared, inner_per_step = self.cell.draw_noise(inner_key, params, carry, xs)
         return (shared, inner_shared), (per_step, inner_per_step)
 

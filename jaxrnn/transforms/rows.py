@@ -94,6 +94,6 @@ def row_norm(d_carry: Carry, num_batch_axes: int) -> jax.Array:
     return jnp.sqrt(jnp.sum((sizes / peak[..., None]) ** 2, axis=-1)) * peak
 
 
-def one_where_zero(size: jax.Array) -> jax.Array:
+def one_where_zero(size: Array) -> jax.Array:
     """Returns the size, with 1 in the place of 0, as a safe divisor."""
     return jnp.where(size == 0, 1, size)

@@ -137,11 +137,13 @@ class StepLossCell(ExtraInputCell):
         batch = check.batch_shape(xs.xs, self.num_feature_axes)
         like = jax.ShapeDtypeStruct((*batch, *self.target.shape), self.target.dtype)
         check.require_same_tree("xs.targets", xs.targets, like)
-        return StepLossInputs(self.cell.project(params[0], xs.xs), xs.targets)
+        cell_params, _ = params
+        return StepLossInputs(self.cell.project(cell_params, xs.xs), xs.targets)
 
     def prepare(self, params: Params) -> Weights:
         """Calls the inner cell."""
-        return self.cell.prepare(params[0])
+        cell_params, _ = params
+        return self.cell.prepare(cell_params)
 
     def advance(self, w: Weights, carry: Carry, z: StepLossInputs) -> tuple[Carry, PyTree]:
         """Calls the inner cell, and puts the target of the step into the carry."""

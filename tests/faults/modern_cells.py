@@ -196,7 +196,14 @@ CONV_FAULTS = (
         "(left, right) for",
         "conv_lstm",
     ),
-    backward(CONV, "conv_lstm._adjoint", "memory left out", "d_carry.c + ", "", "conv_lstm"),
+    backward(
+        CONV,
+        "conv_lstm._adjoint",
+        "memory left out",
+        "output_adjoint(residuals, d_carry)",
+        "output_adjoint(residuals, d_carry._replace(c=0 * d_carry.c))",
+        "conv_lstm",
+    ),
     backward(
         CONV,
         "conv_lstm._gradients",
