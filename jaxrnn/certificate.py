@@ -77,6 +77,7 @@ class Certificate(NamedTuple):
             status = "ok" if row.ok else "OUT"
             numbers = (f"{row.error:.1e}", f"{row.limit:.1e}")
             lines.append((*row.group(), row.array, *numbers, status))
+        # Each column is as wide as its longest entry.
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         num_out = sum(not row.ok for row in self.rows)

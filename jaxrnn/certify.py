@@ -137,8 +137,10 @@ def certify(
     expected = "all or none" if isinstance(step, Part) else "all for a plain Step"
     check.require(fits, "params, carry, xs", f"{num_given} of the three", expected)
     check.require_arrays(params=params, carry=carry, xs=xs)
+    # Else an accelerator would round the factors of products, in the references too.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trials = []
+        # A generator for each draw: more draws leave the first ones as they are.
         for rng in np.random.default_rng(seed).spawn(num_draws):
             args: Arguments = (params, carry, xs)
             if isinstance(step, Part) and num_given == 0:
@@ -185,6 +187,7 @@ def draw_arguments(cell: Part, rng: np.random.Generator) -> Arguments:
     """
     dtype = jnp.result_type(float)
     params = cell.init(jax.random.key(int(rng.integers(2**31))), 5, dtype)
+    # Zero biases would hide an error in what they multiply.
     noise = _normal_like(rng, params)
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, noise)
     carry = _normal_like(rng, cell.initial_carry((3,), dtype))
@@ -361,7 +364,7 @@ def _normal_like(rng: np.random.Generator, shapes: PyTree, lead: tuple[int, ...]
     def normal(x: check.Leaf) -> jax.Array:
         shape = (*lead, *x.shape)
         if not check.is_inexact(x):
-            return jnp.zeros(shape, x.dtype)
+            return jnp.zeros(shape, x.dtype)  # such as a counter in the carry, or its cotangent
         numbers = rng.standard_normal(shape)
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             numbers = numbers + 1j * rng.standard_normal(shape)

@@ -145,6 +145,7 @@ def _with_mask_and_resets(hidden_size: int, loop: Loop) -> Call:
     params, carry, xs = draw_arguments(cell, rng)
     mask = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.7)
     reset = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.2)
+    # The order in which `unroll` wraps a cell.
     masked_and_reset = transforms.resettable(transforms.masked(cell), learned=True)
     reset_params = ResetParams(params, jax.tree.map(jax.numpy.cos, carry))
     reset_inputs = ResetInputs(MaskedInputs(xs, mask), reset)

@@ -252,9 +252,11 @@ class bidirectional(Network):
             ys = merge(forward, backward)
         except (TypeError, ValueError) as error:
             got = f"{check.describe(forward)} and {check.describe(backward)}"
+            # The first line of JAX's message; the rest explains JAX.
             reason, _, _ = str(error).partition("\n")
             expected = "outputs of both directions that fit together"
             raise ValueError(f"merge: got {got} ({reason}), expected {expected}") from error
+        # Masks zero the outputs of padded steps, so time and batch have to stay the first axes.
         lead = check.batch_shape(forward)
         leaves = jax.tree.leaves(ys)
         fits = leaves and all(jnp.shape(y)[: len(lead)] == lead for y in leaves)

@@ -77,6 +77,7 @@ class Runner:
             runner = self._of_part(index, reverse)
         if isinstance(part, Network):
             return part.run_parts(runner, params, carry, xs)
+        # Noise goes to the part itself, which the mask and the resets wrap afterwards.
         if runner.key is not None and isinstance(part, Part) and part.is_noisy:
             params, xs = add_noise(part, runner.key, params, carry, xs)
         if isinstance(part, Layer):

@@ -216,6 +216,7 @@ def _check_exclusive_options(runner: Runner, lengths: Array | None, cell: Part |
     """Raises an error if one option excludes another, or is not used."""
     is_exclusive = runner.mask is None or lengths is None
     check.require(is_exclusive, "lengths", "both mask and lengths", "one of them")
+    # An option that has no effect is a mistake of the caller.
     is_used = runner.reset is not None or runner.reset_carry is None
     check.require(is_used, "reset_carry", "a carry and no reset", "both")
     if runner.key is not None:

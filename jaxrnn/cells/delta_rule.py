@@ -110,6 +110,7 @@ class delta_rule(MatrixMemoryCell):
         zeros = [jnp.zeros(width, wide) for width in self._widths]
         shape = (self.num_heads,)
         log_step = jax.random.uniform(key_b, shape, wide, math.log(1e-3), math.log(0.1))
+        # Of a time step Δ = softplus(b) and a rate -exp(a_log): α = exp(-exp(a_log) Δ) as in Mamba.
         decay_biases = kernels.inverse_softplus(jnp.exp(log_step))
         biases = DeltaRuleInputs(*zeros)._replace(log_decay=decay_biases)
         w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, sum(self._widths)), wide)

@@ -90,6 +90,7 @@ class echo_state(GatedCell):
         size = self.hidden_size
         bound = self.input_scale
         key_x, key_b, key_h, key_mask = jax.random.split(key, 4)
+        # Drawn with any scale, since the division by the radius removes it.
         w_h = jax.random.uniform(key_h, (size, size), wide, -1, 1)
         w_h = jnp.where(jax.random.bernoulli(key_mask, self.density, w_h.shape), w_h, 0)
         radius = spectral_radius(w_h)

@@ -96,6 +96,7 @@ class LinearCell(Cell):
             return None if a is None else d * c  # (A3)
 
         pullback = tree.vjp_inexact(affine_of_all_steps, w, residuals.z)
+        # Only the places of None in a matter here, so its shapes are enough.
         a, _ = jax.eval_shape(affine_of_all_steps, w, residuals.z)
         d_a = jax.tree.map(gradient_of_a, carries, a, deltas)
         ((d_w, d_zs),) = pullback(Affine(d_a, deltas))
@@ -179,6 +180,7 @@ class ChannelwiseCell(LinearCell):
             shape = (input_size, self.hidden_size)
             parameters["w_x"] = Parameter(shape, jax.nn.initializers.lecun_normal())
         else:
+            # Each input is that of one unit, so there are as many.
             expected = f"{self.hidden_size}, the hidden_size, without input_projection"
             check.require(input_size == self.hidden_size, "input_size", input_size, expected)
         keys = jax.random.split(key, len(parameters))

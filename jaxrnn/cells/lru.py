@@ -77,6 +77,7 @@ class lru(LinearCell):
         if self.output_size is None:
             self.replace_fields(output_size=self.hidden_size)
         check.require_int("output_size", self.output_size, least=1)
+        # Infinity and NaN fail the comparisons below.
         r_min = check.require_number("r_min", self.r_min)
         r_max = check.require_number("r_max", self.r_max)
         is_ring = 0 <= r_min < r_max <= 1
@@ -154,7 +155,7 @@ class lru(LinearCell):
         p = kernels.widen(params)
         nu = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG))
         phase = jnp.exp(p["theta_log"])
-        radius = jnp.exp(-nu)
+        radius = jnp.exp(-nu)  # below 1 for any nu_log
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(self, params: Params, carries: Modes) -> Float[Array, "*lead O"]:

@@ -39,6 +39,7 @@ def require_same_tree(name: str, got: PyTree, expected: PyTree, why: str = "") -
     `why` ends the message.
     """
     require_same_structure(name, got, expected, why)
+    # Of two trees of one structure, leaves come in the same order, and `expected` has the paths.
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves_with_path(expected), strict=True)
     for got_leaf, (path, expected_leaf) in pairs:
         place = name + jax.tree_util.keystr(path)
@@ -79,6 +80,7 @@ def require_same_devices(**trees: PyTree) -> None:
     first_place = None
     first_devices: list[str] = []
     for place, leaf in _leaves(trees):
+        # A traced array has no device yet, and JAX moves an array that is not committed.
         if isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "committed", False):
             continue
         devices = sorted(map(str, leaf.devices()))
@@ -164,7 +166,7 @@ def num_steps(xs: PyTree, name: str = "xs") -> int:
     if not leaves:
         expected = "at least one with a time axis (jnp.arange(T) if the step needs no input)"
         require(leaves, name, f"{xs!r}, which has no arrays", expected)
-    sizes = {}
+    sizes = {}  # by the place of each leaf, so that the message shows which one differs
     for path, leaf in leaves:
         place = name + jax.tree_util.keystr(path)
         require(jnp.ndim(leaf), place, describe(leaf), "a leading time axis")
@@ -224,6 +226,8 @@ def require_batch_axes(
     """
     got = f"the batch axes {shape}"
     require(batch in (None, shape), name, got, f"{batch}, those of xs")
+    # A plain Step does not say which axes of its carry are batch axes. A mask selects rows of every
+    # array of the carry, so its axes have to be there.
     if batch is not None:
         return
     for path, leaf in jax.tree.leaves_with_path(carry):
@@ -280,6 +284,7 @@ def require_params(cell: str, params: PyTree, shapes: Mapping[str, Sequence[int 
         require_type(hasattr(array, "dtype"), place, array, f"an array for {cell}")
         require(_has_shape(array, shape), place, array, f"{_shape_text(shape)} for {cell}")
         require_floating(place, jnp.result_type(array))
+    # A cell computes in the dtype of its parameters, so there is only one.
     dtypes = sorted({str(jnp.result_type(array)) for array in params.values()})
     require(len(dtypes) <= 1, "params", f"the dtypes {dtypes}", f"one for {cell}", TypeError)
 
@@ -333,6 +338,7 @@ def require_loop_result(result: object, carry: PyTree, xs: PyTree) -> tuple[PyTr
     last, ys = require_pair("loop", result)
     require_same_tree("loop(...)[0]", last, carry, ", as the carry before the first step")
     steps = num_steps(xs)
+    # A user's own loop may return anything.
     for path, leaf in jax.tree.leaves_with_path(ys):
         place = "loop(...)[1]" + jax.tree_util.keystr(path)
         fits = jnp.shape(leaf)[:1] == (steps,)

@@ -63,6 +63,7 @@ def parse_bytes(name: str, value: object) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kKMG]?B|[KMG]iB)", value)
     if match is None:
         raise ValueError(f"{name}: got {value!r}, expected bytes, such as 64000 or '64MiB'")
+    # KiB, MiB, GiB are powers of 1024; kB, MB, GB are powers of 1000.
     number = float(match[1])
     unit = match[2]
     base = 1024 if "i" in unit else 1000

@@ -57,6 +57,7 @@ def flatten_rows(carry: Carry, num_batch_axes: int) -> jax.Array:
         else:
             parts.append(array)
     widest = max((part.dtype for part in parts), key=lambda dtype: jnp.finfo(dtype).bits)
+    # A norm of narrow numbers would be narrow too, and could overflow.
     dtype = at_least_float32(widest)
     rows = [jax.lax.collapse(part, num_batch_axes).astype(dtype) for part in parts]
     return jnp.concatenate(rows, axis=-1)

@@ -78,6 +78,7 @@ def step_loss(
     check.require_instance("target", target, jax.ShapeDtypeStruct)
     if not isinstance(step, Cell):
         return StepLossStep(step, readout, loss)
+    # `unroll` wraps the params and xs of a noisy cell in WithNoise, and here both are pairs.
     check.require(not step.is_noisy, "step", "one that draws noise", "one without")
     return StepLossCell(step, readout, loss, target=target)
 

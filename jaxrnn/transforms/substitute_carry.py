@@ -85,6 +85,7 @@ def _flat_jaxpr(
         """Returns the outputs of a jaxpr in which the variables `carry` are the new carry."""
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         for eqn in jaxpr.eqns:
+            # By identity, which is how the variables of a jaxpr are told apart.
             is_carry = [any(v is c for c in carry) for v in eqn.outvars]
             inputs = [jaxprs.value_of(env, v) for v in eqn.invars]
             if eqn.primitive.name == "jit":
