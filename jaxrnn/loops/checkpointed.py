@@ -122,7 +122,7 @@ class checkpointed(Expression):
         plan = self._plan(closed.step, *arguments)
         with explain_forward_mode("checkpointed"):
             last, ys = _run_checkpointed(closed.step, self.loop, plan, *arguments)
-        return closed.whole(last), ys
+        return closed.full_carry(last), ys
 
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)
