@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.online.plan import Pair, Plan, pullback
-from jaxrnn.online.rows import OVER_ROWS, Arguments, RowStep, Weights, widest
+from jaxrnn.online.rows import OVER_ROWS, AbstractWeights, Arguments, RowStep, widest
 from jaxrnn.types import Key
 
 # For each block (B, r, K, M): M columns of r rows, and K weights in each column.
@@ -22,7 +22,7 @@ Influence = tuple[jax.Array, ...]
 class SparseInfluence:
     """The numbers of S that a plan keeps."""
 
-    def __init__(self, row: RowStep, weights: Weights, plan: Plan) -> None:
+    def __init__(self, row: RowStep, weights: AbstractWeights, plan: Plan) -> None:
         """Takes the step of one row, its weight arrays or their shapes, and the plan."""
         self.row = row
         self.weights = weights
@@ -100,7 +100,7 @@ class SparseInfluence:
         return direct, jacobian
 
 
-def _in_shape_of(weight: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+def _in_shape_of(weight: jax.Array | jax.ShapeDtypeStruct, x: jax.Array, axis: int) -> jax.Array:
     """Returns `(K, M)` in the shape of the weight array."""
     others = [size for p, size in enumerate(weight.shape) if p != axis]
     shape = [*others, weight.shape[axis]]

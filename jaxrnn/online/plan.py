@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Jaxpr, Var
-from jaxrnn.online.rows import Arguments, Leaves, Pullback, RowStep, Weights
+from jaxrnn.online.rows import AbstractWeights, Arguments, Leaves, Pullback, RowStep, Weights
 from jaxrnn.online.sparsity import are_dependent, bool_product, patterns_along
 
 
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     seeds: np.ndarray
     row: RowStep
 
-    def size(self, weights: Weights) -> int:
+    def size(self, weights: AbstractWeights) -> int:
         """Returns how many numbers S has for one row of the batch."""
         total = 0
         for block in self.blocks:

@@ -12,7 +12,7 @@ multiplies by them.
 import copy
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from jaxrnn.online.products import Product, masked_product, products
 from jaxrnn.types import Carry, Params, PyTree, Step
 
 Weights = list[jax.Array]  # real arrays
+AbstractWeights = Sequence[jax.Array | jax.ShapeDtypeStruct]  # or their shapes and dtypes
 Leaves = list[Any]  # arrays
 
 
