@@ -88,7 +88,8 @@ def adaptive_truncation(
 
     Let ĝ_k be the gradient of `truncated(k, 2k)`. It has all terms that reach k steps back and none
     that reaches 2k. Its change when k doubles is measured. Where gradients decay geometrically,
-    every further doubling shrinks the change by the same factor ρ or more. Then the rest is bounded:
+    every further doubling shrinks the change by the same factor ρ or more. Then the rest is
+    bounded:
 
         d_k = ‖ĝ_{2k} - ĝ_k‖,    ρ = d_k / d_{k/2}                                           (1)
         ‖ĝ_k - g‖ ≤ d_k + d_{2k} + d_{4k} + … ≤ d_k / (1 - ρ)                                (2)
