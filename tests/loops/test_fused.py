@@ -244,8 +244,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     cell = jaxrnn.lstm(H)
     args = problem(cell, dtype=jnp.float32)
     text = message(ValueError, cell, *args)
-    assert text == "loop: got fused() on 'cpu', expected a TPU, fused(interpret=True), or " + (
-        "loop=jaxrnn.bptt"
+    assert (
+        text
+        == "loop: got fused() on 'cpu', expected a TPU, a GPU, fused(interpret=True), or "
+        + ("loop=jaxrnn.bptt")
     )
     with backend.assume("tpu"):
         large = jaxrnn.lstm(4096)

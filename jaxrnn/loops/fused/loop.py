@@ -11,9 +11,11 @@ from jaxrnn import check, tree
 from jaxrnn.expression import Expression
 from jaxrnn.loops import backend
 from jaxrnn.loops.bptt import run_with
+from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.loops.fused import body as bodies
-from jaxrnn.loops.fused.body import Arrays, Values
+from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.scans import Body
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
@@ -61,48 +63,64 @@ class fused(Expression):
         """Runs the step over time; see `jaxrnn.Loop`."""
         params, carry = tree.checked_arguments(step, params, carry, xs)
         platform = backend.platform()
-        fits = platform == "tpu" or self.interpret
-        expected = "a TPU, fused(interpret=True), or loop=jaxrnn.bptt"
+        fits = platform in ("tpu", "gpu") or self.interpret
+        expected = "a TPU, a GPU, fused(interpret=True), or loop=jaxrnn.bptt"
         check.require(fits, "loop", f"fused() on {platform!r}", expected)
-        settings = backend.settings()._replace(scan=KernelScan(self.interpret), recomputes=False)
+        scan = KernelScan(self.interpret, platform)
+        settings = backend.settings()._replace(scan=scan, recomputes=False)
         with explain_forward_mode("fused()"):
             return run_with(settings, step, params, carry, xs)
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelScan:
-    """A scan as one kernel; see `jaxrnn.loops.scans.Scan`."""
+    """A scan as one kernel; see `jaxrnn.loops.scans.Scan`.
+
+    Fields:
+        interpret: whether JAX interprets the kernel.
+        platform: "gpu" for the kernel of a GPU, anything else for that of a TPU.
+    """
 
     interpret: bool
+    platform: str
 
     def __call__(
         self, body: Body, carry: Carry, xs: PyTree, length: int | None = None, reverse: bool = False
     ) -> StepResult:
         """Runs the kernel, and `lax.scan` where there is nothing to compute."""
-        from jaxrnn.loops.fused import tpu  # Pallas takes 0.2 s to import
-
         steps = check.num_steps(xs) if length is None else length
         if steps == 0 or any(0 in jnp.shape(leaf) for leaf in jax.tree.leaves((carry, xs))):
             return jax.lax.scan(body, carry, xs, length, reverse=reverse)
         traced, arrays = bodies.trace(body, carry, xs)
         _require_real(traced)
         _require_one_device(carry, xs)
-        kernel = tpu.TpuKernel(traced, steps, reverse, self.interpret)
+        kernel = self._kernel_class()(traced, steps, reverse, self.interpret)
         if not self.interpret:
             kernel.require_room()
             kernel.require_lowering(arrays)
         last, ys = _run(kernel, arrays)
         return jax.tree.unflatten(jax.tree.structure(carry), last), traced.y_structure.unflatten(ys)
 
+    def _kernel_class(self) -> Any:
+        # Imported here, since Pallas takes 0.2 s.
+        if self.platform == "gpu":
+            from jaxrnn.loops.fused.gpu import GpuKernel
+
+            return GpuKernel
+        from jaxrnn.loops.fused.tpu import TpuKernel
+
+        return TpuKernel
+
 
 def _require_real(body: bodies.Body) -> None:
     """Raises an error if a step computes with complex numbers or keys, which no kernel has."""
     values = [v for eqn in body.equations for v in eqn.outvars]
     for v in [*body.constants, *body.carry, *body.x, *values]:
-        is_real = jnp.issubdtype(v.aval.dtype, jnp.number) or v.aval.dtype == jnp.bool_
-        fits = is_real and not jnp.issubdtype(v.aval.dtype, jnp.complexfloating)
+        aval = jaxprs.aval_of(v)
+        is_real = jnp.issubdtype(aval.dtype, jnp.number) or aval.dtype == jnp.bool_
+        fits = is_real and not jnp.issubdtype(aval.dtype, jnp.complexfloating)
         expected = "real numbers, or loop=jaxrnn.bptt"
-        check.require(fits, "step", f"{check.describe(v.aval)} in fused()", expected, TypeError)
+        check.require(fits, "step", f"{check.describe(aval)} in fused()", expected, TypeError)
 
 
 def _require_one_device(carry: Carry, xs: PyTree) -> None:

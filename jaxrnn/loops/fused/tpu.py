@@ -32,7 +32,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxrnn import check
-from jaxrnn.loops.fused.body import Arrays, Body, Values
+from jaxrnn.loops.derived.jaxprs import Values
+from jaxrnn.loops.fused.body import Arrays, Body
 
 # The least VMEM of the TPUs that JAX knows is that of a v7x; a v5e and a v6e have twice as much.
 # It is assumed where a program is compiled for a TPU from elsewhere.
