@@ -32,9 +32,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.fused import gpu_plan
 from jaxrnn.loops.fused import gpu_values as values
-from jaxrnn.loops.fused.body import Arrays, Body, Values
+from jaxrnn.loops.fused.body import Arrays, Body
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_plan import Loop, Plan
 from jaxrnn.loops.fused.gpu_values import Constant, Grid, Partition, Row, Scalar, Vector, role_of

@@ -103,18 +103,18 @@ class Evaluator(NamedTuple):
 def value_of(env: dict[Any, Value], atom: Any) -> Value:
     """Returns the value of a variable or of a literal."""
     if jaxprs.is_literal(atom):
-        return Scalar(np.asarray(atom.val, atom.aval.dtype)[()])
+        return Scalar(np.asarray(atom.val, jaxprs.aval_of(atom).dtype)[()])
     return env[atom]
 
 
 def _shapes(eqn: Equation) -> str:
     """Returns the operands of an equation for a message."""
-    return "of " + ", ".join(check.describe(v.aval) for v in eqn.invars)
+    return "of " + ", ".join(check.describe(jaxprs.aval_of(v)) for v in eqn.invars)
 
 
 def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     partition, (out,) = evaluator.partition, eqn.outvars
-    role = partition.role(out.aval.shape)
+    role = partition.role(jaxprs.shape_of(out))
     if role is None:
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
     arguments = []
@@ -122,13 +122,14 @@ def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> 
         value = _number_or(evaluator, value, v)
         # JAX has scalars beside arrays, but Mosaic has no selection by a scalar.
         if not isinstance(value, Scalar) or eqn.primitive.name == "select_n":
-            own_role = partition.role(v.aval.shape) or role
-            shape = v.aval.shape if partition.role(v.aval.shape) else out.aval.shape
-            value = evaluator.as_role(value, v.aval.update(shape=shape), own_role)
+            own_role = partition.role(jaxprs.shape_of(v))
+            shape = jaxprs.shape_of(v if own_role else out)
+            aval = jaxprs.aval_of(v).update(shape=shape)
+            value = evaluator.as_role(value, aval, own_role or role)
         arguments.append(value)
     if role is Row:
         return [Row(_apply(eqn, *(x.value for x in arguments)))]
-    groups = range(partition.groups(out.aval.shape[-1]))
+    groups = range(partition.groups(jaxprs.shape_of(out)[-1]))
     columns = [_blocks(partition, x, len(groups)) for x in arguments]
     return [Grid(tuple(_apply(eqn, *(blocks[i] for blocks in columns)) for i in groups))]
 
@@ -142,7 +143,7 @@ def _blocks(partition: Partition, value: Any, groups: int) -> tuple[Any, ...]:
 
 def _number_or(evaluator: Evaluator, value: Value, v: Any) -> Value:
     """Returns a Scalar for a constant without axes, and any other value as it is."""
-    is_number = v.aval.shape == () != evaluator.partition.batch
+    is_number = jaxprs.shape_of(v) == () != evaluator.partition.batch
     return _scalar(evaluator, value) if is_number else value
 
 
@@ -205,20 +206,20 @@ def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> li
     """Broadcasts numbers, Rows and Vectors."""
     partition, (out,), ((value,), (v,)) = evaluator.partition, eqn.outvars, (operands, eqn.invars)
     axes, rank = eqn.params["broadcast_dimensions"], len(partition.batch)
-    role = partition.role(out.aval.shape)
+    role = partition.role(jaxprs.shape_of(out))
     value = _number_or(evaluator, value, v)
     if role is None:
         refuse(f"broadcast_in_dim {_shapes(eqn)}")
     if isinstance(value, Scalar):
-        return [evaluator.as_role(value, out.aval, role)]
-    if v.aval.shape == out.aval.shape:
+        return [evaluator.as_role(value, jaxprs.aval_of(out), role)]
+    if jaxprs.shape_of(v) == jaxprs.shape_of(out):
         return [value]
-    if partition.role(v.aval.shape) is Row and axes[:rank] == (*range(rank),):
-        row = evaluator.as_role(value, v.aval, Row)
+    if partition.role(jaxprs.shape_of(v)) is Row and axes[:rank] == (*range(rank),):
+        row = evaluator.as_role(value, jaxprs.aval_of(v), Row)
         if role is Row:
             return [row]
         block = partition.grid(row.value, (0,))
-        return [Grid((block,) * partition.groups(out.aval.shape[-1]))]
+        return [Grid((block,) * partition.groups(jaxprs.shape_of(out)[-1]))]
     if isinstance(value, Constant) and axes == (rank,) and role is Grid:
         value = evaluator.memory.constant(Use(value.var, Vector))
         return [Grid(tuple(partition.grid(x, (1,)) for x in value.blocks))]
@@ -228,15 +229,15 @@ def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> li
 def _reshape(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Adds or removes an axis of size 1."""
     (before,), (after,) = eqn.invars, eqn.outvars
-    roles = [evaluator.partition.role(v.aval.shape) for v in (before, after)]
-    if before.aval.shape == after.aval.shape or roles == [Row, Row]:
+    roles = [evaluator.partition.role(jaxprs.shape_of(v)) for v in (before, after)]
+    if jaxprs.shape_of(before) == jaxprs.shape_of(after) or roles == [Row, Row]:
         return operands
     return refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
 
 
 def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     _require_feature_axis(evaluator, eqn, eqn.params["axis"])
-    grid = evaluator.as_role(operands[0], eqn.invars[0].aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(eqn.invars[0]), Grid)
     results, start = [], 0
     for size in eqn.params["sizes"]:
         end = start + evaluator.partition.groups(size)
@@ -249,11 +250,11 @@ def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
     (v,), p = eqn.invars, eqn.params
     axis, strides = len(evaluator.partition.batch), p["strides"]
     start, limit = p["start_indices"], p["limit_indices"]
-    is_whole = limit[:axis] == v.aval.shape[:axis] and not any(start[:axis])
+    is_whole = limit[:axis] == jaxprs.shape_of(v)[:axis] and not any(start[:axis])
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")
     _require_feature_axis(evaluator, eqn, axis)
-    grid = evaluator.as_role(operands[0], v.aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(v), Grid)
     first, end = (evaluator.partition.groups(index[axis]) for index in (start, limit))
     return [Grid(grid.blocks[first:end])]
 
@@ -261,13 +262,13 @@ def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 def _concatenate(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     _require_feature_axis(evaluator, eqn, eqn.params["dimension"])
     pairs = zip(operands, eqn.invars, strict=True)
-    grids = [evaluator.as_role(value, v.aval, Grid) for value, v in pairs]
+    grids = [evaluator.as_role(value, jaxprs.aval_of(v), Grid) for value, v in pairs]
     return [Grid(tuple(x for grid in grids for x in grid.blocks))]
 
 
 def _require_feature_axis(evaluator: Evaluator, eqn: Equation, axis: int) -> None:
     """Raises an error unless an equation moves groups of features."""
-    shapes = [v.aval.shape for v in [*eqn.invars, *eqn.outvars]]
+    shapes = [jaxprs.shape_of(v) for v in [*eqn.invars, *eqn.outvars]]
     are_grids = all(evaluator.partition.role(shape) is Grid for shape in shapes)
     if axis != len(evaluator.partition.batch) or not are_grids:
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
@@ -287,12 +288,12 @@ def _reduce(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[
     is_over_features = eqn.params["axes"] == (len(partition.batch),)
     if (
         not is_over_features
-        or partition.role(v.aval.shape) is not Grid
-        or not check.is_inexact(v.aval)
+        or partition.role(jaxprs.shape_of(v)) is not Grid
+        or not check.is_inexact(jaxprs.aval_of(v))
     ):
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
     combine, reduce, neutral = REDUCTIONS[eqn.primitive.name]
-    grid = evaluator.as_role(operands[0], v.aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(v), Grid)
     total = functools.reduce(combine, grid.blocks)
     if partition.columns != partition.unit:
         column = jax.lax.broadcasted_iota(jnp.int32, total.shape, 1)
@@ -306,13 +307,13 @@ def _product(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list
     x, w = operands
     ((x_axes, w_axes), batch_axes), (out,) = eqn.params["dimension_numbers"], eqn.outvars
     is_product = x_axes == (len(evaluator.partition.batch),) and batch_axes == ((), ())
-    is_product &= len(eqn.invars[1].aval.shape) == 2
-    roles = [evaluator.partition.role(v.aval.shape) for v in (eqn.invars[0], out)]
+    is_product &= len(jaxprs.shape_of(eqn.invars[1])) == 2
+    roles = [evaluator.partition.role(jaxprs.shape_of(v)) for v in (eqn.invars[0], out)]
     if not isinstance(w, Constant) or not is_product or roles != [Grid, Grid]:
         refuse(f"dot_general {_shapes(eqn)}", "products with a constant matrix")
-    x = evaluator.as_role(x, eqn.invars[0].aval, Grid)
+    x = evaluator.as_role(x, jaxprs.aval_of(eqn.invars[0]), Grid)
     (axis,) = w_axes
-    return [evaluator.memory.product(x, Use(w.var, None, axis), out.aval.dtype)]
+    return [evaluator.memory.product(x, Use(w.var, None, axis), jaxprs.dtype_of(out))]
 
 
 RULES: dict[str, Callable[[Evaluator, Equation, list[Value]], list[Value]]] = {

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.fused.body import Body, Values
+from jaxrnn.loops.derived.jaxprs import Values
+from jaxrnn.loops.fused.body import Body
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_values import (
     THREADS,
@@ -58,8 +59,9 @@ class Loop(NamedTuple):
 def loop_of(body: Body) -> Loop:
     """Returns the loop of a body, with all calls inlined."""
     avals = [[*map(jaxprs.abstract_value, v)] for v in (body.constants, body.carry, body.x)]
-    jaxpr, captured, _ = jaxprs.flat_jaxpr(jaxprs.primal(body, *avals), *avals)
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    traced = jaxprs.trace(jaxprs.primal(body, *avals), *avals)
+    jaxpr, captured = traced.jaxpr, traced.constants
+    inputs = jaxprs.inputs_of(jaxpr)
     num_carry = len(body.carry)
     num_constants = len(captured) + len(body.constants)
     constants, changing = inputs[:num_constants], inputs[num_constants:]
