@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
             return np.inf
         return self.error / self.limit
 
-    def group(self) -> tuple[str, str, str, str]:
+    def _group(self) -> tuple[str, str, str, str]:
         """Returns what comparisons of different arrays share: all names but that of the array."""
         return self.step, self.loop, self.backward, self.reference
 
@@ -66,17 +66,17 @@ class Certificate(NamedTuple):
         """
         worst: dict[tuple[str, str, str, str], Comparison] = {}
         for row in self.rows:
-            group = row.group()
+            group = row._group()
             if group not in worst or row.excess() > worst[group].excess():
                 worst[group] = row
-        return Certificate(tuple(row for row in self.rows if worst[row.group()] is row))
+        return Certificate(tuple(row for row in self.rows if worst[row._group()] is row))
 
     def __str__(self) -> str:
         lines = [(*Comparison._fields, "")]
         for row in self.rows:
             status = "ok" if row.ok else "OUT"
             numbers = (f"{row.error:.1e}", f"{row.limit:.1e}")
-            lines.append((*row.group(), row.array, *numbers, status))
+            lines.append((*row._group(), row.array, *numbers, status))
         # Each column is as wide as its longest entry.
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]

@@ -13,18 +13,18 @@ from jaxrnn.types import Array, Params
 class min_lstm(InputGatedCell):
     """The minLSTM: forget and input gate depend on the input alone, and sum to one.
 
-        x_f, x_i, x_n = x_t W_x + b                                                         (ML1)
-        f = σ(x_f),    i = σ(x_i),    n = x_n                                               (ML2)
-        f' = f / (f + i),    i' = i / (f + i)                                               (ML3)
-        h_t = f' ⊙ h_{t-1} + i' ⊙ n,    y_t = h_t                                           (ML4)
+        x_f, x_i, x_n = x_t W_x + b                                                         (MS1)
+        f = σ(x_f),    i = σ(x_i),    n = x_n                                               (MS2)
+        f' = f / (f + i),    i' = i / (f + i)                                               (MS3)
+        h_t = f' ⊙ h_{t-1} + i' ⊙ n,    y_t = h_t                                           (MS4)
 
     where the columns of x_t W_x + b are split between the gates. This is the recurrence of
     `jaxrnn.cells.linear` with a = f' and b = i' ⊙ n. Backward, with λ_t = ∂L/∂h_t,
 
-        λ_{t-1} = λ_t ⊙ f'                                                                  (ML5)
-        ∂L/∂a_t = λ_t ⊙ h_{t-1},    ∂L/∂b_t = λ_t                                           (ML6)
+        λ_{t-1} = λ_t ⊙ f'                                                                  (MS5)
+        ∂L/∂a_t = λ_t ⊙ h_{t-1},    ∂L/∂b_t = λ_t                                           (MS6)
 
-    and JAX differentiates (ML3) to (ML1), which are outside the loop. (ML3) is computed as
+    and JAX differentiates (MS3) to (MS1), which are outside the loop. (MS3) is computed as
     f' = σ(log f - log i), i' = σ(log i - log f), which is finite if f and i underflow.
 
     Parameters: `w_x (I, 3H)`, `b (3H)`, with gates in the order f, i, n, all of one floating-point
@@ -49,6 +49,6 @@ class min_lstm(InputGatedCell):
 
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns a and b of the recurrence."""
-        x_f, x_i, n = self.project_gates(params, xs)  # (ML1)
+        x_f, x_i, n = self.project_gates(params, xs)  # (MS1)
         log_odds = log_sigmoid(x_f) - log_sigmoid(x_i)
-        return GateInputs(Affine(sigmoid(log_odds), sigmoid(-log_odds) * n))  # (ML3)
+        return GateInputs(Affine(sigmoid(log_odds), sigmoid(-log_odds) * n))  # (MS3)

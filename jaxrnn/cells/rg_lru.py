@@ -25,22 +25,22 @@ SMALLEST_SOFTPLUS = -40.0
 class rg_lru(ChannelwiseCell, InputAffineCell):
     """The RG-LRU: a linear recurrence whose decay and input are gated by the input.
 
-        u_t = x_t W_x with `input_projection`,    u_t = x_t without                          (G1)
-        r_t = σ(u_t W_r + b_r),    i_t = σ(u_t W_i + b_i)                                    (G2)
-        log a_t = -c softplus(Λ) ⊙ r_t                                                       (G3)
-        h_t = a_t ⊙ h_{t-1} + √(1 - a_t²) ⊙ (i_t ⊙ u_t),    y_t = h_t                        (G4)
+        u_t = x_t W_x with `input_projection`,    u_t = x_t without                         (RG1)
+        r_t = σ(u_t W_r + b_r),    i_t = σ(u_t W_i + b_i)                                   (RG2)
+        log a_t = -c softplus(Λ) ⊙ r_t                                                      (RG3)
+        h_t = a_t ⊙ h_{t-1} + √(1 - a_t²) ⊙ (i_t ⊙ u_t),    y_t = h_t                       (RG4)
 
     where W_r and W_i are block-diagonal; the paper calls them W_a and W_x. This is the recurrence
     of `jaxrnn.cells.linear` with a = a_t and b = √(1 - a_t²) ⊙ i_t ⊙ u_t. Backward, with
     λ_t = ∂L/∂h_t,
 
-        λ_{t-1} = λ_t ⊙ a_t                                                                  (G5)
-        ∂L/∂a_t = λ_t ⊙ h_{t-1},    ∂L/∂b_t = λ_t                                            (G6)
+        λ_{t-1} = λ_t ⊙ a_t                                                                 (RG5)
+        ∂L/∂a_t = λ_t ⊙ h_{t-1},    ∂L/∂b_t = λ_t                                           (RG6)
 
-    and JAX differentiates (G3) to (G1), which are outside the loop. Both factors are computed from
-    ℓ = log(-log a), where
+    and JAX differentiates (RG3) to (RG1), which are outside the loop. Both factors are computed
+    from ℓ = log(-log a), where
 
-        m = √(1 - a²) = √(1 - exp(-2 eˡ)),    ∂m/∂ℓ = exp(ℓ - 2 eˡ) / m                      (G7)
+        m = √(1 - a²) = √(1 - exp(-2 eˡ)),    ∂m/∂ℓ = exp(ℓ - 2 eˡ) / m                     (RG7)
 
     is finite for all ℓ, and goes to 0 as a goes to 1. The slope of the square root alone goes to
     infinity there; published code clips it.
@@ -55,7 +55,7 @@ class rg_lru(ChannelwiseCell, InputAffineCell):
     Args:
         hidden_size: H, at least 1; ValueError below, TypeError if not an int.
         num_blocks: K, which divides H; ValueError otherwise.
-        c: the factor of (G3), above 0; ValueError otherwise.
+        c: the factor of (RG3), above 0; ValueError otherwise.
         input_projection: whether u_t is a projection of the inputs. Without it, I must be H;
             ValueError otherwise.
 
@@ -98,14 +98,14 @@ class rg_lru(ChannelwiseCell, InputAffineCell):
 
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns a and b of the recurrence."""
-        us = self.project_inputs(params, xs)  # (G1)
+        us = self.project_inputs(params, xs)  # (RG1)
         x_r = kernels.add_bias(_block_product(us, params["w_r"]), params["b_r"])
         x_i = kernels.add_bias(_block_product(us, params["w_i"]), params["b_i"])
-        # ℓ = log(-log a) = log c + log softplus(Λ) + log r, by (G3).
+        # ℓ = log(-log a) = log c + log softplus(Λ) + log r, by (RG3).
         log_decay = math.log(self.c) + _log_softplus(kernels.widen(params["a_param"]))
         log_decays = kernels.add_bias(log_sigmoid(x_r), log_decay)
-        a = jnp.exp(-jnp.exp(log_decays))  # (G3)
-        return GateInputs(Affine(a, _input_scale(log_decays) * (sigmoid(x_i) * us)))  # (G4)
+        a = jnp.exp(-jnp.exp(log_decays))  # (RG3)
+        return GateInputs(Affine(a, _input_scale(log_decays) * (sigmoid(x_i) * us)))  # (RG4)
 
     def output(self, params: Params, carries: State) -> State:
         """Returns the state in the dtype of the parameters, y = h."""
@@ -136,7 +136,7 @@ def _log_softplus(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _input_scale(log_decays: jax.Array) -> jax.Array:
-    """Returns m of (G7), whose slope JAX would compute as 0 · ∞ where m is 0."""
+    """Returns m of (RG7), whose slope JAX would compute as 0 · ∞ where m is 0."""
     return jnp.sqrt(-jnp.expm1(-2 * jnp.exp(log_decays)))
 
 
@@ -149,4 +149,4 @@ def _input_scale_jvp(
     scales = _input_scale(log_decays)
     is_zero = scales == 0  # where e^ℓ underflows
     slopes = jnp.exp(log_decays - 2 * jnp.exp(log_decays)) / jnp.where(is_zero, 1, scales)
-    return scales, jnp.where(is_zero, 0, slopes) * tangent  # (G7)
+    return scales, jnp.where(is_zero, 0, slopes) * tangent  # (RG7)

@@ -26,23 +26,23 @@ LARGEST_LOG_STEP = 20
 class s5(LinearCell):
     """S5: a linear state space in continuous time, diagonal and complex, with a learned time step.
 
-        dx/dt = Λ ⊙ x + u B,    y = 2 Re(x C),    Λ = lambda_re + i lambda_im                (S1)
+        dx/dt = Λ ⊙ x + u B,    y = 2 Re(x C),    Λ = lambda_re + i lambda_im               (SD1)
 
     for inputs u_t that are constant during step t, which takes the time Δ = exp(log_step):
 
-        x_t = ā ⊙ x_{t-1} + u_t B̄,    ā = exp(Λ Δ),    B̄ = (ā - 1) / Λ ⊙ B                 (S2)
-        y_t = 2 Re(x_t C)                                                                    (S3)
+        x_t = ā ⊙ x_{t-1} + u_t B̄,    ā = exp(Λ Δ),    B̄ = (ā - 1) / Λ ⊙ B                (SD2)
+        y_t = 2 Re(x_t C)                                                                   (SD3)
 
     with B = b_re + i b_im and C = c_re + i c_im. Backward, with λ_t = ∂L/∂Re x_t - i ∂L/∂Im x_t,
     which is JAX's cotangent of a complex number, and the loss ℓ_{t-1} of step t-1,
 
-        λ_{t-1} = λ_t ⊙ ā + ∂ℓ_{t-1}/∂x_{t-1}                                                (S4)
-        ∂L/∂ā   = Σ_t λ_t ⊙ x_{t-1},    ∂L/∂(u_t B̄) = λ_t                                    (S5)
+        λ_{t-1} = λ_t ⊙ ā + ∂ℓ_{t-1}/∂x_{t-1}                                               (SD4)
+        ∂L/∂ā   = Σ_t λ_t ⊙ x_{t-1},    ∂L/∂(u_t B̄) = λ_t                                   (SD5)
 
-    and JAX differentiates (S3) and the rest of (S2), which are outside the loop. The state space is
-    real, so its N modes are pairs of complex conjugates. One mode M = N/2 of each pair is computed,
-    and the factor 2 stands for the other. Without `conjugate_symmetry`, all M = N modes are
-    computed, and the factor is 1. Nothing keeps the real part of Λ below 0 in training; a small
+    and JAX differentiates (SD3) and the rest of (SD2), which are outside the loop. The state space
+    is real, so its N modes are pairs of complex conjugates. One mode M = N/2 of each pair is
+    computed, and the factor 2 stands for the other. Without `conjugate_symmetry`, all M = N modes
+    are computed, and the factor is 1. Nothing keeps the real part of Λ below 0 in training; a small
     learning rate for `lambda_re`, `lambda_im` and `log_step` is usual.
 
     The cell has no skip connection D ⊙ u_t, which is part of the published layer, since outputs
@@ -155,15 +155,15 @@ class s5(LinearCell):
         factor = kernels.scale(_integral_of_exp(_exponents(p)), _step(p))
         b_bar = kernels.scale(jax.lax.complex(p["b_re"], p["b_im"]), factor)
         # Real inputs: two real products are half the work of a complex one.
-        return GateInputs((jax.lax.complex(us @ jnp.real(b_bar), us @ jnp.imag(b_bar)),))  # (S2)
+        return GateInputs((jax.lax.complex(us @ jnp.real(b_bar), us @ jnp.imag(b_bar)),))  # (SD2)
 
     def prepare(self, params: Params) -> Complex[Array, " M"]:
         """Returns ā."""
         p = kernels.widen(params)
-        return jnp.exp(_exponents(p))  # (S2)
+        return jnp.exp(_exponents(p))  # (SD2)
 
     def affine(self, w: Complex[Array, " M"], zs: GateInputs) -> Affine:
-        """Returns ā and z of (S2)."""
+        """Returns ā and z of (SD2)."""
         (z,) = zs.gates
         return Affine(w, apply_dropout(z, zs.dropout_mask))
 
@@ -173,7 +173,7 @@ class s5(LinearCell):
         p = kernels.widen(params)
         factor = 2 if self.conjugate_symmetry else 1
         ys = jnp.real(carries) @ p["c_re"] - jnp.imag(carries) @ p["c_im"]
-        return (factor * ys).astype(params["c_re"].dtype)  # (S3)
+        return (factor * ys).astype(params["c_re"].dtype)  # (SD3)
 
 
 class Eigensystem(NamedTuple):
@@ -189,14 +189,14 @@ def _hippo_n(size: int, conjugate_symmetry: bool) -> Eigensystem:
 
     HiPPO-N is -1/2 plus a skew-symmetric matrix S,
 
-        S[m,n] = √(m + 1/2) √(n + 1/2) for m < n, and its negative for m > n.                (S6)
+        S[m,n] = √(m + 1/2) √(n + 1/2) for m < n, and its negative for m > n.               (SD6)
 
     It depends on the size alone, so NumPy computes it while the program is traced; a JAX program
     would call LAPACK.
     """
     root = np.sqrt(np.arange(size) + 0.5)
     lower = np.tril(np.outer(root, root), -1)
-    skew = lower.T - lower  # (S6)
+    skew = lower.T - lower  # (SD6)
     # -iS is Hermitian, so its eigenvalues ω are real, and those of HiPPO-N are -1/2 + iω. They are
     # in ascending order, ±ω in pairs, so the first half has one of each pair.
     frequencies, vectors = np.linalg.eigh(-1j * skew)

@@ -48,18 +48,18 @@ class SelectiveInputs(NamedTuple):
 class selective_ssm(ChannelwiseCell):
     """S6, the recurrence of Mamba: a state space for each unit, whose time step is a gate.
 
-        u_t = x_t W_x with `input_projection`,    u_t = x_t without                          (M1)
-        Δ_t = softplus(u_t W_dt_down W_dt_up + b_dt),    B_t = u_t W_b,    C_t = u_t W_c     (M2)
-        ā_t[d,n] = exp(Δ_t[d] A[d,n]),    A = -exp(a_log)                                    (M3)
-        h_t[d,n] = ā_t[d,n] h_{t-1}[d,n] + Δ_t[d] u_t[d] B_t[n]                              (M4)
-        y_t[d] = Σ_n C_t[n] h_t[d,n] + D[d] u_t[d]                                           (M5)
+        u_t = x_t W_x with `input_projection`,    u_t = x_t without                         (SS1)
+        Δ_t = softplus(u_t W_dt_down W_dt_up + b_dt),    B_t = u_t W_b,    C_t = u_t W_c    (SS2)
+        ā_t[d,n] = exp(Δ_t[d] A[d,n]),    A = -exp(a_log)                                   (SS3)
+        h_t[d,n] = ā_t[d,n] h_{t-1}[d,n] + Δ_t[d] u_t[d] B_t[n]                             (SS4)
+        y_t[d] = Σ_n C_t[n] h_t[d,n] + D[d] u_t[d]                                          (SS5)
 
     for the units d = 1..H, each with N states. Outputs depend on the carry alone, so the carry
     holds C_t and u_t too. This is the recurrence of `jaxrnn.cells.linear`, with a = ā_t for h and
     a = 0 for C and u. Backward, with λ_t = ∂L/∂h_t,
 
-        λ_{t-1} = λ_t ⊙ ā_t                                                                  (M6)
-        ∂L/∂ā_t = λ_t ⊙ h_{t-1},    ∂L/∂(Δ_t u_t B_t) = λ_t                                  (M7)
+        λ_{t-1} = λ_t ⊙ ā_t                                                                 (SS6)
+        ∂L/∂ā_t = λ_t ⊙ h_{t-1},    ∂L/∂(Δ_t u_t B_t) = λ_t                                 (SS7)
 
     and JAX differentiates the rest, which is outside the loop. ā is computed from Δ in both loops,
     so no array over time but h has N numbers for each unit.
@@ -131,16 +131,16 @@ class selective_ssm(ChannelwiseCell):
 
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns u, Δ, B and C of all steps."""
-        us = self.project_inputs(params, xs)  # (M1)
+        us = self.project_inputs(params, xs)  # (SS1)
         low_rank = kernels.dot(us, params["w_dt_down"])
         x_dt = kernels.add_bias(kernels.dot(low_rank, params["w_dt_up"]), params["b_dt"])
         b = kernels.dot(us, params["w_b"])
         c = kernels.dot(us, params["w_c"])
-        return GateInputs(SelectiveInputs(us, jax.nn.softplus(x_dt), b, c))  # (M2)
+        return GateInputs(SelectiveInputs(us, jax.nn.softplus(x_dt), b, c))  # (SS2)
 
     def prepare(self, params: Params) -> Matrix:
         """Returns A."""
-        return -jnp.exp(kernels.widen(params["a_log"]))  # (M3)
+        return -jnp.exp(kernels.widen(params["a_log"]))  # (SS3)
 
     def affine(self, w: Matrix, zs: GateInputs) -> Affine:
         """Returns ā and Δ u B for h, and C and u to put in the place of the old ones."""
@@ -148,8 +148,8 @@ class selective_ssm(ChannelwiseCell):
         states = (*dt.shape, self.state_size)
         dt_a = kernels.scale(jnp.broadcast_to(dt[..., None], states), w)
         candidate = apply_dropout(u, zs.dropout_mask)
-        driven = (dt * candidate)[..., None] * b[..., None, :]  # Δ_t[d] u_t[d] B_t[n] of (M4)
-        a = SSMCarry(h=jnp.exp(dt_a), c=REPLACED, u=REPLACED)  # (M3)
+        driven = (dt * candidate)[..., None] * b[..., None, :]  # Δ_t[d] u_t[d] B_t[n] of (SS4)
+        a = SSMCarry(h=jnp.exp(dt_a), c=REPLACED, u=REPLACED)  # (SS3)
         return Affine(a, SSMCarry(driven, c, u))
 
     def output(self, params: Params, carries: SSMCarry) -> Float[Array, "*lead H"]:
@@ -157,7 +157,7 @@ class selective_ssm(ChannelwiseCell):
         check.require_params("selective_ssm", params, self.parameter_shapes)
         check.require_instance("carry", carries, SSMCarry)
         h, c, u = carries
-        ys = jnp.sum(h * c[..., None, :], axis=-1) + kernels.scale(u, params["d"])  # (M5)
+        ys = jnp.sum(h * c[..., None, :], axis=-1) + kernels.scale(u, params["d"])  # (SS5)
         return ys.astype(params["d"].dtype)
 
 

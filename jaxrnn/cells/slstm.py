@@ -44,28 +44,28 @@ class SLSTMValues(NamedTuple):
 class slstm(GatedCell):
     """The sLSTM, an LSTM with an exponential input gate and a normalised memory.
 
-        z_t  = x_t W_x + b,    a_t = z_t + h_{t-1} W_h                                       (S1)
-        i = exp(a_i),    f = σ(a_f),    g = tanh(a_g),    o = σ(a_o)                         (S2)
-        C_t  = f ⊙ C_{t-1} + i ⊙ g,    n_t = f ⊙ n_{t-1} + i,    h_t = o ⊙ C_t / n_t         (S3)
+        z_t  = x_t W_x + b,    a_t = z_t + h_{t-1} W_h                                      (SL1)
+        i = exp(a_i),    f = σ(a_f),    g = tanh(a_g),    o = σ(a_o)                        (SL2)
+        C_t  = f ⊙ C_{t-1} + i ⊙ g,    n_t = f ⊙ n_{t-1} + i,    h_t = o ⊙ C_t / n_t        (SL3)
 
     where the columns of a_t are split between the gates, and W_h is block-diagonal, with one block
     for each head. C and n would overflow, so the carry has c = C / n and m = log n, which is the
     stabiliser (X2) of `jaxrnn/cells/exponential_gating.py`. With it the normaliser of the scaled
-    memory is 1, and (S3) is
+    memory is 1, and (SL3) is
 
-        m_t  = log(f exp(m_{t-1}) + i),    s = i exp(-m_t)                                   (S4)
-        c_t  = c_{t-1} + s ⊙ (g - c_{t-1})                                                   (S5)
-        h_t  = o ⊙ c_t,    y_t = h_t                                                         (S6)
+        m_t  = log(f exp(m_{t-1}) + i),    s = i exp(-m_t)                                  (SL4)
+        c_t  = c_{t-1} + s ⊙ (g - c_{t-1})                                                  (SL5)
+        h_t  = o ⊙ c_t,    y_t = h_t                                                        (SL6)
 
     Backward, with λ_t = ∂L/∂h_t, μ_t = ∂L/∂c_t and ν_t = ∂L/∂m_t,
 
-        μ_t     += λ_t ⊙ o                                                                   (S7)
-        δ_o      = λ_t ⊙ c_t ⊙ o(1-o),    δ_g = μ_t ⊙ s ⊙ (1-g²)                             (S8)
-        d        = μ_t ⊙ (g - c_{t-1}) ⊙ s(1-s)                                              (S9)
-        ν_{t-1}  = ν_t ⊙ (1-s) - d                                                           (S10)
-        δ_i      = ν_t ⊙ s + d,    δ_f = ν_{t-1} ⊙ (1-f)                                     (S11)
-        λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ (1-s)                          (S12)
-        ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o] in each block,    ∂L/∂z_t = δ_t            (S13)
+        μ_t     += λ_t ⊙ o                                                                  (SL7)
+        δ_o      = λ_t ⊙ c_t ⊙ o(1-o),    δ_g = μ_t ⊙ s ⊙ (1-g²)                            (SL8)
+        d        = μ_t ⊙ (g - c_{t-1}) ⊙ s(1-s)                                             (SL9)
+        ν_{t-1}  = ν_t ⊙ (1-s) - d                                                          (SL10)
+        δ_i      = ν_t ⊙ s + d,    δ_f = ν_{t-1} ⊙ (1-f)                                    (SL11)
+        λ_{t-1}  = [δ_i δ_f δ_g δ_o] W_hᵀ,    μ_{t-1} = μ_t ⊙ (1-s)                         (SL12)
+        ∂L/∂W_h  = Σ_t h_{t-1}ᵀ [δ_i δ_f δ_g δ_o] in each block,    ∂L/∂z_t = δ_t           (SL13)
 
     Parameters: `w_x (I, 4H)`, `w_h (N, H/N, 4H/N)`, `b (4H)`, with gates in the order i, f, g, o
     and N heads, all of one floating-point dtype; `init` draws w_x Lecun-normal and each block of
@@ -133,11 +133,11 @@ class slstm(GatedCell):
     ) -> tuple[SLSTMCarry, SLSTMValues]:
         x = z.gates
         p = LSTMGates(*heads.recurrent_gates(carry.h, w, 4))
-        m, (s, f) = update_stabilizer(x.i + p.i, x.f + p.f, carry.m)  # (S4)
-        g = tanh(x.g + p.g)  # (S2)
-        o = sigmoid(x.o + p.o)  # (S2)
-        c = carry.c + s * (kernels.scale(g, z.dropout_mask) - carry.c)  # (S5)
-        return SLSTMCarry(o * c, c, m), SLSTMValues(s, f, g, o)  # (S6)
+        m, (s, f) = update_stabilizer(x.i + p.i, x.f + p.f, carry.m)  # (SL4)
+        g = tanh(x.g + p.g)  # (SL2)
+        o = sigmoid(x.o + p.o)  # (SL2)
+        c = carry.c + s * (kernels.scale(g, z.dropout_mask) - carry.c)  # (SL5)
+        return SLSTMCarry(o * c, c, m), SLSTMValues(s, f, g, o)  # (SL6)
 
     def _adjoint(
         self, w: RecurrentKernel, residuals: Residuals, d_carry: SLSTMCarry
@@ -145,22 +145,22 @@ class slstm(GatedCell):
         s, f, g, o = residuals.saved
         c_tm1 = residuals.previous_carry.c
         dropout_mask = residuals.z.dropout_mask
-        d_c = d_carry.c + d_carry.h * o  # (S7)
+        d_c = d_carry.c + d_carry.h * o  # (SL7)
         delta_o = d_carry.h * residuals.carry.c * o * (1 - o)
-        delta_g = kernels.scale(d_c * s, dropout_mask) * (1 - g * g)  # (S8)
+        delta_g = kernels.scale(d_c * s, dropout_mask) * (1 - g * g)  # (SL8)
         d_s = d_c * (kernels.scale(g, dropout_mask) - c_tm1)
         gates = ExponentialGates(s, f)
-        # (S9), (S10), (S11)
+        # (SL9), (SL10), (SL11)
         d_m_tm1, delta_i, delta_f = update_stabilizer_adjoint(gates, d_s, d_carry.m)
         delta = LSTMGates(delta_i, delta_f, delta_g, delta_o)
         d_h_tm1 = heads.recurrent_gates_adjoint(delta, w)
-        return SLSTMCarry(d_h_tm1, d_c * (1 - s), d_m_tm1), delta  # (S12)
+        return SLSTMCarry(d_h_tm1, d_c * (1 - s), d_m_tm1), delta  # (SL12)
 
     def _gradients(
         self, w: RecurrentKernel, residuals: Residuals, deltas: LSTMGates
     ) -> tuple[RecurrentKernel, GateInputs]:
         d_w = heads.recurrent_gates_gradient(residuals.previous_carry.h, deltas, w)
-        return d_w, GateInputs(deltas)  # (S13)
+        return d_w, GateInputs(deltas)  # (SL13)
 
 
 def _orthogonal_blocks(key: Key, shape: tuple[int, int, int], dtype: DTypeLike) -> jax.Array:

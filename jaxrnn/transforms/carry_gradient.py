@@ -27,8 +27,8 @@ class ScaledInputs(NamedTuple):
 def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
     """Returns a step with the same values, whose gradient to the previous step is scaled.
 
-        c_t, y_t = step(params, c_{t-1}, x_t)                                                (X1)
-        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                              (X2)
+        c_t, y_t = step(params, c_{t-1}, x_t)                                               (CG1)
+        λ_{t-1}  = ξ_t (∂c_t/∂c_{t-1})ᵀ λ_t + ∂ℓ_{t-1}/∂c_{t-1}                             (CG2)
 
     Args:
         step: a Cell, whose backward pass stays hand-written, or a plain Step.
@@ -36,7 +36,7 @@ def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
     Returns:
         A Cell or a Step whose inputs are `ScaledInputs(xs, ξ)`. Equal cells give equal cells.
 
-    Gradient: (X2); ξ has no gradient. Time and memory: those of the step, and a product for each
+    Gradient: (CG2); ξ has no gradient. Time and memory: those of the step, and a product for each
     array of the carry.
     """
     check.require_callable("step", step)
@@ -68,14 +68,14 @@ class ScaledCell(ExtraInputCell):
         return ScaledInputs(self.cell.project(params, xs.xs), xs.factor)
 
     def advance(self, w: Weights, carry: Carry, z: ScaledInputs) -> tuple[Carry, PyTree]:
-        """Runs one step of (X1)."""
+        """Runs one step of (CG1)."""
         return self.cell.advance(w, _scaled_carry(carry, z), z.xs)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
-        """Runs one step of (X2)."""
+        """Runs one step of (CG2)."""
         d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_carry)
         factor = residuals.z.factor
-        return jax.tree.map(lambda d: _times(d, factor), d_previous), delta  # (X2)
+        return jax.tree.map(lambda d: _times(d, factor), d_previous), delta  # (CG2)
 
 
 def _scaled_carry(carry: Carry, x: ScaledInputs) -> Carry:

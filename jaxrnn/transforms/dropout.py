@@ -20,7 +20,7 @@ MaskedType = TypeVar("MaskedType", GateInputs, RecurrentKernel)
 class variational_dropout(NoisyCell):
     """Dropout with one mask at all steps, on the inputs and on the state in products.
 
-        x̃_t = k_x ⊙ x_t,    P = (k_h ⊙ h_{t-1}) W_h                                          (V1)
+        x̃_t = k_x ⊙ x_t,    P = (k_h ⊙ h_{t-1}) W_h                                         (VD1)
 
     where each number of k_x `(*batch, I)` and k_h `(*batch, H)` is 1/(1-rate) with probability 1 -
     rate, and 0 otherwise. A use of h_{t-1} without a product, such as the GRU's z ⊙ h_{t-1}, has no
@@ -88,12 +88,12 @@ class variational_dropout(NoisyCell):
         return self.cell.project(params, self._drop_inputs(keep_x, xs))
 
     def _drop_inputs(self, keep_x: Array, xs: Array) -> Array:
-        return scale(xs, dropout_factors(keep_x, self.input_rate, xs.dtype))  # (V1)
+        return scale(xs, dropout_factors(keep_x, self.input_rate, xs.dtype))  # (VD1)
 
     def _prepare(self, params: Params, shared: PyTree | None) -> Weights:
         _, keep_h = (None, None) if shared is None else shared
         mask = dropout_factors(keep_h, self.state_rate, check.float_dtype(params))
-        return _add_dropout_mask(RecurrentKernel, self.cell.prepare(params), mask)  # (V1)
+        return _add_dropout_mask(RecurrentKernel, self.cell.prepare(params), mask)  # (VD1)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
