@@ -296,9 +296,10 @@ def weight_product(eqn: Equation, x: jax.Array, w: jax.Array, w_t: jax.Array) ->
     def product(x: jax.Array, w: jax.Array, w_t: jax.Array) -> jax.Array:
         return eqn.primitive.bind(x, w, **eqn.params)
 
-    def with_tangent(primals: Any, tangents: Any) -> Any:
-        (x, w, w_t), (dx, dw, _) = primals, tangents
-        result = eqn.primitive.bind(x, w, **eqn.params)
+    def with_tangent(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        x, w, w_t = primals
+        dx, dw, _ = tangents
+        result: jax.Array = eqn.primitive.bind(x, w, **eqn.params)
         tangent = jnp.zeros_like(result)
         if not isinstance(dx, SymbolicZero):
             tangent = eqn.primitive.bind(dx, w_t, **transposed)
@@ -316,8 +317,8 @@ def size_in_bytes(v: Var) -> int:
     return math.prod(sizes) * dtype_of(v).itemsize
 
 
-def abstract_value(v: Var) -> jax.ShapeDtypeStruct:
-    """Returns shape, dtype and sharding of a variable."""
+def abstract_value(v: Atom) -> jax.ShapeDtypeStruct:
+    """Returns shape, dtype and sharding of a variable or a literal."""
     aval = aval_of(v)
     if jnp.issubdtype(aval.dtype, jax.dtypes.extended):  # keys have no sharding of this form
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
