@@ -49,6 +49,7 @@ from benchmarks import (  # noqa: E402
     speed,
     steps,
     tpu,
+    tpu_kernels,
 )
 from benchmarks.problems import QUICK_SHAPES, Shape  # noqa: E402
 
@@ -105,7 +106,10 @@ QUESTIONS: dict[str, dict[str, Callable[..., Part]]] = {
     "compile": {"compile": functools.partial(_part_of_module, compiling)},
     "marks": {"marks": functools.partial(_part_of_question, marks.QUESTION)},
     "flow": {"flow": functools.partial(_part_of_question, flow.QUESTION)},
-    "tpu": {"tpu": functools.partial(_part_of_module, tpu)},
+    "tpu": {
+        "tpu": functools.partial(_part_of_module, tpu),
+        "tpu_kernels": functools.partial(_part_of_module, tpu_kernels),
+    },
 }
 ALL = {name: part for parts in QUESTIONS.values() for name, part in parts.items()}
 QUESTIONS["soak"] = {

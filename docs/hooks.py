@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,12 +29,16 @@ class Formulas(Extension):
 
 
 class DisplayFormulas(Preprocessor):
-    r"""A paragraph that begins and ends with `$$`; `\tag{1}` at its end is the number."""
+    r"""A paragraph between two lines of `$$`; `\tag{1}` at its end is the number."""
 
     def run(self, lines):
         """Replaces each formula by MathML that Markdown leaves alone."""
         formula = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
-        return formula.sub(self._formula, "\n".join(lines)).split("\n")
+        text = formula.sub(self._formula, "\n".join(lines))
+        if "$$" in text:  # `$$x$$` in one line would stand on the page as it is
+            left = text[text.index("$$") :].split("\n")[0]
+            raise PluginError(f"formula: got {left!r}, expected $$ on lines of its own")
+        return text.split("\n")
 
     def _formula(self, match):
         latex, number = re.fullmatch(r"(.*?)(?:\\tag\{(.*?)\})?\s*", match[1], re.S).groups()

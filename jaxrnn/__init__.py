@@ -20,7 +20,7 @@ from jaxrnn.cells import TimedInputs as TimedInputs, cfc as cfc, conv_lstm as co
 
 # Loops
 from jaxrnn.loops import LOOPS as LOOPS, bptt as bptt, checkpointed as checkpointed
-from jaxrnn.loops import cudnn as cudnn
+from jaxrnn.loops import cudnn as cudnn, fused as fused
 from jaxrnn.loops import parallel as parallel, randomized as randomized, scan as scan
 from jaxrnn.loops import truncated as truncated
 
@@ -36,7 +36,7 @@ from jaxrnn.sequence import history as history, lengths_to_mask as lengths_to_ma
 from jaxrnn.tree import shift_right as shift_right, to_time_major as to_time_major
 
 # Certificates
-from jaxrnn.certify import Certificate as Certificate, Comparison as Comparison
+from jaxrnn.certificate import Certificate as Certificate, Comparison as Comparison
 from jaxrnn.certify import certify as certify
 from jaxrnn.certify_all import certify_all as certify_all
 

@@ -621,6 +621,17 @@ def of_diagnostics():
         yield "online_errors", message, call
     run = jaxrnn.cudnn()
     yield "cudnn", "TypeError: step: got gru(", lambda: run(GRU, GRU_PARAMS, CARRY, XS)
+    yield (
+        "fused",
+        "TypeError: interpret: got 1 of type int, expected a bool",
+        lambda: jaxrnn.fused(interpret=1),
+    )
+    run_fused = jaxrnn.fused()
+    yield (
+        "fused",
+        "ValueError: loop: got fused() on 'cpu', expected a TPU",
+        lambda: run_fused(GRU, GRU_PARAMS, CARRY, XS),
+    )
     traced = lambda function, *args: lambda: jax.eval_shape(function, *args)  # noqa: E731
     for name in (
         *("gradient_flow", "per_step_gradients", "truncation_bias"),

@@ -1,9 +1,11 @@
 """What all tests share: shapes in signatures are checked, and numbers are float64 unless said."""
 
+import importlib.util
 import itertools
 import os
 import shutil
 import tempfile
+import warnings
 
 import jaxtyping
 import pytest
@@ -52,6 +54,22 @@ def _quickly_compiled(request):
     """Compiling is most of what tests cost, so XLA optimises little, unless that is judged."""
     optimized = request.node.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", not optimized)
+
+
+@pytest.fixture
+def v5e():
+    """A chip of a TPU v5e that is not here, to compile for."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install '.[tpu]'")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to be asked
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to be shared by processes
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    with warnings.catch_warnings():
+        # A program for a device that is not here cannot be loaded from the shared cache.
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+        yield jax.sharding.SingleDeviceSharding(topology.devices[0])
 
 
 _collected = pytest.StashKey[set[str]]()

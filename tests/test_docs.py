@@ -5,6 +5,7 @@ that is not installed is left out; what follows must not need it.
 """
 
 import ast
+import html
 import importlib
 import importlib.util
 import inspect
@@ -170,6 +171,19 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
     assert len(pages) > 15
     loaded = re.compile(r'<(?:script|img)[^>]* src="(?:https?:)?//|<link[^>]* href="(?:https?:)?//')
     assert not any(map(loaded.search, pages))
+    # gru is a class in a module of that name: the reference shows the docstring of the class.
+    reference = "".join(path.read_text() for path in (tmp_path / "reference").rglob("*.html"))
+    shown = letters(html.unescape(re.sub(r"<[^>]+>", "", reference)))
+    for name in public_names():
+        namespace, _, attribute = name.rpartition(".")
+        value = getattr(importlib.import_module(namespace), attribute)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert letters(inspect.getdoc(value).split("\n\n")[0]) in shown, name
+
+
+def letters(text):
+    """Returns the letters and digits of a text: what stays the same from source to page."""
+    return re.sub(r"[\W_]", "", text)
 
 
 def test_the_new_names_in_the_changelog_exist():

@@ -19,7 +19,10 @@ from jaxrnn.types import window_start_of
 
 VALUES, GRADIENTS, DIFFERENCES = 1e-13, 1e-12, 1e-6
 
-CELLS, LOOPS = dict(jaxrnn.CELLS), dict(jaxrnn.LOOPS)
+CELLS = dict(jaxrnn.CELLS)
+LOOPS = dict(jaxrnn.LOOPS) | {"fused": jaxrnn.fused(interpret=True)}
+# A kernel has no complex numbers.
+COMPLEX = ("lru", "s5")
 # Loops know nothing of cells: what is neither the default loop nor one of these is left to
 # `pytest -m thorough` and to `jaxrnn certify`. These differ in their carries: real and complex; the
 # LSTM's two arrays are met where gradients are differentiated or mapped, and in tests/loops.
@@ -39,6 +42,7 @@ def pairs(loops, some=SOME_CELLS, under_bptt=CELLS):
             pytest.param(loop, cell, marks=[] if each_time else pytest.mark.thorough)
             for loop in loops
             for cell in CELLS
+            if loop != "fused" or cell not in COMPLEX
             for each_time in [cell in (under_bptt if loop == "bptt" else some)]
         ],
     )

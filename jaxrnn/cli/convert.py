@@ -31,7 +31,8 @@ def add_options(parser: Parser) -> None:
 
 def convert(options: Options) -> None:
     """Reads a file, writes another, and prints what it contains; UserError on failure."""
-    source, target = options.source, options.target
+    source = options.source
+    target = options.target
     with _as_user_error("SOURCE", source, "a file or a folder that can be read"):
         network, params = read(source, options.of)
     with _as_user_error("TARGET", target, "a file that can be written"):

@@ -134,7 +134,8 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
         fits = pixels.ndim == 3 and pixels.size and pixels.shape[2] == 1
         check.require(fits, "pixels", check.describe(pixels), "(T, B, 1)")
         for name, array, largest in (("lengths", lengths, len(pixels)), ("labels", labels, 9)):
-            got, expected = check.describe(array), f"int32[{pixels.shape[1]}]"
+            got = check.describe(array)
+            expected = f"int32[{pixels.shape[1]}]"
             check.require(got == expected, name, got, expected)
             is_within = array.min() >= 0 and array.max() <= largest
             got = f"numbers from {array.min()} to {array.max()}"
@@ -143,7 +144,8 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
         logits = jax.eval_shape(
             lambda p: network.output(p, jaxrnn.unroll(network, p, pixels)[0]), params
         )
-        got, expected = check.describe(logits), f"{CLASSES} logits for each row"
+        got = check.describe(logits)
+        expected = f"{CLASSES} logits for each row"
         fits = logits.shape == (pixels.shape[1], CLASSES)
         check.require(fits, repr(network), got, expected)
     return lambda params, loop: score(network, params, None, example, loop)[0], params
@@ -155,7 +157,8 @@ def batches(digits: Digits, batch_size: int, seed: int, first: int = 0) -> Itera
     Digits that do not fill a batch are left out of that epoch. The batches are those from number
     `first` on.
     """
-    count, draws = len(digits.labels), np.random.default_rng(seed)
+    count = len(digits.labels)
+    draws = np.random.default_rng(seed)
     epoch, number = divmod(first, count // batch_size)
     for _ in range(epoch):
         draws.permutation(count)

@@ -14,7 +14,9 @@ from jaxrnn.interop import safetensors, stablehlo
 
 FORMATS = ("stablehlo", "onnx")
 SUFFIX = ".jaxexport"
-PARAMS, SIGNATURE, MODEL = "params.safetensors", "signature.json", "model.onnx"
+PARAMS = "params.safetensors"
+SIGNATURE = "signature.json"
+MODEL = "model.onnx"
 
 
 def add_options(parser: Parser) -> None:
@@ -35,9 +37,11 @@ def add_options(parser: Parser) -> None:
 
 def export(options: Options) -> None:
     """Writes the files and prints their names; UserError on failure."""
-    source, out = options.source, options.out
+    source = options.source
+    out = options.out
     fits = out.is_dir() or not out.exists()
-    got, expected = f"{str(out)!r} (File exists)", "a folder that can be written"
+    got = f"{str(out)!r} (File exists)"
+    expected = "a folder that can be written"
     check.require(fits, "--out", got, expected, UserError)
     if options.format == "onnx":
         target = out / MODEL

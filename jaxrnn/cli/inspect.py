@@ -42,7 +42,8 @@ class LayerReport(NamedTuple):
 
 def add_options(parser: options.Parser) -> None:
     """Adds the options of `jaxrnn inspect`."""
-    add, count = parser.add_argument, options.whole_number(1)
+    add = parser.add_argument
+    count = options.whole_number(1)
     cells = f"where `jaxrnn train` saved, or one of {options.CELL_NAMES}"
     add("what", metavar="FOLDER_OR_CELL", help=cells)
     add("--hidden-size", type=count, default=64, metavar="N", help="features of a cell")
@@ -161,7 +162,8 @@ def story(args: options.Options) -> None:
 
     def horizon(cell: jaxrnn.Cell, radius: float = 1.0) -> Any:
         jacobian_spectrum = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell))
-        params, carry = params_with_radius(cell, radius), cell.initial_carry((BATCH_SIZE,))
+        params = params_with_radius(cell, radius)
+        carry = cell.initial_carry((BATCH_SIZE,))
         return jaxrnn.diagnostics.memory_horizon(jacobian_spectrum(params, carry, xs))
 
     figure = Figure(figsize=(16, 4.5), layout="constrained")
@@ -177,7 +179,8 @@ def story(args: options.Options) -> None:
         "truncated(50)": jaxrnn.truncated(50),
         "truncated(25)": jaxrnn.truncated(25),
     }
-    loss, params = _sum_of_last_outputs(rnn, xs), params_with_radius(rnn, 0.9)
+    loss = _sum_of_last_outputs(rnn, xs)
+    params = params_with_radius(rnn, 0.9)
     norms: list[jax.Array] = []
     for loop in loops.values():
         norms += jaxrnn.diagnostics.gradient_flow(loss, params, loop=loop).norms

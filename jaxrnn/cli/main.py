@@ -23,7 +23,10 @@ except ModuleNotFoundError as missing:
     extra = "the extra of the command line (pip install 'jaxrnn[app]')"
     sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
-DONE, OUT_OF_LIMITS, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+OUT_OF_LIMITS = 1
+USER_ERROR = 2
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -139,7 +139,8 @@ def options_of(
         arguments = [*_arguments(content["options"])]
         check.require("--help" not in arguments, "options", "help", "options of a training")
         options = parse(["train", task, *arguments])
-    options.out, options.resume = folder, folder
+    options.out = folder
+    options.resume = folder
     return options
 
 
@@ -147,7 +148,8 @@ def require_same_data(folder: Path, data: str) -> None:
     """Raises a UserError if a run began with other data."""
     with _reading(folder):
         begun_with = _content(folder)["data"]
-    got, expected = f"{str(folder)!r}, which began with other data", "the data it began with"
+    got = f"{str(folder)!r}, which began with other data"
+    expected = "the data it began with"
     check.require(begun_with == data, "--resume", got, expected, UserError)
 
 

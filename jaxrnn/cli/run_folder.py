@@ -160,7 +160,8 @@ def load_options(folder: Path, *tasks: str) -> Options:
     with reading(folder / OPTIONS):
         options = Options(**json.loads((folder / OPTIONS).read_text("utf-8")))
     task = getattr(options, "task", None)
-    got, expected = f"{str(folder)!r} of the task {task!r}", " or ".join(map(repr, tasks))
+    got = f"{str(folder)!r} of the task {task!r}"
+    expected = " or ".join(map(repr, tasks))
     check.require(task in tasks, "FOLDER", got, f"the task {expected}", UserError)
     return options
 

@@ -65,7 +65,8 @@ class Scores(NamedTuple):
 
 def add_train_options(parser: options.Parser) -> None:
     """Adds the options of `jaxrnn train series`."""
-    add, count = parser.add_argument, options.whole_number(1)
+    add = parser.add_argument
+    count = options.whole_number(1)
     add("file", type=Path, metavar="FILE", help="a CSV file with a header; a row is a step of time")
     target = "the column to forecast"
     add("--target", type=options.some_text, required=True, metavar="COLUMN", help=target)
@@ -90,7 +91,8 @@ def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     args = options.Options(**vars(args), setup=data.setup._asdict())
     series_task = task(args, data)
     params = training.train(series_task, args, events)
-    head, origins = HEADS[args.output], prepare.spaced(data.test.origins, TEST_ORIGINS)
+    head = HEADS[args.output]
+    origins = prepare.spaced(data.test.origins, TEST_ORIGINS)
     numbers = predict(series_task.network, params, head, data.panel, origins, data.setup)
     scores = score(data, data.test, origins, head, numbers)
     names = ["this model", *data.baselines]
@@ -133,7 +135,8 @@ def score(data: Data, part: Part, origins: np.ndarray, head: Head, numbers: np.n
     unit, offset = scales(data.panel, data.setup, origins)
     truth = (targets * unit + offset)[valid]
     low, middle, high = (quantiles[..., index][valid] for index in range(3))
-    missed, levels = truth[:, None] - quantiles[valid], np.array(QUANTILES)
+    missed = truth[:, None] - quantiles[valid]
+    levels = np.array(QUANTILES)
     losses = np.maximum(levels * missed, (levels - 1) * missed)
     return Scores(
         error=float(np.mean(np.abs(truth - middle))),
@@ -172,7 +175,9 @@ def task(args: options.Options, data: Data | None = None) -> training.Task:
         data: defaults to the file that the options name.
     """
     data = data or load(args)
-    panel, setup, head = data.panel, data.setup, HEADS[args.output]
+    panel = data.panel
+    setup = data.setup
+    head = HEADS[args.output]
     model = series_model(
         args.cell, args.hidden_size, setup.horizon, args.output, args.layers, args.dropout
     )
@@ -216,19 +221,22 @@ def example_loss(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
     with run_folder.reading(folder / run_folder.EXAMPLE):
         fits = example.inputs.ndim == 3 and example.inputs.size
         check.require(fits, "inputs", check.describe(example.inputs), "(W, B, I)")
-        (length, rows, _), lengths = example.inputs.shape, example.lengths
+        length, rows, _ = example.inputs.shape
+        lengths = example.lengths
         horizon = example.targets.shape[-1:]
         targets = length, rows, *horizon
         shapes = {"lengths": (rows,), "targets": targets, "weights": targets, "scales": (rows,)}
         for name, shape in shapes.items():
             array = getattr(example, name)
             check.require(array.shape == shape, name, check.describe(array), str(shape))
-        got, expected = f"{lengths.min()} to {lengths.max()}", f"numbers from 1 to {length}"
+        got = f"{lengths.min()} to {lengths.max()}"
+        expected = f"numbers from 1 to {length}"
         check.require(lengths.min() >= 1 and lengths.max() <= length, "lengths", got, expected)
     with run_folder.reading(folder / run_folder.PARAMS):
         outputs = jax.eval_shape(lambda p: jaxrnn.unroll(network, p, example.inputs)[1], params)
         wanted = (length, rows, horizon[0] * len(head.columns))
-        got, expected = check.describe(outputs), f"outputs {wanted}"
+        got = check.describe(outputs)
+        expected = f"outputs {wanted}"
         check.require(outputs.shape == wanted, repr(network), got, expected)
     return lambda params, loop: window_loss(network, head, params, None, example, loop)[0], params
 

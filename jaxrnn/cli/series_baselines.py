@@ -17,7 +17,9 @@ from jaxrnn.cli.series_windows import (
 
 # From origins `(N,)` to forecasts `(N, H)` of the standardised target.
 Forecast = Callable[[np.ndarray], np.ndarray]
-NAIVE, SEASONAL, AUTOREGRESSION = "naive", "seasonal naive", "linear autoregression"
+NAIVE = "naive"
+SEASONAL = "seasonal naive"
+AUTOREGRESSION = "linear autoregression"
 
 
 def baselines(panel: Panel, training: Part, setup: Setup) -> dict[str, Forecast]:

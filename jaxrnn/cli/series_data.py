@@ -83,7 +83,9 @@ def read(args: Options, columns: Sequence[str] | None = None) -> Table:
     order = np.arange(len(codes))
     if np.any(codes[1:] < codes[:-1]):
         order = np.argsort(codes, kind="stable")
-        values, codes, times = values[order], codes[order], times[order]
+        values = values[order]
+        codes = codes[order]
+        times = times[order]
     starts = np.searchsorted(codes, np.arange(len(names) + 1))
     if args.time is None:
         times = np.arange(1, len(codes) + 1) - starts[codes].astype(np.float64)

@@ -36,7 +36,8 @@ class Head(NamedTuple):
 def decode_quantiles(outputs: Array) -> Array:
     """Returns three quantiles in order: the median, and a positive distance to each side."""
     middle = outputs[..., 0]
-    below, above = softplus(outputs[..., 1]), softplus(outputs[..., 2])
+    below = softplus(outputs[..., 1])
+    above = softplus(outputs[..., 2])
     return jnp.stack([middle - below, middle, middle + above], axis=-1)
 
 
@@ -57,7 +58,8 @@ def decode_gaussian(outputs: Array) -> Array:
 
 def gaussian_nats(mean_and_deviation: Array, target: Array) -> Array:
     """Returns -log of the normal density."""
-    mean, deviation = mean_and_deviation[..., 0], mean_and_deviation[..., 1]
+    mean = mean_and_deviation[..., 0]
+    deviation = mean_and_deviation[..., 1]
     return -jax.scipy.stats.norm.logpdf(target, mean, deviation)
 
 
@@ -73,7 +75,8 @@ def restore_quantiles(numbers: np.ndarray, unit: np.ndarray, offset: np.ndarray)
 
 def restore_gaussian(numbers: np.ndarray, unit: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Returns means and standard deviations in the units of the file."""
-    mean, deviation = numbers[..., 0] * unit + offset, numbers[..., 1] * unit
+    mean = numbers[..., 0] * unit + offset
+    deviation = numbers[..., 1] * unit
     return np.stack([mean, deviation], axis=-1)
 
 

@@ -70,7 +70,8 @@ def require_fits(network: Network, params: Params, head: Head, setup: Setup) -> 
     xs = jax.ShapeDtypeStruct((1, 1, prepare.input_size(setup)), np.float32)
     ys = jax.eval_shape(lambda p, x: jaxrnn.unroll(network, p, x)[1], params, xs)
     wanted = (1, 1, setup.horizon * len(head.columns))
-    got, expected = check.describe(ys), f"outputs {wanted}"
+    got = check.describe(ys)
+    expected = f"outputs {wanted}"
     check.require(getattr(ys, "shape", None) == wanted, repr(network), got, expected)
 
 

@@ -112,7 +112,8 @@ def split(table: Table, has_times: bool) -> tuple[np.ndarray, np.ndarray]:
 
     With times, all series are split at the same two times. Otherwise each is split by its rows.
     """
-    starts, ends = table.starts[:-1], table.starts[1:]
+    starts = table.starts[:-1]
+    ends = table.starts[1:]
     shares = TRAINING_SHARE, TRAINING_SHARE + VALIDATION_SHARE
     if not has_times:
         first, second = (starts + (share * (ends - starts)).astype(int) for share in shares)
@@ -129,7 +130,8 @@ def split(table: Table, has_times: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def parts(panel: Panel, borders: tuple[np.ndarray, np.ndarray]) -> tuple[Part, Part, Part]:
     """Returns the parts for training, validation and test: the targets of each lie in it."""
-    starts, ends = panel.starts[:-1], panel.starts[1:]
+    starts = panel.starts[:-1]
+    ends = panel.starts[1:]
     first, second = borders
     result = []
     for begin, end in ((starts + 1, first), (first, second), (second, ends)):
@@ -142,8 +144,10 @@ def parts(panel: Panel, borders: tuple[np.ndarray, np.ndarray]) -> tuple[Part, P
 
 def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> Setup:
     """Returns what the training part of a table says; UserError if it says too little."""
-    starts, ends = table.starts[:-1], borders[0]
-    means, deviations = {}, {}
+    starts = table.starts[:-1]
+    ends = borders[0]
+    means = {}
+    deviations = {}
     low = np.full(len(table.columns), np.inf)
     high = -low
     for name, a, b in zip(table.names, starts, ends, strict=True):
@@ -155,7 +159,8 @@ def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> 
         centred = np.where(observed, values - mean, 0)
         deviation = np.sqrt((centred**2).sum(axis=0) / count)
         deviation[deviation == 0] = 1
-        means[name], deviations[name] = mean.tolist(), deviation.tolist()
+        means[name] = mean.tolist()
+        deviations[name] = deviation.tolist()
         low = np.minimum(low, (centred / deviation).min(axis=0))
         high = np.maximum(high, (centred / deviation).max(axis=0))
     season = args.season or _season(table, ends)
@@ -177,7 +182,8 @@ def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> 
         setup = setup._replace(is_seasonal=is_seasonal)
         missed, valid = future(panel, origins, training.ends, setup)
         count = max(1, int(valid.sum()))
-        error, square = np.abs(missed).sum() / count, np.square(missed).sum() / count
+        error = np.abs(missed).sum() / count
+        square = np.square(missed).sum() / count
         errors.append((float(error), is_seasonal, float(np.sqrt(square))))
     change = errors[0][2] or 1.0
     _, is_seasonal, spread = min(errors)
@@ -212,7 +218,8 @@ def standardize(table: Table, setup: Setup) -> Panel:
     observed = ~np.isnan(table.values)
     last = np.empty(len(values), np.float32)
     for name, a, b in zip(table.names, table.starts[:-1], table.starts[1:], strict=True):
-        mean, deviation = np.array(setup.means[name]), np.array(setup.deviations[name])
+        mean = np.array(setup.means[name])
+        deviation = np.array(setup.deviations[name])
         values[a:b] = (np.where(observed[a:b], table.values[a:b], mean) - mean) / deviation
         latest = np.maximum.accumulate(np.where(observed[a:b, 0], np.arange(b - a), 0))
         last[a:b] = values[a:b, 0][latest]

@@ -32,7 +32,8 @@ SCORING_CHUNK = 4096  # characters at once, so that a text of any length fits in
 
 def add_train_options(parser: options.Parser) -> None:
     """Adds the options of `jaxrnn train text`."""
-    add, count = parser.add_argument, options.whole_number(1)
+    add = parser.add_argument
+    count = options.whole_number(1)
     add("--text", type=Path, metavar="FILE", help="UTF-8; None for Python's documentation")
     add("--embedding-size", type=count, default=128, metavar="N", help="features of a character")
     add(
@@ -54,7 +55,8 @@ def add_train_options(parser: options.Parser) -> None:
 
 def add_sample_options(parser: options.Parser) -> None:
     """Adds the options of `jaxrnn sample`."""
-    add, positive = parser.add_argument, options.positive
+    add = parser.add_argument
+    positive = options.positive
     add("folder", type=Path, metavar="FOLDER", help="where `jaxrnn train text` saved")
     prompt = "text to continue; None starts with a character that the model draws"
     add("--prompt", type=options.some_text, metavar="TEXT", help=prompt)
@@ -108,7 +110,8 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
         text: defaults to the text that the options name.
     """
     text = text or _split_text(args)
-    size, length = len(text.vocabulary), args.segment_length
+    size = len(text.vocabulary)
+    length = args.segment_length
     model = character_model(
         args.cell, args.hidden_size, args.embedding_size, size, args.layers, args.dropout
     )
@@ -171,14 +174,16 @@ def load(folder: Path) -> tuple[Network, Params, str]:
         size = expressions.input_size_of(network, params)
         tokens = jnp.zeros((1, 1), jnp.int32)
         logits = jax.eval_shape(lambda params: jaxrnn.unroll(network, params, tokens)[1], params)
-        name, expected = repr(network), f"logits of {size} characters"
+        name = repr(network)
+        expected = f"logits of {size} characters"
         check.require(logits.shape == (1, 1, size), name, logits, expected)
     with run_folder.reading(folder / run_folder.OPTIONS):
         vocabulary = args.vocabulary
         check.require_type(isinstance(vocabulary, str), "vocabulary", vocabulary, "a string")
         is_sorted = list(vocabulary) == sorted(set(vocabulary))
         check.require(is_sorted, "vocabulary", "it out of order", "increasing code points")
-        got, expected = f"{len(vocabulary)} characters", f"{size}, as {run_folder.PARAMS} has"
+        got = f"{len(vocabulary)} characters"
+        expected = f"{size}, as {run_folder.PARAMS} has"
         check.require(len(vocabulary) == size, "vocabulary", got, expected)
     return network, params, vocabulary
 
@@ -227,7 +232,8 @@ def character_model(
     """
     parts = options.recurrent_layers(cell_name, hidden_size, layers, dropout_rate)
     dropout = [jaxrnn.dropout(dropout_rate)] if dropout_rate else []
-    embedding, linear = jaxrnn.embedding(embedding_size), jaxrnn.linear(vocabulary_size)
+    embedding = jaxrnn.embedding(embedding_size)
+    linear = jaxrnn.linear(vocabulary_size)
     return jaxrnn.stacked(embedding, *dropout, *parts, linear)
 
 
@@ -264,7 +270,8 @@ def bits_per_character(
     length = (len(tokens) - 1) // streams
     inputs = tokens[: streams * length].reshape(streams, -1).T
     targets = tokens[1 : 1 + streams * length].reshape(streams, -1).T
-    carry, nats = model.initial_carry((streams,)), 0.0
+    carry = model.initial_carry((streams,))
+    nats = 0.0
     chunk = max(1, SCORING_CHUNK // streams)
     for start in range(0, length, chunk):
         steps = slice(start, start + chunk)

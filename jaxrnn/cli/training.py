@@ -62,7 +62,8 @@ class Task(NamedTuple):
 
 def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:
     """Adds the options that all tasks have, with the defaults of the task."""
-    add, count = parser.add_argument, options.whole_number(1)
+    add = parser.add_argument
+    count = options.whole_number(1)
     add("--cell", type=options.cell_name, default="gru", help=options.CELL_NAMES)
     add("--hidden-size", type=count, metavar="N", help="features of the carry")
     add("--layers", type=count, default=1, metavar="N", help="cells, one after another")
@@ -103,7 +104,8 @@ def add_options(parser: options.Parser, task: str, **defaults: Any) -> None:
 
 def optimizer(args: options.Options) -> optax.GradientTransformation:
     """Returns AdamW with clipped gradients and a rate that warms up over steps/20, then decays."""
-    peak, steps = args.learning_rate, args.steps
+    peak = args.learning_rate
+    steps = args.steps
     rate = optax.warmup_cosine_decay_schedule(peak / 10, peak, steps // 20, steps)
     return optax.chain(optax.clip_by_global_norm(args.clip), optax.adamw(rate))
 
@@ -130,7 +132,8 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
         devices = _devices(args) if task.make_trainer is None else jax.devices()[:1]
         trainer = _trainer(task, args, devices)
         optimizer_text = _spell_optimizer(args)
-        progress, interrupted = None, False
+        progress = None
+        interrupted = False
         try:
             with resuming.RunCheckpoints(args, task.network, optimizer_text) as checkpoints:
                 state = _initial_state(task, args, trainer, devices)
@@ -262,7 +265,8 @@ def _advance(
     with bar:
         steps = range(first + 1, args.steps + 1)
         for step, batch in zip(steps, task.batches(first), strict=False):
-            state, norms = progress.state, []
+            state = progress.state
+            norms = []
             if (step - 1) % args.inspect_every == 0:
                 key = jax.random.split(state.key)[1]  # the key that the update will use
                 loss_args = jax.device_put((state.params, _carry(state), batch, key), devices[0])

@@ -87,9 +87,9 @@ def adaptive_truncation(
     """Finds the shortest truncation, a power of two, whose bias is within a tolerance.
 
     Let ĝ_k be the gradient of `truncated(k, 2k)`. It has all terms that reach k steps back and none
-    that reaches 2k. Its change when k doubles is measured. If the change shrinks from here on by
-    the same factor or a smaller one with every doubling, as it does where gradients decay
-    geometrically, then the rest is bounded:
+    that reaches 2k. Its change when k doubles is measured. Where gradients decay geometrically,
+    every further doubling shrinks the change by the same factor ρ or more. Then the rest is
+    bounded:
 
         d_k = ‖ĝ_{2k} - ĝ_k‖,    ρ = d_k / d_{k/2}                                           (1)
         ‖ĝ_k - g‖ ≤ d_k + d_{2k} + d_{4k} + … ≤ d_k / (1 - ρ)                                (2)

@@ -179,7 +179,8 @@ def find_mismatches(tensors: Tensors, expected: Mapping[str, Any], owner: str) -
 
     mismatches = []
     for name in {**expected, **tensors}:
-        got, wanted = description(tensors, name), description(expected, name)
+        got = description(tensors, name)
+        wanted = description(expected, name)
         if got != wanted:
             mismatches.append((name, got, f"{wanted} for {owner}"))
     return mismatches

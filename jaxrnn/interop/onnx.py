@@ -20,7 +20,8 @@ from jaxrnn.types import Params
 
 # The first version whose operators have all attributes that are used here, and the version of the
 # file format of that time.
-OPSET, IR_VERSION = 14, 8
+OPSET = 14
+IR_VERSION = 8
 INPUTS = {"RNN": ["X", "W", "R", "B", "sequence_lens", "initial_h"]}
 INPUTS |= {"GRU": INPUTS["RNN"], "LSTM": [*INPUTS["RNN"], "initial_c", "P"]}
 ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
@@ -126,7 +127,8 @@ def read(model: Any, *, name: str | None = None) -> Node:
         else:
             check.require(chosen == defaults, "activations", chosen, f"{defaults} for {operator}")
         layer.append(layout.read(layouts, {role: arrays[role][index] for role in weights}))
-    hidden_size, size = attributes.get("hidden_size"), len(layer[0][1]["w_h"])
+    hidden_size = attributes.get("hidden_size")
+    size = len(layer[0][1]["w_h"])
     check.require(hidden_size in (None, size), "hidden_size", hidden_size, f"{size}, as of R")
 
     unroll_options: dict[str, Any] = {"reverse": True} if direction == "reverse" else {}
@@ -135,7 +137,8 @@ def read(model: Any, *, name: str | None = None) -> Node:
     if "initial_h" in arrays:
         # With layout=1, the axis of directions comes after the batch.
         direction_axis = 1 if attributes.get("layout") else 0
-        h, c = arrays["initial_h"], arrays.get("initial_c", 0 * arrays["initial_h"])
+        h = arrays["initial_h"]
+        c = arrays.get("initial_c", 0 * arrays["initial_h"])
         h, c = (jnp.moveaxis(jnp.asarray(x), direction_axis, 0) for x in (h, c))
         carries = [*map(LSTMCarry, h, c)] if operator == "LSTM" else [*h]
         unroll_options["carry"] = Directions(*carries) if len(carries) == 2 else carries[0]
@@ -172,14 +175,16 @@ def write(
         check.require_bool(name, value)
     float_dtype = check.float_dtype(params)
     is_supported = float_dtype in (np.float16, np.float32, np.float64)
-    got, expected = f"the dtype {float_dtype}", "one that ONNX's operators have"
+    got = f"the dtype {float_dtype}"
+    expected = "one that ONNX's operators have"
     check.require(is_supported, "params", got, expected)
 
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(float_dtype))
     constants: dict[str, Any] = {"joined": [0, 0, -1]}  # a shape that joins the last two axes
     inputs: dict[str, list[Any]] = {"xs": ["T", "B", size]}
     outputs: dict[str, list[Any]] = {"ys": ["T", "B", None]}
-    nodes, xs = [], "xs"
+    nodes = []
+    xs = "xs"
     layers = split_layers(cell, params)
     is_cell = len(layers[0]) == len(layers) == 1
     check.require(not reverse or is_cell, "reverse", reverse, "one Cell")

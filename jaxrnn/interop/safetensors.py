@@ -71,7 +71,8 @@ def load(path: Path | str) -> tuple[Any, Params]:
     if version is None:
         expected += ", in a file that names its cell, as `save` writes it"
     check.require(version == VERSION, "path", f"version {version!r} of {str(path)!r}", expected)
-    cell, size = parse_expression(metadata.get("cell", "")), metadata.get("input_size", "")
+    cell = parse_expression(metadata.get("cell", ""))
+    size = metadata.get("input_size", "")
     is_number = size.isascii() and size.isdecimal() and 0 < len(size) < 10 and int(size)
     check.require(is_number, "input_size", repr(size[:80]), "a number above 0")
     try:

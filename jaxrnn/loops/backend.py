@@ -17,15 +17,16 @@ from typing import NamedTuple
 import jax
 
 from jaxrnn import check
+from jaxrnn.loops.scans import Scan, UnrolledScan
 
 
 class Settings(NamedTuple):
     """How loops run on one kind of device.
 
     Fields:
+        scan: runs the steps that have to run in order.
         recomputes: whether the backward pass of a Cell recomputes the saved values and the
             coefficients of the adjoint, for all steps of a chunk at once.
-        unroll: the number of steps in one iteration of a loop.
         whole_bytes: a sequence whose projections take at most this many bytes runs as one chunk.
             If its carries take more bytes, they count in the place of the projections.
         chunk_bytes: the approximate number of bytes of the projections of one chunk.
@@ -33,8 +34,8 @@ class Settings(NamedTuple):
             the weights is added to their gradient.
     """
 
+    scan: Scan
     recomputes: bool
-    unroll: int
     whole_bytes: int
     chunk_bytes: int
     chunk_steps: int
@@ -44,9 +45,9 @@ class Settings(NamedTuple):
 # H200, a GRU and an LSTM of 256 units ran 2.4 times as fast with recomputing and unrolling by 8 as
 # with saving and no unrolling. The settings of a TPU are not measured.
 SETTINGS = {
-    "cpu": Settings(False, 1, 2**23, 2**21, 8),
-    "gpu": Settings(True, 8, 2**23, 2**22, 64),
-    "tpu": Settings(True, 1, 2**23, 2**22, 64),
+    "cpu": Settings(UnrolledScan(1), False, 2**23, 2**21, 8),
+    "gpu": Settings(UnrolledScan(8), True, 2**23, 2**22, 64),
+    "tpu": Settings(UnrolledScan(1), True, 2**23, 2**22, 64),
 }
 _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("assumed", default=None)
 

@@ -54,28 +54,36 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
     with explain_forward_mode("bptt"):
-        if not isinstance(step, Cell):
-            return derived.run(step, params, carry, xs)
-        check.require_hashable("step", step)
-        run = _compiled if step.has_handwritten_backward else _run_cell
-        return run(step, backend.settings(), params, carry, xs)
+        return run_with(backend.settings(), step, params, carry, xs)
+
+
+def run_with(
+    settings: Settings, step: Step, params: Params, carry: Carry, xs: PyTree
+) -> StepResult:
+    """Runs `bptt` with settings of its own, on arguments that are checked."""
+    if not isinstance(step, Cell):
+        return derived.run(step, settings.scan, params, carry, xs)
+    check.require_hashable("step", step)
+    run = _compiled if step.has_handwritten_backward else _run_cell
+    return run(step, settings, params, carry, xs)
 
 
 def _run_cell(
     cell: Cell, settings: Settings, params: Params, carry: Carry, xs: PyTree
 ) -> StepResult:
     """Runs one chunk after another, each with (1) and (2)."""
+    scan = settings.scan
 
     def run_chunk(carry: Carry, xs: PyTree) -> StepResult:
         if not cell.has_handwritten_backward:
             w, zs = cell.prepare(params), cell.project(params, xs)
-            carry, carries = derived.run(_without_output(cell), w, carry, zs)
+            carry, carries = derived.run(_without_output(cell), scan, w, carry, zs)
         elif settings.recomputes:
-            solver = recomputing.InOrder(settings.unroll)
+            solver = recomputing.InOrder(scan)
             carry, carries = recomputing.run(CheckedCell(cell), solver, params, carry, xs)
         else:
             w, zs = cell.prepare(params), cell.project(params, xs)
-            carry, carries = saving.run(CheckedCell(cell), settings, w, carry, zs)
+            carry, carries = saving.run(CheckedCell(cell), scan, w, carry, zs)
         return carry, cell.output(params, carries)
 
     size = chunks.bytes_of(jax.eval_shape(cell.project, params, xs))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.loops.linear_adjoint import linear_adjoint
+from jaxrnn.loops.scans import Scan
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Weights
 
 
@@ -58,7 +59,7 @@ class InOrder(Solver):
     at once, so that the loop only multiplies.
     """
 
-    unroll: int  # the number of steps in one iteration of a loop
+    scan: Scan
 
     def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
         """Returns c_T and c_1..c_T (1)."""
@@ -67,7 +68,7 @@ class InOrder(Solver):
             carry, _ = cell.advance(w, carry, z_t)
             return carry, carry
 
-        return jax.lax.scan(forward, carry, zs, unroll=self.unroll)
+        return self.scan(forward, carry, zs)
 
     def cotangents(
         self, cell: Cell, w: Weights, residuals: Residuals, d_last: Carry, d_carries: Carry
@@ -82,7 +83,7 @@ class InOrder(Solver):
 
         inputs = linear.coefficients(w, residuals), d_carries
         steps = check.num_steps(residuals.carry)
-        return jax.lax.scan(backward, d_last, inputs, steps, reverse=True, unroll=self.unroll)
+        return self.scan(backward, d_last, inputs, steps, reverse=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -143,7 +143,8 @@ class Checkpoints:
         # One by one, since a dict that is mapped as a tree is sorted.
         named = (arrays or {}).items()
         arrays = {name: tree.to_arrays(f"arrays[{name!r}]", x) for name, x in named}
-        step, latest = int(state.step), self.latest_step
+        step = int(state.step)
+        latest = self.latest_step
         expected = f"one after {latest}, the last checkpoint in {str(self.folder)!r}"
         check.require(latest is None or step > latest, "state.step", step, expected)
         stored = [*map(stored_arrays.to_stored, [*jax.tree.leaves(state), *arrays.values()])]
@@ -192,7 +193,8 @@ class Checkpoints:
         """
         check.require_instance("like", like, TrainState)
         step = self._checked_step(step)
-        described, place = self._described(step), self._place(step)
+        described = self._described(step)
+        place = self._place(step)
         for name, expected in self._made_by().items():
             got = f"{described[name]!r} in {place}"
             fits = expected is None or described[name] == expected
@@ -232,7 +234,8 @@ class Checkpoints:
 
     def _checked_step(self, step: int | None) -> int:
         steps = self.steps
-        got, expected = f"{str(self.folder)!r} without checkpoints", "a folder with one"
+        got = f"{str(self.folder)!r} without checkpoints"
+        expected = "a folder with one"
         check.require(steps, "folder", got, expected)
         if step is None:
             return steps[-1]
@@ -242,7 +245,8 @@ class Checkpoints:
 
     def _described(self, step: int) -> dict[str, Any]:
         """Returns the description of a checkpoint; ValueError if it is damaged."""
-        place, args = self._place(step), self._orbax.args
+        place = self._place(step)
+        args = self._orbax.args
         try:
             items = {DESCRIPTION: args.JsonRestore()}
             item = self._manager.restore(step, args=args.Composite(**items))[DESCRIPTION]

@@ -102,7 +102,8 @@ def data_parallel(
             ys = function(*args)
             require_no_rows(args, ys)
             return ys
-        in_specs, out_specs = _map_axes(_spec, in_axes), _map_axes(_spec, out_axes)
+        in_specs = _map_axes(_spec, in_axes)
+        out_specs = _map_axes(_spec, out_axes)
         sharded = jax.shard_map(
             part, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )

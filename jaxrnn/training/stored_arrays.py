@@ -75,7 +75,8 @@ def describe_nodes(tree: PyTree, name: str) -> dict[str, str]:
 def require_same_nodes(got: dict[str, str], expected: dict[str, str], place: str) -> None:
     """Raises a ValueError that names the first node in which two trees differ."""
     for name in [*expected, *got]:
-        here, there = got.get(name, "nothing"), expected.get(name, "nothing")
+        here = got.get(name, "nothing")
+        there = expected.get(name, "nothing")
         check.require(here == there, name, f"{here} in {place}", there)
 
 

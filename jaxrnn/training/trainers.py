@@ -207,7 +207,8 @@ def _checked(result: Any, carry: Carry) -> Any:
     check.require(isinstance(metrics, Mapping), "loss", got, "a dict of arrays", TypeError)
     check.require_arrays(metrics=metrics)
     reserved = sorted(metrics.keys() & TRAINER_METRICS)
-    got, expected = f"metrics named {reserved}", "other names than the trainer's"
+    got = f"metrics named {reserved}"
+    expected = "other names than the trainer's"
     check.require(not reserved, "loss", got, expected)
     if carry is None:
         expected = "None, since the state has no carry; the argument `carry` of `init` sets it"

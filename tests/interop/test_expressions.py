@@ -110,6 +110,7 @@ LOOPS = {
         num_states=3, segment_length=2, loop=jaxrnn.scan
     ),
     "cudnn()": jaxrnn.cudnn(),
+    "fused(interpret=True)": jaxrnn.fused(interpret=True),
     "parallel()": jaxrnn.parallel(memory_limit="1GiB"),
     "parallel(jacobian='dense', damping=0.5, chunk=4)": jaxrnn.parallel(
         jacobian="dense", damping=0.5, chunk=4

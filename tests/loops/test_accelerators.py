@@ -1,8 +1,6 @@
 """Loops are lowered for a GPU and a TPU from here; where its compiler is, a TPU's takes them."""
 
 import functools
-import importlib.util
-import os
 
 import jax
 import jax.numpy as jnp
@@ -42,23 +40,11 @@ def test_every_loop_is_lowered_for_gpu_and_tpu(loop_name, step, dtype):
     ]
 
 
-@pytest.fixture(scope="module")
-def chip():
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: pip install '.[tpu]'")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to be asked
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to be shared by processes
-    from jax.experimental import topologies
-
-    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    return jax.sharding.SingleDeviceSharding(topology.devices[0])
-
-
 @pytest.mark.tpu
 @pytest.mark.optimized
 @pytest.mark.parametrize("cell_name", often(CELLS, ("elman", "lstm", "lru")))
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_the_tpu_compiler_takes_every_cell_and_loop(chip, cell_name, loop_name):
+def test_the_tpu_compiler_takes_every_cell_and_loop(v5e, cell_name, loop_name):
     grad, args = gradient_and_arguments(cell_name, LOOPS[loop_name])
-    jitted = jax.jit(grad, in_shardings=chip, out_shardings=chip)
+    jitted = jax.jit(grad, in_shardings=v5e, out_shardings=v5e)
     assert jitted.lower(*args).compile().memory_analysis().temp_size_in_bytes > 0

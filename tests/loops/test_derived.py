@@ -14,6 +14,7 @@ from jaxrnn import check, tree
 from jaxrnn.loops import derived
 from jaxrnn.loops.derived import regions
 from jaxrnn.loops.derived.recurrence import Recurrence
+from jaxrnn.loops.scans import UnrolledScan
 
 T, B, I, H = 7, 3, 4, 5
 
@@ -182,7 +183,7 @@ def test_gradient_of_a_gradient_equals_autodiff(name):
 def taken_apart(step, params, carry, xs):
     traced = derived._traced(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
-    return Recurrence(parts, unroll=1)
+    return Recurrence(parts, UnrolledScan(1))
 
 
 def parts_of(name):

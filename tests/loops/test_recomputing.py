@@ -13,6 +13,7 @@ import jaxrnn
 from jaxrnn import transforms
 from jaxrnn.loops import backend
 from jaxrnn.loops.linear_adjoint import linear_adjoint
+from jaxrnn.loops.scans import UnrolledScan
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 
 VALUES, GRADIENTS = 1e-13, 1e-12
@@ -23,7 +24,7 @@ CELLS = dict(jaxrnn.CELLS)
 @pytest.fixture(autouse=True)
 def _short_iterations(monkeypatch):
     """Three steps in an iteration of a loop: small programs, and a remainder."""
-    few = backend.SETTINGS["gpu"]._replace(unroll=3)
+    few = backend.SETTINGS["gpu"]._replace(scan=UnrolledScan(3))
     monkeypatch.setitem(backend.SETTINGS, "gpu", few)
 
 

@@ -52,11 +52,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.loops import backend, chunks
+from jaxrnn.loops import chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
 from jaxrnn.loops.derived.jaxprs import Equation, Jaxpr, Values
 from jaxrnn.loops.derived.linearized import compress, expand
 from jaxrnn.loops.derived.recurrence import Recurrence
+from jaxrnn.loops.scans import Scan
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
 
@@ -118,11 +119,11 @@ class _TracedStep(NamedTuple):
         return self.carry_structure.unflatten(expand(self.changes, varying, self.carry))
 
 
-def run(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
-    """Runs a step over time, and differentiates it by (1) to (6)."""
+def run(step: Step, scan: Scan, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+    """Runs a step over time, and differentiates it by (1) to (6); `scan` runs (3) and (5)."""
     traced = _traced(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
-    loop = Recurrence(parts, backend.settings().unroll)
+    loop = Recurrence(parts, scan)
     parameters = dict(zip(parts.parameters, traced.params, strict=True))
     env = jaxprs.evaluate_equations(parts.parameter_equations, parameters)  # (1)
     invariant = jaxprs.values_of(env, parts.invariant)

@@ -19,6 +19,7 @@ from jaxrnn.loops.derived.linearized import (
     separate_sunk_inputs,
 )
 from jaxrnn.loops.derived.regions import Regions
+from jaxrnn.loops.scans import Scan
 
 Sums = Values  # gradients that are summed over the steps
 
@@ -62,16 +63,16 @@ class Recurrence:
 
     Attributes:
         regions: the equations of the step.
-        unroll: the number of steps in one iteration of a loop.
+        scan: runs the steps of the two loops.
         matrices: the parameters on the right of a product in the loop. The backward pass is faster
             if their transposes are inputs too.
         exits: the values where gradients leave the loop.
     """
 
-    def __init__(self, regions: Regions, unroll: int) -> None:
+    def __init__(self, regions: Regions, scan: Scan) -> None:
         """Finds the exits and the matrices."""
         self.regions = regions
-        self.unroll = unroll
+        self.scan = scan
         self.exits = Exits(regions)
         right = (eqn.invars[1] for eqn in regions.recurrent if jaxprs.is_weight_product(eqn))
         # A matrix whose gradient is summed inside the loop is differentiated there, by JAX.
@@ -171,7 +172,7 @@ def run(
     def forward(carry: Values, inputs_t: OverTime) -> tuple[Values, Values]:
         return recurrence.advance(invariant, carry, inputs_t.values)
 
-    return jax.lax.scan(forward, carry, inputs, unroll=recurrence.unroll)
+    return recurrence.scan(forward, carry, inputs)
 
 
 def _forward(recurrence: Recurrence, *args: Any) -> tuple[tuple[Values, Values], Residuals]:
@@ -183,7 +184,7 @@ def _forward(recurrence: Recurrence, *args: Any) -> tuple[tuple[Values, Values],
     def forward(carry: Values, inputs_t: OverTime) -> tuple[Values, tuple[Values, Values]]:
         return recurrence.advance_and_keep(shared, carry, inputs_t.values)
 
-    last, (sunk_inputs, kept) = jax.lax.scan(forward, first, inputs, unroll=recurrence.unroll)
+    last, (sunk_inputs, kept) = recurrence.scan(forward, first, inputs)
     residuals = Residuals(
         invariant=invariant,
         transposed=transposed,
@@ -226,9 +227,8 @@ def _backward(
     sums = [jaxprs.zeros_like(v) for v in exits.summed]
     # The indices of the steps give the loop its length if there is nothing else.
     over_time = indices, list(stacks.values()), d_sunk_in_carry, d_sunk_separate
-    (d_carry, sums), deltas = jax.lax.scan(
-        backward, (d_carry, sums), over_time, reverse=True, unroll=recurrence.unroll
-    )
+    state = d_carry, sums
+    (d_carry, sums), deltas = recurrence.scan(backward, state, over_time, reverse=True)
     stacked = dict(zip(compress(is_stacked, exits.cut), deltas, strict=True))
     delta = stacked | dict(zip(exits.summed, sums, strict=True))
     d_invariant, d_stepwise = _gradients(
