@@ -172,7 +172,9 @@ def saturation(
             check.require(x.shape[: mask.ndim] == mask.shape, name, x, expected)
 
     def shares_of(x: jax.Array) -> jax.Array:
-        valid = jnp.broadcast_to(True if mask is None else tree.expand_mask(mask, x), x.shape)
+        valid = jnp.ones(x.shape, bool)
+        if mask is not None:
+            valid = jnp.broadcast_to(tree.expand_mask(mask, x), x.shape)
         is_sigmoid = jnp.all((x >= 0) & (x <= 1) | ~valid)
         is_tanh = jnp.all((x >= -1) & (x <= 1) | ~valid)  # or a sigmoid
         position = jnp.where(is_sigmoid, x, (x + 1) / 2)  # in [0, 1]
