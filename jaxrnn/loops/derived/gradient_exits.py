@@ -51,7 +51,7 @@ class Exits:
         self.direct = [v for v in cut if v in stepwise]
         self.computed = [v for v in cut if v not in sources]
         self.equations = self._equations()
-        # The equations read results of each other, arguments of `values`, and constants. A result in
+        # The equations read each other's results, arguments of `values`, and constants. A result in
         # F is a constant too, for the equations behind it.
         reads = jaxprs.unique(jaxprs.reads(self.equations))
         produced = jaxprs.producers(self.equations)

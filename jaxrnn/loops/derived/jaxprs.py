@@ -21,7 +21,8 @@ Values = list[Any]  # arrays; None in the place of a gradient that is zero
 Environment = dict[Var, Any]  # the values of variables
 Item = TypeVar("Item")
 
-# Primitives that move numbers or add them, so they keep a linear path linear.
+# Primitives that move numbers or add them, so they keep a linear path linear. (Here and below, the
+# formatter leaves several names on a line if they are in tuples, which are unpacked.)
 STRUCTURAL = {
     *("add", "sub", "neg", "add_any", "convert_element_type", "copy", "broadcast_in_dim", "pad"),
     *("concatenate", "reshape", "slice", "split", "squeeze", "transpose", "rev"),
@@ -39,7 +40,8 @@ CALLS = {
     **dict.fromkeys(("jit", "checkpoint", "remat", "remat2"), "jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
 }
-# They have a rule for differentiation, which raises an error, at the latest in reverse mode.
+# JAX has a rule for them, so they look differentiable. It raises an error, at the latest in reverse
+# mode.
 NOT_DIFFERENTIABLE = {"while", "pure_callback", "io_callback"}
 
 
