@@ -103,13 +103,13 @@ class Evaluator(NamedTuple):
 def value_of(env: dict[Any, Value], atom: Any) -> Value:
     """Returns the value of a variable or of a literal."""
     if jaxprs.is_literal(atom):
-        return Scalar(np.asarray(atom.val, atom.aval.dtype)[()])
+        return Scalar(np.asarray(atom.val, jaxprs.aval_of(atom).dtype)[()])
     return env[atom]
 
 
 def _shapes(eqn: Equation) -> str:
     """Returns the operands of an equation for a message."""
-    return "of " + ", ".join(check.describe(v.aval) for v in eqn.invars)
+    return "of " + ", ".join(check.describe(jaxprs.aval_of(v)) for v in eqn.invars)
 
 
 def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
@@ -124,9 +124,8 @@ def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> 
         if not isinstance(value, Scalar) or eqn.primitive.name == "select_n":
             own_role = partition.role(jaxprs.shape_of(v))
             shape = jaxprs.shape_of(v if own_role else out)
-            value = evaluator.as_role(
-                value, jaxprs.aval_of(v).update(shape=shape), own_role or role
-            )
+            aval = jaxprs.aval_of(v).update(shape=shape)
+            value = evaluator.as_role(value, aval, own_role or role)
         arguments.append(value)
     if role is Row:
         return [Row(_apply(eqn, *(x.value for x in arguments)))]
@@ -212,11 +211,11 @@ def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> li
     if role is None:
         refuse(f"broadcast_in_dim {_shapes(eqn)}")
     if isinstance(value, Scalar):
-        return [evaluator.as_role(value, out.aval, role)]
+        return [evaluator.as_role(value, jaxprs.aval_of(out), role)]
     if jaxprs.shape_of(v) == jaxprs.shape_of(out):
         return [value]
     if partition.role(jaxprs.shape_of(v)) is Row and axes[:rank] == (*range(rank),):
-        row = evaluator.as_role(value, v.aval, Row)
+        row = evaluator.as_role(value, jaxprs.aval_of(v), Row)
         if role is Row:
             return [row]
         block = partition.grid(row.value, (0,))
@@ -238,7 +237,7 @@ def _reshape(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list
 
 def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     _require_feature_axis(evaluator, eqn, eqn.params["axis"])
-    grid = evaluator.as_role(operands[0], eqn.invars[0].aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(eqn.invars[0]), Grid)
     results, start = [], 0
     for size in eqn.params["sizes"]:
         end = start + evaluator.partition.groups(size)
@@ -255,7 +254,7 @@ def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")
     _require_feature_axis(evaluator, eqn, axis)
-    grid = evaluator.as_role(operands[0], v.aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(v), Grid)
     first, end = (evaluator.partition.groups(index[axis]) for index in (start, limit))
     return [Grid(grid.blocks[first:end])]
 
@@ -263,7 +262,7 @@ def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 def _concatenate(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     _require_feature_axis(evaluator, eqn, eqn.params["dimension"])
     pairs = zip(operands, eqn.invars, strict=True)
-    grids = [evaluator.as_role(value, v.aval, Grid) for value, v in pairs]
+    grids = [evaluator.as_role(value, jaxprs.aval_of(v), Grid) for value, v in pairs]
     return [Grid(tuple(x for grid in grids for x in grid.blocks))]
 
 
@@ -290,11 +289,11 @@ def _reduce(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[
     if (
         not is_over_features
         or partition.role(jaxprs.shape_of(v)) is not Grid
-        or not check.is_inexact(v.aval)
+        or not check.is_inexact(jaxprs.aval_of(v))
     ):
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
     combine, reduce, neutral = REDUCTIONS[eqn.primitive.name]
-    grid = evaluator.as_role(operands[0], v.aval, Grid)
+    grid = evaluator.as_role(operands[0], jaxprs.aval_of(v), Grid)
     total = functools.reduce(combine, grid.blocks)
     if partition.columns != partition.unit:
         column = jax.lax.broadcasted_iota(jnp.int32, total.shape, 1)
@@ -312,7 +311,7 @@ def _product(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list
     roles = [evaluator.partition.role(jaxprs.shape_of(v)) for v in (eqn.invars[0], out)]
     if not isinstance(w, Constant) or not is_product or roles != [Grid, Grid]:
         refuse(f"dot_general {_shapes(eqn)}", "products with a constant matrix")
-    x = evaluator.as_role(x, eqn.invars[0].aval, Grid)
+    x = evaluator.as_role(x, jaxprs.aval_of(eqn.invars[0]), Grid)
     (axis,) = w_axes
     return [evaluator.memory.product(x, Use(w.var, None, axis), jaxprs.dtype_of(out))]
 

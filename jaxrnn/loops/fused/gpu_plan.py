@@ -60,8 +60,7 @@ def loop_of(body: Body) -> Loop:
     """Returns the loop of a body, with all calls inlined."""
     avals = [[*map(jaxprs.abstract_value, v)] for v in (body.constants, body.carry, body.x)]
     traced = jaxprs.trace(jaxprs.primal(body, *avals), *avals)
-    jaxpr = traced.jaxpr
-    captured = traced.constants
+    jaxpr, captured = traced.jaxpr, traced.constants
     inputs = jaxprs.inputs_of(jaxpr)
     num_carry = len(body.carry)
     num_constants = len(captured) + len(body.constants)

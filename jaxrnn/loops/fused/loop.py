@@ -30,20 +30,25 @@ class fused(Expression):
     backward pass saves streams out. The gradient of each weight is one matrix product afterwards.
     For a step without a hand-written backward pass, both loops are derived as in `bptt`.
 
-    It runs on a TPU. On several, it runs inside `jaxrnn.training.data_parallel` or a
-    `jax.shard_map`, since a kernel is not divided automatically. The kernels are compiled for a v5e
-    and tested by JAX's interpreter. They have not run on a TPU yet, so nothing is known about their
-    speed.
+    It runs on a TPU, and on an NVIDIA GPU of the Hopper generation with JAX 0.11.2 or newer. On
+    several, it runs inside `jaxrnn.training.data_parallel` or a `jax.shard_map`, since a kernel is
+    not divided automatically. The kernels are compiled for a v5e and an H100, and tested by JAX's
+    interpreters. They have run on neither yet, so nothing is known about their speed.
+
+    On a GPU the weights have to fit on one multiprocessor: in float32, those of 256 units of an
+    Elman cell, and of 128 units of a GRU or an LSTM. Products are sums of float32, without TF32. A
+    step may have elementwise operations, sums over all features, and products with the weights, but
+    no heads and no images.
 
     Args:
         interpret: run the kernels on any device by JAX's interpreter, for tests; TypeError if it is
             not a bool.
 
     Raises:
-        TypeError, ValueError: while tracing, as `bptt`; on a device that is no TPU; for a step that
-            takes more memory than there is on chip (the message names both), or that has complex
-            numbers or other operations which the compiler of the kernel does not have. The message
-            names a loop that fits.
+        TypeError, ValueError: while tracing, as `bptt`; on a device that is neither; for a step
+            that takes more memory than there is on chip (the message names both), or that has
+            complex numbers or other operations which the compiler of the kernel does not have. The
+            message names a loop that fits.
 
     Gradient: exact; also of higher order, by `lax.scan`. No forward mode. Time O(T), in order.
     Memory: that of the form of `bptt` that saves, and on chip the recurrent weights, the carry and
