@@ -1,7 +1,7 @@
 """Diagnoses a recurrent layer from its numbers, and says what the literature advises."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ ADVICE = {
     "saturated": "start from smaller weights (Glorot 2010) or normalise products, as in "
     "layer_norm_lstm (Ba 2016)",
 }
+
+
+Row = TypeVar("Row")
 
 
 class Diagnosis(NamedTuple):
@@ -116,7 +119,7 @@ def diagnose(
     others = [row for row in rows if row.last_norm <= 10]
     vanishing = [row for row in others if 0 < steps >= 2 * row.horizon]  # (3)
 
-    findings = {}
+    findings: dict[str, str] = {}
     if _is_at_least_half(chaotic, exponents):
         share = _share_of_rows(chaotic, exponents)
         findings["chaotic"] = _describe_chaos(_median(chaotic)) + share
@@ -138,11 +141,13 @@ def diagnose(
 def _sorted_rows(horizon: MemoryHorizon) -> list[_BatchRow]:
     """Returns the rows sorted by horizon, then by the last norm."""
     spectral = np.reshape(horizon.spectral, (len(horizon.spectral), -1))
-    rows = []
-    horizons, rates = np.ravel(horizon.horizon), np.ravel(horizon.decay_rate)
+    horizons = np.ravel(horizon.horizon)
+    rates = np.ravel(horizon.decay_rate)
+    rows: list[_BatchRow] = []
     for norms, steps, rate in zip(spectral.T, horizons, rates, strict=True):
         peak_lag = int(np.argmax(np.where(np.isnan(norms), 0, norms)))
         peak = float(norms[peak_lag])
+        # Where a product of Jacobians overflows, its norm is NaN.
         overflows = np.isnan(norms[-1])
         check.require(not overflows or peak > 10, "horizon", "NaN", "numbers, or growth before it")
         last_norm = np.inf if overflows else norms[-1]
@@ -152,7 +157,7 @@ def _sorted_rows(horizon: MemoryHorizon) -> list[_BatchRow]:
 
 def _saturated_gates(gates: Mapping[str, Array]) -> list[str]:
     """Returns a phrase such as "90% of saved.f" for each gate that (4) holds for."""
-    phrases = []
+    phrases: list[str] = []
     for name, shares in gates.items():
         if len(shares):
             mean = np.mean(np.sum(shares, axis=-1))
@@ -165,7 +170,8 @@ def _is_at_least_half(some: Sequence[Any], rows: Sequence[Any]) -> bool:
     return 0 < len(rows) <= 2 * len(some)
 
 
-def _median(rows: Sequence[Any]) -> Any:
+def _median(rows: Sequence[Row]) -> Row:
+    """Returns the middle one of sorted rows, so that a sentence quotes one row that exists."""
     return rows[(len(rows) - 1) // 2]
 
 

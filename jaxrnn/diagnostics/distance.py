@@ -16,7 +16,9 @@ def error_and_angle(gradient: np.ndarray, exact: np.ndarray) -> tuple[float, flo
     """Returns ‖ĝ - g‖ / ‖g‖ and the angle between ĝ and g in degrees; NaN if a norm is zero."""
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
-        a, b = (g / np.linalg.norm(g) for g in (gradient, exact))
-    # The cosine would have no digits left where the angle is small.
-    angle = 2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))
+        unit = gradient / np.linalg.norm(gradient)
+        exact_unit = exact / np.linalg.norm(exact)
+    # The cosine would have no digits left where the angle is small. Of the rhombus of two unit
+    # vectors, the half angle is the arctangent of the ratio of its diagonals (W. Kahan).
+    angle = 2 * np.arctan2(np.linalg.norm(unit - exact_unit), np.linalg.norm(unit + exact_unit))
     return float(error), float(np.degrees(angle))

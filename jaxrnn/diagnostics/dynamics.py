@@ -1,7 +1,7 @@
 """Fixed and slow points of a step under a constant input: what a trained network computes."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class FixedPoints(NamedTuple):
         none is, and some |λ| = 1 within `MARGIN`, as on a line of fixed points.
         """
         num_directions = self.eigenvalues.shape[-1]
-        kinds = []
+        kinds: list[str] = []
         for index, is_fixed in enumerate(self.is_fixed):
             if not is_fixed:
                 kinds.append("slow")
@@ -80,18 +80,16 @@ class FixedPoints(NamedTuple):
 
     def _take(self, rows: np.ndarray) -> "FixedPoints":
         """Returns these points, in this order."""
-        arrays: Any = jax.tree.map(lambda x: x[rows], self[:-1])
-        return FixedPoints._make((*arrays, self.num_unconverged))
+        arrays = jax.tree.map(lambda x: x[rows], tuple(self[:-1]))
+        return FixedPoints._make([*arrays, self.num_unconverged])
 
     def __str__(self) -> str:
         """One line for each point, and one for the starts that did not converge."""
+        largest = np.abs(self.eigenvalues[:, 0])
         lines = [
-            f"{kind}: speed {speed:.1e}, largest |λ| {np.abs(eigenvalues[0]):.4f}, "
-            f"{unstable} directions grow, {count} starts"
-            for kind, speed, eigenvalues, unstable, count in zip(
-                *(self.kinds, self.speeds, self.eigenvalues, self.num_unstable, self.counts),
-                strict=True,
-            )
+            f"{kind}: speed {self.speeds[i]:.1e}, largest |λ| {largest[i]:.4f}, "
+            f"{self.num_unstable[i]} directions grow, {self.counts[i]} starts"
+            for i, kind in enumerate(self.kinds)
         ]
         return "\n".join([*lines, f"{self.num_unconverged} starts did not converge"])
 
@@ -173,7 +171,7 @@ def fixed_points(
         max_iterations=max_iterations,
     )
     rows, counts = _merge(ends, is_converged, merge_distance)
-    jacobians = ends.jacobians[rows] + np.eye(starts.shape[1])
+    jacobians = ends.jacobians[rows] + np.eye(starts.shape[1])  # of F = r + c
     eigenvalues = np.linalg.eigvals(jacobians).astype(complex)
     by_modulus = np.argsort(-np.abs(eigenvalues), axis=-1, kind="stable")
     found = FixedPoints(
@@ -195,6 +193,7 @@ def _evaluate(
     """Returns the points that the dtypes of the carry can hold, r and ∂r/∂c, for some rows."""
 
     def residual(point: jax.Array, start: Carry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        # An array of the carry may be narrower than the point, so r is that of the rounded carry.
         carry = unflatten_rows(point, start)
         rounded = flatten_rows(carry, 0)
         r = flatten_rows(step(params, carry, x)[0], 0) - rounded
@@ -207,14 +206,14 @@ def _evaluate(
     return jax.vmap(one)(points, jax.tree.map(lambda c: c[rows], starts))
 
 
-def _require_starts(carry: Any) -> str:
+def _require_starts(carry: Carry) -> str:
     """Returns the dtype of the starts; raises an error unless they are rows of wide floats."""
     leaves = jax.tree.leaves_with_path(carry)
     sizes = {jnp.shape(leaf)[:1] for _, leaf in leaves}
     got = f"leading axes of {sorted(sizes)}"
     check.require(len(sizes) == 1 and sizes != {()}, "carry", got, "one leading axis, of S starts")
     check.require(sizes != {(0,)}, "carry", "no starts", "at least one")
-    real_dtypes = []
+    real_dtypes: list[str] = []
     for path, leaf in leaves:
         if check.is_inexact(leaf):
             name = str(jnp.finfo(leaf.dtype).dtype)
@@ -224,7 +223,7 @@ def _require_starts(carry: Any) -> str:
             is_finite = np.all(np.isfinite(np.asarray(leaf)))
             check.require(is_finite, place, "numbers that are not finite", "finite ones")
     check.require(real_dtypes, "carry", "no floating-point arrays", "some", TypeError)
-    return max(real_dtypes)
+    return max(real_dtypes)  # "float64" > "float32"
 
 
 def _on_host(tree_of_arrays: PyTree) -> PyTree:
@@ -236,7 +235,10 @@ def _on_host(tree_of_arrays: PyTree) -> PyTree:
 def _merge(
     ends: Evaluation, is_converged: np.ndarray, distance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows that stand for all within a distance, and how many each stands for."""
+    """Returns the rows that stand for all within a distance, and how many each stands for.
+
+    The row of the least speed comes first and takes all near it, then the least of the others.
+    """
     remaining = np.flatnonzero(is_converged)
     remaining = remaining[np.argsort(ends.speeds[remaining], kind="stable")]
     rows: list[int] = []

@@ -1,7 +1,7 @@
 """Follows the gradient: through which steps, to which parameters, past which gates?"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,25 @@ from jaxrnn import check, runner, tree
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
 from jaxrnn.transforms.rows import num_batch_axes, row_norm
-from jaxrnn.types import Array, Loop, LoopAround, Params, PyTree
+from jaxrnn.types import (
+    Array,
+    Carry,
+    Loop,
+    LoopAround,
+    Params,
+    PyTree,
+    Step,
+    StepResult,
+)
 
-Loss = Callable[..., Any]  # (params, *args, loop=loop) -> scalar
+Loss = Callable[..., jax.Array]  # (params, *args, loop=loop) -> scalar
 
-# (loop, step, params, carry, xs) -> (shapes of an extra input, function of that input which
-# replaces the call of the loop)
-ExtraInput = Callable[..., tuple[PyTree, Callable[[PyTree], Any]]]
+# The shapes of an extra input of a call of a loop, and the function of that input which replaces
+# the call.
+WithExtraInput = tuple[PyTree, Callable[[PyTree], StepResult]]
+ExtraInput = Callable[[Loop, Step, Params, Carry, PyTree], WithExtraInput]
+
+Result = TypeVar("Result")
 
 
 class GradientFlow(NamedTuple):
@@ -64,10 +76,17 @@ def gradient_flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     difficult", IEEE Transactions on Neural Networks 5 (1994).
     """
 
-    def with_probe(loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree) -> Any:
+    def with_probe(
+        loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree
+    ) -> WithExtraInput:
+        """The gradient of the extra input, a number for each row and step, is ‖λ_t‖."""
         norm = jax.eval_shape(lambda carry: row_norm(carry, num_batch_axes(step, carry)), carry)
-        probe = jax.ShapeDtypeStruct((check.num_steps(xs), *norm.shape), norm.dtype)
-        return probe, lambda probe: loop(probe_adjoint(step), params, carry, ProbeInputs(xs, probe))
+        shape = jax.ShapeDtypeStruct((check.num_steps(xs), *norm.shape), norm.dtype)
+
+        def run(probe: jax.Array) -> StepResult:
+            return loop(probe_adjoint(step), params, carry, ProbeInputs(xs, probe))
+
+        return shape, run
 
     value, (grads, norms) = grad_with_extra_inputs(loss, params, args, loop, with_probe)
     return GradientFlow(value, grads, norms)
@@ -97,16 +116,23 @@ def per_step_gradients(
     """
 
     def with_parameters_per_step(
-        loop: Loop, step: Any, params: Params, carry: Any, xs: PyTree
-    ) -> Any:
-        def step_with_increment(params: Params, carry: Any, inputs: tuple[PyTree, PyTree]) -> Any:
+        loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree
+    ) -> WithExtraInput:
+        """The extra input is added to the parameters at each step, so its gradient is G_t."""
+
+        def step_with_increment(
+            params: Params, carry: Carry, inputs: tuple[PyTree, PyTree]
+        ) -> StepResult:
             x, increment = inputs
             return step(tree.add_sparse(params, increment), carry, x)
+
+        def run(increments: PyTree) -> StepResult:
+            return loop(step_with_increment, params, carry, (xs, increments))
 
         steps = check.num_steps(xs)
         inexact, _ = tree.split_inexact(params)
         shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct((steps, *p.shape), p.dtype), inexact)
-        return shapes, lambda zeros: loop(step_with_increment, params, carry, (xs, zeros))
+        return shapes, run
 
     _, (_, terms) = grad_with_extra_inputs(loss, params, args, loop, with_parameters_per_step)
     return terms
@@ -146,10 +172,12 @@ def saturation(
             check.require(x.shape[: mask.ndim] == mask.shape, name, x, expected)
 
     def shares_of(x: jax.Array) -> jax.Array:
-        valid = jnp.broadcast_to(True if mask is None else tree.expand_mask(mask, x), x.shape)
+        valid = jnp.ones(x.shape, bool)
+        if mask is not None:
+            valid = jnp.broadcast_to(tree.expand_mask(mask, x), x.shape)
         is_sigmoid = jnp.all((x >= 0) & (x <= 1) | ~valid)
-        is_tanh = jnp.all((x >= -1) & (x <= 1) | ~valid)
-        position = jnp.where(is_sigmoid, x, (x + 1) / 2)
+        is_tanh = jnp.all((x >= -1) & (x <= 1) | ~valid)  # or a sigmoid
+        position = jnp.where(is_sigmoid, x, (x + 1) / 2)  # in [0, 1]
         position = jnp.where(is_tanh, position, jnp.nan)
         near = jnp.stack([position < tail, position > 1 - tail], -1) & valid[..., None]
         axes = tuple(range(1, x.ndim))
@@ -161,12 +189,12 @@ def saturation(
 
 
 def grad_with_extra_inputs(
-    loss: Loss, params: Params, args: Any, loop: Loop, with_input: ExtraInput
-) -> Any:
+    loss: Loss, params: Params, args: tuple[Any, ...], loop: Loop, with_input: ExtraInput
+) -> tuple[jax.Array, tuple[Params, tuple[PyTree, ...]]]:
     """Returns `(value, (d_params, d_inputs))`, with an extra input of zeros at each call of a loop.
 
-    `with_input(loop, step, params, carry, xs)` returns the shapes of the extra input, and the
-    function of that input which replaces the call of the loop.
+    The loss is traced twice: to find the shapes of the extra inputs, and to differentiate it. Both
+    traces call the loop in the same order.
     """
 
     def shapes_of(*call: Any) -> PyTree:
@@ -175,10 +203,10 @@ def grad_with_extra_inputs(
 
     shapes = map_loop_calls(shapes_of, loss, params, args, loop)
 
-    def value(params: Params, inputs: tuple[Any, ...]) -> jax.Array:
+    def value(params: Params, inputs: tuple[PyTree, ...]) -> jax.Array:
         remaining = iter(inputs)
 
-        def run(*call: Any) -> Any:
+        def run(*call: Any) -> StepResult:
             _, run_with = with_input(*call)
             return run_with(next(remaining))
 
@@ -188,7 +216,13 @@ def grad_with_extra_inputs(
     return jax.value_and_grad(value, argnums=(0, 1))(params, zeros)
 
 
-def map_loop_calls(function: Any, loss: Loss, params: Params, args: Any, loop: Loop) -> list[Any]:
+def map_loop_calls(
+    function: Callable[..., Result],
+    loss: Loss,
+    params: Params,
+    args: tuple[Any, ...],
+    loop: Loop,
+) -> list[Result]:
     """Returns `function(loop, step, params, carry, xs)` of each call of a loss's loop.
 
     The loss is only traced, not run.
@@ -196,9 +230,9 @@ def map_loop_calls(function: Any, loss: Loss, params: Params, args: Any, loop: L
     check.require_callable("loop", loop, takes=4)
     check.require_callable("loss", loss, 1 + len(args), loop=loop)
     check.require_arrays(params=params)
-    results: list[Any] = []
+    results: list[Result] = []
 
-    def record(loop: Loop, *call: Any) -> Any:
+    def record(loop: Loop, *call: Any) -> StepResult:
         results.append(function(loop, *call))
         return loop(*call)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.types import Carry, Params, PyTree, Step
+from jaxrnn.types import Array, Carry, Params, PyTree, Step
 
 
 class ParameterInfluence(NamedTuple):
@@ -54,22 +54,29 @@ def parameter_influence(
     direction = _unit_direction(params, name, index)
     inexact, others = tree.split_inexact(carry)
 
-    def advance(inexact: Any, others: Any, params: Params, x: PyTree) -> Any:
+    def advance(inexact: Carry, others: Carry, params: Params, x: PyTree) -> tuple[Carry, Carry]:
         new, _ = step(params, tree.merge_inexact(inexact, others), x)
         return tree.split_inexact(new)
 
-    def one_step(state: Any, inputs: Any) -> Any:
+    def one_step(
+        state: tuple[Carry, Carry, Carry], inputs: tuple[PyTree, jax.Array]
+    ) -> tuple[tuple[Carry, Carry, Carry], Carry]:
         inexact, others, terms = state
         x, t = inputs
 
-        def of_carry(d_carry: Any) -> Any:
-            function = lambda c: advance(c, others, params, x)[0]  # noqa: E731
-            return jax.jvp(function, (inexact,), (d_carry,))[1]
+        def new_carry(inexact: Carry, params: Params) -> Carry:
+            return advance(inexact, others, params, x)[0]
 
-        of_params = jax.jvp(lambda p: advance(inexact, others, p, x)[0], (params,), (direction,))[1]
+        def of_carry(d_carry: Carry) -> Carry:
+            """Returns (∂f_t/∂c_{t-1}) d."""
+            _, d_new = jax.jvp(lambda inexact: new_carry(inexact, params), (inexact,), (d_carry,))
+            return d_new
+
+        _, of_params = jax.jvp(lambda params: new_carry(inexact, params), (params,), (direction,))
         terms = jax.vmap(of_carry)(terms)  # one more factor of the product in (2)
         terms = jax.tree.map(lambda a, d: a.at[t].set(d), terms, of_params)
-        return (*advance(inexact, others, params, x), terms), terms
+        new_inexact, new_others = advance(inexact, others, params, x)
+        return (new_inexact, new_others, terms), terms
 
     steps = check.num_steps(xs)
     # One term at least, since none cannot be indexed.
@@ -92,7 +99,7 @@ def _unit_direction(params: Params, name: str, index: tuple[int, ...]) -> Params
     fits = is_index and all(0 <= i < n for i, n in zip(index, jnp.shape(leaf), strict=True))
     check.require(fits, "index", index, f"a position in {name}, {check.describe(leaf)}")
 
-    def one(path: Any, x: Any) -> Any:
+    def one(path: tuple[Any, ...], x: Array) -> jax.Array:
         zeros = jnp.zeros_like(x)
         is_leaf = jax.tree_util.keystr(path, simple=True, separator=".") == name
         return zeros.at[index].set(1) if is_leaf else zeros

@@ -81,7 +81,8 @@ def minimise_squares(
     Source: K. Levenberg (1944); D. Marquardt (1963); N. Yamashita, M. Fukushima, "On the rate of
     convergence of the Levenberg-Marquardt method", Computing Supplementa 15 (2001).
     """
-    smallest_gradient, smallest_decrease = eps**0.3, eps**0.4
+    smallest_gradient = eps**0.3
+    smallest_decrease = eps**0.4
     now = Evaluation(*map(np.array, evaluate(starts, np.arange(len(starts)))))
     speeds = now.speeds
     is_active = np.isfinite(speeds)
@@ -92,6 +93,7 @@ def minimise_squares(
             break
         before = Evaluation(*(array[rows] for array in now))
         steps, predicted = _damped_steps(before, factors[rows])
+        # Row 0 fills the evaluation up to one of few sizes, and its results are dropped.
         padding = np.zeros(_padded_size(len(rows), len(starts)) - len(rows), int)
         padded_points = np.concatenate([before.points + steps, now.points[padding]])
         padded_trial = evaluate(padded_points, np.concatenate([rows, padding]))
@@ -105,7 +107,8 @@ def minimise_squares(
         for array, new in zip(now, trial, strict=True):
             array[better] = new[is_better]
         speeds[better] = trial_speeds[is_better]
-        factors[rows] *= np.where(gain > 0.75, 0.1, np.where(gain > 0.25, 1.0, 4.0))
+        # How well the linear model holds decides about the damping of the next step.
+        factors[rows] *= np.select([gain > 0.75, gain > 0.25], [0.1, 1.0], default=4.0)
         is_zero = np.sqrt(2 * speeds[rows]) <= tolerance
         is_minimum = before.relative_gradients <= smallest_gradient
         is_done = (is_zero & ~is_better) | (is_minimum & is_flat)
@@ -125,7 +128,8 @@ def _padded_size(count: int, size: int) -> int:
 
 def _damped_steps(now: Evaluation, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the steps d of (1), and by how much the linear model of r predicts q to fall."""
-    a, r = now.jacobians, now.residuals
+    a = now.jacobians
+    r = now.residuals
     normal = np.swapaxes(a, -2, -1) @ a
     # The smallest damping keeps the equations solvable where A is singular and r nearly zero.
     floor = 1e-15 * np.trace(normal, axis1=-2, axis2=-1) / normal.shape[-1]
@@ -135,6 +139,7 @@ def _damped_steps(now: Evaluation, factors: np.ndarray) -> tuple[np.ndarray, np.
     normal[:, diagonal, diagonal] += damping[:, None]
     gradients = _transposed_product(a, r)
     steps = -np.linalg.solve(normal, gradients[..., None])[..., 0]
+    # q(h) - ½ ‖r + A d‖² = -gᵀd - ½ dᵀ Aᵀ A d, and Aᵀ A d = -g - μ d by (1).
     predicted = np.sum(steps * (damping[:, None] * steps - gradients), axis=-1) / 2
     return steps, predicted
 

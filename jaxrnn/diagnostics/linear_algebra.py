@@ -5,7 +5,7 @@ places can deadlock (see pyproject.toml). `jacobian_spectrum` of two layers is s
 """
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,22 @@ import jax.numpy as jnp
 from jaxrnn.types import Array
 
 MAX_SWEEPS = 60  # of `singular_values`; 6 to 12 are usual, 23 is the largest observed in float64
+
+# Rows a and b, paired by place, and the largest |cosine| of the angle of a pair in this sweep.
+Pairs = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Sweeps(NamedTuple):
+    """The state of the Jacobi rotations, between two sweeps.
+
+    Fields:
+        pairs: the rows.
+        num_sweeps: the number of sweeps so far.
+    """
+
+    pairs: Pairs
+    num_sweeps: jax.Array | int
+
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
@@ -46,6 +62,7 @@ def qr(a: Array) -> tuple[jax.Array, jax.Array]:
     def eliminate(a: Array, k: Array) -> tuple[jax.Array, jax.Array]:
         below = jnp.where(rows < k, 0, a[:, k])
         length = jnp.sqrt(jnp.sum(below * below))
+        # Of the two reflections, the one in which no digits cancel.
         v = below.at[k].add(jnp.where(below[k] < 0, -length, length))
         v = v / _replace_zeros(jnp.sqrt(jnp.sum(v * v)))
         return reflect(a, v), v
@@ -86,13 +103,15 @@ def singular_values(a: Array) -> jax.Array:
     symmetric eigenvalue problems on multiprocessor arrays", SIAM Journal on Scientific and
     Statistical Computing 6 (1985).
     """
-    eps, size = float(jnp.finfo(a.dtype).eps), len(a)
+    eps = float(jnp.finfo(a.dtype).eps)
+    size = len(a)
     half = max(2, (size + 1) // 2)
     peak = _replace_zeros(jnp.max(jnp.abs(a)))
     # Rows of zeros make the number of rows even, and at least four.
     rows = jnp.pad(a / peak, ((0, 2 * half - size), (0, 0)))
 
-    def rotate(_: Array, state: Any) -> Any:
+    def rotate(_: jax.Array | int, state: Pairs) -> Pairs:
+        """Rotates each row of a with the row of b at its place, and forms new pairs."""
         a, b, largest_cosine = state
         p = jnp.sum(a * a, axis=1)
         q = jnp.sum(b * b, axis=1)
@@ -112,17 +131,17 @@ def singular_values(a: Array) -> jax.Array:
         next_b = jnp.concatenate([b[1:], a[-1:]])
         return next_a, next_b, largest_cosine
 
-    def sweep(state: Any) -> Any:
-        a, b, _, count = state
+    def sweep(state: Sweeps) -> Sweeps:
+        (a, b, _), count = state
         zero = jnp.zeros((), a.dtype)
-        return *jax.lax.fori_loop(0, 2 * half - 1, rotate, (a, b, zero)), count + 1
+        return Sweeps(jax.lax.fori_loop(0, 2 * half - 1, rotate, (a, b, zero)), count + 1)
 
-    def is_unfinished(state: Any) -> jax.Array:
-        *_, largest_cosine, count = state
+    def is_unfinished(state: Sweeps) -> jax.Array:
+        (_, _, largest_cosine), count = state
         return (largest_cosine > eps * (size + 10)) & (count < MAX_SWEEPS)
 
-    start = rows[:half], rows[half:], jnp.full((), jnp.inf, rows.dtype), 0
-    a, b, *_ = jax.lax.while_loop(is_unfinished, sweep, start)
+    start = rows[:half], rows[half:], jnp.full((), jnp.inf, rows.dtype)
+    (a, b, _), _ = jax.lax.while_loop(is_unfinished, sweep, Sweeps(start, 0))
     return peak * jnp.sort(_row_lengths(jnp.concatenate([a, b])), descending=True)[:size]
 
 

@@ -1,12 +1,13 @@
 """How many iterations Newton's method takes, and which steps run in order after them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
 from jaxrnn.loops.parallel import parallel
+from jaxrnn.loops.parallel.solve import Effort
 from jaxrnn.types import Carry, Loop, Params, PyTree, Step
 
 DEFAULT = parallel()
@@ -59,10 +60,12 @@ def newton_effort(
     check.require(steps, "xs", "no steps", "at least one")
     size = newton.chunk or steps
     run = jax.jit(lambda params, carry, xs: newton.run_with_effort(step, params, carry, xs))
-    rows: list[Any] = []
+    of_chunks: list[list[Effort]] = []
     for begin in range(0, steps, size):
         carry, efforts = run(params, carry, tree.slice_time(xs, begin, begin + size))
-        rows.append(efforts)
-    return [
-        NewtonEffort(*map(jnp.stack, zip(*parts, strict=True))) for parts in zip(*rows, strict=True)
-    ]
+        of_chunks.append(efforts)
+    found: list[NewtonEffort] = []
+    for of_part in zip(*of_chunks, strict=True):  # the efforts of one part in all chunks
+        stacked = jax.tree.map(lambda *fields: jnp.stack(fields), *of_part)
+        found.append(NewtonEffort(*stacked))
+    return found

@@ -8,11 +8,16 @@ import jax
 import numpy as np
 
 from jaxrnn import check, sequence, tree
-from jaxrnn.diagnostics.flow import Loss, grad_with_extra_inputs, map_loop_calls
+from jaxrnn.diagnostics.flow import (
+    Loss,
+    WithExtraInput,
+    grad_with_extra_inputs,
+    map_loop_calls,
+)
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.transforms.adjoint import ProbeInputs, probe_adjoint
 from jaxrnn.transforms.rows import num_batch_axes
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree
+from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult
 
 
 class Nonfinite(NamedTuple):
@@ -71,31 +76,37 @@ def locate_nonfinite(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) 
     Time and memory: those of a gradient, plus one forward pass that keeps all states.
     """
 
-    def with_records(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> Any:
+    def with_records(
+        loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree
+    ) -> WithExtraInput:
+        """The extra inputs have the forms of the records, of the outputs and of the carries.
+
+        Their gradients are the records, the gradient of the outputs, and the adjoints.
+        """
         (carries, saved), ys = sequence.history(step, params, xs, carry=carry)
         zs = step.project(params, xs) if isinstance(step, Cell) else ()
         # Ordered, because the first quantity in the tree wins where several fail at one step.
         timed = OrderedDict(inputs=xs, projections=zs, saved=saved, carries=carries, outputs=ys)
         records, _ = tree.split_inexact(({"carry": carry}, timed))
-        outputs, carries = records[1]["outputs"], records[1]["carries"]
+        _, timed_records = records
 
-        def run(zeros: Any) -> Any:
+        def run(zeros: PyTree) -> StepResult:
             *record_zeros, probe = zeros
             result = loop(probe_adjoint(step, whole=True), params, carry, ProbeInputs(xs, probe))
             inexact, others = tree.split_inexact(result)
             inexact = _attach_records(inexact, tuple(record_zeros), records)
             return tree.merge_inexact(inexact, others)
 
-        return (*records, outputs, carries), run
+        return (*records, timed_records["outputs"], timed_records["carries"]), run
 
-    def batch_rank_of(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> int:
+    def batch_rank_of(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> int:
         return num_batch_axes(step, carry)
 
     def candidates() -> Iterator[Nonfinite | None]:
         yield _first("forward", None, {"params": params})
 
         @jax.jit
-        def value_and_records(params: Params) -> Any:
+        def value_and_records(params: Params) -> tuple[jax.Array, tuple[Params, PyTree]]:
             return grad_with_extra_inputs(loss, params, args, loop, with_records)
 
         value, (grads, layers) = value_and_records(params)
@@ -152,16 +163,22 @@ def _first(
         batch_rank: the number of batch axes after the time axis; None if there is no time axis.
         last: whether to search from the last step back.
     """
-    hits = []
+    hits: list[Nonfinite] = []
     for name, x in tree.leaves_by_name(quantities).items():
         if not isinstance(x, (float, np.ndarray, jax.Array)) or not check.is_inexact(x):
             continue
         indices = np.argwhere(~np.isfinite(x))
         if not len(indices):
             continue
-        index = tuple(map(int, indices[np.argmax(indices[:, 0]) if last else 0]))
-        step, position = None, index
+        # The indices are sorted, so the first row has the first step.
+        row = np.argmax(indices[:, 0]) if last else 0
+        index = tuple(map(int, indices[row]))
+        step = None
+        position = index
         if batch_rank is not None:
-            step, position = index[0], index[1 : 1 + batch_rank]
+            step = index[0]
+            position = index[1 : 1 + batch_rank]
         hits.append(Nonfinite(phase, layer, name, step, position, np.asarray(x)[index].item()))
-    return min(hits, key=lambda hit: (hit.step or 0) * (-1 if last else 1), default=None)
+    if last:  # both take the first of equal hits, in the order of the tree
+        return max(hits, key=lambda hit: hit.step or 0, default=None)
+    return min(hits, key=lambda hit: hit.step or 0, default=None)

@@ -52,7 +52,7 @@ def online_errors(
     is_mapping = isinstance(learners, Mapping)
     check.require_type(is_mapping, "learners", learners, "a dict of learners, by name")
     check.require_concrete(params=params, carry=carry, xs=xs)
-    results = {}
+    results: dict[str, OnlineError] = {}
     for name, learner in learners.items():
         place = f"learners[{name!r}]"
         check.require_instance(place, learner, Learner)

@@ -50,9 +50,7 @@ def plot_gradient_flow(axes: Axes, norms: Sequence[Array], label: str = "recurre
     # keeps the table from being empty and is removed again.
     columns = itertools.zip_longest(*root_mean_squares, [np.nan], fillvalue=np.nan)
     table = np.array([*columns]).T[:-1]
-    look = {"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"}
-    mesh = axes.imshow(_log10(table), **look)
-    axes.figure.colorbar(mesh, ax=axes, label="log₁₀ ‖∂L/∂c_t‖")
+    _draw_heat_map(axes, table, "log₁₀ ‖∂L/∂c_t‖")
     axes.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     title = "Gradient flow: how much of the loss reaches each step"
     axes.set(xlabel="step t", ylabel=label, title=title)
@@ -173,11 +171,11 @@ def plot_parameter_influence(axes: Axes, influence: ParameterInfluence) -> Axes:
     """
     _check_axes(axes)
     check.require_instance("influence", influence, ParameterInfluence)
-    squares = [np.abs(np.asarray(terms)) ** 2 for terms in jax.tree.leaves(influence.terms)]
-    norms = np.sqrt(sum(s.reshape(*s.shape[:2], -1).sum(axis=2) for s in squares))
-    look = {"cmap": "cividis", "aspect": "auto", "origin": "lower", "interpolation": "none"}
-    mesh = axes.imshow(_log10(norms), **look)
-    axes.figure.colorbar(mesh, ax=axes, label="log₁₀ of the norm of the term")
+    sums: list[np.ndarray] = []
+    for terms in jax.tree.leaves(influence.terms):
+        squares = np.abs(np.asarray(terms)) ** 2
+        sums.append(squares.reshape(*squares.shape[:2], -1).sum(axis=2))
+    _draw_heat_map(axes, np.sqrt(sum(sums)), "log₁₀ of the norm of the term")
     title = "Influence of one weight: what its use at step i adds at step t"
     axes.set(xlabel="step i", ylabel="step t", title=title)
     return axes
@@ -220,14 +218,19 @@ def plot_fixed_points(axes: Axes, found: FixedPoints, *, trajectories: Carry | N
     lines = np.zeros((0, 0, points.shape[1]))
     if trajectories is not None:
         check.require_same_structure("trajectories", trajectories, found.points)
-        carry, point = (jax.tree.leaves(c)[0] for c in (trajectories, found.points))
-        rows = np.asarray(flatten_rows(trajectories, 1 + carry.ndim - point.ndim), float)
+        # An array of the points has one axis, P, before its features; one of the trajectories has
+        # time and the batch axes.
+        line = jax.tree.leaves(trajectories)[0]
+        point = jax.tree.leaves(found.points)[0]
+        num_leading = line.ndim - (point.ndim - 1)
+        rows = np.asarray(flatten_rows(trajectories, num_leading), float)
         lines = rows.reshape(len(rows), -1, rows.shape[-1])
     cloud = points if lines.size == 0 else lines.reshape(-1, lines.shape[-1])
     # Rows of zeros add axes if there are fewer numbers, or fewer points, than axes.
     centre = cloud.mean(axis=0) if len(cloud) else np.zeros(points.shape[1])
     padded = np.pad(cloud - centre, ((0, num_axes), (0, 0)))
-    components = np.linalg.svd(padded, full_matrices=False)[2][:num_axes]
+    *_, right_vectors = np.linalg.svd(padded, full_matrices=False)
+    components = right_vectors[:num_axes]
     components = np.pad(components, ((0, num_axes - len(components)), (0, 0)))
     for line in np.moveaxis(lines, 1, 0):
         axes.plot(*((line - centre) @ components.T).T, color="0.7", linewidth=0.5, zorder=1)
@@ -264,13 +267,21 @@ def plot_eigenvalues(axes: Axes, found: FixedPoints) -> Axes:
     return _finish(axes, xlabel="Re λ", ylabel="Im λ", title=title)
 
 
-def _check_axes(axes: Any) -> None:
+def _draw_heat_map(axes: Axes, table: np.ndarray, label: str) -> None:
+    """Draws the logarithms of a table, whose first row is at the bottom, with a bar of colours."""
+    mesh = axes.imshow(
+        _log10(table), cmap="cividis", aspect="auto", origin="lower", interpolation="none"
+    )
+    axes.figure.colorbar(mesh, ax=axes, label=label)
+
+
+def _check_axes(axes: Axes) -> None:
     """Raises an error unless `axes` can be drawn on."""
     fits = hasattr(axes, "plot") and hasattr(axes, "figure")
     check.require_type(fits, "axes", axes, "matplotlib axes, such as plt.subplots()[1]")
 
 
-def _check_results(name: str, results: Any) -> None:
+def _check_results(name: str, results: object) -> None:
     check.require_type(isinstance(results, Mapping), name, results, "a dict of results, by name")
 
 

@@ -101,7 +101,9 @@ def jacobian_spectrum(
     def flatten(carry: Carry) -> jax.Array:
         return flatten_rows(carry, batch_rank)
 
-    def backward(state: tuple[jax.Array, jax.Array], inputs: tuple[Carry, PyTree]) -> PyTree:
+    def backward(
+        state: tuple[jax.Array, jax.Array], inputs: tuple[Carry, PyTree]
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
         v, m = state
         previous_carry, x = inputs
         vjp = tree.vjp_inexact(lambda c: flatten(step(params, c, x)[0]), previous_carry)
@@ -155,10 +157,12 @@ def memory_horizon(spectrum: JacobianSpectrum, *, threshold: float = 0.01) -> Me
     """
     check.require_positive("threshold", threshold)
     check.require_instance("spectrum", spectrum, JacobianSpectrum)
-    values, spectral = spectrum.products, spectrum.products[..., 0]
-    share = spectrum.size / values.shape[-1]
+    values = spectrum.products
+    spectral = values[..., 0]
+    share = spectrum.size / values.shape[-1]  # N / R, for fewer probes than numbers
     frobenius = jnp.linalg.norm(values, axis=-1) * jnp.asarray(share, values.dtype) ** 0.5
     lags = jax.lax.broadcasted_iota(values.dtype, spectral.shape, 0)
+    # A weight of 0 leaves a norm out of the fit, whose rate is the exponential of the slope.
     weights = (spectral > jnp.finfo(values.dtype).tiny).astype(values.dtype)
     deviations = weights * (lags - jnp.average(lags, 0, weights, keepdims=True))
     variance = jnp.sum(deviations * lags, 0)

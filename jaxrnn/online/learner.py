@@ -173,6 +173,7 @@ class _Problem(NamedTuple):
 
 
 def _problem(learner: Learner, params: Params, carry: Carry, xs: PyTree) -> _Problem:
+    """Reads the step's equations, which depend on shapes alone, so only tracing costs time."""
     check.num_steps(xs)
     x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), xs)
     row = RowStep(learner.step, params, carry, x, is_cut=learner.is_cut)

@@ -229,7 +229,8 @@ def _cost(blocks: list[Block]) -> tuple[int, float]:
 def _reachable(rows: np.ndarray, jacobian: np.ndarray, order: int | None) -> np.ndarray:
     """Returns the rows `(N, M)` that each column influences within `order` steps."""
     # D_t is the first step. N further steps reach all that any number of steps reaches.
-    for _ in range(len(jacobian) if order is None else order - 1):
+    num_further_steps = len(jacobian) if order is None else order - 1
+    for _ in range(num_further_steps):
         wider = rows | bool_product(jacobian, rows)
         if (wider == rows).all():
             break

@@ -122,7 +122,7 @@ class RowStep:
 
     def without_products(self, found: list[Product]) -> "RowStep":
         """Returns the same step, with a gradient that does not flow through these products."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # the traced equations are shared
         other._cuts = {product.position: {0} for product in found}
         return other
 
@@ -138,8 +138,10 @@ class RowStep:
 
     def unit_layers(self) -> np.ndarray:
         """Returns the layer of each unit of v, `(N,)`; see `jaxrnn.online.cuts.layers`."""
+        layer_of: dict[int, int] = {}
         found = layers(self._equations, self._carries, self._new_carries)
-        layer_of = {j: number for number, group in enumerate(found) for j in group}
+        for number, arrays in enumerate(found):
+            layer_of |= dict.fromkeys(arrays, number)
         numbers = [layer_of[j] for j, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
         return np.repeat(numbers, self.sizes())
 
@@ -151,6 +153,7 @@ class RowStep:
         found = set(jaxprs.variables_of([self._loss]))
         for position, eqn in reversed(list(enumerate(self._equations))):
             if not found.isdisjoint(eqn.outvars):
+                # No gradient flows through a cut operand.
                 cut = self._cuts.get(position, ())
                 operands = [a for i, a in enumerate(eqn.invars) if i not in cut]
                 found.update(jaxprs.variables_of(operands))

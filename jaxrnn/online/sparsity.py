@@ -89,8 +89,13 @@ def _dependent_results(eqn: Equation, operands: Operands) -> Operands:
 
     A slice may leave out all elements that depend on the source.
     """
-    found = results(eqn, operands)
-    return [p if p is not None and all(a.any() for a in p.values()) else None for p in found]
+
+    def or_none(pattern: Pattern | None) -> Pattern | None:
+        if pattern is None:
+            return None
+        return pattern if all(matrix.any() for matrix in pattern.values()) else None
+
+    return list(map(or_none, results(eqn, operands)))
 
 
 def results(eqn: Equation, operands: Operands) -> Operands:

@@ -1,6 +1,6 @@
 """Training online: an optax update at every call, or every few steps."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxrnn import check, tree
 from jaxrnn.online.learner import Learner, OnlineState
 from jaxrnn.training import Trainer, TrainState
 from jaxrnn.training.trainers import Metrics
-from jaxrnn.types import Carry, Params, PyTree
+from jaxrnn.types import Array, Carry, Params, PyTree
 
 
 class OnlineInputs(NamedTuple):
@@ -23,8 +23,8 @@ class OnlineInputs(NamedTuple):
     """
 
     xs: PyTree
-    mask: Any = None
-    reset: Any = None
+    mask: Array | None = None
+    reset: Array | None = None
 
 
 def trainer(
@@ -97,13 +97,12 @@ def trainer(
         if k is None:
             return update_once(state, inputs)
         if state.carry.influence is None:
+            # A scan needs the final structure of the state before its first step.
             start = learner.init(state.params, state.carry.carry, inputs.xs, key=state.carry.key)
             state = state._replace(carry=start)
         num_updates, rest = divmod(steps, k)
-        parts = jax.tree.map(
-            lambda x: jnp.reshape(x, (num_updates, k, *x.shape[1:])),
-            tree.slice_time(inputs, 0, num_updates * k),
-        )
+        full = tree.slice_time(inputs, 0, num_updates * k)
+        parts = jax.tree.map(lambda x: jnp.reshape(x, (num_updates, k, *x.shape[1:])), full)
         state, metrics = jax.lax.scan(update_once, state, parts)
         if rest:
             state, last = update_once(state, tree.slice_time(inputs, num_updates * k, None))

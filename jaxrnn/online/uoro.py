@@ -80,8 +80,9 @@ class RankOneInfluence:
             gradients[i] = jnp.tensordot(factors.astype(of_rows.dtype), of_rows, axes=1)
         return gradients
 
-    def advance(self, influence: Factors, arguments: Arguments, key: Key) -> Factors:
+    def advance(self, influence: Factors, arguments: Arguments, key: Key | None) -> Factors:
         """Returns u_t and s_t (1)."""
+        assert key is not None  # since the learner needs one
         u, _ = influence
         signs = jax.random.rademacher(key, u.shape, u.dtype)
 

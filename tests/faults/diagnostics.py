@@ -56,8 +56,8 @@ GRADIENT_FAULTS = (
         "diagnostics/distance.py",
         "error_and_angle",
         "error of ĝ",
-        "/ np.linalg.norm(exact)",
-        "/ np.linalg.norm(gradient)",
+        "(gradient - exact) / np.linalg.norm(exact)",
+        "(gradient - exact) / np.linalg.norm(gradient)",
         f"{BIAS}_rows_are_errors_and_angles_of_truncated_gradients",
     ),
     fault(

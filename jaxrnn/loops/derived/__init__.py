@@ -121,7 +121,7 @@ class _TracedStep(NamedTuple):
 
 def run(step: Step, scan: Scan, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     """Runs a step over time, and differentiates it by (1) to (6); `scan` runs (3) and (5)."""
-    traced = _trace(step, params, carry, xs)
+    traced = _traced(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
     loop = Recurrence(parts, scan)
     parameters = dict(zip(parts.parameters, traced.params, strict=True))
@@ -158,7 +158,7 @@ def run(step: Step, scan: Scan, params: Params, carry: Carry, xs: PyTree) -> Ste
 
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
     """Returns the step as a function of its arguments; closed-over values are among its params."""
-    traced = _trace(step, params, carry, xs)
+    traced = _traced(step, params, carry, xs)
     changes = traced.changes
     num_parameters = len(traced.parameters)
     num_carries = len(traced.carry)
@@ -197,7 +197,7 @@ def _has_rule_of_params(traced: _TracedStep, rules: list[Equation]) -> bool:
     return any(regions.has_rule_of_parameters(eqn, dependence(eqn)) for eqn in rules)
 
 
-def _trace(step: Step, params: Params, carry: Carry, xs: PyTree) -> _TracedStep:
+def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _TracedStep:
     traced = jaxprs.trace(step, params, carry, check.one_step(xs))
     parameters = [*traced.constants, *jax.tree.leaves(params)]
     leaves, carry_structure = jax.tree.flatten(carry)

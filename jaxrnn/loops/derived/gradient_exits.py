@@ -40,17 +40,19 @@ class Exits:
     def __init__(self, regions: Regions) -> None:
         """Computes the cut."""
         self._regions = regions
-        self._invariant = [v for v in regions.invariant if jaxprs.has_gradient(v)]
-        self._stepwise = [v for v in regions.stepwise if jaxprs.has_gradient(v)]
-        sources = [*self._invariant, *self._stepwise]
+        invariant = [v for v in regions.invariant if jaxprs.has_gradient(v)]
+        stepwise = [v for v in regions.stepwise if jaxprs.has_gradient(v)]
+        sources = [*invariant, *stepwise]
         edges, exits = _paths(regions, sources)
         costs = _costs(regions, sources, edges, exits)
         cut, self._before = min_cut.smallest_cut(costs, edges, sources, exits)
         self.cut: list[Var] = cut
-        self.summed = [v for v in cut if v in self._invariant]
-        self.direct = [v for v in cut if v in self._stepwise]
+        self.summed = [v for v in cut if v in invariant]
+        self.direct = [v for v in cut if v in stepwise]
         self.computed = [v for v in cut if v not in sources]
         self.equations = self._equations()
+        # The equations read each other's results, arguments of `values`, and constants. A result in
+        # F is a constant too, for the equations behind it.
         reads = jaxprs.unique(jaxprs.reads(self.equations))
         produced = jaxprs.producers(self.equations)
         inside = [v for v in produced if v not in self.computed]

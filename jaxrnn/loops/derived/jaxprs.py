@@ -21,7 +21,8 @@ Values = list[Any]  # arrays; None in the place of a gradient that is zero
 Environment = dict[Var, Any]  # the values of variables
 Item = TypeVar("Item")
 
-# Primitives that move numbers or add them, so they keep a linear path linear.
+# Primitives that move numbers or add them, so they keep a linear path linear. (Here and below, the
+# formatter leaves several names on a line if they are in tuples, which are unpacked.)
 STRUCTURAL = {
     *("add", "sub", "neg", "add_any", "convert_element_type", "copy", "broadcast_in_dim", "pad"),
     *("concatenate", "reshape", "slice", "split", "squeeze", "transpose", "rev"),
@@ -39,7 +40,8 @@ CALLS = {
     **dict.fromkeys(("jit", "checkpoint", "remat", "remat2"), "jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
 }
-# They have a rule for differentiation, which raises an error, at the latest in reverse mode.
+# JAX has a rule for them, so they look differentiable. It raises an error, at the latest in reverse
+# mode.
 NOT_DIFFERENTIABLE = {"while", "pure_callback", "io_callback"}
 
 
@@ -296,9 +298,10 @@ def weight_product(eqn: Equation, x: jax.Array, w: jax.Array, w_t: jax.Array) ->
     def product(x: jax.Array, w: jax.Array, w_t: jax.Array) -> jax.Array:
         return eqn.primitive.bind(x, w, **eqn.params)
 
-    def with_tangent(primals: Any, tangents: Any) -> Any:
-        (x, w, w_t), (dx, dw, _) = primals, tangents
-        result = eqn.primitive.bind(x, w, **eqn.params)
+    def with_tangent(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        x, w, w_t = primals
+        dx, dw, _ = tangents
+        result: jax.Array = eqn.primitive.bind(x, w, **eqn.params)
         tangent = jnp.zeros_like(result)
         if not isinstance(dx, SymbolicZero):
             tangent = eqn.primitive.bind(dx, w_t, **transposed)
@@ -316,8 +319,8 @@ def size_in_bytes(v: Var) -> int:
     return math.prod(sizes) * dtype_of(v).itemsize
 
 
-def abstract_value(v: Var) -> jax.ShapeDtypeStruct:
-    """Returns shape, dtype and sharding of a variable."""
+def abstract_value(v: Atom) -> jax.ShapeDtypeStruct:
+    """Returns shape, dtype and sharding of a variable or a literal."""
     aval = aval_of(v)
     if jnp.issubdtype(aval.dtype, jax.dtypes.extended):  # keys have no sharding of this form
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)

@@ -366,5 +366,8 @@ def _cheapest(
     cut, _ = min_cut.smallest_cut(costs, edges, sources, sinks)
     chosen: set[Var] = set()
     for node in cut:
-        chosen.update(pairs[node] if isinstance(node, int) else (node,))
+        if isinstance(node, int):
+            chosen.update(pairs[node])
+        else:
+            chosen.add(node)
     return chosen

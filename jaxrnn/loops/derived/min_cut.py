@@ -24,6 +24,9 @@ def smallest_cut(
     may be in it. Each node becomes an edge from its entrance to its exit, whose capacity is its
     cost. The cut is the set of edges that a maximum flow saturates (L. Ford, D. Fulkerson 1956).
 
+    For example, in x → a → y and x → b → y with the costs x 5, a 1, b 1, y 4, the cut between x and
+    y is {a, b}.
+
     Args:
         costs: the cost of each node, at least 0; None for a node that must not be in the cut.
         edges: pairs of nodes.
@@ -37,25 +40,26 @@ def smallest_cut(
         The nodes of the cut, in the order of `costs`, and the set of nodes that lie before the cut
         or lead to no sink.
     """
-    nodes = list(costs)
-    place = {node: i for i, node in enumerate(nodes)}
-    start, end = 2 * len(nodes), 2 * len(nodes) + 1
+    if not costs:
+        return [], set()
+    # Node i has its entrance at 2 i and its exit at 2 i + 1.
+    place = {node: i for i, node in enumerate(costs)}
+    start = 2 * len(costs)
+    end = start + 1
     total = sum(filter(None, costs.values()))
     scale = min(1.0, LARGEST / max(1, total))
-    unlimited = 2 * LARGEST
+    unlimited = 2 * LARGEST  # more than any flow can be
     capacity: dict[tuple[int, int], int] = {}
     for node, i in place.items():
         cost = costs[node]
-        scaled = max(1, round(cost * scale)) if cost else 0
+        scaled = max(1, round(cost * scale)) if cost else 0  # only a cost of 0 becomes 0
         capacity[2 * i, 2 * i + 1] = unlimited if cost is None else scaled
-    for a, b in edges:
-        capacity[2 * place[a] + 1, 2 * place[b]] = unlimited
+    for before, after in edges:
+        capacity[2 * place[before] + 1, 2 * place[after]] = unlimited
     for node in sources:
         capacity[start, 2 * place[node]] = unlimited
     for node in sinks:
         capacity[2 * place[node] + 1, end] = unlimited
-    if not nodes:
-        return [], set()
     rows, columns = np.array(list(capacity)).T
     limits = np.array(list(capacity.values()), np.int32)
     shape = end + 1, end + 1

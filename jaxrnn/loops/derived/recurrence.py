@@ -255,7 +255,8 @@ def _split_at_carry(regions: Regions, d_sunk_inputs: Values) -> tuple[Values, Va
     in_carry: Values = []
     for v in regions.carry_out:
         if jaxprs.has_gradient(v):
-            in_carry.append(None if isinstance(v, Literal) else unused.pop(v, None))
+            gradient = None if isinstance(v, Literal) else unused.pop(v, None)
+            in_carry.append(gradient)
     return in_carry, compress(separate_sunk_inputs(regions), d_sunk_inputs)
 
 

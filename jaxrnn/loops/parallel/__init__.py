@@ -157,6 +157,7 @@ class parallel(Expression):
 
     def in_reverse(self) -> Loop:
         """Returns the loop for a sequence that each device has reversed."""
+        # Without devices, a reversed sequence is like any other.
         return self if self.axis_name is None else _OnDevicesInReverse(**vars(self))
 
     def solver(self, step: Step) -> InParallel:
@@ -181,6 +182,7 @@ def _run(loop: parallel, step: Step, params: Params, carry: Carry, xs: PyTree) -
     part = as_cell(step, params, carry, xs)
     solver = loop.solver(step)
 
+    # The outputs are computed outside of the recurrence, for all steps at once, by JAX's rules.
     def run(carry: Carry, xs: PyTree) -> StepResult:
         last, carries = recomputing.run(part.cell, solver, part.params, carry, xs)
         return last, part.cell.output(part.params, carries)
@@ -194,7 +196,10 @@ _compiled = jax.jit(_run, static_argnums=(0, 1))
 
 
 def _refuse_other_draws(step: Step, params: Params, carry: Carry, xs: PyTree) -> None:
-    """Raises an error for keys that draw other numbers for all steps at once than one by one."""
+    """Raises an error for keys that draw other numbers for all steps at once than one by one.
+
+    With such keys, the values of this loop would not be those of `scan`.
+    """
     eqns = jaxprs.trace(step, params, carry, check.one_step(xs)).jaxpr.eqns
     fits = not any(map(regions.draws_otherwise_in_a_batch, eqns))
     got = "a step that draws with keys other than threefry"
@@ -204,7 +209,10 @@ def _refuse_other_draws(step: Step, params: Params, carry: Carry, xs: PyTree) ->
 
 def _require_divided(xs: PyTree, axis_name: str) -> None:
     """Raises an error unless each device of a mesh axis has steps of its own."""
-    varying = {axis for x in jax.tree.leaves(xs) for axis in jax.typeof(x).manual_axis_type.varying}
+    # The axes over which the types of the inputs say that they vary.
+    varying: set[str] = set()
+    for x in jax.tree.leaves(xs):
+        varying |= jax.typeof(x).manual_axis_type.varying
     got = f"{axis_name!r}, and inputs that are divided over {sorted(varying)}"
     expected = "the axis of an enclosing jax.shard_map (with check_vma) that divides time"
     check.require(axis_name in varying, "axis_name", got, expected)

@@ -262,15 +262,13 @@ def _cumulate(eqn: Equation, index: int, shape: Shape) -> dict[int, int]:
 def _dot_general(eqn: Equation, index: int, shape: Shape) -> dict[int, int]:
     """Batch axes come first, then the other axes of the left factor, then those of the right."""
     contracted, batch = eqn.params["dimension_numbers"]
-    left, right = (
-        [axis for axis, _ in enumerate(jaxprs.shape_of(v)) if axis not in (*summed, *shared)]
-        for v, summed, shared in zip(eqn.invars, contracted, batch, strict=True)
-    )
-    # The axes of this factor, in the order in which the result has them, and the first place.
-    free_axes = left if index == 0 else right
-    first = len(batch[0]) + (0 if index == 0 else len(left))
+    free: list[list[int]] = []  # for the left factor and the right one
+    for v, summed, shared in zip(eqn.invars, contracted, batch, strict=True):
+        ndim = len(jaxprs.shape_of(v))
+        free.append([axis for axis in range(ndim) if axis not in (*summed, *shared)])
+    first_free = len(batch[0]) + (0 if index == 0 else len(free[0]))
     result = {old: new for new, old in enumerate(batch[index])}
-    return result | {old: first + new for new, old in enumerate(free_axes)}
+    return result | {old: first_free + new for new, old in enumerate(free[index])}
 
 
 def _convolve(eqn: Equation, index: int, shape: Shape) -> dict[int, int]:

@@ -289,9 +289,12 @@ def _solve(
     """Returns v_t for all t, and the effort if the problem takes iterations."""
     steps = check.num_steps(problem.inputs)
     zeros = jnp.zeros((steps, *problem.start.shape), problem.start.dtype)
+    # Within a shard_map, the state of a while loop has to vary over the same mesh axes before an
+    # iteration as after it.
     mesh_axes = jax.typeof(problem.start).manual_axis_type.varying
     guess = tree.to_varying(zeros, mesh_axes)
     if problem.is_exact_at_once:
+        # f is affine, so the corrections from any guess lead to the solution.
         states = problem.corrections(guess, problem.values(guess), damping=0.0)
         # A diagonal spreads nothing. A NaN in λ is left as it is.
         can_spread = not (space.component.is_elementwise or problem.reverse or problem.axis)

@@ -28,6 +28,7 @@ class InParallel(Solver):
     def carries(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> tuple[Carry, Carry]:
         """Returns c_T and c_1..c_T."""
         carries, _ = self.carries_and_efforts(cell, w, carry, zs)
+        # One device holds c_T, and others have zeros, so the sum gives c_T to all.
         last = self._last(carries, reverse=False)
         return jax.tree.map(lambda c: sum_over_devices(c, self.options.axis), last), carries
 
@@ -70,6 +71,7 @@ class InParallel(Solver):
             inputs,
             self.options,
             is_adjoint=True,
+            # The pullback of a plain step is linear, though its equations may not show it.
             is_linear=isinstance(cell, PlainStep) and not cell.has_custom_vjp,
         )
         us = jax.tree.unflatten(structure, found)
