@@ -20,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(
-    network: Any,
+    network: Part,
     params: Params,
     *,
     bake: bool = True,
@@ -68,14 +68,17 @@ def write(
         if value is not None:
             check.require_int(name, value, least=1)
     open_steps, open_rows = jax.export.symbolic_shape("t, b")
-    rows = open_rows if batch is None else batch
-    x_dtype = dtype if network.num_feature_axes else jnp.int32
+    rows = batch or open_rows
+    x_dtype = dtype
+    if not network.num_feature_axes:  # it reads tokens
+        x_dtype = jnp.int32
     x = jax.ShapeDtypeStruct((rows, *network.feature_shape(size)), x_dtype)
-    xs = jax.ShapeDtypeStruct((open_steps if steps is None else steps, *x.shape), x_dtype)
+    xs = jax.ShapeDtypeStruct((steps or open_steps, *x.shape), x_dtype)
     carry = jax.eval_shape(lambda x: network.initial_carry(x.shape[:1], dtype), x)
     carry_structure: Any = jax.tree.structure(carry)
     leaves = jax.tree.leaves(carry)
 
+    # Carries go in and out as lists, so that whoever reads a program needs none of our classes.
     def start(params: Params, x: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(network.initial_carry(x.shape[:1], dtype))
 
@@ -101,7 +104,8 @@ def write(
             program = jax.jit(functools.partial(function, params))
         else:
             program = jax.jit(_by_name(function, structure, [*named]))
-            args = ({n: jax.typeof(p) for n, p in named.items()}, *args)
+            types = {path: jax.typeof(param) for path, param in named.items()}
+            args = (types, *args)
         exported[name] = jax.export.export(program, platforms=PLATFORMS)(*args)
     return exported
 

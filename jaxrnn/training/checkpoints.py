@@ -18,7 +18,9 @@ from jaxrnn.training.trainers import TrainState
 from jaxrnn.version import __version__
 
 FORMAT = 1  # of what is written here; another format is refused
-STATE, DESCRIPTION = "state", "description"  # the two items of a checkpoint
+# The two items of a checkpoint: its arrays, and a text that says what they are.
+STATE = "state"
+DESCRIPTION = "description"
 
 
 class Checkpoint(NamedTuple):
@@ -78,7 +80,9 @@ class Checkpoints:
         check.require_option_type("optimizer", optimizer, is_text, "a text or None")
         check.require_int("keep", keep, least=1)
         self.folder = Path(folder).absolute()  # as orbax demands
-        self._network = None if network is None else _spell(network)
+        self._network = None
+        if network is not None:
+            self._network = _spell(network)
         self._optimizer = optimizer
         self._orbax = _import_orbax()
         policy = self._orbax.checkpoint_managers.LatestN(keep)
@@ -161,6 +165,8 @@ class Checkpoints:
         except (TypeError, ValueError) as error:
             raise TypeError(f"metadata: got {error}, expected a JSON value") from None
         args = self._orbax.args
+        # A flat dict by number: orbax need not know the classes of the state to read it again.
+        # It cannot write an array without elements.
         items = {
             STATE: args.PyTreeSave({str(i): x for i, x in enumerate(stored) if x.size}),
             DESCRIPTION: args.JsonSave({"text": text, "checksum": zlib.crc32(text.encode())}),
@@ -211,7 +217,8 @@ class Checkpoints:
             stored_arrays.require_same_checksums(checksums, described["checksums"])
         except Exception as error:  # orbax and tensorstore raise all sorts for a damaged file
             raise _damaged(place, error) from None
-        restored = [*map(stored_arrays.from_stored, stored, leaves)]  # as many as there are leaves
+        # The arrays of the state come first, then the named ones; `map` ends with the leaves.
+        restored = [*map(stored_arrays.from_stored, stored, leaves)]
         arrays = dict(zip(named, stored[len(leaves) :], strict=True))
         return Checkpoint(jax.tree.unflatten(treedef, restored), described["metadata"], arrays)
 
@@ -277,6 +284,8 @@ class Checkpoints:
         return arrays
 
     def _restore_args(self, x: jax.ShapeDtypeStruct) -> Any:
+        # What this process holds as a whole is read as NumPy's, and placed by `from_stored`. Of an
+        # array that is spread over processes, each reads its part, which only orbax can do.
         if x.sharding is None or x.sharding.is_fully_addressable:
             return self._orbax.RestoreArgs(restore_type=np.ndarray)
         return self._orbax.ArrayRestoreArgs(sharding=x.sharding)
@@ -319,7 +328,9 @@ def _damaged(place: str, error: Exception) -> ValueError:
 
 def _to_template(x: Any) -> Any:
     """Returns an array or a struct as it is; a number as the array that `save` makes of it."""
-    return x if isinstance(x, jax.ShapeDtypeStruct) else tree.to_arrays("like", x)
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    return tree.to_arrays("like", x)
 
 
 def _spell(network: Any) -> str:

@@ -21,13 +21,18 @@ def to_stored(x: Any) -> Any:
 
     An array that is spread over processes stays as it is, since each process writes its part.
     """
-    x = jax.random.key_data(x) if _is_key(x) else x
-    return x if is_spread(x) else np.array(x)
+    if _is_key(x):
+        x = jax.random.key_data(x)
+    if is_spread(x):
+        return x
+    return np.array(x)  # a copy, since the next update may donate the array
 
 
 def stored_type(template: Any) -> jax.ShapeDtypeStruct:
     """Returns the shape and the dtype of a stored array, and the sharding that it shall get."""
-    data = jax.eval_shape(jax.random.key_data, template) if _is_key(template) else template
+    data = template
+    if _is_key(template):
+        data = jax.eval_shape(jax.random.key_data, template)
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=_sharding(template))
 
 
@@ -38,13 +43,16 @@ def from_stored(x: Any, template: Any) -> Any:
     if _is_key(template):
         x = jax.random.wrap_key_data(jnp.asarray(x), impl=_key_impl(template))
     sharding = _sharding(template)
-    return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
+    if sharding is None:
+        return jnp.asarray(x)
+    return jax.device_put(x, sharding)
 
 
 def checksum(x: Any) -> int | None:
     """Returns the checksum of a stored array; None if it is spread over processes."""
     if is_spread(x):
         return None
+    # As bytes, since a dtype such as bfloat16 has no buffer that zlib could read.
     return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
 
 
@@ -63,8 +71,9 @@ def parse_description(text: str) -> jax.ShapeDtypeStruct:
 
 def describe_nodes(tree: PyTree, name: str) -> dict[str, str]:
     """Returns the type of each node of a tree, and dtype and shape of each leaf, by its path."""
+    # All nodes but the root count as leaves, so these are the children of the root.
     children = jax.tree.leaves_with_path(tree, is_leaf=lambda node: node is not tree)
-    if children and children[0][1] is tree:
+    if children and children[0][1] is tree:  # a leaf is its own only leaf
         return {name: check.describe(tree)}
     nodes = {name: type(tree).__name__}
     for path, child in children:
@@ -86,6 +95,7 @@ def _is_key(x: Any) -> bool:
 
 def _key_impl(template: Any) -> Any:
     """Returns the name of the generator of a key, or of the struct of one."""
+    # `key_impl` takes keys, traced ones too, but no structs; `eval_shape` makes a key of a struct.
     found: list[Any] = []
 
     def record(key: jax.Array) -> None:
@@ -98,4 +108,6 @@ def _key_impl(template: Any) -> Any:
 def _sharding(template: Any) -> jax.sharding.Sharding | None:
     """Returns the sharding that a template demands; None if JAX may choose the devices."""
     is_committed = getattr(template, "committed", True)  # a struct says what it demands
-    return getattr(template, "sharding", None) if is_committed else None
+    if not is_committed:
+        return None
+    return getattr(template, "sharding", None)
