@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 import jaxrnn
-from jaxrnn.types import Params
+from jaxrnn.types import Array, Params
 
 Row = dict[str, int | float]  # of a table, by column
-Arrays = Mapping[str, Any]
+Arrays = Mapping[str, Array]
 
 
 @dataclasses.dataclass
@@ -29,7 +29,7 @@ class Progress:
     state: jaxrnn.training.TrainState
     history: list[Row] = dataclasses.field(default_factory=list)
     validation: list[Row] = dataclasses.field(default_factory=list)
-    norms: list[Any] = dataclasses.field(default_factory=list)
+    norms: list[Array] = dataclasses.field(default_factory=list)
     best: tuple[int, Params] | None = None
 
     def record(
@@ -75,9 +75,9 @@ class Progress:
             return self.step, self.state.params
         return self.best
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         """Returns everything but the state, as arrays by name."""
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, Array] = {}
         for table in ("history", "validation"):
             rows = getattr(self, table)
             if rows:  # all rows have the columns of the first

@@ -199,9 +199,11 @@ def _silence_orbax() -> None:
         sys.unraisablehook = _report_unless_loop_closed
 
 
-_hooks: list[Callable[[Any], Any]] = []  # the hook of the process, before ours
+_hooks: list[
+    Callable[["sys.UnraisableHookArgs"], object]
+] = []  # the hook of the process, before ours
 
 
-def _report_unless_loop_closed(unraisable: Any) -> None:
+def _report_unless_loop_closed(unraisable: "sys.UnraisableHookArgs") -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
         _hooks[-1](unraisable)

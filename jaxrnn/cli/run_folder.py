@@ -20,10 +20,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import safetensors.numpy
+from jax.typing import DTypeLike
 from matplotlib.figure import Figure
 
 from jaxrnn import check
@@ -183,7 +184,7 @@ def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Network, Param
         return cast(Network, network), params  # what a task trains is a stack
 
 
-def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
+def load_example(folder: Path, **dtypes: DTypeLike) -> list[np.ndarray]:
     """Returns arrays of the example by name and dtype; UserError if one is missing."""
     with reading(folder / EXAMPLE):
         try:

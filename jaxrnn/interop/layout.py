@@ -41,6 +41,8 @@ from jaxrnn.interop.expressions import (
 from jaxrnn.types import Array, Cell, Params, Part, PyTree
 
 Tensors = Mapping[str, jax.Array]  # the tensors of another library, by name
+# What tensors have to be, by name; None for a matrix of unknown shape.
+Expected = Mapping[str, jax.Array | jax.ShapeDtypeStruct | None]
 Mismatch = tuple[str, str, str]  # a tensor's name, what came, what was expected
 
 
@@ -147,7 +149,7 @@ class Layout:
 
     def find_mismatches(self, tensors: Tensors) -> list[Mismatch]:
         """Returns all differences between the tensors and those of the table."""
-        expected: dict[str, Any] = dict.fromkeys(name for name, _ in self.rows)
+        expected: Expected = dict.fromkeys(name for name, _ in self.rows)
         matrices = {self.rows[0][0], *self.sizes.values()}
         if all(name in tensors and tensors[name].ndim == 2 for name in matrices):
             _, shapes = self.infer_cell(tensors)
@@ -177,13 +179,13 @@ def load_layouts(library: str, name: str = "") -> list[Layout]:
     return layouts
 
 
-def find_mismatches(tensors: Tensors, expected: Mapping[str, Any], owner: str) -> list[Mismatch]:
+def find_mismatches(tensors: Tensors, expected: Expected, owner: str) -> list[Mismatch]:
     """Returns all differences between tensors and the expected shapes and dtypes.
 
-    A value of None in `expected` stands for a tensor of unknown shape.
+    A value of None in `expected` stands for a matrix of unknown shape.
     """
 
-    def description(tensors: Mapping[str, Any], name: str) -> str:
+    def description(tensors: Expected, name: str) -> str:
         if name not in tensors:
             return "none"
         if tensors[name] is None:

@@ -1,7 +1,6 @@
 """Files of jaxrnn: parameters by readable names and the expression of their cell; no pickle."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import safetensors
@@ -82,7 +81,7 @@ def load(path: Path | str) -> tuple[Part, Params]:
         got = repr(metadata["cell"])
         raise ValueError(f"cell: got {got}, expected sizes that arrays can have") from None
 
-    def with_saved_dtype(name: str, shape: Any) -> Any:
+    def with_saved_dtype(name: str, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape.shape, arrays.get(name, shape).dtype)
 
     named = tree.leaves_by_name(shapes).items()

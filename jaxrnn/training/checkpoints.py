@@ -15,6 +15,7 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.training import stored_arrays
 from jaxrnn.training.trainers import TrainState
+from jaxrnn.types import Array, Part
 from jaxrnn.version import __version__
 
 FORMAT = 1  # of what is written here; another format is refused
@@ -71,7 +72,7 @@ class Checkpoints:
         self,
         folder: Path | str,
         *,
-        network: Any = None,
+        network: Part | None = None,
         optimizer: str | None = None,
         keep: int = 3,
     ) -> None:
@@ -123,7 +124,7 @@ class Checkpoints:
         state: TrainState,
         *,
         metadata: Any = None,
-        arrays: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
     ) -> None:
         """Writes a checkpoint in the background, named by `state.step`.
 
@@ -271,7 +272,7 @@ class Checkpoints:
         check.require(found == FORMAT, "folder", f"format {found!r} of {place}", str(FORMAT))
         return described
 
-    def _read_arrays(self, step: int, types: list[jax.ShapeDtypeStruct]) -> list[Any]:
+    def _read_arrays(self, step: int, types: list[jax.ShapeDtypeStruct]) -> list[Array]:
         """Returns the stored arrays of these types, those that are spread on their devices."""
         items = {str(i): x for i, x in enumerate(types) if np.prod(x.shape)}
         options = {name: self._restore_args(x) for name, x in items.items()}
@@ -326,13 +327,13 @@ def _damaged(place: str, error: Exception) -> ValueError:
     return ValueError(f"folder: got {got}, expected {expected}")
 
 
-def _to_template(x: Any) -> Any:
+def _to_template(x: Any) -> stored_arrays.Template:
     """Returns an array or a struct as it is; a number as the array that `save` makes of it."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     return tree.to_arrays("like", x)
 
 
-def _spell(network: Any) -> str:
+def _spell(network: Part) -> str:
     """Returns the expression of a network, without addresses, which differ in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(network))
