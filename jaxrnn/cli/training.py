@@ -236,7 +236,7 @@ def _shardings(devices: Sequence[jax.Device]) -> Any:
     mesh = jax.sharding.Mesh(devices, ("batch",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
     rows = jax.sharding.NamedSharding(mesh, jax.P("batch"))
-    # A tree prefix of a state, so mypy must not see that its fields are shardings.
+    # A tree prefix of a state: shardings stand where the types of TrainState have arrays.
     places: Any = jaxrnn.training.TrainState
     return places(everywhere, everywhere, rows, everywhere, everywhere)
 
