@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 import jaxrnn
 from benchmarks import tpu
-from jaxrnn.loops.fused.body import Arrays, Values
+from jaxrnn.loops.derived.jaxprs import Values
+from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.fused.tpu import TpuKernel
 
 TITLE = (

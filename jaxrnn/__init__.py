@@ -36,7 +36,7 @@ from jaxrnn.sequence import history as history, lengths_to_mask as lengths_to_ma
 from jaxrnn.tree import shift_right as shift_right, to_time_major as to_time_major
 
 # Certificates
-from jaxrnn.certify import Certificate as Certificate, Comparison as Comparison
+from jaxrnn.certificate import Certificate as Certificate, Comparison as Comparison
 from jaxrnn.certify import certify as certify
 from jaxrnn.certify_all import certify_all as certify_all
 

@@ -2,23 +2,38 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrnn import check, layers, networks, sequence, transforms
 from jaxrnn.cells import CELLS, gru, lstm
-from jaxrnn.certify import Certificate, Comparison, certify, draw_arguments
+from jaxrnn.certificate import Certificate, Comparison
+from jaxrnn.certify import certify, draw_arguments
 from jaxrnn.loops import LOOPS, bptt, parallel
 from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 from jaxrnn.transforms.noise import add_noise
-from jaxrnn.types import Carry, Cell, Loop, LoopAround, Params, PyTree, StepResult
+from jaxrnn.types import Carry, Cell, Loop, LoopAround, Params, Part, PyTree, Step, StepResult
 
-# The positional arguments of a call of `certify`, and its options.
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-# The argument `names` of a call, and a function that draws the rest of it.
-Job = tuple[tuple[str, str], Callable[[], Call]]
+
+class Call(NamedTuple):
+    """The arguments of a call of `certify`: the positional ones, and its options."""
+
+    args: tuple[PyTree, ...]
+    options: dict[str, Any]
+
+
+class Job(NamedTuple):
+    """The argument `names` of a call of `certify`, and a function that draws the rest of it.
+
+    Nothing is drawn for a job that is not selected.
+    """
+
+    names: tuple[str, str]
+    make_call: Callable[[], Call]
+
+
 CELLS_FOR_ALL_LOOPS = ("gru", "lru")
 CELLS_IN_BFLOAT16 = ("elman", "gru", "lstm")
 ELEMENTWISE_CELLS = ("lru", "min_gru", "selective_ssm", "indrnn_tanh")
@@ -32,7 +47,7 @@ def certify_all(
     *,
     cells: Sequence[str] | None = None,
     loops: Sequence[str] | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Callable[[Iterable[Job]], Iterable[Job]] = iter,
     hidden_size: int = 6,
 ) -> Certificate:
     """Returns the certificates of all `CELLS`, all `LOOPS`, and transformations around them.
@@ -69,13 +84,13 @@ def certify_all(
     got = f"{cells} and {loops}, which select nothing"
     check.require(jobs, "cells, loops", got, "at least one comparison; a stack runs under bptt")
     rows: list[Comparison] = []
-    for names, make_call in progress(jobs):
-        args, options = make_call()
-        rows.extend(certify(*args, names=names, **options).rows)
+    for job in progress(jobs):
+        args, options = job.make_call()
+        rows.extend(certify(*args, names=job.names, **options).rows)
     return Certificate(tuple(rows))
 
 
-def _check_names(name: str, values: Any, names: tuple[str, ...]) -> None:
+def _check_names(name: str, values: Sequence[str] | None, names: tuple[str, ...]) -> None:
     """Raises an error unless `values` is None or a sequence of some of the names."""
     is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
     check.require_option_type(name, values, values is None or is_sequence, "a sequence of names")
@@ -85,40 +100,43 @@ def _check_names(name: str, values: Any, names: tuple[str, ...]) -> None:
 
 def _is_selected(job: Job, cells: Sequence[str] | None, loops: Sequence[str] | None) -> bool:
     """Returns whether the names of a job, up to a comma, are among those that are asked for."""
-    cell, loop = (name.partition(",")[0] for name in job[0])
-    return (cells is None or cell in cells) and (loops is None or loop in loops)
+    cell, loop = (name.partition(",")[0] for name in job.names)
+    is_selected_cell = cells is None or cell in cells
+    is_selected_loop = loops is None or loop in loops
+    return is_selected_cell and is_selected_loop
 
 
 def _cell_jobs(hidden_size: int, every_pair: bool) -> Iterator[Job]:
     def as_cell(cell: Cell, **options: Any) -> Call:
-        return (cell,), options
+        return Call((cell,), options)
 
     def as_plain_step(cell: Cell) -> Call:
         args = draw_arguments(cell, np.random.default_rng(0))
         # A bound method is a plain Step: `bptt` cannot see the parts of the cell. All draws are
         # near the same arguments. There, the rounding error of a layer norm varies by more than the
         # limit from draw to draw, so that the median needs many draws.
-        return (cell.__call__, *args), {"num_draws": 32}
+        return Call((cell.__call__, *args), {"num_draws": 32})
 
     for cell_name, make in CELLS:
         cell = make(hidden_size)
         for loop_name, loop in LOOPS:
             if every_pair or loop is bptt or cell_name in CELLS_FOR_ALL_LOOPS:
-                yield (cell_name, loop_name), partial(as_cell, cell, loop=loop)
+                yield Job((cell_name, loop_name), partial(as_cell, cell, loop=loop))
         if cell_name in ELEMENTWISE_CELLS:
-            yield (cell_name, "parallel"), partial(as_cell, cell, loop=parallel())
+            yield Job((cell_name, "parallel"), partial(as_cell, cell, loop=parallel()))
         if cell_name in CELLS_IN_BFLOAT16:
             narrow = partial(as_cell, cell, narrow_dtype=jax.numpy.bfloat16)
-            yield (f"{cell_name}, bfloat16", "bptt"), narrow
+            yield Job((f"{cell_name}, bfloat16", "bptt"), narrow)
         if cell_name not in CELLS_NOT_AS_PLAIN_STEPS:
-            yield (f"{cell_name}, plain", "bptt"), partial(as_plain_step, cell)
+            yield Job((f"{cell_name}, plain", "bptt"), partial(as_plain_step, cell))
 
 
 def _transformation_jobs(hidden_size: int) -> Iterator[Job]:
     for loop_name, loop in LOOPS:
-        yield ("lstm, mask, resets", loop_name), partial(_with_mask_and_resets, hidden_size, loop)
-    yield ("lstm, noise", "bptt"), partial(_with_noise, hidden_size)
-    yield ("stack", "bptt, layer by layer"), partial(_layer_by_layer, hidden_size)
+        masked_call = partial(_with_mask_and_resets, hidden_size, loop)
+        yield Job(("lstm, mask, resets", loop_name), masked_call)
+    yield Job(("lstm, noise", "bptt"), partial(_with_noise, hidden_size))
+    yield Job(("stack", "bptt, layer by layer"), partial(_layer_by_layer, hidden_size))
 
 
 def _with_mask_and_resets(hidden_size: int, loop: Loop) -> Call:
@@ -127,28 +145,30 @@ def _with_mask_and_resets(hidden_size: int, loop: Loop) -> Call:
     params, carry, xs = draw_arguments(cell, rng)
     mask = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.7)
     reset = jax.numpy.asarray(rng.random(xs.shape[:-1]) < 0.2)
+    # The order in which `unroll` wraps a cell.
     masked_and_reset = transforms.resettable(transforms.masked(cell), learned=True)
     reset_params = ResetParams(params, jax.tree.map(jax.numpy.cos, carry))
     reset_inputs = ResetInputs(MaskedInputs(xs, mask), reset)
-    return (masked_and_reset, reset_params, carry, reset_inputs), {"loop": loop}
+    return Call((masked_and_reset, reset_params, carry, reset_inputs), {"loop": loop})
 
 
 def _with_noise(hidden_size: int) -> Call:
     cell = lstm(hidden_size)
     params, carry, xs = draw_arguments(cell, np.random.default_rng(0))
-    noisy: Any = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
-    noisy = transforms.zoneout(transforms.recurrent_dropout(noisy, 0.3), 0.2)
+    dropped = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
+    noisy = transforms.zoneout(transforms.recurrent_dropout(dropped, 0.3), 0.2)
     noisy_params, noisy_xs = add_noise(noisy, jax.random.key(0), params, carry, xs)
-    return (noisy, noisy_params, carry, noisy_xs), {}
+    return Call((noisy, noisy_params, carry, noisy_xs), {})
 
 
 def _layer_by_layer(hidden_size: int) -> Call:
-    net: Any = networks.stacked(
-        lstm(hidden_size), networks.residual(gru(hidden_size)), layers.linear(2)
-    )
+    net = networks.stacked(lstm(hidden_size), networks.residual(gru(hidden_size)), layers.linear(2))
 
-    def unroll(loop: Loop, step: Any, params: Params, carry: Carry, xs: PyTree) -> StepResult:
+    # As a loop, so that `certify` compares it with `scan` over the stack as one Step.
+    def unroll(
+        loop: Loop, step: Part | Step, params: Params, carry: Carry, xs: PyTree
+    ) -> StepResult:
         return sequence.unroll(step, params, xs, carry=carry, loop=loop)
 
     args = draw_arguments(net, np.random.default_rng(0))
-    return (net, *args), {"loop": LoopAround(bptt, unroll)}
+    return Call((net, *args), {"loop": LoopAround(bptt, unroll)})

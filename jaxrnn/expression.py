@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+Spell = Callable[[Any], str]  # returns the expression of an argument, whatever it is
+
 
 class Expression:
     """A frozen dataclass whose repr is the expression that constructs it."""
@@ -17,16 +19,15 @@ class Expression:
     def __repr__(self) -> str:
         return self.expression(spell)
 
-    def expression(
-        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
-    ) -> str:
+    def expression(self, spell_argument: Spell, *, with_defaults: bool = False) -> str:
         """Returns the expression, with each argument formatted by `spell_argument`.
 
         With defaults, it means the same in a later version whose defaults are others.
         """
         if not dataclasses.is_dataclass(self):  # a user's class, whose arguments are unknown
             return object.__repr__(self)
-        return call_expression(self, spell_argument, with_defaults=with_defaults)
+        arguments = argument_expressions(self, spell_argument, with_defaults=with_defaults)
+        return f"{self.expression_name}({', '.join(arguments)})"
 
     @property
     def expression_name(self) -> str:
@@ -36,25 +37,30 @@ class Expression:
     def replace_fields(self, **values: Any) -> None:
         """Sets fields of a frozen dataclass to normalised values, in `__post_init__` only."""
         for name, value in values.items():
+            # The way to do it that `dataclasses` itself uses for frozen classes.
             object.__setattr__(self, name, value)
 
 
-def call_expression(
-    value: Any, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
-) -> str:
-    """Returns `name(arguments)`, with or without the arguments that equal their defaults."""
+def argument_expressions(
+    value: Any, spell_argument: Spell, *, with_defaults: bool = False
+) -> list[str]:
+    """Returns the arguments of the call that constructs a dataclass, such as `["128", "rate=0.5"]`.
+
+    Arguments that equal their defaults are left out, unless `with_defaults`.
+    """
     arguments: list[str] = []
     # Positional arguments first, as in a call: a subclass may add some after its base's options.
     for field in sorted(dataclasses.fields(value), key=lambda field: field.kw_only is True):
         argument = getattr(value, field.name)
         if not field.repr or (_is_default(field, argument) and not with_defaults):
             continue
-        prefix = f"{field.name}=" if field.kw_only else ""
         if field.metadata.get("variadic"):  # stacked(a, b) has one field, the tuple (a, b)
             arguments.extend(spell_argument(item) for item in argument)
+        elif field.kw_only:
+            arguments.append(f"{field.name}={spell_argument(argument)}")
         else:
-            arguments.append(prefix + spell_argument(argument))
-    return f"{value.expression_name}({', '.join(arguments)})"
+            arguments.append(spell_argument(argument))
+    return arguments
 
 
 def spell(value: Any) -> str:
@@ -75,4 +81,5 @@ def name_of(value: Any) -> str:
 
 def _is_default(field: dataclasses.Field[Any], argument: Any) -> bool:
     default = field.default
+    # Types are compared too, since 1 == True == 1.0 but their expressions differ.
     return argument is default or (type(argument) is type(default) and argument == default)

@@ -1,7 +1,6 @@
 """Layers around a recurrence: embedding, linear map, dropout."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Float, Integer
 
 from jaxrnn import check
 from jaxrnn.transforms.noise import dropout_factors, separate_noise
-from jaxrnn.types import Array, Carry, Key, Layer, Params, PyTree
+from jaxrnn.types import Array, Carry, Key, Layer, Params, PyTree, WithNoise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -34,9 +33,10 @@ class linear(Layer):
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws W_o Lecun-normal, and sets b_o to zero."""
-        shape = (check.require_int("input_size", input_size, least=1), self.output_size)
+        check.require_int("input_size", input_size, least=1)
         dtype = check.require_floating("dtype", dtype)
         check.require_key("key", key)
+        shape = (input_size, self.output_size)
         w_o = jax.nn.initializers.lecun_normal()(key, shape, dtype)
         return {"w_o": w_o, "b_o": jnp.zeros(self.output_size, dtype)}
 
@@ -77,10 +77,10 @@ class embedding(Layer):
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws W_e standard normal."""
-        shape = (check.require_int("input_size", input_size, least=1), self.output_size)
+        check.require_int("input_size", input_size, least=1)
         dtype = check.require_floating("dtype", dtype)
         check.require_key("key", key)
-        return {"w_e": jax.random.normal(key, shape, dtype)}
+        return {"w_e": jax.random.normal(key, (input_size, self.output_size), dtype)}
 
     def apply(self, params: Params, inputs: Integer[Array, "*lead"]) -> Float[jax.Array, "*lead I"]:
         """Returns the vectors of tokens with any leading axes."""
@@ -125,17 +125,20 @@ class dropout(Layer):
         """Returns the empty tuple."""
         return ()
 
-    def apply(self, params: Params, inputs: Any) -> Any:
+    def apply(self, params: Params, inputs: Array | WithNoise) -> Array:
         """Returns k ⊙ x if k was drawn, else x."""
         xs, keep = separate_noise(inputs)
         check.require_type(hasattr(xs, "dtype"), "xs", xs, "an array for dropout")
         expected = "floating point for dropout (embed tokens first, jaxrnn.embedding)"
         check.require_type(check.is_inexact(xs), "xs", xs, expected)
-        return xs if keep is None else xs * dropout_factors(keep, self.rate, xs.dtype)
+        if keep is None:
+            return xs
+        return xs * dropout_factors(keep, self.rate, xs.dtype)
 
     def draw_noise(
         self, key: Key, params: Params, carry: Carry, xs: Array
     ) -> tuple[PyTree, PyTree]:
         """Draws which numbers of the inputs are kept, independently at every step."""
         keep = jax.random.bernoulli(key, 1 - self.rate, xs.shape)
+        # Pairs of the noise of this part and of a part inside it, of which a layer has none.
         return (None, None), (keep, None)

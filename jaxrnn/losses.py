@@ -48,10 +48,33 @@ def masked_mean(
     for name, x in (("outputs", outputs), ("targets", targets)):
         check.require_type(hasattr(x, "dtype"), name, x, "an array")
     check.require_arrays(outputs=outputs, targets=targets)
-    outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
+    outputs = jnp.asarray(outputs)
+    targets = jnp.asarray(targets)
+    _check_shapes(outputs, targets, mask)
+    if mask is not None:
+        # Before the loss: a NaN that is left out of the sum afterwards has a gradient of NaN.
+        outputs = jnp.where(tree.expand_mask(mask, outputs), outputs, 0)
+        targets = jnp.where(tree.expand_mask(mask, targets), targets, 0)
+    _check_loss(loss, outputs, targets)
+    losses = loss(outputs, targets).astype(outputs.dtype)
+    # The sum and the count of a long sequence need more than 16 bits.
+    wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
+    if mask is None:
+        valid = None
+        count = jnp.asarray(losses.size, wide)
+    else:
+        # The mask covers the first axes of the losses; each of their numbers counts.
+        valid = jnp.broadcast_to(tree.expand_mask(mask, losses), losses.shape)
+        count = jnp.asarray(jnp.sum(valid), wide)
+    total = jnp.sum(losses, dtype=wide, where=valid)
+    return (total / jnp.maximum(1, count)).astype(losses.dtype)  # (1)
+
+
+def _check_shapes(outputs: jax.Array, targets: jax.Array, mask: Array | None) -> None:
+    """Raises an error unless targets and mask fit the outputs."""
     check.require_floating("outputs", outputs.dtype)
     shown_outputs = f"the outputs {check.describe(outputs)}"
-    fits = outputs.ndim and targets.shape in (outputs.shape, outputs.shape[:-1])
+    fits = outputs.ndim > 0 and targets.shape in (outputs.shape, outputs.shape[:-1])
     expected = f"the shape of {shown_outputs} with or without the last axis"
     check.require(fits, "targets", targets, expected)
     if mask is not None:
@@ -59,20 +82,16 @@ def masked_mean(
         fits = 0 < mask.ndim < outputs.ndim and mask.shape == outputs.shape[: mask.ndim]
         expected = f"the first axes of {shown_outputs}, time included and features not"
         check.require(fits, "mask", mask, expected)
-        outputs = jnp.where(tree.expand_mask(mask, outputs), outputs, 0)
-        targets = jnp.where(tree.expand_mask(mask, targets), targets, 0)
-    abstract_losses = jax.eval_shape(loss, outputs, targets)
-    # An elementwise loss would broadcast targets that have no last axis.
-    fits = getattr(abstract_losses, "shape", None) in (outputs.shape[:-1], targets.shape)
-    expected = f"one a step or one an element of {shown_outputs}"
+
+
+def _check_loss(
+    loss: Callable[[Array, Array], Array], outputs: jax.Array, targets: jax.Array
+) -> None:
+    """Raises an error unless the loss returns one number for each element or for each step."""
+    losses = jax.eval_shape(loss, outputs, targets)
+    # An elementwise loss would broadcast targets that have no last axis, such as (T, B) targets
+    # with (T, B, O) outputs, to losses that belong to no step.
+    fits = getattr(losses, "shape", None) in (outputs.shape[:-1], targets.shape)
+    expected = f"one a step or one an element of the outputs {check.describe(outputs)}"
     expected += f"; targets were {check.describe(targets)}"
-    check.require(fits, "loss", f"losses {check.describe(abstract_losses)}", expected)
-    losses = loss(outputs, targets).astype(outputs.dtype)
-    # The sum and the count of a long sequence need more than 16 bits.
-    wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
-    valid = None
-    if mask is not None:
-        valid = jnp.broadcast_to(tree.expand_mask(mask, losses), losses.shape)
-    count = jnp.asarray(losses.size if valid is None else jnp.sum(valid), wide)
-    total = jnp.sum(losses, dtype=wide, where=valid)
-    return (total / jnp.maximum(1, count)).astype(losses.dtype)
+    check.require(fits, "loss", f"losses {check.describe(losses)}", expected)

@@ -9,15 +9,17 @@ import jax
 from jaxrnn import check
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.checkpointed import checkpointed
-from jaxrnn.types import Loop, LoopAround, StepResult
+from jaxrnn.types import Carry, Loop, LoopAround, Params, PyTree, Step, StepResult
 
 # The exact loops, from the fastest with the most memory to the slowest with the least.
-_BY_LEVELS = [(f"checkpointed(levels={r})", checkpointed(levels=r)) for r in (2, 3, 4)]
 BY_TIME: tuple[tuple[str, Loop], ...] = (
     ("bptt", bptt),
     ("checkpointed()", checkpointed()),
-    *_BY_LEVELS,
+    ("checkpointed(levels=2)", checkpointed(levels=2)),
+    ("checkpointed(levels=3)", checkpointed(levels=3)),
+    ("checkpointed(levels=4)", checkpointed(levels=4)),
 )
+Loss = Callable[..., Any]  # loss(params, *more, loop=...) -> a scalar
 
 
 class MemoryRow(NamedTuple):
@@ -70,8 +72,8 @@ class MemoryPlan(NamedTuple):
 
 
 def memory_plan(
-    loss: Callable[..., Any],
-    *args: Any,
+    loss: Loss,
+    *args: PyTree,
     budget: int | str | None = None,
     loops: tuple[tuple[str, Loop], ...] = BY_TIME,
 ) -> MemoryPlan:
@@ -100,41 +102,51 @@ def memory_plan(
     """
     check.require(args, "args", "none", "the arguments of the loss, params first")
     check.require_callable("loss", loss, len(args), loop=None)
+    # Structs have shapes and dtypes too, and nothing else is needed to compile.
     arrays = jax.tree.map(lambda x: None if isinstance(x, jax.ShapeDtypeStruct) else x, args)
     check.require_arrays(args=arrays)
     budget_bytes = check.parse_bytes("budget", budget)
+    _check_loops(loops)
+    rows = tuple(_memory_of(loss, args, name, loop) for name, loop in loops)
+    return MemoryPlan(rows, budget_bytes)
 
-    are_pairs = isinstance(loops, (tuple, list)) and all(
-        isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in loops
-    )
-    check.require_option_type("loops", loops, are_pairs, "pairs of a name and a loop")
+
+def _check_loops(loops: object) -> None:
+    """Raises an error unless `loops` are pairs of a name and a loop, at least one."""
+    if not isinstance(loops, (tuple, list)) or not all(map(_is_pair, loops)):
+        raise check.option_type_error("loops", loops, "pairs of a name and a loop")
     check.require(loops, "loops", "none", "at least one pair of a name and a loop")
     for name, loop in loops:
         check.require_callable(f"loops[{name!r}]", loop, takes=4)
 
-    def measure(name: str, loop: Loop) -> MemoryRow:
-        loss_with_loop = functools.partial(loss, loop=loop)
 
-        def forward_pass(params: Any, *more: Any) -> Any:
-            _, pullback = jax.vjp(lambda params: loss_with_loop(params, *more), params)
-            return pullback  # a pytree of what the forward pass keeps
-
-        _check_loss(loss, args, loop)
-        forward = _analysis(forward_pass, args)
-        gradient = _analysis(jax.value_and_grad(loss_with_loop), args)
-        return MemoryRow(name, loop, forward.output_size_in_bytes, gradient.temp_size_in_bytes)
-
-    return MemoryPlan(tuple(measure(name, loop) for name, loop in loops), budget_bytes)
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
-def _check_loss(loss: Callable[..., Any], args: tuple[Any, ...], loop: Loop) -> None:
+def _memory_of(loss: Loss, args: tuple[PyTree, ...], name: str, loop: Loop) -> MemoryRow:
+    """Returns the memory of the gradient of a loss under one loop."""
+    loss_with_loop = functools.partial(loss, loop=loop)
+
+    def forward_pass(params: Params, *more: PyTree) -> PyTree:
+        _, pullback = jax.vjp(lambda params: loss_with_loop(params, *more), params)
+        # A pytree of what the forward pass keeps: as the output of a program, it has a size.
+        return pullback
+
+    _check_loss(loss, args, loop)
+    forward = _analysis(forward_pass, args)
+    gradient = _analysis(jax.value_and_grad(loss_with_loop), args)
+    return MemoryRow(name, loop, forward.output_size_in_bytes, gradient.temp_size_in_bytes)
+
+
+def _check_loss(loss: Loss, args: tuple[PyTree, ...], loop: Loop) -> None:
     """Raises an error unless the loss is a scalar and calls its loop."""
     num_calls = 0
 
-    def count(loop: Loop, *call: Any) -> StepResult:
+    def count(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         nonlocal num_calls
         num_calls += 1
-        return loop(*call)
+        return loop(step, params, carry, xs)
 
     value = jax.eval_shape(functools.partial(loss, loop=LoopAround(loop, count)), *args)
     check.require_scalar_loss("loss", value)
@@ -143,6 +155,6 @@ def _check_loss(loss: Callable[..., Any], args: tuple[Any, ...], loop: Loop) -> 
     check.require(num_calls, "loss", "one that does not call its loop", expected)
 
 
-def _analysis(fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _analysis(fun: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Any:
     """Returns the compiler's memory analysis of a function."""
     return jax.jit(fun).lower(*args).compile().memory_analysis()

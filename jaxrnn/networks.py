@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxrnn.sequence import unroll
 from jaxrnn.types import (
     Array,
     Carry,
+    Cell,
     Key,
     Layer,
     Network,
@@ -26,7 +27,7 @@ from jaxrnn.types import (
 
 
 class Directions(NamedTuple):
-    """Parameters, or carries, of the part that runs forward and of the one that runs backward."""
+    """Parameters, carries or parts: that which runs forward, and that which runs backward."""
 
     forward: PyTree
     backward: PyTree
@@ -86,15 +87,19 @@ class stacked(Network):
         outputs of the previous part.
         """
         params = []
-        size = check.require_int("input_size", input_size, least=1)
+        check.require_int("input_size", input_size, least=1)
         dtype = check.require_floating("dtype", dtype)
         check.require_key("key", key)
+        # Inputs of one step without batch axes, as shapes. Each part runs on the shapes of the
+        # outputs of the part before it, which tells how many features it gets.
         if _takes_tokens(self):
-            xs: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+            xs = jax.ShapeDtypeStruct((1,), jnp.int32)
         else:
-            xs = jax.ShapeDtypeStruct((1, *self.feature_shape(size)), dtype)
-        for part, key_part in zip(self.parts, jax.random.split(key, len(self.parts)), strict=True):
-            size = size if _takes_tokens(part) else xs.shape[-1]
+            xs = jax.ShapeDtypeStruct((1, *self.feature_shape(input_size)), dtype)
+        keys = jax.random.split(key, len(self.parts))
+        for part, key_part in zip(self.parts, keys, strict=True):
+            # Tokens have no features; their size is that of the vocabulary, which is `input_size`.
+            size = input_size if _takes_tokens(part) else xs.shape[-1]
             part_params = part.init(key_part, size, dtype)
             _, xs = jax.eval_shape(functools.partial(unroll, part), part_params, xs)
             params.append(part_params)
@@ -109,15 +114,17 @@ class stacked(Network):
     def output(self, params: Params, carry: Carry) -> PyTree:
         """Returns the last Cell's output, passed through the Layers after it."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
-        for i, part in reversed(list(enumerate(self.parts))):
+        # The Layers at the end, in reverse order, then the last Cell or Network before them.
+        layers: list[tuple[Layer, Params]] = []
+        triples = list(zip(self.parts, params, carry, strict=True))
+        for part, part_params, part_carry in reversed(triples):
             if isinstance(part, Layer):
-                continue
-            last: Any = part
-            y = last.output(params[i], carry[i])
-            layers: Any = self.parts[i + 1 :]
-            for layer, layer_params in zip(layers, params[i + 1 :], strict=True):
-                y = layer.apply(layer_params, y)
-            return y
+                layers.append((part, part_params))
+            if isinstance(part, (Cell, Network)):
+                y = part.output(part_params, part_carry)
+                for layer, layer_params in reversed(layers):
+                    y = layer.apply(layer_params, y)
+                return y
         raise ValueError("carry: got the carry of Layers only, expected one of a Cell")
 
     def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
@@ -129,6 +136,7 @@ class stacked(Network):
             try:
                 new_carry, xs = run(part, part_params, part_carry, xs, index)
             except (TypeError, ValueError) as error:
+                # The message is that of the part, whose argument is not an argument of the stack.
                 error.add_note(f"in part {index} of a stack of {len(self.parts)}")
                 raise
             carries.append(new_carry)
@@ -167,7 +175,7 @@ class bidirectional(Network):
 
     forward: Part
     backward: Part | None = None
-    merge: Callable[[Any, Any], Any] | None = dataclasses.field(default=None, kw_only=True)
+    merge: Callable[[PyTree, PyTree], PyTree] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_part("forward", self.forward)
@@ -176,15 +184,19 @@ class bidirectional(Network):
         if self.merge is not None:
             check.require_callable("merge", self.merge, takes=2)
         if self.backward == self.forward:
+            # So that `bidirectional(f, f)` and `bidirectional(f)` are equal, and compiled once.
             self.replace_fields(backward=None)
-        axes = [part.num_feature_axes for part in self.parts]
-        forward, backward = (f"one that takes {n or 'no'} feature axes" for n in axes)
-        check.require(axes[0] == axes[1], "backward", backward, f"{forward}, as forward does")
+        forward_axes = self.parts.forward.num_feature_axes
+        backward_axes = self.parts.backward.num_feature_axes
+        got = f"one that takes {backward_axes or 'no'} feature axes"
+        expected = f"one that takes {forward_axes or 'no'} feature axes, as forward does"
+        check.require(forward_axes == backward_axes, "backward", got, expected)
 
     @property
     def parts(self) -> Directions:
         """The forward part and the backward part, which defaults to the forward part."""
-        return Directions(self.forward, self.forward if self.backward is None else self.backward)
+        backward = self.forward if self.backward is None else self.backward
+        return Directions(self.forward, backward)
 
     @property
     def num_feature_axes(self) -> int:
@@ -220,9 +232,10 @@ class bidirectional(Network):
     def output(self, params: Directions, carry: Directions) -> PyTree:
         """Returns the last output of each direction, merged."""
         check.require_one_per_part(self.parts, params=params, carry=carry)
-        triples = zip(self.parts, params, carry, strict=True)
-        outputs = [part.output(p, c) for part, p, c in triples]
-        return self._merged(*outputs)
+        forward, backward = self.parts
+        ys = forward.output(params[0], carry[0])
+        backward_ys = backward.output(params[1], carry[1])
+        return self._merged(ys, backward_ys)
 
     def run_parts(self, run: RunPart, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs both directions (S2)."""
@@ -233,18 +246,22 @@ class bidirectional(Network):
         return Directions(forward_carry, backward_carry), self._merged(ys, backward_ys)
 
     def _merged(self, forward: PyTree, backward: PyTree) -> PyTree:
+        """Returns the outputs of both directions as one, and checks what `merge` returned."""
         merge = concatenate_features if self.merge is None else self.merge
         try:
             ys = merge(forward, backward)
         except (TypeError, ValueError) as error:
             got = f"{check.describe(forward)} and {check.describe(backward)}"
-            reason = str(error).partition("\n")[0]
+            # The first line of JAX's message; the rest explains JAX.
+            reason, _, _ = str(error).partition("\n")
             expected = "outputs of both directions that fit together"
             raise ValueError(f"merge: got {got} ({reason}), expected {expected}") from error
+        # Masks zero the outputs of padded steps, so time and batch have to stay the first axes.
         lead = check.batch_shape(forward)
-        fits = [jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys)]
+        leaves = jax.tree.leaves(ys)
+        fits = leaves and all(jnp.shape(y)[: len(lead)] == lead for y in leaves)
         expected = f"arrays with the leading axes {list(lead)}, as both directions have"
-        check.require(fits and all(fits), "merge", check.describe(ys), expected)
+        check.require(fits, "merge", check.describe(ys), expected)
         return ys
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
@@ -297,13 +314,15 @@ class residual(Network):
 
         Raises a ValueError if its outputs do not have the size of its inputs.
         """
+        check.require_int("input_size", input_size, least=1)
+        check.require_key("key", key)
+        dtype = check.require_floating("dtype", dtype)
 
         def run(x: Array) -> StepResult:
             return unroll(self, self.part.init(key, input_size, dtype), x)
 
-        check.require_int("input_size", input_size, least=1)
-        check.require_key("key", key)
-        x = jax.ShapeDtypeStruct((1, input_size), check.require_floating("dtype", dtype))
+        # On shapes, so that nothing is drawn twice.
+        x = jax.ShapeDtypeStruct((1, input_size), dtype)
         jax.eval_shape(run, x)  # raises an error if outputs and inputs differ in size
         return self.part.init(key, input_size, dtype)
 
@@ -334,7 +353,7 @@ def concatenate_features(forward: Array, backward: Array) -> jax.Array:
     return jnp.concatenate([forward, backward], axis=-1)
 
 
-def _check_part(name: str, value: Any) -> None:
+def _check_part(name: str, value: object) -> None:
     check.require_type(isinstance(value, Part), name, value, "a Cell, Layer or Network")
 
 
@@ -345,5 +364,5 @@ def _takes_tokens(part: Part) -> bool:
 def _run_one_step(
     part: Part, params: Params, carry: Carry, x: PyTree, index: int | None = None
 ) -> StepResult:
-    """Runs one part of a network for one step."""
+    """Runs one part of a network for one step; the `run` of `Network.run_parts`."""
     return part(params, carry, x)

@@ -1,7 +1,7 @@
 """Runs the parts of a network over a sequence, with masks, resets, noise and both directions."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,20 @@ from jaxrnn.transforms.base import TransformedCell
 from jaxrnn.transforms.masking import MaskedInputs, masked
 from jaxrnn.transforms.noise import add_noise
 from jaxrnn.transforms.resets import ResetInputs, ResetParams, resettable
-from jaxrnn.types import Array, Carry, Cell, Layer, Loop, Network, Params, Part, PyTree, StepResult
+from jaxrnn.types import (
+    Array,
+    Carry,
+    Cell,
+    Key,
+    Layer,
+    Loop,
+    Network,
+    Params,
+    Part,
+    PyTree,
+    Step,
+    StepResult,
+)
 
 
 class History(NamedTuple):
@@ -31,30 +44,40 @@ class History(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """Runs the parts of a network, each with its own version of the arguments of `unroll`."""
+    """Runs the parts of a network, each with its own version of the arguments of `unroll`.
+
+    A network calls its runner for each part with the number of the part, and the runner derives the
+    runner of that part (`_of_part`). The part may be a network again. A Cell runs under the loop,
+    wrapped for its mask and its resets; a Layer is applied to all steps at once.
+
+    The fields are arguments of `unroll`.
+    """
 
     loop: Loop = bptt
-    mask: Any = None
+    mask: Array | None = None
     fill_value: float = 0.0
-    reset: Any = None
-    reset_carry: Any = None
+    reset: Array | None = None
+    reset_carry: Carry | None = None
     reverse: bool = False
-    key: Any = None
+    key: Key | None = None
 
     def __call__(
         self,
-        part: Any,
+        part: Part | Step,
         params: Params,
         carry: Carry,
         xs: PyTree,
         index: int | None = None,
         *,
         reverse: bool = False,
-    ) -> tuple[Any, PyTree]:
+    ) -> StepResult:
         """Runs a part, which has the number `index` if a network calls; see `types.Network`."""
-        runner = self if index is None else self._of_part(index, reverse)
+        runner = self
+        if index is not None:
+            runner = self._of_part(index, reverse)
         if isinstance(part, Network):
             return part.run_parts(runner, params, carry, xs)
+        # Noise goes to the part itself, which the mask and the resets wrap afterwards.
         if runner.key is not None and isinstance(part, Part) and part.is_noisy:
             params, xs = add_noise(part, runner.key, params, carry, xs)
         if isinstance(part, Layer):
@@ -63,55 +86,65 @@ class Runner:
 
     def _of_part(self, index: int, reverse: bool) -> "Runner":
         """Returns the runner with the arguments for one part of a network."""
+        # Without a number of its own, each part would draw the same noise.
         return dataclasses.replace(
             self,
             loop=types.loop_of_part(self.loop, index),
             reset_carry=None if self.reset_carry is None else self.reset_carry[index],
             key=None if self.key is None else jax.random.fold_in(self.key, index),
-            reverse=self.reverse != reverse,
+            reverse=self.reverse != reverse,  # the reverse of the reverse is forward
         )
 
-    def _run_step(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+    def _run_step(self, step: Cell | Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs a Cell or a plain Step with its mask, its resets and its direction."""
         if self.mask is not None:
-            step, xs = masked(step, fill_value=self.fill_value), MaskedInputs(xs, self.mask)
+            step = masked(step, fill_value=self.fill_value)
+            xs = MaskedInputs(xs, self.mask)
         if self.reset is not None:
             reset_carry = self.reset_carry
             if reset_carry is None:
+                assert isinstance(step, Cell)  # `unroll` requires the reset carry of a plain Step
                 reset_carry = zero_carry(step, params, xs, self.reset.shape[1:])
             # The default zero state is not an argument, so it needs no gradient.
             step = resettable(step, learned=self.reset_carry is not None)
             params = ResetParams(params, reset_carry)
-            xs = ResetInputs(xs, self._reset_in_running_order())
-        xs = tree.reverse_time(xs) if self.reverse else xs
-        result, ys = self._run_loop(step, params, carry, xs)
-        ys = tree.reverse_time(ys) if self.reverse else ys
-        return result, ys
+            xs = ResetInputs(xs, self._reset_in_direction(self.reset))
+        if not self.reverse:
+            return self._run_loop(step, params, carry, xs)
+        result, ys = self._run_loop(step, params, carry, tree.reverse_time(xs))
+        return result, tree.reverse_time(ys)
 
-    def _reset_in_running_order(self) -> Array:
-        """Returns where the carry is reset before a step, in running order.
+    def _reset_in_direction(self, reset: Array) -> Array:
+        """Returns where the carry is reset before a step, for the direction of the run.
 
-        A reset at t separates the steps t-1 and t. In reverse, step t-1 runs after step t.
+        A reset at t separates the steps t-1 and t. In reverse, step t-1 runs after step t, so the
+        carry is reset before step t-1 runs:
+
+            reset               [0 0 1 0]    the sequences are steps 0, 1 and 2, 3
+            in reverse          [0 1 0 0]    step 1 runs after step 2, from a new carry
         """
-        if not self.reverse or len(self.reset) == 0:
-            return self.reset
-        no_reset = jnp.zeros_like(self.reset[0])  # with its sharding
-        return previous_states(no_reset, self.reset, True, types.time_axis_of(self.loop))
+        if not self.reverse or len(reset) == 0:
+            return reset
+        no_reset = jnp.zeros_like(reset[0])  # with its sharding
+        return previous_states(no_reset, reset, True, types.time_axis_of(self.loop))
 
-    def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+    def _run_loop(self, step: Cell | Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         result = self._ordered_loop(step, params, carry, xs)
         return check.require_loop_result(result, carry, xs)
 
     @property
     def _ordered_loop(self) -> Loop:
-        """The loop for inputs in running order."""
+        """The loop for inputs in the order in which they run."""
         return types.loop_in_reverse(self.loop) if self.reverse else self.loop
 
 
 class HistoryRunner(Runner):
-    """Returns a History instead of the last carry."""
+    """Returns a History instead of the last carry.
 
-    def _run_loop(self, step: Any, params: Params, carry: Carry, xs: PyTree) -> tuple[Any, PyTree]:
+    The loop stacks outputs over time, so the states are made its outputs.
+    """
+
+    def _run_loop(self, step: Cell | Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         if not isinstance(step, Cell):
 
             def step_with_carry(params: Params, carry: Carry, x: PyTree) -> StepResult:
@@ -132,7 +165,9 @@ class HistoryRunner(Runner):
         return self._in_time_order(History(carries, saved)), step.output(params, carries)
 
     def _in_time_order(self, states: History) -> History:
-        states = tree.reverse_time(states) if self.reverse else states
+        """Returns the states at the steps of their inputs, with zeros for padding."""
+        if self.reverse:
+            states = tree.reverse_time(states)
         if self.mask is None:
             return states
         return states._replace(saved=tree.zero_unmasked(self.mask, states.saved))
@@ -145,9 +180,12 @@ class _CarryOutput(TransformedCell):
         return carries
 
 
-def zero_carry(cell: Any, params: Params, xs: PyTree, batch: tuple[int, ...]) -> Carry:
+def zero_carry(part: Part, params: Params, xs: PyTree, batch: tuple[int, ...]) -> Carry:
     """Returns the zero state, sharded over an explicit mesh as the rows of the inputs are."""
-    carry = cell.initial_carry(batch, check.float_dtype(params))
+    carry = part.initial_carry(batch, check.float_dtype(params))
     sharding = jax.typeof(jax.tree.leaves(xs)[0]).sharding
+    # Of the axes (T, *batch, features), those of the batch.
     row_sharding = sharding.update(spec=sharding.spec[1 : 1 + len(batch)])
-    return jax.sharding.reshard(carry, row_sharding) if any(row_sharding.spec) else carry
+    if not any(row_sharding.spec):  # without a mesh, or replicated
+        return carry
+    return jax.sharding.reshard(carry, row_sharding)

@@ -1,7 +1,6 @@
 """Runs a cell, a step or a network over a sequence, under any loop."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +72,15 @@ def unroll(
 
     Gradient: that of `loop`. By default it is exact backpropagation through time.
     """
-    runner = Runner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = Runner(
+        loop=loop,
+        mask=mask,
+        fill_value=fill_value,
+        reset=reset,
+        reset_carry=reset_carry,
+        reverse=reverse,
+        key=key,
+    )
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -118,7 +125,15 @@ def history(
 
     Gradient: that of `loop`. Time: one more `advance`, of all steps at once.
     """
-    runner = HistoryRunner(loop, mask, fill_value, reset, reset_carry, reverse, key)
+    runner = HistoryRunner(
+        loop=loop,
+        mask=mask,
+        fill_value=fill_value,
+        reset=reset,
+        reset_carry=reset_carry,
+        reverse=reverse,
+        key=key,
+    )
     return _checked_run(runner, lengths, cell, params, carry, xs)
 
 
@@ -137,18 +152,26 @@ def lengths_to_mask(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
     check.require_integer_array("lengths", lengths)
     check.require_arrays(lengths=lengths)
     if not isinstance(lengths, jax.core.Tracer):
-        outside = sorted({int(n) for n in jax.device_get(lengths).ravel() if not 0 <= n <= steps})
+        values = {int(length) for length in jax.device_get(lengths).ravel()}
+        outside = sorted(length for length in values if not 0 <= length <= steps)
         check.require(not outside, "lengths", outside, f"integers from 0 to T = {steps}")
     lengths = jnp.asarray(lengths).astype(jnp.result_type(int))  # T may exceed the range of int8
     return jax.lax.broadcasted_iota(lengths.dtype, (steps, *lengths.shape), 0) < lengths[None]
 
 
 def _checked_run(
-    runner: Runner, lengths: Any, cell: Any, params: Params, carry: Carry, xs: PyTree
-) -> tuple[Any, PyTree]:
+    runner: Runner,
+    lengths: Array | None,
+    cell: Part | Step,
+    params: Params,
+    carry: Carry | None,
+    xs: PyTree,
+) -> tuple[PyTree, PyTree]:
     """Checks all arguments, then runs the cell.
 
-    Lengths become a mask, padding is filled, and the carry gets its default.
+    Lengths become a mask, padding is filled, and the carry gets its default. The order of the
+    checks matters: each relies on those before it, and the first that fails should name the
+    argument that is wrong.
     """
     check.require_callable("cell", cell, takes=3)
     _check_options(runner)
@@ -157,38 +180,43 @@ def _checked_run(
     steps = check.num_steps(xs)
     check.require_arrays(xs=xs)
     _check_exclusive_options(runner, lengths, cell)
+    # A Part says which axes of its inputs are batch axes; of a plain Step nobody knows.
+    batch: tuple[int, ...] | None = None
     if isinstance(cell, Part):
-        batch: Any = check.batch_shape(check.one_step(xs), cell.num_feature_axes)
+        batch = check.batch_shape(check.one_step(xs), cell.num_feature_axes)
         _check_part(runner, cell, params, carry, xs, batch)
     else:
-        batch = None
         _check_carries_of_plain_step(runner, carry)
     mask = _checked_mask(runner, lengths, steps, batch, carry)
     if mask is not None and batch is None:
         _check_mask_axes(xs, mask.shape)
-    if carry is None:
+    if carry is None and isinstance(cell, Part) and batch is not None:
         carry = zero_carry(cell, params, xs, batch)
     arrays = tree.to_arrays("arguments", (mask, runner.reset, runner.reset_carry, carry))
     mask, reset, reset_carry, carry = arrays
-    xs = xs if mask is None else tree.fill_unmasked(mask, xs, runner.fill_value)
     runner = dataclasses.replace(runner, mask=mask, reset=reset, reset_carry=reset_carry)
-    result, ys = runner(cell, params, carry, xs)
-    return result, ys if mask is None else tree.zero_unmasked(mask, ys)  # (3)
+    if mask is None:
+        return runner(cell, params, carry, xs)
+    # Filled here once for all parts, and by `masked` again for each cell: what a layer computes
+    # from the padding may be NaN.
+    result, ys = runner(cell, params, carry, tree.fill_unmasked(mask, xs, runner.fill_value))
+    return result, tree.zero_unmasked(mask, ys)  # (3)
 
 
 def _check_options(runner: Runner) -> None:
     """Raises an error unless each option has its type."""
-    loop: Any = check.require_callable("loop", runner.loop, takes=4)
+    loop: object = check.require_callable("loop", runner.loop, takes=4)
     expected = "jaxrnn.scan, which takes the parameters too"
     check.require(loop is not jax.lax.scan, "loop", "jax.lax.scan", expected, TypeError)
     check.require_bool("reverse", runner.reverse)
     check.require_finite("fill_value", runner.fill_value)
 
 
-def _check_exclusive_options(runner: Runner, lengths: Any, cell: Any) -> None:
+def _check_exclusive_options(runner: Runner, lengths: Array | None, cell: Part | Step) -> None:
     """Raises an error if one option excludes another, or is not used."""
     is_exclusive = runner.mask is None or lengths is None
     check.require(is_exclusive, "lengths", "both mask and lengths", "one of them")
+    # An option that has no effect is a mistake of the caller.
     is_used = runner.reset is not None or runner.reset_carry is None
     check.require(is_used, "reset_carry", "a carry and no reset", "both")
     if runner.key is not None:
@@ -198,7 +226,12 @@ def _check_exclusive_options(runner: Runner, lengths: Any, cell: Any) -> None:
 
 
 def _check_part(
-    runner: Runner, part: Any, params: Params, carry: Carry, xs: PyTree, batch: tuple[int, ...]
+    runner: Runner,
+    part: Part,
+    params: Params,
+    carry: Carry | None,
+    xs: PyTree,
+    batch: tuple[int, ...],
 ) -> None:
     """Raises an error unless params, xs and carries fit a Cell, a Layer or a Network."""
     if isinstance(part, Cell):
@@ -209,7 +242,8 @@ def _check_part(
             check.require_same_tree(name, argument, like)
     if isinstance(part, Cell) and not part.is_noisy:
         return
-    # Only the parts can check the rest, so they run on shapes first.
+    # Only the parts can check the rest, so they run on shapes first, without the mask and the
+    # resets, which fit any part, and under `scan`, which is the cheapest to trace.
     abstract_runner = Runner(scan, key=runner.key, reverse=runner.reverse)
 
     def run(params: Params, xs: PyTree) -> StepResult:
@@ -218,8 +252,9 @@ def _check_part(
     jax.eval_shape(run, params, xs)
 
 
-def _check_carries_of_plain_step(runner: Runner, carry: Carry) -> None:
+def _check_carries_of_plain_step(runner: Runner, carry: Carry | None) -> None:
     """Raises an error unless a plain Step has the carries that it needs."""
+    # Without resets there is no reset carry to check.
     reset_carry = carry if runner.reset is None else runner.reset_carry
     for name, argument in (("carry", carry), ("reset_carry", reset_carry)):
         expected = "a carry, since a plain Step has no zero state"
@@ -228,11 +263,13 @@ def _check_carries_of_plain_step(runner: Runner, carry: Carry) -> None:
 
 
 def _checked_mask(
-    runner: Runner, lengths: Any, steps: int, batch: tuple[int, ...] | None, carry: Carry
-) -> Any:
-    """Checks mask, lengths and resets, and returns the mask, computed from lengths if there are
-    any.
-    """
+    runner: Runner,
+    lengths: Array | None,
+    steps: int,
+    batch: tuple[int, ...] | None,
+    carry: Carry | None,
+) -> Array | None:
+    """Checks mask, lengths and resets; returns the mask, computed from lengths if there are any."""
     for name, marks in (("mask", runner.mask), ("reset", runner.reset)):
         if marks is not None:
             check.require_bool_sequence(name, marks, steps)

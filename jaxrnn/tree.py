@@ -1,20 +1,35 @@
-"""Helpers for pytrees and time axes."""
+"""Helpers for pytrees and time axes.
+
+In a tree of gradients or cotangents, None in the place of a leaf is zero, or stands for an array
+that has no gradient, such as integers and keys. So a params tree `{"w": float32[3], "n": int32[]}`
+has the gradients `{"w": float32[3], "n": None}`. To JAX, None is a tree without leaves; the
+functions here count it as a leaf.
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
 
 from jaxrnn import check
-from jaxrnn.check import PyTree, is_inexact, one_step, require_same_tree
+from jaxrnn.check import Leaf, PyTree, is_inexact, one_step, require_same_tree
+from jaxrnn.types import Array
 
 
-def _is_none(leaf: Any) -> bool:
+def _is_none(leaf: object) -> bool:
     return leaf is None
+
+
+def have_same_structure(first: PyTree, second: PyTree) -> bool:
+    """Whether two trees have the same structure, for any leaves."""
+    # As objects, since mypy knows of no comparison of structures.
+    first_structure: object = jax.tree.structure(first)
+    second_structure: object = jax.tree.structure(second)
+    return first_structure == second_structure
 
 
 def split_inexact(tree: PyTree) -> tuple[PyTree, PyTree]:
@@ -35,12 +50,14 @@ def merge_inexact(first: PyTree, second: PyTree) -> PyTree:
 def add_sparse(tree: PyTree, sparse: PyTree) -> PyTree:
     """Returns `tree + sparse`, leaf by leaf; None in either counts as zero."""
 
-    def plus(a: Any, b: Any) -> Any:
-        if a is None or b is None:
-            return b if a is None else a
+    def add(a: Leaf | None, b: Leaf | None) -> Leaf | None:
+        if a is None:
+            return b
+        if b is None:
+            return a
         return a + b
 
-    return jax.tree.map(plus, tree, sparse, is_leaf=_is_none)
+    return jax.tree.map(add, tree, sparse, is_leaf=_is_none)
 
 
 def sparse_cotangents(tree: PyTree) -> PyTree:
@@ -50,7 +67,7 @@ def sparse_cotangents(tree: PyTree) -> PyTree:
     used, and a float0 for an integer output.
     """
 
-    def is_zero(ct: Any) -> bool:
+    def is_zero(ct: Leaf) -> bool:
         return isinstance(ct, SymbolicZero) or getattr(ct, "dtype", None) == jax.dtypes.float0
 
     return jax.tree.map(lambda ct: None if is_zero(ct) else ct, tree, is_leaf=is_zero)
@@ -74,10 +91,12 @@ def vjp_inexact(fun: Callable[..., PyTree], *primals: PyTree) -> Callable[[PyTre
     """
     inexact, others = split_inexact(primals)
 
-    def of_inexact(inexact: PyTree) -> PyTree:
-        return split_inexact(fun(*merge_inexact(inexact, others)))[0]
+    def inexact_fun(inexact: PyTree) -> PyTree:
+        values, _ = split_inexact(fun(*merge_inexact(inexact, others)))
+        return values
 
-    return jax.vjp(of_inexact, inexact)[1]
+    _, pullback = jax.vjp(inexact_fun, inexact)
+    return pullback
 
 
 def shift_right(first: PyTree, rest: PyTree) -> PyTree:
@@ -100,37 +119,47 @@ def shift_right(first: PyTree, rest: PyTree) -> PyTree:
 
     Gradient: exact. Memory: one copy.
     """
-    first, rest = to_arrays("first", first), to_arrays("rest", rest)
+    first = to_arrays("first", first)
+    rest = to_arrays("rest", rest)
     if jax.tree.leaves(rest):
         check.num_steps(rest, "rest")
     require_same_tree("first", first, one_step(rest), ", as one step of the rest")
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[: len(b)], first, rest)
+
+    def shift(a: Array, b: Array) -> jax.Array:
+        # Cut after, and not before, so that T = 0 gives no step.
+        return jnp.concatenate([a[None], b])[: len(b)]
+
+    return jax.tree.map(shift, first, rest)
 
 
-def expand_mask(mask: Any, x: Any) -> Any:
-    """Returns the mask with as many axes as x, to be broadcast over the last axes of x."""
-    return jnp.reshape(mask, (*mask.shape, *(1,) * (jnp.ndim(x) - mask.ndim)))
+def expand_mask(mask: Array, x: Leaf) -> Array:
+    """Returns the mask with as many axes as x, to be broadcast over the last axes of x.
+
+    The mask may be any array whose axes are the first axes of x.
+    """
+    num_last_axes = jnp.ndim(x) - mask.ndim
+    return jnp.reshape(mask, (*mask.shape, *(1,) * num_last_axes))
 
 
-def where(mask: Any, tree: PyTree, other: PyTree) -> PyTree:
+def where(mask: Array, tree: PyTree, other: PyTree) -> PyTree:
     """Returns `tree` where the mask is True, else `other`; the mask covers the first axes."""
     chex.assert_trees_all_equal_structs(tree, other)
     return jax.tree.map(lambda a, b: jnp.where(expand_mask(mask, a), a, b), tree, other)
 
 
-def zero_unmasked(mask: Any, tree: PyTree) -> PyTree:
+def zero_unmasked(mask: Array, tree: PyTree) -> PyTree:
     """Returns `tree` where the mask is True, else zeros."""
     return fill_unmasked(mask, tree, 0.0)
 
 
-def fill_unmasked(mask: Any, tree: PyTree, value: float) -> PyTree:
+def fill_unmasked(mask: Array, tree: PyTree, value: float) -> PyTree:
     """Returns `tree` where the mask is True, else `value`.
 
     Keys, and arrays whose first axes are not those of the mask, stay as they are. An integer
     becomes 0 for any `value`, since every vocabulary has the token 0.
     """
 
-    def fill(x: Any) -> Any:
+    def fill(x: Leaf) -> Leaf:
         is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended)
         if is_key or jnp.shape(x)[: mask.ndim] != mask.shape:
             return x
@@ -140,18 +169,20 @@ def fill_unmasked(mask: Any, tree: PyTree, value: float) -> PyTree:
     return jax.tree.map(fill, tree)
 
 
-def leaves_by_name(tree: PyTree) -> dict[str, Any]:
+def leaves_by_name(tree: PyTree) -> dict[str, Leaf]:
     """Returns a dict from the path of each leaf, its keys joined with dots, to the leaf."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
-def is_surely_less(a: Any, b: Any) -> bool:
+def is_surely_less(a: int, b: int) -> bool:
     """Returns whether a < b, for two sizes.
 
     It is False if a size is a symbol that `jax.export` has left open.
     """
-    return not any(map(jax.export.is_symbolic_dim, (a, b))) and bool(a < b)
+    if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b):
+        return False
+    return a < b
 
 
 def slice_time(xs: PyTree, begin: int, end: int | None) -> PyTree:
@@ -185,12 +216,11 @@ def to_arrays(name: str, tree: PyTree) -> PyTree:
     Raises an error for anything else.
     """
     check.require_arrays(**{name: tree})
-    arrays = jax.Array, np.ndarray
-    return jax.tree.map(lambda x: x if isinstance(x, arrays) else jnp.asarray(x), tree)
+    return jax.tree.map(lambda x: x if isinstance(x, Array) else jnp.asarray(x), tree)
 
 
 def checked_arguments(
-    step: Any, params: PyTree, carry: PyTree, xs: PyTree
+    step: Callable[..., object], params: PyTree, carry: PyTree, xs: PyTree
 ) -> tuple[PyTree, PyTree]:
     """Checks the arguments of a loop, and returns params and carry as it needs them.
 
@@ -200,12 +230,12 @@ def checked_arguments(
     """
     carry = to_arrays("carry", carry)
     check.require_step(step, params, carry, xs)
-    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves((params, carry, xs))]
-    axes = frozenset().union(*(t.varying for t in types))
+    leaves = jax.tree.leaves((params, carry, xs))
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in leaves))
     return jax.tree.map(lambda x: to_varying(x, axes), (params, carry))
 
 
-def to_varying(x: Any, axes: frozenset[str]) -> Any:
+def to_varying(x: Leaf, axes: frozenset[str]) -> Leaf:
     """Returns `x` as an array that varies over these mesh axes of a `shard_map`."""
     missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, missing, to="varying") if missing else x
@@ -216,16 +246,21 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
-def cast(tree: PyTree, dtype: Any) -> PyTree:
+def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Casts floating-point arrays to `dtype`, and complex arrays to the same precision.
 
     All other leaves stay unchanged.
     """
 
-    def one(x: Any) -> Any:
+    def cast_leaf(x: Leaf) -> Leaf:
         if not is_inexact(x):
             return x
         is_real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.asarray(x, dtype if is_real else np.result_type(dtype, np.complex64))
+        return jnp.asarray(x, dtype if is_real else complex_dtype(dtype))
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(cast_leaf, tree)
+
+
+def complex_dtype(dtype: DTypeLike) -> np.dtype:
+    """Returns complex128 for float64, and complex64 for narrower ones."""
+    return np.result_type(dtype, np.complex64)

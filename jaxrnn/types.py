@@ -22,7 +22,7 @@ from jaxrnn import check
 from jaxrnn.expression import Expression, name_of
 
 Array = jax.Array | np.ndarray
-Key = Any  # a key of jax.random.key
+Key = jax.Array  # one key of jax.random.key, or a raw key of PRNGKey
 State = Float[Array, "*lead H"]  # hidden states (*batch, H) or (T, *batch, H)
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays (*batch, features)
@@ -55,8 +55,10 @@ def gradient_of(loop: Loop) -> str:
     A loop declares it in its attribute `gradient`. A loop without that attribute is "truncated" if
     it has a `window_start`, and "exact" otherwise.
     """
-    default = "exact" if window_start_of(loop) is None else "truncated"
-    return getattr(loop, "gradient", default)
+    declared: str | None = getattr(loop, "gradient", None)
+    if declared is not None:
+        return declared
+    return "exact" if window_start_of(loop) is None else "truncated"
 
 
 def window_start_of(loop: Loop) -> Callable[[int], int] | None:
@@ -69,7 +71,7 @@ def window_start_of(loop: Loop) -> Callable[[int], int] | None:
     return getattr(loop, "window_start", None)
 
 
-def exact_loop(name: str, loop: Any) -> Any:
+def exact_loop(name: str, loop: Loop) -> Loop:
     """Returns `loop` if it is a Loop whose gradient is exact; raises an error otherwise.
 
     A loop that runs inside another loop must be exact and run on one device. A truncating inner
@@ -90,7 +92,8 @@ def loop_of_part(loop: Loop, index: int) -> Loop:
     A loop that draws random numbers must draw different numbers in each part. It defines the method
     `of_part`, which maps a part's number to its loop. Any other loop runs every part itself.
     """
-    return getattr(loop, "of_part", lambda index: loop)(index)
+    of_part: Callable[[int], Loop] | None = getattr(loop, "of_part", None)
+    return loop if of_part is None else of_part(index)
 
 
 def loop_in_reverse(loop: Loop) -> Loop:
@@ -99,7 +102,8 @@ def loop_in_reverse(loop: Loop) -> Loop:
     A loop that divides the time axis over devices defines the method `in_reverse`, since then the
     last device holds the first steps. Any other loop runs both orders itself.
     """
-    return getattr(loop, "in_reverse", lambda: loop)()
+    in_reverse: Callable[[], Loop] | None = getattr(loop, "in_reverse", None)
+    return loop if in_reverse is None else in_reverse()
 
 
 def time_axis_of(loop: Loop) -> Any:
@@ -110,7 +114,8 @@ def time_axis_of(loop: Loop) -> Any:
 class LoopAround:
     """A loop that calls `run(loop, step, params, carry, xs)`.
 
-    In a network, each part gets its own inner loop.
+    In a network, each part gets its own inner loop. What the inner loop declares about itself, such
+    as the kind of its gradient, the wrapper declares too.
     """
 
     def __init__(self, loop: Loop, run: Callable[..., StepResult]) -> None:
@@ -174,7 +179,7 @@ class Part(Expression, abc.ABC):
         A part with several feature axes, such as `conv_lstm`, overrides it; the last axis is
         `input_size`.
         """
-        return (input_size,) * self.num_feature_axes
+        return (input_size,) * self.num_feature_axes  # one axis, or none for tokens
 
     @property
     def is_noisy(self) -> bool:
@@ -205,10 +210,10 @@ class Residuals(NamedTuple):
         saved: the second output of `advance`.
     """
 
-    previous_carry: Any
-    z: Any
-    carry: Any
-    saved: Any
+    previous_carry: Carry
+    z: PyTree
+    carry: Carry
+    saved: PyTree
 
 
 class Cell(Part):
@@ -270,12 +275,13 @@ class Cell(Part):
 
         Raises a TypeError if it defines only one of them.
         """
+        # Of the class, not of the object: `Cell` itself has both methods, which raise an error.
         cls = type(self)
         has_adjoint = cls.adjoint is not Cell.adjoint
         has_gradients = cls.gradients is not Cell.gradients
         got = "adjoint without gradients" if has_adjoint else "gradients without adjoint"
-        fits = has_adjoint == has_gradients
-        check.require(fits, cls.__name__, got, "both of them, or neither", TypeError)
+        has_both_or_neither = has_adjoint == has_gradients
+        check.require(has_both_or_neither, cls.__name__, got, "both of them, or neither", TypeError)
         return has_adjoint
 
     def __call__(self, params: Params, carry: Carry, x: PyTree) -> StepResult:
@@ -287,7 +293,8 @@ class Cell(Part):
         """
         check.require_arrays(params=params, carry=carry, xs=x)
         jax.eval_shape(self.project, params, x)  # raises before any computation
-        check.require_carry(self, params, carry, check.batch_shape(x, self.num_feature_axes))
+        batch = check.batch_shape(x, self.num_feature_axes)
+        check.require_carry(self.initial_carry, params, carry, batch)
         result = self.advance(self.prepare(params), carry, self.project(params, x))
         carry, _ = check.require_pair("advance", result)
         return carry, self.output(params, carry)

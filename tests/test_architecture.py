@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("types", "expression", "tree", "check", "version"), 0),
     **dict.fromkeys(("cells", "loops", "transforms", "layers"), 1),
     **dict.fromkeys(("runner", "sequence", "networks", "losses"), 2),
-    **dict.fromkeys(("certify", "certify_all", "reference_loop"), 2),
+    **dict.fromkeys(("certificate", "certify", "certify_all", "reference_loop"), 2),
     **dict.fromkeys(("training", "memory", "diagnostics", "interop", "online"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

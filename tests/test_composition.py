@@ -256,6 +256,8 @@ def test_optax_takes_the_params_of_a_network(name):
 
 # One of each kind: by JAX, hand-written, that truncates, and that runs anew.
 ALIKE = ("scan", "bptt", "truncated:2:5", "checkpointed:3")
+# A kernel runs on each device by itself, so it needs a `shard_map`.
+KERNELS = {"fused": jaxrnn.fused(interpret=True)}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +271,8 @@ def over_devices():
 @pytest.mark.parametrize("way", ["rows", "features", "explicit", "shard_map"])
 def test_over_eight_devices_the_gradient_is_the_same(over_devices, way):
     errors = over_devices[way]
-    assert errors.keys() >= ({"bptt"} if way == "features" else {*ALIKE})
+    loops = {"features": ("bptt",), "shard_map": (*ALIKE, *KERNELS)}
+    assert errors.keys() >= {*loops.get(way, ALIKE)}
     assert max(errors.values()) < EXACT
 
 
@@ -278,6 +281,11 @@ def test_inputs_on_another_device_are_refused(over_devices):
     said = over_devices["elsewhere"]
     assert said.keys() == {*ALIKE}
     assert all(re.fullmatch(message, text) for text in said.values()), said
+
+
+def test_a_kernel_is_not_divided_by_itself(over_devices):
+    said = over_devices["kernels"]
+    assert said.startswith("loop: got fused() of arrays split by P('d', None), expected jaxrnn.")
 
 
 def over_rows(loop, inner, params, xs, mask):
@@ -321,11 +329,12 @@ def main():
     inner = jaxrnn.stacked(jaxrnn.bidirectional(CELLS["gru"](I)), CELLS["lstm"](I))
     net = inner.init(jax.random.key(0), I, jnp.float64)
     params = net, {name: jnp.asarray(draws.standard_normal((I, I))) for name in ("x", "h")}
-    for name in ALIKE:
-        loop = LOOPS[name]
+    for name in (*ALIKE, *KERNELS):
+        loop = (LOOPS | KERNELS)[name]
         gradients = jax.jit(jax.grad(functools.partial(over_rows, loop, inner), argnums=(0, 1)))
         wanted = jax.device_get(gradients(params, xs, mask))
-        for way, mesh in (("rows", automatic), ("explicit", explicit)):
+        ways = () if name in KERNELS else (("rows", automatic), ("explicit", explicit))
+        for way, mesh in ways:
             args = put(mesh, params, shared), put(mesh, xs, rows), put(mesh, mask, rows)
             with jax.set_mesh(mesh):
                 compare(way, name, gradients(*args), wanted)
@@ -349,6 +358,10 @@ def main():
     with jax.set_mesh(explicit):
         got = gradients(put(explicit, params, shared), put(explicit, xs, rows))
     compare("explicit", "zoneout", got, wanted)
+    with jax.set_mesh(explicit):
+        cell, params, xs = problem("gru")
+        args = put(explicit, params, shared), put(explicit, xs, rows)
+        errors["kernels"] = refusal(cell, *args, KERNELS["fused"])
     errors["elsewhere"] = {name: elsewhere(LOOPS[name]) for name in ALIKE}
     print(json.dumps(errors))
 
@@ -358,6 +371,11 @@ def elsewhere(loop):
     cell, params, xs = problem("gru")
     first, second, *_ = jax.devices()
     params, xs = jax.device_put(params, first), jax.device_put(xs, second)
+    return refusal(cell, params, xs, loop)
+
+
+def refusal(cell, params, xs, loop):
+    """The message of a ValueError."""
     try:
         return str(jaxrnn.unroll(cell, params, xs, loop=loop))
     except ValueError as error:

@@ -24,6 +24,7 @@ from jaxrnn import tree
 
 LOOPS = dict(jaxrnn.LOOPS)
 CUDNN = {"bptt": jaxrnn.bptt, "cudnn": jaxrnn.cudnn()}
+FUSED = {"bptt": jaxrnn.bptt, "fused": jaxrnn.fused()}
 # The limit of an error is a factor times the error of `scan`, plus some roundings, and at most the
 # ceiling. The limit of the error of `scan` is the ceiling.
 FACTOR, ROUNDINGS = 2.0, 8
@@ -87,7 +88,12 @@ def cases(dry: bool) -> list[list[Case]]:
     by_cudnn = Case("lstm, cudnn", lstm, shape, CUDNN, dtypes=("float32",))
     padded = by_cudnn._replace(name="lstm, cudnn, lengths", with_lengths=True)
     of_cudnn = [by_cudnn, padded] if jax.default_backend() == "gpu" else []
-    return [[every_loop, *large, *of_cudnn], cells[:8], [*cells[8:], *networks]]
+    by_fused = [
+        Case(f"{make.__name__}, fused", make(hidden), shape, FUSED, with_mask_and_resets=True)
+        for make in (jaxrnn.elman, jaxrnn.gru, jaxrnn.lstm)
+    ]
+    of_fused = by_fused if jax.default_backend() in ("gpu", "tpu") else []
+    return [[every_loop, *large], [*of_fused, *of_cudnn], cells[:8], [*cells[8:], *networks]]
 
 
 def measure(run: Run) -> None:

@@ -25,7 +25,7 @@ from benchmarks.accelerator import compiler, sides, speed
 from benchmarks.accelerator.run import BrokenDevice, Run
 
 CELLS = ("gru", "lstm")
-SIDES = ("scan", "bptt", "bptt, command buffers", *(n for n in sides.SIDES if n in sides.JOINING))
+SIDES = ("scan", "bptt", "bptt, command buffers", "fused")
 LARGEST = 12  # kernels that are reported by name
 SLOWDOWN = 1.2  # the largest ratio of the times of a call after and before a trace
 CHILD_SECONDS = 90

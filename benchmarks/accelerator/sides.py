@@ -1,8 +1,8 @@
 """The sides that are timed: our loops, `lax.scan`, Flax, cuDNN's LSTM, and PyTorch.
 
-`scan` is `lax.scan` with a plain step. The loops for the Cell follow, then both with command
-buffers, which launch a whole loop as one CUDA graph. `cudnn` is our loop, and "cudnn's lstm" the
-function that it calls, with batch-major inputs, which need no transposition.
+`scan` is `lax.scan` with a plain step. The loops for the Cell follow, then `scan` and `bptt` with
+command buffers, which launch a whole loop as one CUDA graph. `cudnn` is our loop, and "cudnn's
+lstm" the function that it calls, with batch-major inputs, which need no transposition.
 """
 
 import functools
@@ -24,9 +24,6 @@ from benchmarks.problems import Problem, Program, Shape, make_problem, mean_squa
 CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE"
 COMMAND_BUFFERS = {"xla_gpu_enable_command_buffer": CAPTURED, "xla_gpu_graph_min_graph_size": 1}
 COMMAND_BUFFER_FLAGS = "--xla_gpu_enable_command_buffer=+WHILE --xla_gpu_graph_min_graph_size=1"
-
-# Names of loops, before a colon, that are measured too as soon as LOOPS has them.
-JOINING = ("fused",)
 
 
 class Absent(RuntimeError):
@@ -124,6 +121,12 @@ def _flax(task: Task) -> Job:
     return job(task, flax.run, params)
 
 
+def _fused_loop(task: Task) -> Job:
+    if jax.default_backend() not in ("gpu", "tpu"):
+        raise Absent("only a GPU and a TPU have kernels")
+    return _loop(task, jaxrnn.fused())
+
+
 def _require_cudnn(task: Task) -> None:
     if task.problem.cell_name != "lstm":
         raise Absent("jax.experimental.rnn has only the LSTM")
@@ -165,11 +168,7 @@ def _cudnn_lstm(task: Task) -> Job:
 SIDES: dict[str, Callable[[Task], Job]] = {
     "scan": _scan,
     "bptt": lambda task: _loop(task, jaxrnn.bptt),
-    **{
-        name: functools.partial(_loop, loop=loop)
-        for name, loop in jaxrnn.LOOPS
-        if name.split(":")[0] in JOINING
-    },
+    "fused": _fused_loop,
     "scan, command buffers": lambda task: _with_command_buffers(task, _scan),
     "bptt, command buffers": lambda task: _with_command_buffers(
         task, functools.partial(_loop, loop=jaxrnn.bptt)

@@ -27,8 +27,8 @@ from jaxrnn.cells.slstm import SLSTMCarry as SLSTMCarry, slstm as slstm
 
 
 def _num_heads(hidden_size: int) -> int:
-    """Returns 2, or 1 if the hidden size is odd."""
-    return 2 - hidden_size % 2
+    """Returns 2, or 1 if the hidden size is odd, since heads are of equal size."""
+    return 2 if hidden_size % 2 == 0 else 1
 
 
 # Pairs of a name and a constructor `hidden_size -> Cell`, one for each variant that has its own

@@ -1,8 +1,7 @@
 """The closed-form continuous-time network of Hasani et al. (2022)."""
 
 import dataclasses
-from collections import namedtuple
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,15 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import kernels
+from jaxrnn.cells.kernels import Matrix, RecurrentKernel, Vector
 from jaxrnn.cells.orthogonal import orthogonal
 from jaxrnn.cells.wide import WideCell
 from jaxrnn.types import Array, Key, Params, Residuals, State
 
+Time = Float[Array, "*lead"]
 # LeCun's tanh, A tanh(S p), with the constants of the authors' code.
-A, S = 1.7159, 0.666
+A = 1.7159
+S = 0.666
 
 
 class TimedInputs(NamedTuple):
@@ -32,20 +34,38 @@ class TimedInputs(NamedTuple):
     dt: Array
 
 
-class CfCInputs(namedtuple("CfCInputs", "x dt")):
-    """The contribution of the input `(*lead, U)`, and the time `(*lead)` or None."""
+class CfCInputs(NamedTuple):
+    """The contribution of the input, and the time, which is None if no times are given."""
+
+    x: Float[Array, "*lead U"]
+    dt: Time | None
 
 
-class CfCValues(namedtuple("CfCValues", "t f g tau rate")):
-    """The backbone's tanh `(*batch, U)`, and f, g, τ, a of the heads, each `(*batch, H)`."""
+class CfCValues(NamedTuple):
+    """The backbone's tanh t, and f, g, τ, a of the heads; `rate` is a."""
+
+    t: Float[Array, "*lead U"]
+    f: State
+    g: State
+    tau: State
+    rate: State
 
 
-class CfCDeltas(namedtuple("CfCDeltas", "s heads dt")):
+class CfCDeltas(NamedTuple):
     """The cotangents of the backbone's and of the heads' pre-activations, and of the time."""
 
+    s: Float[Array, "*lead U"]
+    heads: Float[Array, "*lead 4H"]
+    dt: Time | None
 
-class CfCWeights(namedtuple("CfCWeights", "w_h w_o w_o_t b_o")):
+
+class CfCWeights(NamedTuple):
     """The recurrent kernel, the kernel of the heads with its transpose, and their bias."""
+
+    w_h: RecurrentKernel
+    w_o: Matrix
+    w_o_t: Matrix
+    b_o: Vector
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,16 +117,24 @@ class cfc(WideCell):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of each parameter; None stands for any size."""
-        size, backbone = self.hidden_size, self.backbone_size
-        shapes = {"w_x": (None, backbone), "w_h": (size, backbone), "b": (backbone,)}
-        return shapes | {"w_o": (backbone, 4 * size), "b_o": (4 * size,)}
+        size = self.hidden_size
+        backbone = self.backbone_size
+        return {
+            "w_x": (None, backbone),
+            "w_h": (size, backbone),
+            "b": (backbone,),
+            "w_o": (backbone, 4 * size),
+            "b_o": (4 * size,),
+        }
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
-        wide, size = kernels.at_least_float32(dtype), self.hidden_size
-        backbone = int(self.backbone_size or size)
+        assert self.backbone_size is not None  # set in __post_init__
+        wide = kernels.at_least_float32(dtype)
+        size = self.hidden_size
+        backbone = self.backbone_size
         key_x, key_h, key_o = jax.random.split(key, 3)
         lecun_normal = jax.nn.initializers.lecun_normal()
         params = {
@@ -116,7 +144,7 @@ class cfc(WideCell):
             "w_o": lecun_normal(key_o, (backbone, 4 * size), wide),
             "b_o": jnp.zeros(4 * size, wide),
         }
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -130,7 +158,9 @@ class cfc(WideCell):
 
     def project(self, params: Params, xs: Array | TimedInputs) -> CfCInputs:
         """Returns z = x W_x + b, and the time."""
-        xs, dt = xs if isinstance(xs, TimedInputs) else (xs, None)
+        dt = None
+        if isinstance(xs, TimedInputs):
+            xs, dt = xs
         self._check_inputs(params, xs)
         dtype = params["w_x"].dtype
         if dt is not None:
@@ -148,10 +178,11 @@ class cfc(WideCell):
         return CfCWeights(w_h, w_o, w_o.T, params["b_o"])
 
     def _advance(self, w: CfCWeights, carry: State, z: CfCInputs) -> tuple[State, CfCValues]:
-        t = tanh(S * (z.x + kernels.recurrent_product(carry, w.w_h)))
-        heads = kernels.add_bias(kernels.dot(A * t, w.w_o), w.b_o)  # (CF1)
+        t = tanh(S * (z.x + kernels.recurrent_product(carry, w.w_h)))  # (CF1)
+        heads = kernels.add_bias(kernels.dot(A * t, w.w_o), w.b_o)
         p_f, p_g, rate, offset = kernels.split_gates(heads, 4)  # (CF2)
-        f, g = tanh(p_f), tanh(p_g)
+        f = tanh(p_f)
+        g = tanh(p_g)
         tau = sigmoid(_times(rate, z.dt) + offset)  # (CF3)
         return f + tau * (g - f), CfCValues(t, f, g, tau, rate)  # (CF4)
 
@@ -165,7 +196,9 @@ class cfc(WideCell):
         delta_g = d_carry * tau * (1 - g * g)  # (CF6)
         delta_heads = kernels.join_gates(delta_f, delta_g, _times(delta_c, dt), delta_c)
         delta_s = kernels.dot(delta_heads, w.w_o_t) * A * S * (1 - t * t)  # (CF7)
-        d_dt = None if dt is None else jnp.sum(delta_c * rate, axis=-1)
+        d_dt = None
+        if dt is not None:
+            d_dt = jnp.sum(delta_c * rate, axis=-1)
         d_h_tm1 = kernels.recurrent_product_adjoint(delta_s, w.w_h)  # (CF8)
         return d_h_tm1, CfCDeltas(delta_s, delta_heads, d_dt)
 
@@ -175,9 +208,10 @@ class cfc(WideCell):
         d_w_h = kernels.recurrent_kernel_gradient(residuals.previous_carry, deltas.s, w.w_h)
         d_w_o = kernels.kernel_gradient(A * residuals.saved.t, deltas.heads, w.w_o)
         d_b_o = kernels.bias_gradient(deltas.heads)
-        return CfCWeights(d_w_h, d_w_o, None, d_b_o), CfCInputs(deltas.s, deltas.dt)  # (CF9)
+        d_w = CfCWeights(d_w_h, d_w_o, kernels.NO_GRADIENT, d_b_o)
+        return d_w, CfCInputs(deltas.s, deltas.dt)  # (CF9)
 
 
-def _times(x: State, dt: Float[Array, "*lead"] | None) -> Any:
+def _times(x: State, dt: Time | None) -> State:
     """Returns x dt; x itself if there are no times, which means dt = 1."""
     return x if dt is None else x * dt[..., None]

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections import namedtuple
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxrnn.cells.lstm import (
     LSTMCarry,
     LSTMCell,
     LSTMGates,
+    output_adjoint,
     update_memory,
     update_memory_adjoint,
 )
@@ -29,8 +29,11 @@ Image = Float[Array, "..."]  # (*lead, *spatial, channels)
 ConvKernel = Float[Array, "..."]  # (*window, channels in, channels out)
 
 
-class RecurrentConvKernel(namedtuple("RecurrentConvKernel", "w w_t")):
-    """A recurrent kernel, and the kernel of the transposed convolution; None in a gradient."""
+class RecurrentConvKernel(NamedTuple):
+    """A recurrent kernel, and the kernel of the transposed convolution."""
+
+    w: ConvKernel
+    w_t: ConvKernel
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -102,26 +105,40 @@ class conv_lstm(LSTMCell):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of each parameter; None stands for any size."""
-        window, width = self._window, 4 * self.hidden_size
-        w_h = (*window, self.hidden_size, width)
-        return {"w_x": (*window, None, width), "w_h": w_h, "b": (width,)}
+        width = 4 * self.hidden_size
+        return {
+            "w_x": (*self._window, None, width),
+            "w_h": (*self._window, self.hidden_size, width),
+            "b": (width,),
+        }
 
     @property
     def _window(self) -> tuple[int, ...]:
+        """The pixels along each spatial axis."""
         return (self.kernel_size,) * len(self.spatial_shape)
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
-        wide, size, window = kernels.at_least_float32(dtype), self.hidden_size, self._window
+        wide = kernels.at_least_float32(dtype)
+        size = self.hidden_size
+        window = self._window
         key_x, *keys_h = jax.random.split(key, 5)
         w_x = jax.nn.initializers.lecun_normal()(key_x, (*window, input_size, 4 * size), wide)
-        rows = (math.prod(window) * size, size)
-        gates = [orthogonal(key_h, rows, wide).reshape(*window, size, size) for key_h in keys_h]
+        # A convolution multiplies each window, as one row of numbers, by this matrix.
+        matrix_shape = (math.prod(window) * size, size)
+        gate_kernels = []
+        for key_h in keys_h:
+            matrix = orthogonal(key_h, matrix_shape, wide)
+            gate_kernels.append(matrix.reshape(*window, size, size))
         biases = [jnp.full(size, bias, wide) for bias in self.gate_biases]
-        params = {"w_x": w_x, "w_h": kernels.join_gates(*gates), "b": jnp.concatenate(biases)}
-        return {name: p.astype(dtype) for name, p in params.items()}
+        params = {
+            "w_x": w_x,
+            "w_h": kernels.join_gates(*gate_kernels),
+            "b": jnp.concatenate(biases),
+        }
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -129,7 +146,8 @@ class conv_lstm(LSTMCell):
         """Returns the zero state; c is float32 at least, since it is a sum over all time."""
         features = self.feature_shape(self.hidden_size)
         h = kernels.zeros(features, batch_shape, dtype)
-        return LSTMCarry(h, kernels.zeros(features, batch_shape, kernels.at_least_float32(dtype)))
+        c = kernels.zeros(features, batch_shape, kernels.at_least_float32(dtype))
+        return LSTMCarry(h, c)
 
     def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
         """Checks params and xs, and returns (V1), one array for each gate."""
@@ -155,25 +173,26 @@ class conv_lstm(LSTMCell):
     def _adjoint(
         self, w: RecurrentConvKernel, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LSTMGates]:
-        f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m)
-        delta_o = d_carry.h * m * o * (1 - o)  # (V5)
+        d_c, delta_o = output_adjoint(residuals, d_carry)  # (V5)
         delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)  # (V6)
         d_h_tm1 = _convolve(kernels.join_gates(*delta), w.w_t, transposed=True)
-        return LSTMCarry(d_h_tm1, d_c * f), delta  # (V7)
+        return LSTMCarry(d_h_tm1, d_c * residuals.saved.f), delta  # (V7)
 
     def _gradients(
         self, w: RecurrentConvKernel, residuals: Residuals, deltas: LSTMGates
     ) -> tuple[RecurrentConvKernel, GateInputs]:
-        hs_tm1, joined = residuals.previous_carry.h, kernels.join_gates(*deltas)
-        narrow = joined.astype(w.w.dtype).astype(joined.dtype)
+        hs_tm1 = residuals.previous_carry.h
+        joined = kernels.join_gates(*deltas)
+        # Rounded to the dtype of the kernel, as `kernels.kernel_gradient` does, but summed wide.
+        rounded = joined.astype(w.w.dtype).astype(joined.dtype)
         like = jax.ShapeDtypeStruct(w.w.shape, joined.dtype)
-        # A convolution is linear in its kernel.
+        # A convolution is linear in its kernel, so the gradient is the transposed map of δ.
         pullback = jax.linear_transpose(lambda kernel: _convolve(hs_tm1, kernel), like)
-        (d_w,) = pullback(narrow)
-        return RecurrentConvKernel(d_w, None), GateInputs(deltas)  # (V8)
+        (d_w,) = pullback(rounded)
+        return RecurrentConvKernel(d_w, kernels.NO_GRADIENT), GateInputs(deltas)  # (V8)
 
     def _check_inputs(self, params: Params, xs: Array) -> None:
+        """Raises an error unless params and images fit."""
         check.require_params("conv_lstm", params, self.parameter_shapes)
         check.require_features("xs", "conv_lstm", xs, size=params["w_x"].shape[-2])
         spatial = xs.shape[-self.num_feature_axes : -1]
@@ -181,26 +200,30 @@ class conv_lstm(LSTMCell):
         check.require(spatial == self.spatial_shape, "xs", xs, expected)
 
 
-def _convolve(images: Image, kernel: ConvKernel, *, transposed: bool = False) -> Any:
+def _convolve(images: Image, kernel: ConvKernel, *, transposed: bool = False) -> Image:
     """Returns the convolution of images with any leading axes, padded to keep their size.
 
     Factors are in the dtype of the kernel, sums and result in the dtype of the images. A window of
     even size reaches one pixel further to the right, or to the left if the convolution is a
     transposed one.
     """
-    spatial = kernel.ndim - 2
-    narrow = jnp.asarray(images, kernel.dtype).astype(images.dtype)
-    flat = jnp.reshape(
-        narrow, (math.prod(images.shape[: -spatial - 1]), *images.shape[-spatial - 1 :])
-    )
-    ends = [((size - 1) // 2, size // 2) for size in kernel.shape[:spatial]]
-    letters = "XYZ"[:spatial]
+    num_spatial = kernel.ndim - 2
+    lead = images.shape[: -num_spatial - 1]
+    image_shape = images.shape[-num_spatial - 1 :]
+    # Narrow factors and wide sums: the factors are rounded to the narrow dtype, and multiplied in
+    # the wide one.
+    rounded = jnp.asarray(images, kernel.dtype).astype(images.dtype)
+    flat = jnp.reshape(rounded, (math.prod(lead), *image_shape))
+    padding = [((size - 1) // 2, size // 2) for size in kernel.shape[:num_spatial]]
+    if transposed:
+        # The mirrored window of even size reaches further on the other side.
+        padding = [(right, left) for left, right in padding]
+    letters = "XYZ"[:num_spatial]
     result = lax.conv_general_dilated(
         flat,
         jnp.asarray(kernel, images.dtype),
-        window_strides=(1,) * spatial,
-        padding=[end[::-1] if transposed else end for end in ends],
+        window_strides=(1,) * num_spatial,
+        padding=padding,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
     )
-    lead = images.shape[: -spatial - 1]
     return jnp.reshape(result, (*lead, *result.shape[1:]))

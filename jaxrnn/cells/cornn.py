@@ -83,7 +83,8 @@ class cornn(GatedCell):
         """Returns oscillators at rest; float32 at least, since both are sums over all time."""
         wide = kernels.at_least_float32(dtype)
         # Two arrays, since a donated carry must not be donated twice.
-        y, v = (kernels.zeros(self.hidden_size, batch_shape, wide) for _ in "yv")
+        y = kernels.zeros(self.hidden_size, batch_shape, wide)
+        v = kernels.zeros(self.hidden_size, batch_shape, wide)
         return CoRNNCarry(y, v)
 
     def project(self, params: Params, xs: Array) -> State:
@@ -99,6 +100,7 @@ class cornn(GatedCell):
         y, v = carry
         f = tanh(z + kernels.recurrent_product(kernels.join_gates(y, v), w))  # (O1)
         v = v + self.dt * (f - self.gamma * y - self.epsilon * v)  # (O2)
+        # y moves with the new v, and not with the old one as in the explicit Euler method.
         return CoRNNCarry(y + self.dt * v, v), f  # (O3)
 
     def _adjoint(

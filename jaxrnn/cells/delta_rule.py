@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxrnn import check
 from jaxrnn.cells import heads, kernels
-from jaxrnn.cells.wide import WideCell
+from jaxrnn.cells.matrix_memory import MatrixMemoryCell
 from jaxrnn.types import Array, Key, Params, Residuals, State
 
 # Added to a squared norm, as in the authors' code, so that a key of zeros has a slope.
@@ -37,11 +37,12 @@ class DeltaRuleInputs(namedtuple("DeltaRuleInputs", "q k v log_decay beta")):
     """The projections of an input, or their cotangents.
 
     Query and key are `(*lead, N, K)`, the value is `(*lead, N, V)`, log α and β are `(*lead, N)`.
+    It also serves for the number of columns of each.
     """
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class delta_rule(WideCell):
+class delta_rule(MatrixMemoryCell):
     """The gated delta rule: a matrix memory that replaces the value of a key instead of adding.
 
     For each head, with row vectors q, k of K and v of V numbers,
@@ -83,27 +84,22 @@ class delta_rule(WideCell):
     rule", ICLR 2025; arXiv:2412.06464, eq. (10).
     """
 
-    num_heads: int = dataclasses.field(default=1, kw_only=True)
-    key_size: int | None = dataclasses.field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        heads.require_num_heads(self.num_heads, self.hidden_size)
-        if self.key_size is None:
-            self.replace_fields(key_size=self.hidden_size // self.num_heads)
-        check.require_int("key_size", self.key_size, least=1)
-
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of each parameter; None stands for any size."""
-        width = sum(self._widths)
-        return {"w_x": (None, width), "b": (width,), "a_log": (self.num_heads,)}
+        return {**super().parameter_shapes, "a_log": (self.num_heads,)}
 
     @property
-    def _widths(self) -> tuple[int, ...]:
-        """The number of columns of each projection."""
-        keys = self.num_heads * int(self.key_size or 0)
-        return keys, keys, self.hidden_size, self.num_heads, self.num_heads
+    def _widths(self) -> DeltaRuleInputs:
+        """The number of columns of each projection; `log_decay` and `beta` stand for α̃ and β̃."""
+        keys = math.prod(self._key_shape)
+        return DeltaRuleInputs(
+            q=keys,
+            k=keys,
+            v=self.hidden_size,
+            log_decay=self.num_heads,
+            beta=self.num_heads,
+        )
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
@@ -114,20 +110,20 @@ class delta_rule(WideCell):
         zeros = [jnp.zeros(width, wide) for width in self._widths]
         shape = (self.num_heads,)
         log_step = jax.random.uniform(key_b, shape, wide, math.log(1e-3), math.log(0.1))
-        zeros[3] = kernels.inverse_softplus(jnp.exp(log_step))
+        # Of a time step Δ = softplus(b) and a rate -exp(a_log): α = exp(-exp(a_log) Δ) as in Mamba.
+        decay_biases = kernels.inverse_softplus(jnp.exp(log_step))
+        biases = DeltaRuleInputs(*zeros)._replace(log_decay=decay_biases)
         w_x = jax.nn.initializers.lecun_normal()(key_x, (input_size, sum(self._widths)), wide)
         a_log = jnp.log(jax.random.uniform(key_a, shape, wide, 1.0, 16.0))
-        params = {"w_x": w_x, "b": jnp.concatenate(zeros), "a_log": a_log}
-        return {name: p.astype(dtype) for name, p in params.items()}
+        params = {"w_x": w_x, "b": jnp.concatenate(biases), "a_log": a_log}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> DeltaRuleCarry:
         """Returns the zero state; s is float32 at least, since it is a sum over time."""
-        n, keys, values = self.num_heads, int(self.key_size or 0), self.hidden_size
-        h = kernels.zeros(values, batch_shape, dtype)
-        wide = kernels.at_least_float32(dtype)
-        return DeltaRuleCarry(h, kernels.zeros((n, keys, values // n), batch_shape, wide))
+        h = kernels.zeros(self.hidden_size, batch_shape, dtype)
+        return DeltaRuleCarry(h, self._zero_memory(batch_shape, dtype))
 
     def project(self, params: Params, xs: Array) -> DeltaRuleInputs:
         """Returns (DR1) and (DR2)."""
@@ -137,10 +133,6 @@ class delta_rule(WideCell):
         log_decay = -kernels.scale(softplus(x_a), jnp.exp(params["a_log"]))
         return DeltaRuleInputs(_unit_vector(q), _unit_vector(k), v, log_decay, sigmoid(x_b))
 
-    def prepare(self, params: Params) -> None:
-        """Returns None, since the loop reads no parameters."""
-        return
-
     def output(self, params: Params, carries: DeltaRuleCarry) -> State:
         """Returns h."""
         return check.require_instance("carry", carries, DeltaRuleCarry).h
@@ -149,7 +141,7 @@ class delta_rule(WideCell):
         self, w: None, carry: DeltaRuleCarry, z: DeltaRuleInputs
     ) -> tuple[DeltaRuleCarry, Float[Array, "*lead N V"]]:
         alpha, beta = _gates(z)
-        kept = alpha[..., None] * carry.s
+        kept = alpha[..., None] * carry.s  # α S_{t-1}, of which (DR3) and (DR4) are functions
         error = z.v - heads.vector_matrix(z.k, kept)  # (DR3)
         s = kept + heads.outer(z.k, beta * error)  # (DR4)
         return DeltaRuleCarry(heads.join_heads(heads.vector_matrix(z.q, s)), s), error  # (DR5)
@@ -162,21 +154,18 @@ class delta_rule(WideCell):
         d_h = heads.split_heads(d_carry.h, self.num_heads)
         d_s = d_carry.s + heads.outer(z.q, d_h)
         delta_q = heads.matrix_vector(s, d_h)  # (DR6)
-        d_written = heads.vector_matrix(z.k, d_s)
+        d_written = heads.vector_matrix(z.k, d_s)  # k M_t, the cotangent of β e
         d_error = beta * d_written
         delta_beta = heads.inner(d_written, error)  # (DR7)
         d_read = heads.matrix_vector(s_tm1, d_error)
         delta_k = beta * heads.matrix_vector(d_s, error) - alpha * d_read  # (DR8)
-        d_kept = d_s - heads.outer(z.k, d_error)
+        d_kept = d_s - heads.outer(z.k, d_error)  # K, the cotangent of α S_{t-1}
         d_s_tm1 = alpha[..., None] * d_kept  # (DR9)
         delta_log_decay = alpha[..., 0] * jnp.sum(d_kept * s_tm1, axis=(-2, -1))  # (DR10)
+        # e = v - …, so the cotangent of v is that of e.
         delta = DeltaRuleInputs(delta_q, delta_k, d_error, delta_log_decay, delta_beta)
-        return DeltaRuleCarry(jnp.zeros_like(d_carry.h), d_s_tm1), delta
-
-    def _gradients(
-        self, w: None, residuals: Residuals, deltas: DeltaRuleInputs
-    ) -> tuple[None, DeltaRuleInputs]:
-        return None, deltas
+        no_gradient = jnp.zeros_like(d_carry.h)  # no step reads h_{t-1}
+        return DeltaRuleCarry(no_gradient, d_s_tm1), delta
 
 
 def _gates(z: DeltaRuleInputs) -> tuple[Float[Array, "*lead N 1"], Float[Array, "*lead N 1"]]:

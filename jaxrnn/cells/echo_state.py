@@ -1,7 +1,7 @@
 """The echo state network of Jaeger (2001), a reservoir that does not learn."""
 
 import dataclasses
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +86,11 @@ class echo_state(GatedCell):
         """Draws the parameters, which no training changes."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
-        wide, size, bound = kernels.at_least_float32(dtype), self.hidden_size, self.input_scale
+        wide = kernels.at_least_float32(dtype)
+        size = self.hidden_size
+        bound = self.input_scale
         key_x, key_b, key_h, key_mask = jax.random.split(key, 4)
+        # Drawn with any scale, since the division by the radius removes it.
         w_h = jax.random.uniform(key_h, (size, size), wide, -1, 1)
         w_h = jnp.where(jax.random.bernoulli(key_mask, self.density, w_h.shape), w_h, 0)
         radius = spectral_radius(w_h)
@@ -96,11 +99,12 @@ class echo_state(GatedCell):
             "w_h": w_h * jnp.where(radius > 0, self.spectral_radius / radius, 1),
             "b": jax.random.uniform(key_b, (size,), wide, -bound, bound),
         }
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def project(self, params: Params, xs: Array) -> State:
         """Returns z = x W_x + b."""
-        return self.project_gates(jax.tree.map(lax.stop_gradient, params), xs)[0]  # (ES1)
+        fixed_params = jax.tree.map(lax.stop_gradient, params)
+        return self.project_gates(fixed_params, xs)[0]  # (ES1)
 
     def prepare(self, params: Params) -> RecurrentKernel:
         """Returns the recurrent kernel with its transpose, without a gradient."""
@@ -121,10 +125,24 @@ class echo_state(GatedCell):
     def _gradients(
         self, w: RecurrentKernel, residuals: Residuals, deltas: State
     ) -> tuple[RecurrentKernel, State]:
-        return RecurrentKernel(None, None), deltas  # (ES6)
+        return RecurrentKernel(kernels.NO_GRADIENT, kernels.NO_GRADIENT), deltas  # (ES6)
 
 
-def spectral_radius(a: Float[Array, "H H"]) -> Any:
+class _Power(NamedTuple):
+    """A power A^n, divided by its norms so far.
+
+    Fields:
+        power: A^n / exp(n · log_radius).
+        log_radius: the sum of the logarithms of all norms, each divided by its n; it goes to log ρ.
+        share: 1/n.
+    """
+
+    power: Array
+    log_radius: Array
+    share: Array
+
+
+def spectral_radius(a: Float[Array, "H H"]) -> jax.Array:
     """Returns the largest modulus of an eigenvalue, by matrix products alone.
 
         ρ = lim ‖A^n‖^{1/n},    n = 2^k                                                      (ES7)
@@ -138,13 +156,14 @@ def spectral_radius(a: Float[Array, "H H"]) -> Any:
     Source: I. Gelfand, "Normierte Ringe", Matematicheskii Sbornik 9 (1941).
     """
 
-    def square(state: Any, _: None) -> tuple[Any, None]:
+    def square(state: _Power, _: None) -> tuple[_Power, None]:
         power, log_radius, share = state
         size = jnp.max(jnp.abs(power))
+        # A nilpotent matrix has a power that is 0. Then log 0 = -∞, so the radius is 0.
         scaled = power / jnp.where(size > 0, size, 1)
         product = jnp.matmul(scaled, scaled, precision="highest")
-        return (product, log_radius + share * jnp.log(size), share / 2), None
+        return _Power(product, log_radius + share * jnp.log(size), share / 2), None
 
-    start = a, jnp.zeros((), a.dtype), jnp.ones((), a.dtype)
-    (_, log_radius, _), _ = lax.scan(square, start, None, length=NUM_SQUARINGS)
-    return jnp.exp(log_radius)
+    start = _Power(a, jnp.zeros((), a.dtype), jnp.ones((), a.dtype))
+    last, _ = lax.scan(square, start, None, length=NUM_SQUARINGS)
+    return jnp.exp(last.log_radius)

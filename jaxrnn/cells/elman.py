@@ -2,9 +2,8 @@
 
 import abc
 import dataclasses
-from collections import namedtuple
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +13,32 @@ from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GatedCell
 from jaxrnn.types import Array, Params, Residuals, State, Weights
 
-# λ ⊙ f'(a), for the activations whose slope follows from h = f(a). The slope of relu at 0 is 0, as
-# in JAX.
-SLOPES_OF_VALUES: dict[Any, Callable[[State, State], State]] = {
+Activation = Callable[[Array], Array]
+# (h_t, λ_t) -> δ_t = λ_t ⊙ f'(a_t), for the activations whose slope follows from h = f(a). For
+# these, no pre-activation is kept. The slope of relu at 0 is 0, as in JAX.
+DELTA_FROM_STATE: dict[Activation, Callable[[State, State], State]] = {
     jnp.tanh: lambda h, d_h: d_h * (1 - h * h),
     jax.nn.relu: lambda h, d_h: jnp.where(h > 0, d_h, 0),
 }
 
 
-class PreActivation(namedtuple("PreActivation", "a")):
-    """The pre-activation a, `(*lead, H)`; None if the slope follows from the value."""
+class PreActivation(NamedTuple):
+    """The pre-activation a, `(*lead, H)`; None if the slope follows from the state.
+
+    It has a name, since `history` returns it.
+    """
+
+    a: State | None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SimpleCell(GatedCell):
-    """The recurrence h_t = f(z_t + r(h_{t-1}, w)), for a product r and its two adjoints."""
+    """The recurrence h_t = f(z_t + r(h_{t-1}, w)), for a product r and its two adjoints.
 
-    activation: Callable[[Array], Array] = dataclasses.field(kw_only=True)
+    `elman` has the product r = h W_h, and `indrnn` the product r = u ⊙ h.
+    """
+
+    activation: Activation = dataclasses.field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,11 +67,14 @@ class SimpleCell(GatedCell):
 
     def _advance(self, w: Weights, carry: State, z: State) -> tuple[State, PreActivation]:
         a = z + self._product(carry, w)  # (E2)
-        return self.activation(a), PreActivation(None if self._slope else a)  # (E3)
+        h = self.activation(a)  # (E3)
+        if self._delta_from_state is not None:
+            return h, PreActivation(None)
+        return h, PreActivation(a)
 
     def _adjoint(self, w: Weights, residuals: Residuals, d_carry: State) -> tuple[State, State]:
-        if self._slope:
-            delta = self._slope(residuals.carry, d_carry)  # (E4)
+        if self._delta_from_state is not None:
+            delta = self._delta_from_state(residuals.carry, d_carry)  # (E4)
         else:
             _, pullback = jax.vjp(self.activation, residuals.saved.a)
             (delta,) = pullback(d_carry)  # (E4)
@@ -73,8 +84,9 @@ class SimpleCell(GatedCell):
         return self._product_gradient(residuals.previous_carry, deltas, w), deltas  # (E6)
 
     @property
-    def _slope(self) -> Callable[[State, State], State] | None:
-        return SLOPES_OF_VALUES.get(self.activation)
+    def _delta_from_state(self) -> Callable[[State, State], State] | None:
+        """The function of (h_t, λ_t) that returns δ_t; None if δ_t needs a_t."""
+        return DELTA_FROM_STATE.get(self.activation)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -110,7 +122,7 @@ class elman(SimpleCell):
     Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
     """
 
-    activation: Callable[[Array], Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+    activation: Activation = dataclasses.field(default=jnp.tanh, kw_only=True)
 
     def _product(self, h: State, w: Weights) -> State:
         return kernels.recurrent_product(h, w)

@@ -24,7 +24,7 @@ Source: M. Beck et al., "xLSTM: extended long short-term memory", NeurIPS 2024; 
 eq. (8)-(17) and appendix A.
 """
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
@@ -39,14 +39,18 @@ Gate = Float[Array, "*lead N"]
 EMPTY = -1e30
 
 
-class ExponentialGates(namedtuple("ExponentialGates", "s f")):
+class ExponentialGates(NamedTuple):
     """The share s of the new value in the memory, and the forget gate f."""
+
+    s: Gate
+    f: Gate
 
 
 def update_stabilizer(x_i: Gate, x_f: Gate, m_tm1: Gate) -> tuple[Gate, ExponentialGates]:
     """Returns m_t of (X2) and the gates of (X3), from ĩ_t and f̃_t."""
     kept = log_sigmoid(x_f) + m_tm1
     gap = x_i - kept
+    # log(exp(a) + exp(b)) = max(a, b) + log(1 + exp(-|a - b|)), which cannot overflow.
     # `jnp.logaddexp` has other slopes where its arguments are infinite, or so large that log 2 is
     # lost.
     m = jnp.maximum(kept, x_i) + jnp.log1p(jnp.exp(-jnp.abs(gap)))

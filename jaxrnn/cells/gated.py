@@ -3,13 +3,15 @@
 Dropout acts in two places of a cell, and `jaxrnn.transforms` sets the mask of each:
 `RecurrentKernel.dropout_mask` scales the state before a product, `GateInputs.dropout_mask` scales
 the candidate. Both default to None.
+
+The gates of a cell are a namedtuple, such as `GRUGates(r, z, n)`. It has no types, since it serves
+for the initial biases (numbers), for pre-activations, values and cotangents (arrays).
 """
 
 import abc
 import dataclasses
-from collections import namedtuple
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,10 @@ from jaxrnn import check, tree
 from jaxrnn.cells import kernels
 from jaxrnn.cells.orthogonal import orthogonal
 from jaxrnn.cells.wide import SizedCell, WideCell
-from jaxrnn.types import Array, Carry, Key, Params, State
+from jaxrnn.types import Array, Carry, Key, Params, PyTree, State, Weights
 
 
-class GateInputs(namedtuple("GateInputs", "gates dropout_mask", defaults=(None,))):
+class GateInputs(NamedTuple):
     """The contribution of the input to the gates at a step.
 
     Fields:
@@ -30,14 +32,20 @@ class GateInputs(namedtuple("GateInputs", "gates dropout_mask", defaults=(None,)
         dropout_mask: `(*lead, H)`, a factor of the candidate; None without dropout.
     """
 
+    gates: PyTree
+    dropout_mask: Array | None = None
 
-class GateCotangents(namedtuple("GateCotangents", "gates extra")):
+
+class GateCotangents(NamedTuple):
     """The cotangents of the pre-activations of the gates.
 
     Fields:
         gates: one array for each gate.
         extra: the cotangent of a further value that a variant of a cell computes.
     """
+
+    gates: PyTree
+    extra: State
 
 
 class Parameter(NamedTuple):
@@ -63,7 +71,7 @@ class GateParameters(SizedCell):
 
     @property
     @abc.abstractmethod
-    def gate_biases(self) -> Any:
+    def gate_biases(self) -> PyTree:
         """The initial value of each gate's part of `b`, a tuple with one number for each gate.
 
         It is a NamedTuple of the gates if `project` returns such a NamedTuple.
@@ -83,23 +91,25 @@ class GateParameters(SizedCell):
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
         wide = kernels.at_least_float32(dtype)
-        biases, extra = self.gate_biases, self.extra_parameters
-        gates = len(biases)
+        num_gates = len(self.gate_biases)
+        extra = self.extra_parameters
         check.require_key("key", key)
-        keys = jax.random.split(key, 1 + gates + len(extra))
-        key_x, keys_h, keys_extra = keys[0], keys[1 : 1 + gates], keys[1 + gates :]
+        keys = jax.random.split(key, 1 + num_gates + len(extra))
+        key_x = keys[0]
+        keys_h = keys[1 : 1 + num_gates]
+        keys_extra = keys[1 + num_gates :]
         lecun_normal = jax.nn.initializers.lecun_normal()
-        params = {
-            "w_x": lecun_normal(key_x, (input_size, gates * self.hidden_size), wide),
-            "b": kernels.join_gates(*(jnp.full(self.hidden_size, b, wide) for b in biases)),
-        }
+        w_x = lecun_normal(key_x, (input_size, num_gates * self.hidden_size), wide)
+        biases = [jnp.full(self.hidden_size, bias, wide) for bias in self.gate_biases]
+        params = {"w_x": w_x, "b": kernels.join_gates(*biases)}
         if self.state_size:
             gate_shape = (self.state_size, self.hidden_size)
+            # As one batch, so that the program has one iteration, and not one for each gate.
             gate_kernels = jax.vmap(lambda key_h: orthogonal(key_h, gate_shape, wide))(keys_h)
             params["w_h"] = kernels.join_gates(*gate_kernels)
         for key_extra, (name, parameter) in zip(keys_extra, extra.items(), strict=True):
             params[name] = parameter.initializer(key_extra, parameter.shape, wide)
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -111,24 +121,27 @@ class GateParameters(SizedCell):
         """Returns the state itself, y = h."""
         return carries
 
-    def project(self, params: Params, xs: Array) -> Any:
+    def project(self, params: Params, xs: Array) -> PyTree:
         """Returns the contribution of the input to the gates, `GateInputs` of the gates'
-        NamedTuple.
+        namedtuple.
         """
-        return GateInputs(self.gate_biases._make(self.project_gates(params, xs)))
+        gates = self.gate_biases._make(self.project_gates(params, xs))  # such as GRUGates
+        return GateInputs(gates)
 
     def project_gates(self, params: Params, xs: Array) -> list[jax.Array]:
         """Checks params and xs, and returns x W_x + b, one array for each gate."""
         self._check_inputs(params, xs)
         xs = jnp.asarray(xs, params["w_x"].dtype)
-        gates = len(self.gate_biases)
+        num_gates = len(self.gate_biases)
         if tree.is_surely_less(xs.size, len(params["w_x"]) ** 2):
             # With fewer rows than inputs, as in streaming, splitting the product is less work
             # than splitting the kernel.
             products = kernels.add_bias(xs @ params["w_x"], params["b"])
-            return list(kernels.split_gates(products, gates))
-        gate_kernels = kernels.split_gates(params["w_x"], gates)
-        biases = kernels.split_gates(params["b"], gates)
+            return list(kernels.split_gates(products, num_gates))
+        # Otherwise a product for each gate: its result is the array that the loop reads, and no
+        # array of all gates over time is split.
+        gate_kernels = kernels.split_gates(params["w_x"], num_gates)
+        biases = kernels.split_gates(params["b"], num_gates)
         return [kernels.add_bias(xs @ w, b) for w, b in zip(gate_kernels, biases, strict=True)]
 
     @property
@@ -151,16 +164,6 @@ class GatedCell(GateParameters, WideCell):
     `WideCell`.
     """
 
-    def prepare(self, params: Params) -> Any:
+    def prepare(self, params: Params) -> Weights:
         """Returns the recurrent kernel with its transpose."""
         return kernels.recurrent_kernel(params["w_h"])
-
-
-def weights_of(weights: Any, params: Params) -> Any:
-    """Returns the NamedTuple `weights`, filled from the parameters.
-
-    Its first field is the recurrent kernel with its transpose, its other fields are parameters of
-    the same name.
-    """
-    others = (params[name] for name in weights._fields[1:])
-    return weights(kernels.recurrent_kernel(params["w_h"]), *others)

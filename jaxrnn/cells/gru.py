@@ -2,31 +2,45 @@
 
 import dataclasses
 from collections import namedtuple
-from typing import Any
+from typing import NamedTuple
 
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import kernels
-from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter, weights_of
-from jaxrnn.cells.kernels import Gates, Vector
-from jaxrnn.types import Params, Residuals, State
+from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter
+from jaxrnn.cells.kernels import Gates, RecurrentKernel, Vector
+from jaxrnn.types import Params, PyTree, Residuals, State, Weights
 
 
 class GRUGates(namedtuple("GRUGates", "r z n")):
     """One array `(*batch, H)` for each gate: pre-activations, values or cotangents."""
 
 
-class GRUValues(namedtuple("GRUValues", "r z n q")):
+class GRUValues(NamedTuple):
     """The values of the gates, and q, the product that the reset gate multiplies."""
 
+    r: State
+    z: State
+    n: State
+    q: State
 
-class ResetAfterWeights(namedtuple("ResetAfterWeights", "w_h b_n")):
+
+class ResetAfterWeights(NamedTuple):
     """The weights in the loop if reset comes after the product; b_n is `(H)`."""
 
+    w_h: RecurrentKernel
+    b_n: Vector
 
-class ResetBeforeWeights(namedtuple("ResetBeforeWeights", "gates candidate")):
-    """The weights in the loop if reset comes before: a kernel for h, one for r ⊙ h."""
+
+class ResetBeforeWeights(NamedTuple):
+    """The weights in the loop if reset comes before: a kernel for h, one for r ⊙ h.
+
+    They are two kernels, since r has to be known before the second product begins.
+    """
+
+    gates: RecurrentKernel
+    candidate: RecurrentKernel
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,22 +105,31 @@ class gru(GatedCell):
     def prepare(self, params: Params) -> ResetAfterWeights | ResetBeforeWeights:
         """Returns the kernels with their transposes, in the form that the variant needs."""
         if self.reset_after:
-            return weights_of(ResetAfterWeights, params)
+            return ResetAfterWeights(kernels.recurrent_kernel(params["w_h"]), params["b_n"])
         w_r, w_z, w_n = kernels.split_gates(params["w_h"], 3)
         w_rz = kernels.join_gates(w_r, w_z)
         return ResetBeforeWeights(kernels.recurrent_kernel(w_rz), kernels.recurrent_kernel(w_n))
 
-    def _advance(self, w: Any, carry: State, z: GateInputs) -> tuple[State, Any]:
-        return (_advance_after if self.reset_after else _advance_before)(w, carry, z)
+    def _advance(self, w: Weights, carry: State, z: GateInputs) -> tuple[State, PyTree]:
+        if self.reset_after:
+            return _advance_after(w, carry, z)
+        return _advance_before(w, carry, z)
 
-    def _adjoint(self, w: Any, residuals: Residuals, d_carry: State) -> tuple[State, GRUGates]:
-        return (_adjoint_after if self.reset_after else _adjoint_before)(w, residuals, d_carry)
+    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: State) -> tuple[State, GRUGates]:
+        if self.reset_after:
+            return _adjoint_after(w, residuals, d_carry)
+        return _adjoint_before(w, residuals, d_carry)
 
-    def _gradients(self, w: Any, residuals: Residuals, deltas: GRUGates) -> tuple[Any, GateInputs]:
-        return (_gradients_after if self.reset_after else _gradients_before)(w, residuals, deltas)
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: GRUGates
+    ) -> tuple[Weights, GateInputs]:
+        if self.reset_after:
+            return _gradients_after(w, residuals, deltas)
+        return _gradients_before(w, residuals, deltas)
 
 
-# Reset after the product.
+# Reset after the product. `layer_norm_gru` uses the functions without an underscore, with a
+# normalised product.
 
 
 def _advance_after(w: ResetAfterWeights, h_tm1: State, x: GateInputs) -> tuple[State, GRUValues]:
@@ -135,7 +158,8 @@ def _gradients_after(
 def step_after(h_tm1: State, p: Gates, b_n: Vector, x: GateInputs) -> tuple[State, GRUValues]:
     """Runs one step with the reset after the product p = h_{t-1} W_h."""
     p_r, p_z, p_n = kernels.split_gates(p, 3)
-    r, z = sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)  # (G2)
+    r = sigmoid(x.gates.r + p_r)  # (G2)
+    z = sigmoid(x.gates.z + p_z)  # (G2)
     q = kernels.add_bias(p_n, b_n)
     n = tanh(x.gates.n + r * q)  # (G3)
     return interpolate(h_tm1, z, n, x), GRUValues(r, z, n, q)
@@ -158,7 +182,8 @@ def product_cotangent(delta: GRUGates, r: State) -> Gates:
 
 def _advance_before(w: ResetBeforeWeights, h_tm1: State, x: GateInputs) -> tuple[State, GRUGates]:
     p_r, p_z = kernels.split_gates(kernels.recurrent_product(h_tm1, w.gates), 2)
-    r, z = sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)  # (G2)
+    r = sigmoid(x.gates.r + p_r)  # (G2)
+    z = sigmoid(x.gates.z + p_z)  # (G2)
     n = tanh(x.gates.n + kernels.recurrent_product(r * h_tm1, w.candidate))  # (G3')
     return interpolate(h_tm1, z, n, x), GRUGates(r, z, n)
 
@@ -177,7 +202,8 @@ def _adjoint_before(
 def _gradients_before(
     w: ResetBeforeWeights, residuals: Residuals, deltas: GRUGates
 ) -> tuple[ResetBeforeWeights, GateInputs]:
-    h_tm1, r = residuals.previous_carry, residuals.saved.r
+    h_tm1 = residuals.previous_carry
+    r = residuals.saved.r
     deltas_rz = kernels.join_gates(deltas.r, deltas.z)
     d_gates = kernels.recurrent_kernel_gradient(h_tm1, deltas_rz, w.gates)
     d_candidate = kernels.recurrent_kernel_gradient(r * h_tm1, deltas.n, w.candidate)
@@ -190,6 +216,7 @@ def _gradients_before(
 def interpolate(h_tm1: State, z: State, n: State, x: GateInputs) -> State:
     """Returns h_t of (G4)."""
     n = kernels.scale(n, x.dropout_mask)
+    # (1 - z) n + z h, with one product instead of two.
     return n + z * (h_tm1 - n)  # (G4)
 
 
@@ -198,4 +225,6 @@ def interpolate_adjoint(
 ) -> tuple[State, State]:
     """Returns δ_z and δ_n of (G5)."""
     delta_z = d_h * (h_tm1 - kernels.scale(n, x.dropout_mask)) * z * (1 - z)  # (G5)
-    return delta_z, kernels.scale(d_h * (1 - z), x.dropout_mask) * (1 - n * n)
+    # The saved n is that before dropout, so the mask scales the cotangent of it too.
+    delta_n = kernels.scale(d_h * (1 - z), x.dropout_mask) * (1 - n * n)  # (G5)
+    return delta_z, delta_n

@@ -1,15 +1,14 @@
 """The independently recurrent network of Li et al. (2018)."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 
 from jaxrnn.cells import kernels
-from jaxrnn.cells.elman import SimpleCell
+from jaxrnn.cells.elman import Activation, SimpleCell
 from jaxrnn.cells.gated import Parameter
 from jaxrnn.cells.kernels import Vector
-from jaxrnn.types import Array, Params, State
+from jaxrnn.types import Params, State
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -47,7 +46,7 @@ class indrnn(SimpleCell):
     (IndRNN): building a longer and deeper RNN", CVPR 2018; arXiv:1803.04831.
     """
 
-    activation: Callable[[Array], Array] = dataclasses.field(default=jax.nn.relu, kw_only=True)
+    activation: Activation = dataclasses.field(default=jax.nn.relu, kw_only=True)
 
     @property
     def extra_parameters(self) -> dict[str, Parameter]:
@@ -70,4 +69,5 @@ class indrnn(SimpleCell):
         return kernels.scale(delta, w)  # (I5)
 
     def _product_gradient(self, hs: State, deltas: State, w: Vector) -> Vector:
+        # A sum over time and batch of numbers for each unit, as the gradient of a bias is.
         return kernels.bias_gradient(hs * deltas)  # (I6)

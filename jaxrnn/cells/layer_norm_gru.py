@@ -1,7 +1,7 @@
 """The gated recurrent unit with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
 import dataclasses
-from collections import namedtuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import initializers
 
 from jaxrnn.cells import kernels, norm
-from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter, weights_of
+from jaxrnn.cells.gated import GatedCell, GateInputs, Parameter
 from jaxrnn.cells.gru import (
     GRUGates,
     GRUValues,
@@ -17,11 +17,18 @@ from jaxrnn.cells.gru import (
     step_after,
     step_after_adjoint,
 )
+from jaxrnn.cells.kernels import RecurrentKernel, Vector
 from jaxrnn.types import Array, Params, Residuals, State
 
 
-class NormalizedProduct(namedtuple("NormalizedProduct", "rz n")):
-    """A product with [W_r W_z W_n], normalised over r and z together, and over n."""
+class NormalizedProduct(NamedTuple):
+    """A product with [W_r W_z W_n], normalised over r and z together, and over n.
+
+    It is a `norm.NormalizedArray` of all three gates.
+    """
+
+    rz: norm.Normalized
+    n: norm.Normalized
 
     @property
     def values(self) -> State:
@@ -30,13 +37,17 @@ class NormalizedProduct(namedtuple("NormalizedProduct", "rz n")):
 
     def adjoint(self, d_values: State) -> State:
         """Returns the adjoint of both norms, concatenated."""
-        sizes = [p.values.shape[-1] for p in self]
+        sizes = [self.rz.values.shape[-1], self.n.values.shape[-1]]
         d_rz, d_n = lax.split(d_values, sizes, axis=d_values.ndim - 1)
         return jnp.concatenate([self.rz.adjoint(d_rz), self.n.adjoint(d_n)], axis=-1)
 
 
-class Weights(namedtuple("Weights", "w_h gain_h b_n")):
+class LayerNormGRUWeights(NamedTuple):
     """The recurrent kernel, its gain `(3H)`, and the bias of q, `(H)`."""
+
+    w_h: RecurrentKernel
+    gain_h: Vector
+    b_n: Vector
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -101,36 +112,41 @@ class layer_norm_gru(GatedCell):
         product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
         return norm.project_gates(self._normalize(product), params, 3)
 
-    def prepare(self, params: Params) -> Weights:
+    def prepare(self, params: Params) -> LayerNormGRUWeights:
         """Returns the recurrent kernel with its transpose, its gain, and the bias of q."""
-        return weights_of(Weights, params)
+        w_h = kernels.recurrent_kernel(params["w_h"])
+        return LayerNormGRUWeights(w_h, params["gain_h"], params["b_n"])
 
     def _normalize(self, p: Array) -> NormalizedProduct:
         rz, n = lax.split(p, (2 * self.hidden_size, self.hidden_size), axis=p.ndim - 1)
-        return NormalizedProduct(*(norm.normalize(part, self.epsilon) for part in (rz, n)))
+        return NormalizedProduct(norm.normalize(rz, self.epsilon), norm.normalize(n, self.epsilon))
 
     def _advance(
-        self, w: Weights, carry: State, z: GateInputs
+        self, w: LayerNormGRUWeights, carry: State, z: GateInputs
     ) -> tuple[State, norm.NormalizedSaved]:
         product = self._normalize(kernels.recurrent_product(carry, w.w_h))
         gained = kernels.scale(product.values, w.gain_h)
-        h, (r, z, n, _) = step_after(carry, gained, w.b_n, z)
-        return h, norm.NormalizedSaved(GRUGates(r, z, n), product)  # (Q2), (Q3), (Q4)
+        h, values = step_after(carry, gained, w.b_n, z)  # (Q2), (Q3), (Q4)
+        # q is not kept, since it follows from the product.
+        return h, norm.NormalizedSaved(GRUGates(values.r, values.z, values.n), product)
 
-    def _adjoint(self, w: Weights, residuals: Residuals, d_carry: State) -> tuple[State, GRUGates]:
+    def _adjoint(
+        self, w: LayerNormGRUWeights, residuals: Residuals, d_carry: State
+    ) -> tuple[State, GRUGates]:
         (r, z, n), product = residuals.saved
         _, _, p_n = kernels.split_gates(kernels.scale(product.values, w.gain_h), 3)
         values = GRUValues(r, z, n, kernels.add_bias(p_n, w.b_n))
         delta = step_after_adjoint(residuals, values, d_carry)  # (Q5), (Q6)
-        d_product = norm.product_adjoint(w, product, product_cotangent(delta, r))
+        d_product = norm.product_adjoint(product, w.gain_h, product_cotangent(delta, r))
         d_recurrent = kernels.recurrent_product_adjoint(d_product, w.w_h)
         return d_carry * z + d_recurrent, delta  # (Q7)
 
     def _gradients(
-        self, w: Weights, residuals: Residuals, deltas: GRUGates
-    ) -> tuple[Weights, GateInputs]:
+        self, w: LayerNormGRUWeights, residuals: Residuals, deltas: GRUGates
+    ) -> tuple[LayerNormGRUWeights, GateInputs]:
         (r, _, _), product = residuals.saved
-        h_tm1, d_gained = residuals.previous_carry, product_cotangent(deltas, r)
-        d_w_h, d_gain_h = norm.product_gradients(w, h_tm1, product, d_gained)
+        h_tm1 = residuals.previous_carry
+        d_gained = product_cotangent(deltas, r)
+        d_w_h, d_gain_h = norm.product_gradients(w.w_h, w.gain_h, h_tm1, product, d_gained)
         d_b_n = kernels.bias_gradient(deltas.n * r)
-        return Weights(d_w_h, d_gain_h, d_b_n), GateInputs(deltas)  # (Q8)
+        return LayerNormGRUWeights(d_w_h, d_gain_h, d_b_n), GateInputs(deltas)  # (Q8)

@@ -1,14 +1,15 @@
 """The long short-term memory with layer normalisation, of Ba, Kiros and Hinton (2016)."""
 
 import dataclasses
-from collections import namedtuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn.cells import kernels, norm
-from jaxrnn.cells.gated import GateCotangents, GateInputs, Parameter, weights_of
+from jaxrnn.cells.gated import GateCotangents, GateInputs, Parameter
+from jaxrnn.cells.kernels import RecurrentKernel, Vector
 from jaxrnn.cells.lstm import (
     LSTMCarry,
     LSTMCell,
@@ -19,8 +20,13 @@ from jaxrnn.cells.lstm import (
 from jaxrnn.types import Array, Params, Residuals, State
 
 
-class Weights(namedtuple("Weights", "w_h gain_h gain_c b_c")):
+class LayerNormLSTMWeights(NamedTuple):
     """The recurrent kernel and its gain `(4H)`, and the gain and bias of the memory `(H)`."""
+
+    w_h: RecurrentKernel
+    gain_h: Vector
+    gain_c: Vector
+    b_c: Vector
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,22 +97,24 @@ class layer_norm_lstm(LSTMCell):
         product = jnp.asarray(xs, params["w_x"].dtype) @ params["w_x"]
         return norm.project_gates(norm.normalize(product, self.epsilon), params, 4)
 
-    def prepare(self, params: Params) -> Weights:
+    def prepare(self, params: Params) -> LayerNormLSTMWeights:
         """Returns the recurrent kernel and its gain, and the gain and bias of the memory."""
-        return weights_of(Weights, params)
+        w_h = kernels.recurrent_kernel(params["w_h"])
+        return LayerNormLSTMWeights(w_h, params["gain_h"], params["gain_c"], params["b_c"])
 
     def _advance(
-        self, w: Weights, carry: LSTMCarry, z: GateInputs
+        self, w: LayerNormLSTMWeights, carry: LSTMCarry, z: GateInputs
     ) -> tuple[LSTMCarry, norm.NormalizedSaved]:
         product = norm.normalize(kernels.recurrent_product(carry.h, w.w_h), self.epsilon)
         p = LSTMGates(*kernels.split_gates(kernels.scale(product.values, w.gain_h), 4))  # (Y2)
         c, i, f, g = update_memory(p, carry.c, z)  # (Y3), (Y4)
         o = sigmoid(z.gates.o + p.o)
-        h = o * _squash(w, norm.normalize(c, self.epsilon).values)  # (Y6)
+        c_hat = norm.normalize(c, self.epsilon).values
+        h = o * _squash(w, c_hat)  # (Y6)
         return LSTMCarry(h, c), norm.NormalizedSaved(LSTMGates(i, f, g, o), product)
 
     def _adjoint(
-        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+        self, w: LayerNormLSTMWeights, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, GateCotangents]:
         gates, product = residuals.saved
         o = gates.o
@@ -116,22 +124,27 @@ class layer_norm_lstm(LSTMCell):
         d_c = d_carry.c + c_hat.adjoint(kernels.scale(d_k, w.gain_c))  # (Y7)
         delta_o = d_carry.h * m * o * (1 - o)
         delta = update_memory_adjoint(residuals, gates, d_c, delta_o)  # (Y8)
-        d_product = norm.product_adjoint(w, product, kernels.join_gates(*delta))  # (Y9)
+        d_product = norm.product_adjoint(product, w.gain_h, kernels.join_gates(*delta))  # (Y9)
         d_h_tm1 = kernels.recurrent_product_adjoint(d_product, w.w_h)
         return LSTMCarry(d_h_tm1, d_c * gates.f), GateCotangents(delta, d_k)  # (Y10)
 
     def _gradients(
-        self, w: Weights, residuals: Residuals, deltas: GateCotangents
-    ) -> tuple[Weights, GateInputs]:
-        h_tm1, product = residuals.previous_carry.h, residuals.saved.product
-        d_gained, d_k = kernels.join_gates(*deltas.gates), deltas.extra
-        d_w_h, d_gain_h = norm.product_gradients(w, h_tm1, product, d_gained)
+        self, w: LayerNormLSTMWeights, residuals: Residuals, deltas: GateCotangents
+    ) -> tuple[LayerNormLSTMWeights, GateInputs]:
+        h_tm1 = residuals.previous_carry.h
+        product = residuals.saved.product
+        d_gained = kernels.join_gates(*deltas.gates)
+        d_k = deltas.extra
+        d_w_h, d_gain_h = norm.product_gradients(w.w_h, w.gain_h, h_tm1, product, d_gained)
+        # From the kept memory once more, so that no array over time is kept for ĉ.
         c_hat = norm.normalize(residuals.carry.c, self.epsilon).values
         d_gain_c = kernels.bias_gradient(d_k * c_hat)
         d_b_c = kernels.bias_gradient(d_k)
-        return Weights(d_w_h, d_gain_h, d_gain_c, d_b_c), GateInputs(deltas.gates)  # (Y11)
+        return LayerNormLSTMWeights(d_w_h, d_gain_h, d_gain_c, d_b_c), GateInputs(
+            deltas.gates
+        )  # (Y11)
 
 
-def _squash(w: Weights, c_hat: State) -> State:
+def _squash(w: LayerNormLSTMWeights, c_hat: State) -> State:
     """Returns tanh(k) of (Y5)."""
     return tanh(kernels.add_bias(kernels.scale(c_hat, w.gain_c), w.b_c))

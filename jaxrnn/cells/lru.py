@@ -77,6 +77,7 @@ class lru(LinearCell):
         if self.output_size is None:
             self.replace_fields(output_size=self.hidden_size)
         check.require_int("output_size", self.output_size, least=1)
+        # Infinity and NaN fail the comparisons below.
         r_min = check.require_number("r_min", self.r_min)
         r_max = check.require_number("r_max", self.r_max)
         is_ring = 0 <= r_min < r_max <= 1
@@ -89,7 +90,8 @@ class lru(LinearCell):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of each parameter; None stands for any size."""
-        mode, b = (self.hidden_size,), (None, self.hidden_size)
+        mode = (self.hidden_size,)
+        b = (None, self.hidden_size)
         c = (self.hidden_size, self.output_size)
         modes = {"nu_log": mode, "theta_log": mode, "gamma_log": mode}
         return {**modes, "b_re": b, "b_im": b, "c_re": c, "c_im": c}
@@ -98,11 +100,13 @@ class lru(LinearCell):
         """Draws the initial parameters."""
         check.require_int("input_size", input_size, least=1)
         check.require_key("key", key)
+        assert self.output_size is not None  # set in __post_init__
         wide = kernels.at_least_float32(dtype)
         keys = jax.random.split(key, 5)
         hidden_size = self.hidden_size
-        output_size = int(self.output_size or hidden_size)
-        r_min, r_max = self.r_min, self.r_max
+        output_size = self.output_size
+        r_min = self.r_min
+        r_max = self.r_max
 
         def normal(key: Key, rows: int, columns: int, variance: float) -> jax.Array:
             return math.sqrt(variance) * jax.random.normal(key, (rows, columns), wide)
@@ -110,6 +114,7 @@ class lru(LinearCell):
         eps = float(jnp.finfo(wide).eps)
         # Excludes 0 and 1, since the logarithms of u and of 1 - u follow.
         area, phase = jax.random.uniform(keys[0], (2, hidden_size), wide, eps, 1 - eps)
+        # |a|² = r_max² - u (r_max² - r_min²) for u uniform, so a is uniform over the area.
         one_minus_square = 1 - r_max**2 + area * (r_max**2 - r_min**2)  # 1 - |a|²
         # |a|² = r_max² (1 - …), a form whose logarithm is finite for the smallest r_max too.
         log_radius = math.log(r_max) + jnp.log1p(-area * (1 - (r_min / r_max) ** 2)) / 2
@@ -122,7 +127,7 @@ class lru(LinearCell):
             "c_re": normal(keys[3], hidden_size, output_size, 1 / hidden_size),
             "c_im": normal(keys[4], hidden_size, output_size, 1 / hidden_size),
         }
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -140,7 +145,9 @@ class lru(LinearCell):
         us = jnp.asarray(xs, params["b_re"].dtype).astype(p["b_re"].dtype)
         gamma = jnp.exp(p["gamma_log"])
         # γ scales B and not z, so that the gradient of γ needs no (T, *batch, H) array.
-        z_re, z_im = (us @ kernels.scale(p[name], gamma) for name in ("b_re", "b_im"))  # (R1)
+        # Real inputs: two real products are half the work of a complex one.
+        z_re = us @ kernels.scale(p["b_re"], gamma)  # (R1)
+        z_im = us @ kernels.scale(p["b_im"], gamma)  # (R1)
         return GateInputs((jax.lax.complex(z_re, z_im),))
 
     def prepare(self, params: Params) -> Complex[Array, " H"]:
@@ -148,7 +155,7 @@ class lru(LinearCell):
         p = kernels.widen(params)
         nu = jnp.exp(jnp.minimum(p["nu_log"], LARGEST_NU_LOG))
         phase = jnp.exp(p["theta_log"])
-        radius = jnp.exp(-nu)
+        radius = jnp.exp(-nu)  # below 1 for any nu_log
         return jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))  # (R2)
 
     def output(self, params: Params, carries: Modes) -> Float[Array, "*lead O"]:

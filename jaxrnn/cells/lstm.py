@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import namedtuple
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxrnn import check
 from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GatedCell, GateInputs
 from jaxrnn.cells.kernels import RecurrentKernel
-from jaxrnn.types import Carry, Params, Residuals, State
+from jaxrnn.types import Carry, Params, PyTree, Residuals, State, Weights
 
 
 class LSTMCarry(NamedTuple):
@@ -29,7 +29,11 @@ class LSTMGates(namedtuple("LSTMGates", "i f g o")):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LSTMCell(GatedCell):
-    """The shared parts of the LSTM variants: the gates i, f, g, o, and the memory c."""
+    """The shared parts of the LSTM variants: the gates i, f, g, o, and the memory c.
+
+    The three methods below are those of the plain LSTM; a variant overrides all three, and calls
+    the functions at the end of this file, which the variants share.
+    """
 
     forget_bias: float = dataclasses.field(default=1.0, kw_only=True)
 
@@ -54,13 +58,17 @@ class LSTMCell(GatedCell):
         """Returns the hidden state, y = h."""
         return check.require_instance("carry", carries, LSTMCarry).h
 
-    def _advance(self, w: Any, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, Any]:
+    def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, PyTree]:
         return lstm_advance(w, carry, z)
 
-    def _adjoint(self, w: Any, residuals: Residuals, d_carry: LSTMCarry) -> tuple[LSTMCarry, Any]:
+    def _adjoint(
+        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+    ) -> tuple[LSTMCarry, PyTree]:
         return lstm_adjoint(w, residuals, d_carry)
 
-    def _gradients(self, w: Any, residuals: Residuals, deltas: Any) -> tuple[Any, GateInputs]:
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: PyTree
+    ) -> tuple[Weights, GateInputs]:
         return lstm_gradients(w, residuals, deltas)
 
 
@@ -122,12 +130,10 @@ def lstm_adjoint(
     w: RecurrentKernel, residuals: Residuals, d_carry: LSTMCarry
 ) -> tuple[LSTMCarry, LSTMGates]:
     """Returns (L5) to (L7)."""
-    f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
-    d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
-    delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+    d_c, delta_o = output_adjoint(residuals, d_carry)
     delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)
     d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w)
-    return LSTMCarry(d_h_tm1, d_c * f), delta  # (L7)
+    return LSTMCarry(d_h_tm1, d_c * residuals.saved.f), delta  # (L7)
 
 
 def lstm_gradients(
@@ -145,15 +151,28 @@ def update_memory(p: LSTMGates, c_tm1: State, z: GateInputs) -> tuple[State, Sta
     p is the contribution of the recurrence to each gate.
     """
     x = z.gates
-    i, f = sigmoid(x.i + p.i), sigmoid(x.f + p.f)  # (L2)
+    i = sigmoid(x.i + p.i)  # (L2)
+    f = sigmoid(x.f + p.f)  # (L2)
     g = tanh(x.g + p.g)  # (L2)
     return f * c_tm1 + i * kernels.scale(g, z.dropout_mask), i, f, g  # (L3)
+
+
+def output_adjoint(residuals: Residuals, d_carry: LSTMCarry) -> tuple[State, State]:
+    """Returns μ_t of (L5), and δ_o of (L6), for an output h_t = o ⊙ tanh(c_t)."""
+    o = residuals.saved.o
+    m = tanh(residuals.carry.c)  # computed again, so that no array over time is kept for it
+    d_c = d_carry.c + d_carry.h * o * (1 - m * m)  # (L5)
+    delta_o = d_carry.h * m * o * (1 - o)  # (L6)
+    return d_c, delta_o
 
 
 def update_memory_adjoint(
     residuals: Residuals, gates: LSTMGates, d_c: State, delta_o: State
 ) -> LSTMGates:
-    """Returns (L6), from μ_t and δ_o."""
+    """Returns (L6), from μ_t and δ_o.
+
+    δ_o is an argument, since the variants differ in the path from h_t to o, and so in δ_o.
+    """
     i, f, g, _ = gates
     dropout_mask = residuals.z.dropout_mask
     return LSTMGates(

@@ -54,7 +54,10 @@ class mgu(GatedCell):
         return MGUGates(0.0, 0.0)
 
     def prepare(self, params: Params) -> ResetBeforeWeights:
-        """Returns the kernels of gate and candidate, with their transposes."""
+        """Returns the kernels of gate and candidate, with their transposes.
+
+        The one gate resets before the product, as in the GRU with reset before.
+        """
         w_f, w_n = kernels.split_gates(params["w_h"], 2)
         return ResetBeforeWeights(kernels.recurrent_kernel(w_f), kernels.recurrent_kernel(w_n))
 
@@ -80,7 +83,8 @@ class mgu(GatedCell):
     def _gradients(
         self, w: ResetBeforeWeights, residuals: Residuals, deltas: MGUGates
     ) -> tuple[ResetBeforeWeights, GateInputs]:
-        h_tm1, f = residuals.previous_carry, residuals.saved.f
+        h_tm1 = residuals.previous_carry
+        f = residuals.saved.f
         d_gates = kernels.recurrent_kernel_gradient(h_tm1, deltas.f, w.gates)
         d_candidate = kernels.recurrent_kernel_gradient(f * h_tm1, deltas.n, w.candidate)
         return ResetBeforeWeights(d_gates, d_candidate), GateInputs(deltas)  # (M7)

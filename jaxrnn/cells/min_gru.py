@@ -48,4 +48,5 @@ class min_gru(InputGatedCell):
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns a and b of the recurrence."""
         x_z, n = self.project_gates(params, xs)  # (MG1)
+        # 1 - σ(x) = σ(-x), which does not cancel where σ(x) is near 1.
         return GateInputs(Affine(sigmoid(-x_z), sigmoid(x_z) * n))  # (MG2)

@@ -1,6 +1,7 @@
 """The matrix memory of xLSTM, of Beck et al. (2024)."""
 
 import dataclasses
+import math
 from collections import namedtuple
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from jaxrnn.cells.exponential_gating import (
     update_stabilizer,
     update_stabilizer_adjoint,
 )
-from jaxrnn.cells.wide import WideCell
+from jaxrnn.cells.matrix_memory import MatrixMemoryCell
 from jaxrnn.types import Array, Key, Params, Residuals, State
 
 # exp(±80) and its inverse are finite in float32.
@@ -45,16 +46,22 @@ class MLSTMInputs(namedtuple("MLSTMInputs", "q k v i f o")):
     """The projections of an input, or their cotangents.
 
     Query and key are `(*lead, N, K)`, value and output gate `(*lead, N, V)`, the gates i and f are
-    `(*lead, N)`.
+    `(*lead, N)`. It also serves for the number of columns of each.
     """
 
 
-class MLSTMValues(namedtuple("MLSTMValues", "s f o retrieved size")):
-    """The share s, the gates f and o, h̃ `(*batch, N, V)`, and the denominator of h̃."""
+class MLSTMValues(NamedTuple):
+    """The share s, the gates f and o, h̃, and the denominator of h̃."""
+
+    s: Float[Array, "*lead N"]
+    f: Float[Array, "*lead N"]
+    o: Float[Array, "*lead N V"]
+    retrieved: Float[Array, "*lead N V"]
+    size: Float[Array, "*lead N 1"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class mlstm(WideCell):
+class mlstm(MatrixMemoryCell):
     """The mLSTM, whose memory is a matrix that stores values by their keys.
 
     For each head, with row vectors q, k of K and v of V numbers,
@@ -103,27 +110,18 @@ class mlstm(WideCell):
     arXiv:2405.04517, eq. (19)-(27).
     """
 
-    num_heads: int = dataclasses.field(default=1, kw_only=True)
-    key_size: int | None = dataclasses.field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        heads.require_num_heads(self.num_heads, self.hidden_size)
-        if self.key_size is None:
-            self.replace_fields(key_size=self.hidden_size // self.num_heads)
-        check.require_int("key_size", self.key_size, least=1)
-
-    @property
-    def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shape of each parameter; None stands for any size."""
-        width = sum(self._widths)
-        return {"w_x": (None, width), "b": (width,)}
-
     @property
     def _widths(self) -> MLSTMInputs:
         """The number of columns of each projection."""
-        n, keys = self.num_heads, self.num_heads * int(self.key_size or 0)
-        return MLSTMInputs(keys, keys, self.hidden_size, n, n, self.hidden_size)
+        keys = math.prod(self._key_shape)
+        return MLSTMInputs(
+            q=keys,
+            k=keys,
+            v=self.hidden_size,
+            i=self.num_heads,
+            f=self.num_heads,
+            o=self.hidden_size,
+        )
 
     def init(self, key: Key, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the initial parameters."""
@@ -131,36 +129,32 @@ class mlstm(WideCell):
         check.require_key("key", key)
         wide = kernels.at_least_float32(dtype)
         widths = self._widths
-        parts = [jnp.zeros(width, wide) for width in widths]
-        biases = MLSTMInputs(*parts)._replace(f=jnp.linspace(3.0, 6.0, self.num_heads, dtype=wide))
+        zeros = [jnp.zeros(width, wide) for width in widths]
+        # Heads that forget at different rates at the start.
+        forget_biases = jnp.linspace(3.0, 6.0, self.num_heads, dtype=wide)
+        biases = MLSTMInputs(*zeros)._replace(f=forget_biases)
         w_x = jax.nn.initializers.lecun_normal()(key, (input_size, sum(widths)), wide)
         params = {"w_x": w_x, "b": jnp.concatenate(biases)}
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> MLSTMCarry:
         """Returns the zero state; all but h is float32 at least, since it is a sum over time."""
-        n, keys, values = self.num_heads, int(self.key_size or 0), self.hidden_size
         wide = kernels.at_least_float32(dtype)
         return MLSTMCarry(
-            kernels.zeros(values, batch_shape, dtype),
-            kernels.zeros((n, keys, values // n), batch_shape, wide),
-            kernels.zeros((n, keys), batch_shape, wide),
-            kernels.zeros(n, batch_shape, wide),
+            h=kernels.zeros(self.hidden_size, batch_shape, dtype),
+            c=self._zero_memory(batch_shape, dtype),
+            n=kernels.zeros(self._key_shape, batch_shape, wide),
+            m=kernels.zeros(self.num_heads, batch_shape, wide),
         )
 
     def project(self, params: Params, xs: Array) -> MLSTMInputs:
         """Returns (ML1)."""
         self._check_inputs(params, xs)
         q, k, v, i, f, o = heads.project(params, xs, self._widths)
-        by_head = [heads.split_heads(x, self.num_heads) for x in (q, k, v, o)]
-        q, k, v, o = by_head
+        q, k, v, o = (heads.split_heads(x, self.num_heads) for x in (q, k, v, o))
         return MLSTMInputs(q, k / k.shape[-1] ** 0.5, v, i, f, o)
-
-    def prepare(self, params: Params) -> None:
-        """Returns None, since the loop reads no parameters."""
-        return
 
     def output(self, params: Params, carries: MLSTMCarry) -> State:
         """Returns h."""
@@ -172,7 +166,8 @@ class mlstm(WideCell):
         m, (s, f) = update_stabilizer(z.i, z.f, carry.m)  # (ML4)
         c = carry.c + s[..., None, None] * (heads.outer(z.k, z.v) - carry.c)
         n = carry.n + s[..., None] * (z.k - carry.n)  # (ML5)
-        product, bound = heads.inner(z.q, n), _exp_of_minus(m)
+        product = heads.inner(z.q, n)
+        bound = _exp_of_minus(m)
         size = jnp.maximum(jnp.abs(product), bound)[..., None]
         retrieved = heads.vector_matrix(z.q, c) / size  # (ML6)
         o = sigmoid(z.o)
@@ -188,29 +183,30 @@ class mlstm(WideCell):
         d_read = d_h * o / size
         d_size = -heads.inner(d_read, retrieved)  # (ML7)
         d_c = d_carry.c + heads.outer(q, d_read)  # (ML8)
-        product, bound = heads.inner(q, n), _exp_of_minus(m)
+        product = heads.inner(q, n)
+        bound = _exp_of_minus(m)
+        # The cotangent of d_t goes to the greater of its two arguments. That of exp(-m) is 0 where
+        # the exponent is clipped.
         is_bound = bound > jnp.abs(product)
         d_product = jnp.where(is_bound, 0, d_size * jnp.sign(product))[..., None]
         d_bound = jnp.where(is_bound & (jnp.abs(m) < LARGEST_EXPONENT), d_size * bound, 0)
-        d_n, d_m = d_carry.n + d_product * q, d_carry.m - d_bound  # (ML9)
+        d_n = d_carry.n + d_product * q
+        d_m = d_carry.m - d_bound  # (ML9)
         delta_q = heads.matrix_vector(c, d_read) + d_product * n  # (ML10)
         delta_k = s[..., None] * (heads.matrix_vector(d_c, v) + d_n)
         delta_v = s[..., None] * heads.vector_matrix(k, d_c)  # (ML11)
         d_s = jnp.sum(d_c * (heads.outer(k, v) - previous.c), axis=(-2, -1))
         d_s += heads.inner(d_n, k - previous.n)
-        d_m_tm1, delta_i, delta_f = update_stabilizer_adjoint(
-            ExponentialGates(s, f), d_s, d_m
-        )  # (ML12)
+        gates = ExponentialGates(s, f)
+        d_m_tm1, delta_i, delta_f = update_stabilizer_adjoint(gates, d_s, d_m)  # (ML12)
         rest = 1 - s[..., None]
         d_previous = MLSTMCarry(
-            jnp.zeros_like(d_carry.h), rest[..., None] * d_c, rest * d_n, d_m_tm1
+            h=jnp.zeros_like(d_carry.h),  # no step reads h_{t-1}
+            c=rest[..., None] * d_c,
+            n=rest * d_n,
+            m=d_m_tm1,
         )  # (ML13)
         return d_previous, MLSTMInputs(delta_q, delta_k, delta_v, delta_i, delta_f, delta_o)
-
-    def _gradients(
-        self, w: None, residuals: Residuals, deltas: MLSTMInputs
-    ) -> tuple[None, MLSTMInputs]:
-        return None, deltas
 
 
 def _exp_of_minus(m: Float[Array, "*lead N"]) -> Float[Array, "*lead N"]:

@@ -1,7 +1,7 @@
 """Orthogonal initialisation by matrix products alone."""
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,25 @@ from jax.typing import DTypeLike
 
 from jaxrnn.types import Array, Key
 
-MAX_STEPS = 100  # 1.5¹⁰⁰ > 10¹⁷, enough for every singular value above rounding error
+# A singular value grows 1.5 times in each iteration at least, and 1.5¹⁰⁰ > 10¹⁷ is enough for every
+# one above rounding error.
+MAX_ITERATIONS = 100
+
+
+class _Iterate(NamedTuple):
+    """The state of the iteration (2), (3).
+
+    Fields:
+        x: X_k.
+        gram: X_kᵀ X_k, which goes to the identity.
+        low: l_k, which is where the least singular value of X_k usually lies.
+        k: the number of iterations.
+    """
+
+    x: Array
+    gram: Array
+    low: Array
+    k: Array | int
 
 
 def orthogonal(key: Key, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -75,21 +93,26 @@ def polar(g: Array) -> jax.Array:
     identity = jnp.eye(n, dtype=g.dtype)
     tolerance = (jnp.finfo(g.dtype).eps * n**0.5) ** 0.5  # the last iteration squares the error
 
-    def iterate(x: Array, gram: Array, s: Array | float) -> jax.Array:
+    def next_x(x: Array, gram: Array, s: Array | float) -> jax.Array:
         return product(x, s / 2 * (3 * identity - s * s * gram))  # (2)
 
-    def is_far(state: Any) -> jax.Array:
-        _, gram, _, k = state
-        return (jnp.linalg.norm(gram - identity) > tolerance) & (k < MAX_STEPS)
+    def is_far(state: _Iterate) -> jax.Array:
+        distance = jnp.linalg.norm(state.gram - identity)
+        return (distance > tolerance) & (state.k < MAX_ITERATIONS)
 
-    def step(state: Any) -> Any:
-        x, gram, low, k = state
-        s = jnp.sqrt(3 / (1 + low + low * low))
-        x = iterate(x, gram, s)
-        return x, product(x.T, x), s * low * (3 - s * s * low * low) / 2, k + 1  # (3)
+    def iterate(state: _Iterate) -> _Iterate:
+        low = state.low
+        s = jnp.sqrt(3 / (1 + low + low * low))  # (3)
+        x = next_x(state.x, state.gram, s)
+        gram = product(x.T, x)
+        next_low = s * low * (3 - s * s * low * low) / 2  # (3)
+        return _Iterate(x, gram, next_low, state.k + 1)
 
     gram = product(g.T, g)
     size = jnp.linalg.norm(gram)
+    # The least singular value of G is near √m - √(n-1), and its size ‖GᵀG‖_F^{1/2} near (mn)^{1/2}.
     low = jnp.asarray((m**0.5 - (n - 1) ** 0.5) / (m * n) ** 0.5, g.dtype)
-    x, gram, *_ = jax.lax.while_loop(is_far, step, (g / jnp.sqrt(size), gram / size, low, 0))
-    return iterate(x, gram, 1.0)
+    first = _Iterate(g / jnp.sqrt(size), gram / size, low, 0)
+    last = jax.lax.while_loop(is_far, iterate, first)
+    # Once more with s = 1, which squares the error that is left.
+    return next_x(last.x, last.gram, 1.0)

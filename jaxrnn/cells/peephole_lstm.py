@@ -1,25 +1,32 @@
 """The long short-term memory with peephole connections, of Gers and Schmidhuber (2000)."""
 
 import dataclasses
-from collections import namedtuple
+from typing import NamedTuple
 
 from jax.nn import initializers, sigmoid, tanh
 
 from jaxrnn.cells import kernels
-from jaxrnn.cells.gated import GateInputs, Parameter, weights_of
+from jaxrnn.cells.gated import GateInputs, Parameter
+from jaxrnn.cells.kernels import RecurrentKernel, Vector
 from jaxrnn.cells.lstm import (
     LSTMCarry,
     LSTMCell,
     LSTMGates,
     lstm_gradients,
+    output_adjoint,
     update_memory,
     update_memory_adjoint,
 )
 from jaxrnn.types import Params, Residuals
 
 
-class Weights(namedtuple("Weights", "w_h p_i p_f p_o")):
+class PeepholeWeights(NamedTuple):
     """The recurrent kernel, and the peephole weights of each gate, `(H)`."""
+
+    w_h: RecurrentKernel
+    p_i: Vector
+    p_f: Vector
+    p_o: Vector
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -69,11 +76,14 @@ class peephole_lstm(LSTMCell):
         peephole = Parameter((self.hidden_size,), initializers.zeros)
         return {"p_i": peephole, "p_f": peephole, "p_o": peephole}
 
-    def prepare(self, params: Params) -> Weights:
+    def prepare(self, params: Params) -> PeepholeWeights:
         """Returns the recurrent kernel with its transpose, and the peephole weights."""
-        return weights_of(Weights, params)
+        w_h = kernels.recurrent_kernel(params["w_h"])
+        return PeepholeWeights(w_h, params["p_i"], params["p_f"], params["p_o"])
 
-    def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, LSTMGates]:
+    def _advance(
+        self, w: PeepholeWeights, carry: LSTMCarry, z: GateInputs
+    ) -> tuple[LSTMCarry, LSTMGates]:
         p = LSTMGates(*kernels.split_gates(kernels.recurrent_product(carry.h, w.w_h), 4))
         peephole_i = kernels.scale(carry.c, w.p_i)
         peephole_f = kernels.scale(carry.c, w.p_f)
@@ -83,22 +93,22 @@ class peephole_lstm(LSTMCell):
         return LSTMCarry(o * tanh(c), c), LSTMGates(i, f, g, o)  # (P4)
 
     def _adjoint(
-        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+        self, w: PeepholeWeights, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, LSTMGates]:
-        f, o, m = residuals.saved.f, residuals.saved.o, tanh(residuals.carry.c)
-        delta_o = d_carry.h * m * o * (1 - o)
-        d_c = d_carry.c + d_carry.h * o * (1 - m * m) + kernels.scale(delta_o, w.p_o)  # (P5)
+        d_c, delta_o = output_adjoint(residuals, d_carry)
+        d_c = d_c + kernels.scale(delta_o, w.p_o)  # (P5), since o reads c_t too
         delta = update_memory_adjoint(residuals, residuals.saved, d_c, delta_o)  # (P6)
         d_h_tm1 = kernels.recurrent_product_adjoint(kernels.join_gates(*delta), w.w_h)
         d_peepholes = kernels.scale(delta.i, w.p_i) + kernels.scale(delta.f, w.p_f)
-        return LSTMCarry(d_h_tm1, d_c * f + d_peepholes), delta  # (P7)
+        return LSTMCarry(d_h_tm1, d_c * residuals.saved.f + d_peepholes), delta  # (P7)
 
     def _gradients(
-        self, w: Weights, residuals: Residuals, deltas: LSTMGates
-    ) -> tuple[Weights, GateInputs]:
+        self, w: PeepholeWeights, residuals: Residuals, deltas: LSTMGates
+    ) -> tuple[PeepholeWeights, GateInputs]:
         d_w_h, d_z = lstm_gradients(w.w_h, residuals, deltas)
-        c_tm1, c = residuals.previous_carry.c, residuals.carry.c
+        c_tm1 = residuals.previous_carry.c
+        c = residuals.carry.c
         d_p_i = kernels.bias_gradient(deltas.i * c_tm1)
         d_p_f = kernels.bias_gradient(deltas.f * c_tm1)
         d_p_o = kernels.bias_gradient(deltas.o * c)
-        return Weights(d_w_h, d_p_i, d_p_f, d_p_o), d_z  # (P8)
+        return PeepholeWeights(d_w_h, d_p_i, d_p_f, d_p_o), d_z  # (P8)

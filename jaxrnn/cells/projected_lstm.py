@@ -1,13 +1,14 @@
 """The long short-term memory with a recurrent projection, of Sak, Senior and Beaufays (2014)."""
 
 import dataclasses
-from collections import namedtuple
+from typing import NamedTuple
 
 from jax.nn import initializers, tanh
 
 from jaxrnn import check
 from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GateCotangents, GateInputs, Parameter
+from jaxrnn.cells.kernels import Matrix, RecurrentKernel
 from jaxrnn.cells.lstm import (
     LSTMCarry,
     LSTMCell,
@@ -19,10 +20,12 @@ from jaxrnn.cells.lstm import (
 from jaxrnn.types import Params, Residuals
 
 
-class Weights(namedtuple("Weights", "w_h w_p w_p_t")):
-    """The recurrent kernel, the projection `(H, P)`, and its transpose, which is None in a
-    gradient.
-    """
+class ProjectedWeights(NamedTuple):
+    """The recurrent kernel `(P, 4H)`, and the projection `(H, P)` with its transpose."""
+
+    w_h: RecurrentKernel
+    w_p: Matrix
+    w_p_t: Matrix
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,27 +87,31 @@ class projected_lstm(LSTMCell):
         """P."""
         return self.projection_size
 
-    def prepare(self, params: Params) -> Weights:
+    def prepare(self, params: Params) -> ProjectedWeights:
         """Returns both kernels with their transposes."""
         w_p = params["w_p"]
-        return Weights(kernels.recurrent_kernel(params["w_h"]), w_p, w_p.T)
+        return ProjectedWeights(kernels.recurrent_kernel(params["w_h"]), w_p, w_p.T)
 
-    def _advance(self, w: Weights, carry: LSTMCarry, z: GateInputs) -> tuple[LSTMCarry, LSTMGates]:
+    def _advance(
+        self, w: ProjectedWeights, carry: LSTMCarry, z: GateInputs
+    ) -> tuple[LSTMCarry, LSTMGates]:
         (s, c), gates = lstm_advance(w.w_h, carry, z)  # (J2), (J3)
         return LSTMCarry(kernels.dot(s, w.w_p), c), gates  # (J4)
 
     def _adjoint(
-        self, w: Weights, residuals: Residuals, d_carry: LSTMCarry
+        self, w: ProjectedWeights, residuals: Residuals, d_carry: LSTMCarry
     ) -> tuple[LSTMCarry, GateCotangents]:
         d_s = kernels.dot(d_carry.h, w.w_p_t)  # (J5)
+        # s is the output of a plain LSTM, so its backward pass does the rest.
         d_unprojected = LSTMCarry(d_s, d_carry.c)
         d_previous, delta = lstm_adjoint(w.w_h, residuals, d_unprojected)  # (J5), (J6), (J7)
+        # λ_t is kept for ∂L/∂W_p, which needs it at all steps at once.
         return d_previous, GateCotangents(delta, d_carry.h)
 
     def _gradients(
-        self, w: Weights, residuals: Residuals, deltas: GateCotangents
-    ) -> tuple[Weights, GateInputs]:
+        self, w: ProjectedWeights, residuals: Residuals, deltas: GateCotangents
+    ) -> tuple[ProjectedWeights, GateInputs]:
         d_w_h, d_z = lstm_gradients(w.w_h, residuals, deltas.gates)
         s = residuals.saved.o * tanh(residuals.carry.c)
         d_w_p = kernels.kernel_gradient(s, deltas.extra, w.w_p)
-        return Weights(d_w_h, d_w_p, None), d_z  # (J8)
+        return ProjectedWeights(d_w_h, d_w_p, kernels.NO_GRADIENT), d_z  # (J8)

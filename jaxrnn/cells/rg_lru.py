@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,18 @@ from jax.typing import DTypeLike
 from jaxrnn import check
 from jaxrnn.cells import heads, kernels
 from jaxrnn.cells.gated import GateInputs, Parameter
-from jaxrnn.cells.linear import Affine, ChannelwiseCell, apply_dropout
+from jaxrnn.cells.linear import Affine, ChannelwiseCell, InputAffineCell
 from jaxrnn.types import Array, Key, Params, State
 
-A_MIN, A_MAX = 0.9, 0.999  # the ring of exp(-softplus(Λ)) at the start
-# Below this number, log(softplus(x)) is x in every dtype.
+# The ring of exp(-softplus(Λ)) at the start.
+A_MIN = 0.9
+A_MAX = 0.999
+# Below this number, log(softplus(x)) is x in every dtype, since softplus(x) = eˣ - e²ˣ/2 + ….
 SMALLEST_SOFTPLUS = -40.0
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class rg_lru(ChannelwiseCell):
+class rg_lru(ChannelwiseCell, InputAffineCell):
     """The RG-LRU: a linear recurrence whose decay and input are gated by the input.
 
         u_t = x_t W_x with `input_projection`,    u_t = x_t without                          (G1)
@@ -100,18 +101,11 @@ class rg_lru(ChannelwiseCell):
         us = self.project_inputs(params, xs)  # (G1)
         x_r = kernels.add_bias(_block_product(us, params["w_r"]), params["b_r"])
         x_i = kernels.add_bias(_block_product(us, params["w_i"]), params["b_i"])
+        # ℓ = log(-log a) = log c + log softplus(Λ) + log r, by (G3).
         log_decay = math.log(self.c) + _log_softplus(kernels.widen(params["a_param"]))
-        log_decays = kernels.add_bias(log_sigmoid(x_r), log_decay)  # ℓ
+        log_decays = kernels.add_bias(log_sigmoid(x_r), log_decay)
         a = jnp.exp(-jnp.exp(log_decays))  # (G3)
         return GateInputs(Affine(a, _input_scale(log_decays) * (sigmoid(x_i) * us)))  # (G4)
-
-    def prepare(self, params: Params) -> None:
-        """Returns None, since the loop reads no parameters."""
-        return
-
-    def affine(self, w: None, zs: GateInputs) -> Affine:
-        """Returns a and b of z, with the dropout mask of b applied."""
-        return Affine(zs.gates.a, apply_dropout(zs.gates.b, zs.dropout_mask))
 
     def output(self, params: Params, carries: State) -> State:
         """Returns the state in the dtype of the parameters, y = h."""
@@ -124,21 +118,25 @@ def _block_product(us: State, w: Array) -> State:
     return heads.join_heads(heads.dot(heads.split_heads(us, len(w)), w))
 
 
-def _draw_a_param(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _draw_a_param(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws Λ so that exp(-softplus(Λ)) is uniform over the area of the ring."""
     square = jax.random.uniform(key, shape, dtype, A_MIN**2, A_MAX**2)
-    wanted = -jnp.log(square) / 2
-    return kernels.inverse_softplus(wanted)
+    # Uniform in the square of the radius is uniform over the area of the ring.
+    softplus_of_param = -jnp.log(square) / 2
+    return kernels.inverse_softplus(softplus_of_param)
 
 
 def _log_softplus(x: jax.Array) -> jax.Array:
     """Returns log(softplus(x)), which is finite where softplus(x) underflows."""
     is_small = x < SMALLEST_SOFTPLUS
-    return jnp.where(is_small, x, jnp.log(jax.nn.softplus(jnp.where(is_small, 0, x))))
+    # The branch that is not taken has to be finite too, or its slope would make the gradient NaN.
+    safe = jnp.where(is_small, 0, x)
+    return jnp.where(is_small, x, jnp.log(jax.nn.softplus(safe)))
 
 
 @jax.custom_jvp
 def _input_scale(log_decays: jax.Array) -> jax.Array:
-    """Returns m of (G7)."""
+    """Returns m of (G7), whose slope JAX would compute as 0 · ∞ where m is 0."""
     return jnp.sqrt(-jnp.expm1(-2 * jnp.exp(log_decays)))
 
 
@@ -146,7 +144,8 @@ def _input_scale(log_decays: jax.Array) -> jax.Array:
 def _input_scale_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    (log_decays,), (tangent,) = primals, tangents
+    (log_decays,) = primals
+    (tangent,) = tangents
     scales = _input_scale(log_decays)
     is_zero = scales == 0  # where e^ℓ underflows
     slopes = jnp.exp(log_decays - 2 * jnp.exp(log_decays)) / jnp.where(is_zero, 1, scales)

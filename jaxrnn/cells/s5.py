@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,9 +85,11 @@ class s5(LinearCell):
         check.require_int("state_size", self.state_size, least=1)
         check.require_int("num_blocks", self.num_blocks, least=1)
         check.require_bool("conjugate_symmetry", self.conjugate_symmetry)
-        step = self.num_blocks * (2 if self.conjugate_symmetry else 1)
-        fits = self.state_size % step == 0
-        check.require(fits, "state_size", self.state_size, f"a multiple of {step}")
+        divisor = self.num_blocks
+        if self.conjugate_symmetry:
+            divisor *= 2  # the modes of a block are pairs
+        fits = self.state_size % divisor == 0
+        check.require(fits, "state_size", self.state_size, f"a multiple of {divisor}")
         dt_min = check.require_finite("dt_min", self.dt_min)
         dt_max = check.require_finite("dt_max", self.dt_max)
         is_range = 0 < dt_min <= dt_max
@@ -102,7 +104,8 @@ class s5(LinearCell):
     @property
     def parameter_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of each parameter; None stands for any size."""
-        mode, b = (self.num_modes,), (None, self.num_modes)
+        mode = (self.num_modes,)
+        b = (None, self.num_modes)
         c = (self.num_modes, self.hidden_size)
         modes = {"lambda_re": mode, "lambda_im": mode, "log_step": mode}
         return {**modes, "b_re": b, "b_im": b, "c_re": c, "c_im": c}
@@ -114,17 +117,16 @@ class s5(LinearCell):
         wide = kernels.at_least_float32(dtype)
         key_b, key_c_re, key_c_im, key_step = jax.random.split(key, 4)
         hippo = _hippo_n(self.state_size // self.num_blocks, self.conjugate_symmetry)
+        # The state matrix has a copy of HiPPO-N in each block of its diagonal, so the eigenvectors
+        # of the whole are those of a block, in its place.
         blocks = np.eye(self.num_blocks)
-        v_re, v_im = (
-            jnp.asarray(np.kron(blocks, v), wide) for v in (hippo.vectors.real, hippo.vectors.imag)
-        )
-        shape_b, shape_c = (input_size, self.state_size), (self.hidden_size, self.state_size)
-        b = jax.random.normal(key_b, shape_b, wide) / math.sqrt(input_size)
-        c_re, c_im = (
-            jax.random.normal(key, shape_c, wide) / math.sqrt(self.state_size)
-            for key in (key_c_re, key_c_im)
-        )
-        log_range = math.log(self.dt_min), math.log(self.dt_max)
+        v_re = jnp.asarray(np.kron(blocks, hippo.vectors.real), wide)
+        v_im = jnp.asarray(np.kron(blocks, hippo.vectors.imag), wide)
+        shape_c = (self.hidden_size, self.state_size)
+        b = jax.random.normal(key_b, (input_size, self.state_size), wide) / math.sqrt(input_size)
+        c_re = jax.random.normal(key_c_re, shape_c, wide) / math.sqrt(self.state_size)
+        c_im = jax.random.normal(key_c_im, shape_c, wide) / math.sqrt(self.state_size)
+        log_range = (math.log(self.dt_min), math.log(self.dt_max))
         # x V* has the coordinates of x in the basis V of modes; V is the change back.
         params = {
             "lambda_re": jnp.asarray(np.tile(hippo.values.real, self.num_blocks), wide),
@@ -135,7 +137,7 @@ class s5(LinearCell):
             "c_re": (c_re @ v_re - c_im @ v_im).T,
             "c_im": (c_re @ v_im + c_im @ v_re).T,
         }
-        return {name: p.astype(dtype) for name, p in params.items()}
+        return kernels.cast_parameters(params, dtype)
 
     def initial_carry(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -177,23 +179,30 @@ class s5(LinearCell):
 class Eigensystem(NamedTuple):
     """The eigenvalues `(M)` and eigenvectors `(N, M)` of a normal matrix, in NumPy."""
 
-    values: Any
-    vectors: Any
+    values: np.ndarray
+    vectors: np.ndarray
 
 
 @functools.lru_cache(maxsize=64)
 def _hippo_n(size: int, conjugate_symmetry: bool) -> Eigensystem:
     """Returns the eigensystem of HiPPO-N; with symmetry, half of it, one of each conjugate pair.
 
-    HiPPO-N is -1/2 plus a skew-symmetric matrix S. It depends on the size alone, so NumPy computes
-    it while the program is traced; a JAX program would call LAPACK.
+    HiPPO-N is -1/2 plus a skew-symmetric matrix S,
+
+        S[m,n] = √(m + 1/2) √(n + 1/2) for m < n, and its negative for m > n.                (S6)
+
+    It depends on the size alone, so NumPy computes it while the program is traced; a JAX program
+    would call LAPACK.
     """
     root = np.sqrt(np.arange(size) + 0.5)
     lower = np.tril(np.outer(root, root), -1)
-    frequencies, vectors = np.linalg.eigh(-1j * (lower.T - lower))  # of -iS, ascending
+    skew = lower.T - lower  # (S6)
+    # -iS is Hermitian, so its eigenvalues ω are real, and those of HiPPO-N are -1/2 + iω. They are
+    # in ascending order, ±ω in pairs, so the first half has one of each pair.
+    frequencies, vectors = np.linalg.eigh(-1j * skew)
+    kept = size // 2 if conjugate_symmetry else size
     # An eigenvector has any phase. This one makes starts equal on all machines.
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], 0)
-    kept = size // 2 if conjugate_symmetry else size
     vectors = vectors * (abs(largest) / largest)
     return Eigensystem(-0.5 + 1j * frequencies[:kept], vectors[:, :kept])
 
@@ -212,5 +221,7 @@ def _exponents(p: Params) -> Complex[Array, " M"]:
 def _integral_of_exp(z: Complex[Array, " M"]) -> Complex[Array, " M"]:
     """Returns (exp(z) - 1) / z, the integral of exp(s z) for s from 0 to 1; 1 at z = 0."""
     is_zero = z == 0
+    # The branch that is not taken has to be finite too, or its slope would make the gradient NaN.
+    # At 0 the value is 1 and the slope is 1/2, as in 1 + z/2.
     safe = jnp.where(is_zero, 1, z)
     return jnp.where(is_zero, 1 + z / 2, jnp.expm1(safe) / safe)

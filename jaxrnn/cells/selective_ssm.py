@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections import namedtuple
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,15 @@ from jaxrnn import check
 from jaxrnn.cells import kernels
 from jaxrnn.cells.gated import GateInputs, Parameter
 from jaxrnn.cells.kernels import Matrix
-from jaxrnn.cells.linear import Affine, ChannelwiseCell, apply_dropout
+from jaxrnn.cells.linear import REPLACED, Affine, ChannelwiseCell, apply_dropout
 from jaxrnn.types import Array, Key, Params
 
-DT_MIN, DT_MAX = 0.001, 0.1  # the range of Δ at the start
+# The range of Δ at the start.
+DT_MIN = 0.001
+DT_MAX = 0.1
 
 
-class SSMCarry(namedtuple("SSMCarry", "h c u")):
+class SSMCarry(NamedTuple):
     """The carry of `selective_ssm`.
 
     Fields:
@@ -29,9 +30,18 @@ class SSMCarry(namedtuple("SSMCarry", "h c u")):
         u: u_t `(*batch, H)`, as C_t.
     """
 
+    h: Float[Array, "*lead H N"]
+    c: Float[Array, "*lead N"]
+    u: Float[Array, "*lead H"]
 
-class SelectiveInputs(namedtuple("SelectiveInputs", "u dt b c")):
+
+class SelectiveInputs(NamedTuple):
     """What an input contributes to a step: u_t and Δ_t `(*lead, H)`, B_t and C_t `(*lead, N)`."""
+
+    u: Float[Array, "*lead H"]
+    dt: Float[Array, "*lead H"]
+    b: Float[Array, "*lead N"]
+    c: Float[Array, "*lead N"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -93,7 +103,10 @@ class selective_ssm(ChannelwiseCell):
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The parameters other than `w_x`, by name."""
-        size, states, rank = self.hidden_size, self.state_size, int(self.dt_rank or 1)
+        assert self.dt_rank is not None  # set in __post_init__
+        size = self.hidden_size
+        states = self.state_size
+        rank = self.dt_rank
         lecun_normal = jax.nn.initializers.lecun_normal()
         return {
             "a_log": Parameter((size, states), _start_a_log),
@@ -110,16 +123,19 @@ class selective_ssm(ChannelwiseCell):
     ) -> SSMCarry:
         """Returns the zero state, of float32 at least, since h is a sum over time."""
         wide = kernels.at_least_float32(dtype)
-        size, states = self.hidden_size, self.state_size
-        c, u = kernels.zeros(states, batch_shape, wide), kernels.zeros(size, batch_shape, wide)
-        return SSMCarry(kernels.zeros(states, (*batch_shape, size), wide), c, u)
+        # First those that check `batch_shape` as it was given.
+        c = kernels.zeros(self.state_size, batch_shape, wide)
+        u = kernels.zeros(self.hidden_size, batch_shape, wide)
+        h = kernels.zeros(self.state_size, (*batch_shape, self.hidden_size), wide)
+        return SSMCarry(h, c, u)
 
     def project(self, params: Params, xs: Array) -> GateInputs:
         """Returns u, Δ, B and C of all steps."""
         us = self.project_inputs(params, xs)  # (M1)
         low_rank = kernels.dot(us, params["w_dt_down"])
         x_dt = kernels.add_bias(kernels.dot(low_rank, params["w_dt_up"]), params["b_dt"])
-        b, c = kernels.dot(us, params["w_b"]), kernels.dot(us, params["w_c"])
+        b = kernels.dot(us, params["w_b"])
+        c = kernels.dot(us, params["w_c"])
         return GateInputs(SelectiveInputs(us, jax.nn.softplus(x_dt), b, c))  # (M2)
 
     def prepare(self, params: Params) -> Matrix:
@@ -131,8 +147,10 @@ class selective_ssm(ChannelwiseCell):
         u, dt, b, c = zs.gates
         states = (*dt.shape, self.state_size)
         dt_a = kernels.scale(jnp.broadcast_to(dt[..., None], states), w)
-        driven = (dt * apply_dropout(u, zs.dropout_mask))[..., None] * b[..., None, :]
-        return Affine(SSMCarry(jnp.exp(dt_a), None, None), SSMCarry(driven, c, u))  # (M4)
+        candidate = apply_dropout(u, zs.dropout_mask)
+        driven = (dt * candidate)[..., None] * b[..., None, :]  # Δ_t[d] u_t[d] B_t[n] of (M4)
+        a = SSMCarry(h=jnp.exp(dt_a), c=REPLACED, u=REPLACED)  # (M3)
+        return Affine(a, SSMCarry(driven, c, u))
 
     def output(self, params: Params, carries: SSMCarry) -> Float[Array, "*lead H"]:
         """Returns y = Σ_n C_n h_n + D ⊙ u."""
@@ -143,15 +161,21 @@ class selective_ssm(ChannelwiseCell):
         return ys.astype(params["d"].dtype)
 
 
-def _start_a_log(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+# The initializers of `parameters` above.
+
+
+def _start_a_log(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Returns log n for n = 1..N in each unit, so that A[d,n] = -n."""
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
 
 
-def _draw_w_dt_up(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _draw_w_dt_up(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws W_dt_up uniform within ±1/√R."""
     largest = shape[0] ** -0.5
     return jax.random.uniform(key, shape, dtype, -largest, largest)
 
 
-def _draw_b_dt(key: Key, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _draw_b_dt(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws b_dt so that softplus(b_dt) is log-uniform between DT_MIN and DT_MAX."""
     log_dt = jax.random.uniform(key, shape, dtype, math.log(DT_MIN), math.log(DT_MAX))
     return kernels.inverse_softplus(jnp.exp(log_dt))

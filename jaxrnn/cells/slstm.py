@@ -1,8 +1,7 @@
 """The scalar memory of xLSTM, of Beck et al. (2024)."""
 
 import dataclasses
-from collections import namedtuple
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +31,13 @@ class SLSTMCarry(NamedTuple):
     m: State
 
 
-class SLSTMValues(namedtuple("SLSTMValues", "s f g o")):
+class SLSTMValues(NamedTuple):
     """The share s of the new value, and the values of the gates f, g, o."""
+
+    s: State
+    f: State
+    g: State
+    o: State
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -127,9 +131,11 @@ class slstm(GatedCell):
     def _advance(
         self, w: RecurrentKernel, carry: SLSTMCarry, z: GateInputs
     ) -> tuple[SLSTMCarry, SLSTMValues]:
-        x, p = z.gates, LSTMGates(*heads.recurrent_gates(carry.h, w, 4))
+        x = z.gates
+        p = LSTMGates(*heads.recurrent_gates(carry.h, w, 4))
         m, (s, f) = update_stabilizer(x.i + p.i, x.f + p.f, carry.m)  # (S4)
-        g, o = tanh(x.g + p.g), sigmoid(x.o + p.o)  # (S2)
+        g = tanh(x.g + p.g)  # (S2)
+        o = sigmoid(x.o + p.o)  # (S2)
         c = carry.c + s * (kernels.scale(g, z.dropout_mask) - carry.c)  # (S5)
         return SLSTMCarry(o * c, c, m), SLSTMValues(s, f, g, o)  # (S6)
 
@@ -137,14 +143,15 @@ class slstm(GatedCell):
         self, w: RecurrentKernel, residuals: Residuals, d_carry: SLSTMCarry
     ) -> tuple[SLSTMCarry, LSTMGates]:
         s, f, g, o = residuals.saved
-        c_tm1, dropout_mask = residuals.previous_carry.c, residuals.z.dropout_mask
+        c_tm1 = residuals.previous_carry.c
+        dropout_mask = residuals.z.dropout_mask
         d_c = d_carry.c + d_carry.h * o  # (S7)
         delta_o = d_carry.h * residuals.carry.c * o * (1 - o)
         delta_g = kernels.scale(d_c * s, dropout_mask) * (1 - g * g)  # (S8)
         d_s = d_c * (kernels.scale(g, dropout_mask) - c_tm1)
-        d_m_tm1, delta_i, delta_f = update_stabilizer_adjoint(
-            ExponentialGates(s, f), d_s, d_carry.m
-        )  # (S9), (S10), (S11)
+        gates = ExponentialGates(s, f)
+        # (S9), (S10), (S11)
+        d_m_tm1, delta_i, delta_f = update_stabilizer_adjoint(gates, d_s, d_carry.m)
         delta = LSTMGates(delta_i, delta_f, delta_g, delta_o)
         d_h_tm1 = heads.recurrent_gates_adjoint(delta, w)
         return SLSTMCarry(d_h_tm1, d_c * (1 - s), d_m_tm1), delta  # (S12)
@@ -156,9 +163,14 @@ class slstm(GatedCell):
         return d_w, GateInputs(deltas)  # (S13)
 
 
-def _orthogonal_blocks(key: Key, shape: tuple[int, int, int], dtype: Any) -> jax.Array:
+def _orthogonal_blocks(key: Key, shape: tuple[int, int, int], dtype: DTypeLike) -> jax.Array:
     """Draws a block for each head, orthogonal for each gate."""
     num_heads, size, width = shape
     keys = jax.random.split(key, (num_heads, width // size))
-    draw: Any = jax.vmap(jax.vmap(lambda key: orthogonal(key, (size, size), dtype)))
-    return jnp.reshape(jnp.moveaxis(draw(keys), 1, 2), shape)
+
+    def draw(key: Key) -> jax.Array:
+        return orthogonal(key, (size, size), dtype)
+
+    blocks = jax.vmap(jax.vmap(draw))(keys)  # (N, gates, size, size)
+    # Gates lie next to each other in the last axis.
+    return jnp.reshape(jnp.moveaxis(blocks, 1, 2), shape)

@@ -3,11 +3,13 @@
 If parameters are narrower than float32, a step computes in float32: products have narrow factors
 and wide sums. Values that are kept from step to step or for the backward pass are narrow again,
 except where the cell's zero state is wide.
+
+For example, the dtypes of an LSTM with bfloat16 parameters: z_t, h and the kept gates are bfloat16,
+c and its cotangent are float32, and within a step everything but the kernels is float32.
 """
 
 import abc
 import dataclasses
-from typing import Any
 
 from jaxrnn import check, tree
 from jaxrnn.cells import kernels
@@ -16,7 +18,10 @@ from jaxrnn.types import Array, Carry, Cell, Params, PyTree, Residuals, Weights
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SizedCell(Cell):
-    """A cell with a hidden size and a dict of parameters; a subclass defines `parameter_shapes`."""
+    """A cell with a hidden size and a dict of parameters; a subclass defines `parameter_shapes`.
+
+    One of the parameters is `w_x (I, ...)`, which says how many features an input has.
+    """
 
     hidden_size: int
 
@@ -43,7 +48,7 @@ class WideCell(SizedCell):
     """
 
     @abc.abstractmethod
-    def _advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
+    def _advance(self, w: Weights, carry: Carry, z: PyTree) -> tuple[Carry, PyTree]:
         """Computes `advance` in float32 at least."""
 
     @abc.abstractmethod
@@ -51,10 +56,15 @@ class WideCell(SizedCell):
         """Computes `adjoint` in float32 at least."""
 
     @abc.abstractmethod
-    def _gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
+    def _gradients(
+        self, w: Weights, residuals: Residuals, deltas: PyTree
+    ) -> tuple[Weights, PyTree]:
         """Computes `gradients` in float32 at least."""
 
-    def advance(self, w: Weights, carry: Carry, z: Any) -> tuple[Carry, PyTree]:
+    # Below, z tells the dtype of the parameters, since `project` computes in it; a carry may be
+    # wider. The weights w stay narrow: `kernels.dot` casts its other factor to their dtype.
+
+    def advance(self, w: Weights, carry: Carry, z: PyTree) -> tuple[Carry, PyTree]:
         """Calls `_advance` in float32 at least; carry and residuals keep their dtype."""
         dtype = check.float_dtype(z)
         wide_carry, wide_z = tree.cast((carry, z), kernels.at_least_float32(dtype))
@@ -68,7 +78,7 @@ class WideCell(SizedCell):
         d_previous, delta = self._adjoint(w, *wide)
         return tree.cast_like(d_previous, residuals.previous_carry), tree.cast(delta, dtype)
 
-    def gradients(self, w: Weights, residuals: Residuals, deltas: Any) -> tuple[Weights, Any]:
+    def gradients(self, w: Weights, residuals: Residuals, deltas: PyTree) -> tuple[Weights, PyTree]:
         """Calls `_gradients` in float32 at least."""
         dtype = check.float_dtype(residuals.z)
         wide = tree.cast((residuals, deltas), kernels.at_least_float32(dtype))

@@ -5,6 +5,7 @@ checks numbers, texts and functions, and `arrays` checks arrays and trees of arr
 """
 
 from jaxrnn.check.arrays import (
+    Leaf as Leaf,
     PyTree as PyTree,
     abstract_zero_carry as abstract_zero_carry,
     batch_shape as batch_shape,
@@ -35,7 +36,9 @@ from jaxrnn.check.arrays import (
     require_step as require_step,
 )
 from jaxrnn.check.messages import (
+    Value as Value,
     describe as describe,
+    option_type_error as option_type_error,
     require as require,
     require_option_type as require_option_type,
     require_type as require_type,

@@ -52,7 +52,7 @@ def jacobian_spectrum(
     xs: PyTree,
     *,
     probes: int | None = None,
-    key: Key = None,
+    key: Key | None = None,
 ) -> JacobianSpectrum:
     """Returns singular values of the Jacobians of a recurrence, and its Lyapunov exponents.
 
@@ -122,8 +122,7 @@ def jacobian_spectrum(
     if probes is None or check.require_int("probes", probes, least=1) >= size:
         q = jnp.eye(size, dtype=flat.dtype)
     else:
-        check.require_key("key", key)
-        q = orthogonal(key, (probes, size), flat.dtype)
+        q = orthogonal(check.require_key("key", key), (probes, size), flat.dtype)
     identity = jnp.eye(len(q), dtype=q.dtype)
     start = (
         jnp.broadcast_to(q, (*batch, *q.shape)),

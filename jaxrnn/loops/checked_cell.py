@@ -42,6 +42,8 @@ def _require_cotangents(name: str, cotangents: PyTree, primals: PyTree, why: str
     def or_primal(d: Any, primal: PyTree) -> PyTree:
         return primal if d is None else d
 
+    # Where a cotangent may be anything, the primal takes its place, so that one comparison of two
+    # trees finds what is wrong, and its message names the place.
     try:
         full = jax.tree.map(or_primal, cotangents, primals, is_leaf=lambda d: d is None)
     except ValueError:  # the trees have different structures

@@ -12,10 +12,12 @@ from jax import lax
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression
-from jaxrnn.loops import derived, schedule
+from jaxrnn.loops import chunks, derived, schedule
 from jaxrnn.loops.bptt import bptt
 from jaxrnn.loops.forward_mode import explain_forward_mode
-from jaxrnn.types import Carry, Cell, Loop, Params, PyTree, Step, StepResult, exact_loop
+from jaxrnn.types import Array, Carry, Cell, Loop, Params, PyTree, Step, StepResult, exact_loop
+
+Index = int | Array
 
 # With many segments and few states the number of runs explodes; a plan beyond this is an error.
 MOST_RUNS = 2**24
@@ -122,20 +124,20 @@ class checkpointed(Expression):
         plan = self._plan(closed.step, *arguments)
         with explain_forward_mode("checkpointed"):
             last, ys = _run_checkpointed(closed.step, self.loop, plan, *arguments)
-        return closed.whole(last), ys
+        return closed.full_carry(last), ys
 
     def _plan(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> Plan:
         steps = check.num_steps(xs)
         if self.budget is None:
-            return _plan_without_budget(
-                steps, self.levels or 1, self.num_states, self.segment_length
-            )
+            levels = self.levels or 1
+            return _plan_without_budget(steps, levels, self.num_states, self.segment_length)
         state_bytes, step_bytes = _costs(self.loop, step, params, carry, xs)
         return _plan_within_budget(int(self.budget), steps, state_bytes, step_bytes)
 
 
 def _plan_without_budget(steps: int, levels: int, states: int | None, segment: int | None) -> Plan:
     """Returns the plan of (3) or (4)."""
+    # 1e-9, since the root of a power, such as 1000^(1/3), may come out slightly above an integer.
     wanted = segment or states or math.ceil(steps ** (1 / (levels + 1)) - 1e-9)
     # A length that divides T needs no head, which would be compiled separately.
     candidates = range(wanted, 2 * wanted) if segment is None else ()
@@ -158,7 +160,9 @@ def _plan_within_budget(budget: int, steps: int, state_bytes: int, step_bytes: i
     least = state_bytes + step_bytes
     expected = f"at least {least}, for one state and the residuals of one step"
     check.require(budget >= least, "budget", f"{budget} bytes", expected)
-    plans = {}  # from what is minimised, in order of importance, to the plan
+    # From what is minimised, in order of importance, to the plan.
+    plans: dict[tuple[int, bool, int], Plan] = {}
+    # Divisors of T need no head, and powers of two are never far from the best length.
     small_divisors = [n for n in range(1, math.isqrt(steps) + 1) if steps % n == 0]
     large_divisors = [steps // n for n in small_divisors]
     powers = [2**e for e in range(steps.bit_length())]
@@ -178,13 +182,10 @@ def _costs(loop: Loop, step: Step, params: Params, carry: Carry, xs: PyTree) -> 
         x = check.one_step(xs)
         some_xs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), x)
         forward_pass = functools.partial(tree.vjp_inexact, functools.partial(loop, step))
-        return _bytes(jax.eval_shape(forward_pass, params, carry, some_xs))
+        # The pullback is a pytree, whose leaves are the residuals.
+        return chunks.bytes_of(jax.eval_shape(forward_pass, params, carry, some_xs))
 
-    return _bytes(carry), kept(2) - kept(1)
-
-
-def _bytes(arrays: PyTree) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+    return chunks.bytes_of(carry), kept(2) - kept(1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -204,13 +205,14 @@ def _run_segments(
     if plan.head:
         head = _steps(xs, 0, plan.head)
         carry, head_ys = check.require_pair("loop", loop(step, params, carry, head))
-    stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
-    # The last slot, one more than there are states, gets the states that are not kept.
-    slots = jax.tree.map(
-        lambda c: jnp.broadcast_to(jnp.zeros_like(c), (plan.states + 1, *c.shape)), carry
-    )
 
-    def forward(state: Any, segment_and_slot: Any) -> tuple[Any, PyTree]:
+    def empty_slots(c: jax.Array) -> jax.Array:
+        # The last slot, one more than there are states, gets the states that are not kept.
+        return jnp.broadcast_to(jnp.zeros_like(c), (plan.states + 1, *c.shape))
+
+    def forward(
+        state: tuple[Carry, PyTree, Carry], segment_and_slot: tuple[Index, Index]
+    ) -> tuple[tuple[Carry, PyTree, Carry], PyTree]:
         carry, slots, _ = state
         k, slot = segment_and_slot
         slots = _store(slots, carry, slot)
@@ -218,6 +220,10 @@ def _run_segments(
         last, ys = check.require_pair("loop", loop(step, params, carry, segment))
         return (last, slots, carry), ys
 
+    slots = jax.tree.map(empty_slots, carry)
+    stores = schedule.binomial(plan.segments, plan.states).store[: plan.segments - 1]
+    # A row stores the state after its segment, which is the first state of the next one. The
+    # remainder turns -1, for a state that is not kept, into the number of the last slot.
     slot_of_segment = np.concatenate([[0], stores]) % (plan.states + 1)
     segments = np.arange(plan.segments), slot_of_segment
     (last, slots, current), ys = lax.scan(forward, (carry, slots, carry), segments)
@@ -234,14 +240,32 @@ def _forward(step: Step, loop: Loop, plan: Plan, *args: Any) -> tuple[StepResult
     return outputs, (params, carry, xs, kept)
 
 
+class _Run(NamedTuple):
+    """What a run of a segment returns, and what the backward pass carries from run to run.
+
+    Fields:
+        carry: the state after a forward run; after a backward run it is not read.
+        d_carry: λ before the segment.
+        d_params: the gradient of the parameters.
+        d_xs: the gradient of the inputs.
+    """
+
+    carry: Carry
+    d_carry: Carry
+    d_params: Params
+    d_xs: PyTree
+
+
 def _backward(
-    step: Step, loop: Loop, plan: Plan, residuals: Any, cotangents: Any
+    step: Step, loop: Loop, plan: Plan, residuals: PyTree, cotangents: StepResult
 ) -> tuple[Params, Carry, PyTree]:
-    params, first, xs, (slots, current) = residuals
+    params, first, xs, kept = residuals
+    slots, current = kept
     d_last, d_ys = tree.sparse_cotangents(cotangents)
+    # The rows before these are the forward pass, see `schedule.binomial`.
     rows = tree.slice_time(schedule.binomial(plan.segments, plan.states), plan.segments - 1, None)
 
-    def run_backward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
+    def run_backward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> _Run:
         """Computes (2) for a range of steps."""
 
         def run(params: Params, carry: Carry, xs: PyTree) -> StepResult:
@@ -251,20 +275,24 @@ def _backward(
 
         pull = tree.vjp_inexact(run, params, carry, xs)
         ((d_params, d_carry, d_xs),) = pull((d_carry, d_ys))
-        return carry, d_carry, d_params, d_xs
+        return _Run(carry, d_carry, d_params, d_xs)
 
-    def run_forward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> Any:
+    def run_forward(carry: Carry, d_carry: Carry, xs: PyTree, d_ys: PyTree) -> _Run:
         """Computes (1), with zero gradients."""
         carry, _ = loop(step, params, carry, xs)
-        return carry, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
+        return _Run(carry, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs))
 
-    def backward(state: Any, row: Any) -> tuple[Any, None]:
-        current, slots, d_carry, d_params, d_xs = state
+    def backward(
+        state: tuple[PyTree, _Run], row: schedule.Schedule
+    ) -> tuple[tuple[PyTree, _Run], None]:
+        slots, (current, d_carry, d_params, d_xs) = state
         load, k, backpropagate, store = row
         current = jax.tree.map(lambda c, s: jnp.where(load < 0, c, s[load]), current, slots)
         start = plan.head + k * plan.length
-        args = current, d_carry, *(_steps(x, start, plan.length) for x in (xs, d_ys))
-        if rows.backpropagate.all():
+        segment_xs = _steps(xs, start, plan.length)
+        segment_d_ys = _steps(d_ys, start, plan.length)
+        args = current, d_carry, segment_xs, segment_d_ys
+        if rows.backpropagate.all():  # every segment's first state is kept, as with two levels
             current, d_carry, d_params_here, d_xs_here = run_backward(*args)
         else:
             current, d_carry, d_params_here, d_xs_here = lax.cond(
@@ -273,11 +301,13 @@ def _backward(
             slots = _store(slots, current, store % (plan.states + 1))
         # Backpropagation is the last run of a segment, so it replaces the zeros of earlier runs.
         d_xs = _update_steps(d_xs, d_xs_here, start)
-        return (current, slots, d_carry, tree.add_sparse(d_params, d_params_here), d_xs), None
+        sum_of_params = tree.add_sparse(d_params, d_params_here)
+        return (slots, _Run(current, d_carry, sum_of_params, d_xs)), None
 
     d_carry = tree.add_sparse(tree.zero_cotangents(first), d_last)
-    state = current, slots, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs)
-    (_, _, d_carry, d_params, d_xs), _ = lax.scan(backward, state, rows)
+    begin = _Run(current, d_carry, tree.zero_cotangents(params), tree.zero_cotangents(xs))
+    (_, result), _ = lax.scan(backward, (slots, begin), rows)
+    _, d_carry, d_params, d_xs = result
     if plan.head:
         head = _steps(xs, 0, plan.head), _steps(d_ys, 0, plan.head)
         _, d_carry, d_params_here, d_xs_here = run_backward(first, d_carry, *head)
@@ -290,14 +320,14 @@ _run_checkpointed.defvjp(_forward, _backward, symbolic_zeros=True)
 _compiled_run = jax.jit(_run_checkpointed, static_argnums=(0, 1, 2))
 
 
-def _steps(xs: PyTree, start: jax.Array | int, length: int) -> PyTree:
+def _steps(xs: PyTree, start: Index, length: int) -> PyTree:
     """Returns the steps `start`, …, `start + length - 1`."""
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), xs)
 
 
-def _update_steps(xs: PyTree, some: PyTree, start: jax.Array | int) -> PyTree:
+def _update_steps(xs: PyTree, some: PyTree, start: Index) -> PyTree:
     return jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), xs, some)
 
 
-def _store(slots: PyTree, carry: Carry, slot: jax.Array) -> PyTree:
+def _store(slots: PyTree, carry: Carry, slot: Index) -> PyTree:
     return jax.tree.map(lambda s, c: lax.dynamic_update_index_in_dim(s, c, slot, 0), slots, carry)

@@ -36,13 +36,19 @@ def in_chunks_of(
     steps = check.num_steps(xs)
     if size is None or size >= steps:
         return run(carry, xs)
-    whole = steps // size * size
-    chunks = jax.tree.map(lambda x: jnp.reshape(x[:whole], (-1, size, *x.shape[1:])), xs)
-    carry, ys = jax.lax.scan(run, carry, chunks)
-    ys = jax.tree.map(lambda y: jnp.reshape(y, (whole, *y.shape[2:])), ys)
-    if whole == steps:
+    steps_in_full_chunks = steps // size * size
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.reshape(x[:steps_in_full_chunks], (-1, size, *x.shape[1:]))
+
+    def join(y: jax.Array) -> jax.Array:
+        return jnp.reshape(y, (steps_in_full_chunks, *y.shape[2:]))
+
+    carry, ys = jax.lax.scan(run, carry, jax.tree.map(split, xs))
+    ys = jax.tree.map(join, ys)
+    if steps_in_full_chunks == steps:
         return carry, ys
-    carry, last_ys = run(carry, tree.slice_time(xs, whole, None))
+    carry, last_ys = run(carry, tree.slice_time(xs, steps_in_full_chunks, None))
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, last_ys)
 
 

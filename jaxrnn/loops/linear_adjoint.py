@@ -12,18 +12,23 @@ Where λ is multiplied elementwise more than once, the coefficients are multipli
 
 so that a step reads one array for each product of λ. The split is read from the jaxpr of `adjoint`,
 so it works for every cell, also for transformed cells and cells of a user.
+
+For example, the adjoint of `h = tanh(x + h w)` is `(d_h * (1 - h * h)) @ w.T`. 1 - h² and wᵀ do not
+depend on λ = d_h, so both are coefficients: 1 - h² for all steps at once, wᵀ once. The loop keeps
+one product ⊙ and one matrix product.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Values, Var
 from jaxrnn.types import Carry, Cell, Residuals, Weights
 
 Factors = tuple[Var, ...]  # a coefficient is the product of these variables
@@ -51,8 +56,8 @@ class LinearAdjoint(NamedTuple):
         apply: `(w, coefficients_t, λ_t) -> λ_{t-1}` (1).
     """
 
-    coefficients: Callable[[Weights, Residuals], list[Any]]
-    apply: Callable[[Weights, list[Any], Carry], Carry]
+    coefficients: Callable[[Weights, Residuals], Values]
+    apply: Callable[[Weights, Values, Carry], Carry]
 
 
 def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry) -> LinearAdjoint:
@@ -68,11 +73,11 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
     def previous_cotangent(w: Weights, residuals: Residuals, d_carry: Carry) -> Carry:
         return cell.adjoint(w, residuals, d_carry)[0]
 
-    jaxpr, constants, _ = jaxprs.flat_jaxpr(previous_cotangent, w, residuals, d_carry)
-    sizes = [len(jax.tree.leaves(part)) for part in (constants, w, residuals, d_carry)]
-    variables = iter([*jaxpr.constvars, *jaxpr.invars])
-    groups = [list(itertools.islice(variables, size)) for size in sizes]
-    constant_vars, w_vars, residual_vars, lambda_vars = groups
+    jaxpr, constants, arguments, _ = jaxprs.trace(previous_cotangent, w, residuals, d_carry)
+    constant_vars = jaxprs.inputs_of(jaxpr)[: len(constants)]
+    sizes = [len(jax.tree.leaves(part)) for part in (w, residuals, d_carry)]
+    remaining = iter(arguments)
+    w_vars, residual_vars, lambda_vars = (list(itertools.islice(remaining, size)) for size in sizes)
 
     in_loop = _equations_in_loop(lambda_vars, jaxpr.eqns)
     ahead = [eqn for eqn in jaxpr.eqns if eqn not in in_loop]
@@ -90,19 +95,19 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
         leaves = [*constants, *jax.tree.leaves(w)]
         return dict(zip([*constant_vars, *w_vars], leaves, strict=True))
 
-    def products(env: Environment, wanted: list[Factors]) -> list[Any]:
+    def products(env: Environment, wanted: list[Factors]) -> Values:
         variables = [v for factors in wanted for v in factors]
         env = jaxprs.evaluate_equations(jaxprs.needed_for(variables, ahead), env)
         return [functools.reduce(jnp.multiply, (env[v] for v in factors)) for factors in wanted]
 
-    def coefficients(w: Weights, residuals: Residuals) -> list[Any]:
-        def at_one_step(*values: Any) -> list[Any]:
+    def coefficients(w: Weights, residuals: Residuals) -> Values:
+        def at_one_step(*values: jax.Array) -> Values:
             env = environment(w) | dict(zip(residual_vars, values, strict=True))
             return products(env, stacked)
 
         return jax.vmap(at_one_step)(*jax.tree.leaves(residuals)) if stacked else []
 
-    def apply(w: Weights, coefficients_t: list[Any], d_carry: Carry) -> Carry:
+    def apply(w: Weights, coefficients_t: Values, d_carry: Carry) -> Carry:
         values = products(environment(w), shared) + coefficients_t
         by_factors = dict(zip(shared + stacked, values, strict=True))
         env = dict(zip(lambda_vars, jax.tree.leaves(d_carry), strict=True))
@@ -112,7 +117,7 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
                 env[step.result] = env[step.base] * by_factors[step.factors]  # (2)
             else:
                 env = jaxprs.evaluate_equations([step], env)
-        leaves = [jaxprs.value_of(env, v) for v in jaxpr.outvars]
+        leaves = jaxprs.values_of(env, jaxpr.outvars)
         return jax.tree.unflatten(jax.tree.structure(d_carry), leaves)
 
     return LinearAdjoint(coefficients, apply)
@@ -120,10 +125,11 @@ def linear_adjoint(cell: Cell, w: Weights, residuals: Residuals, d_carry: Carry)
 
 def _equations_in_loop(lambda_vars: Iterable[Var], eqns: list[Equation]) -> set[Equation]:
     """Returns the equations that depend on λ, or cannot run for all steps at once."""
-    in_loop: set[Any] = set()
+    in_loop: set[Equation] = set()
     dependent = {*lambda_vars}
     for eqn in eqns:
-        if jaxprs.is_opaque(eqn) or eqn.effects or not dependent.isdisjoint(jaxprs.reads([eqn])):
+        reads_lambda = not dependent.isdisjoint(jaxprs.reads([eqn]))
+        if reads_lambda or jaxprs.is_opaque(eqn) or eqn.effects:
             in_loop.add(eqn)
             dependent.update(eqn.outvars)
     return in_loop
@@ -149,20 +155,26 @@ def _combine_scalings(
     return _needed_steps(steps, outs)
 
 
-def _scaling_operands(eqn: Equation, in_loop: set[Any]) -> tuple[Var, Var] | None:
+def _scaling_operands(eqn: Equation, in_loop: set[Var]) -> tuple[Var, Var] | None:
     """Returns λ and a if the equation is λ ⊙ a, else None."""
-    if eqn.primitive.name != "mul" or any(map(jaxprs.is_literal, eqn.invars)):
+    if eqn.primitive.name != "mul":
         return None
     first, second = eqn.invars
-    if first.aval.shape != second.aval.shape or (first in in_loop) == (second in in_loop):
+    if isinstance(first, Literal) or isinstance(second, Literal):
+        return None
+    has_same_shape = jaxprs.shape_of(first) == jaxprs.shape_of(second)
+    if not has_same_shape or (first in in_loop) == (second in in_loop):
         return None
     return (first, second) if first in in_loop else (second, first)
 
 
 def _needed_steps(steps: list[Equation | Scaling], outs: list[Atom]) -> list[Equation | Scaling]:
-    """Returns the steps that λ_{t-1} needs."""
+    """Returns the steps that λ_{t-1} needs.
+
+    A scaling reads λ itself and not the scalings before it, so those may be superfluous.
+    """
     wanted = {*jaxprs.variables_of(outs)}
-    needed = []
+    needed: list[Equation | Scaling] = []
     for step in reversed(steps):
         results = [step.result] if isinstance(step, Scaling) else step.outvars
         if not wanted.isdisjoint(results):

@@ -47,25 +47,43 @@ def binomial(segments: int, states: int) -> Schedule:
 
     Slot 0 holds the first state from the start. The N - 1 rows before the first backpropagation are
     the forward pass up to the last segment.
+
+    For example, with 3 segments and 2 slots: run segment 0; run segment 1 and store the state after
+    segment 0 or 1; backpropagate segment 2; fetch the state before segment 1 or recompute it, and
+    backpropagate it; and so on.
     """
     rows: list[tuple[int, int, bool, int]] = []
     stored = [0]  # the segments whose first states are in the slots 0, 1, …
     current: int | None = 0  # the segment at whose beginning the current state is
 
     def run_to(end: int, store: int = -1, backpropagate: bool = False) -> None:
-        for k in range(stored[-1], end):
-            load = len(stored) - 1 if k == stored[-1] != current else -1
-            rows.append((load, k, backpropagate and k == end - 1, store if k == end - 1 else -1))
+        """Runs from the last stored state to `end`; the last of these runs may do more."""
+        begin = stored[-1]
+        last_slot = len(stored) - 1
+        for k in range(begin, end):
+            must_load = k == begin and current != begin
+            is_last = k == end - 1
+            rows.append(
+                (
+                    last_slot if must_load else -1,
+                    k,
+                    backpropagate and is_last,
+                    store if is_last else -1,
+                )
+            )
 
     for last in range(segments - 1, -1, -1):
+        # On the way to the last segment, store states in all slots that are free.
         while stored[-1] < last and len(stored) < states:
-            middle = stored[-1] + _split(last + 1 - stored[-1], states - len(stored) + 1)
+            remaining = last + 1 - stored[-1]
+            free_slots = states - len(stored)
+            middle = stored[-1] + _split(remaining, free_slots + 1)
             run_to(middle, store=len(stored))
             stored.append(middle)
             current = middle
         run_to(last + 1, backpropagate=True)
         current = None
-        if stored[-1] == last:
+        if stored[-1] == last:  # this state has been read for the last time
             stored.pop()
     return Schedule(*np.array(rows, np.int32).reshape(-1, 4).T)
 
@@ -94,4 +112,6 @@ def _split(segments: int, states: int) -> int:
     With this choice the number of runs is that of (B2).
     """
     r = least(segments, states)
-    return min(math.comb(states + r - 1, states), segments - math.comb(states + r - 2, states - 1))
+    largest_first_part = math.comb(states + r - 1, states)  # β(s, r - 1)
+    least_second_part = math.comb(states + r - 2, states - 1)  # β(s - 1, r - 1)
+    return min(largest_first_part, segments - least_second_part)

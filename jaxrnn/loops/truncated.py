@@ -1,7 +1,6 @@
 """Truncated backpropagation through time: no gradient reaches beyond a window."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,17 +81,27 @@ class truncated(Expression):
             return check.require_pair("loop", self.loop(step, params, carry, xs))
 
         def run(carry: Carry, xs: PyTree) -> tuple[Carry, list[PyTree]]:
+            """Runs the steps of xs; the list has their outputs, or nothing if there is no step."""
             if check.num_steps(xs) == 0:
                 return carry, []
             carry, ys = check.require_pair("loop", self.loop(step, params, carry, xs))
             return carry, [ys]
 
+        # The outputs before `head` have windows that begin at step 0, so no gradient is stopped.
+        # `start` is the state at which the first window after them begins.
         start, start_ys = run(carry, tree.slice_time(xs, 0, head - overlap))
         last, head_ys = run(start, tree.slice_time(xs, head - overlap, head))
 
-        def window(carries: tuple[Carry, Carry], inputs: Any) -> tuple[Any, PyTree]:
+        def window(
+            carries: tuple[Carry, Carry], inputs: tuple[jax.Array, PyTree]
+        ) -> tuple[tuple[Carry, Carry], PyTree]:
+            """Runs a window; carries from window to window its first state and its last one.
+
+            The next window begins k1 steps later, so its first state is that after k1 steps.
+            """
             s, xs_s = inputs
-            start = _stop_gradient(carries[0], (s > 0) | (head > 0))  # (2)
+            start, _ = carries
+            start = _stop_gradient(start, (s > 0) | (head > 0))  # (2)
             start, ys = run(start, tree.slice_time(xs_s, 0, k1))
             last, more_ys = run(start, tree.slice_time(xs_s, k1, k2))
             return (start, last), tree.slice_time(_concatenate(*ys, *more_ys), overlap, k2)

@@ -1,14 +1,13 @@
 """RTRL, and the two algorithms that keep or follow a part of it: SnAp and e-prop."""
 
 import dataclasses
-from typing import Any
 
 from jaxrnn import check
 from jaxrnn.expression import name_of
 from jaxrnn.online.influence import SparseInfluence
 from jaxrnn.online.learner import Learner
 from jaxrnn.online.plan import plan
-from jaxrnn.online.rows import RowStep, widest
+from jaxrnn.online.rows import Arguments, RowStep, widest
 from jaxrnn.online.sparsity import LONGEST_AXIS
 from jaxrnn.types import Step
 
@@ -23,8 +22,7 @@ class SparseLearner(Learner):
 
     def __post_init__(self) -> None:
         check.require_callable("step", self.step, takes=3)
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
-        self.replace_fields(memory_limit=limit)
+        self.replace_fields(memory_limit=check.parse_bytes("memory_limit", self.memory_limit))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -65,7 +63,7 @@ class rtrl(SparseLearner):
     backpropagation algorithm for temporal pattern recognition", Complex Systems 1989.
     """
 
-    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+    def influence(self, row: RowStep, arguments: Arguments) -> SparseInfluence:
         """Returns all numbers of S that may differ from zero."""
         return _influence(self, row, arguments, order=None, across_layers=True)
 
@@ -114,7 +112,7 @@ class snap(SparseLearner):
         check.require_int("order", self.order, least=1)
         check.require_bool("across_layers", self.across_layers)
 
-    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+    def influence(self, row: RowStep, arguments: Arguments) -> SparseInfluence:
         """Returns the numbers of S in the pattern."""
         return _influence(self, row, arguments, order=self.order, across_layers=self.across_layers)
 
@@ -155,15 +153,15 @@ class eprop(SparseLearner):
 
     is_cut = True
 
-    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> SparseInfluence:
+    def influence(self, row: RowStep, arguments: Arguments) -> SparseInfluence:
         """Returns the numbers of S that follow a unit's own memory."""
         return _influence(self, row, arguments, order=None, across_layers=False)
 
 
 def _influence(
-    learner: Any,
+    learner: SparseLearner,
     row: RowStep,
-    arguments: tuple[Any, ...],
+    arguments: Arguments,
     *,
     order: int | None,
     across_layers: bool,
@@ -176,10 +174,10 @@ def _influence(
     expected = f"at most {LONGEST_AXIS:,} for {name_of(learner)}; uoro takes more"
     check.require(row.num_units <= LONGEST_AXIS, "step", got, expected)
     kept = plan(row, arguments, order, across_layers=across_layers)
-    weights = arguments[0]
-    itemsize = widest(row.dtype, *(w.dtype for w in weights)).itemsize
-    needed = kept.size(weights) * row.num_rows * itemsize
+    itemsize = widest(row.dtype, *(w.dtype for w in arguments.w)).itemsize
+    needed = kept.size(arguments.w) * row.num_rows * itemsize
+    limit = int(learner.memory_limit)
     got = f"{needed:,} bytes for {name_of(learner)} and {row.num_rows} rows"
-    expected = f"at most {learner.memory_limit:,}; raise the limit, or take snap, eprop or uoro"
-    check.require(needed <= learner.memory_limit, "memory_limit", got, expected)
-    return SparseInfluence(row, weights, kept)
+    expected = f"at most {limit:,}; raise the limit, or take snap, eprop or uoro"
+    check.require(needed <= limit, "memory_limit", got, expected)
+    return SparseInfluence(row, arguments.w, kept)

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.online.plan import Pair, Plan, pullback
-from jaxrnn.online.rows import Leaves, RowStep, widest
+from jaxrnn.online.rows import OVER_ROWS, AbstractWeights, Arguments, RowStep, widest
+from jaxrnn.types import Key
 
-Influence = tuple[jax.Array, ...]  # for each block (B, r, K, M)
+# For each block (B, r, K, M): M columns of r rows, and K weights in each column.
+Influence = tuple[jax.Array, ...]
 
 
 class SparseInfluence:
     """The numbers of S that a plan keeps."""
 
-    def __init__(self, row: RowStep, weights: list[Any], plan: Plan) -> None:
+    def __init__(self, row: RowStep, weights: AbstractWeights, plan: Plan) -> None:
         """Takes the step of one row, its weight arrays or their shapes, and the plan."""
         self.row = row
         self.weights = weights
@@ -28,7 +30,7 @@ class SparseInfluence:
 
     def zeros(self, rows: int) -> Influence:
         """Returns S_0 = 0, for all rows of the batch."""
-        result = []
+        result: list[jax.Array] = []
         for block in self.plan.blocks:
             weight = self.weights[block.weight]
             num_columns = weight.shape[block.axis]
@@ -44,81 +46,88 @@ class SparseInfluence:
         """
         gradients: list[Any] = [0] * len(self.weights)
         for block, s in zip(self.plan.blocks, influence, strict=True):
-            d = jnp.where(block.rows >= 0, d_v[:, block.rows], 0).astype(s.dtype)
-            if block.rows.shape[0] == 1:
-                total = jnp.einsum("br,brkm->km", d[:, 0], s)
+            d_rows = jnp.where(block.rows >= 0, d_v[:, block.rows], 0).astype(s.dtype)
+            if len(block.rows) == 1:  # all columns have the same rows
+                total = jnp.einsum("br,brkm->km", d_rows[:, 0], s)
             else:
-                total = jnp.sum(_over_columns(d) * s, axis=(0, 1))
+                total = jnp.sum(_over_columns(d_rows) * s, axis=(0, 1))
             weight = self.weights[block.weight]
             gradients[block.weight] += _in_shape_of(weight, total, block.axis)
         return gradients
 
-    def advance(self, influence: Influence, arguments: tuple[Any, ...], key: Any) -> Influence:
+    def advance(self, influence: Influence, arguments: Arguments, key: Key | None) -> Influence:
         """Returns S_t (I1).
 
         Args:
             influence: S_{t-1}.
-            arguments: w and constants; v `(B, N)`, others and x of all rows.
+            arguments: the arguments of the step, of all rows.
             key: is not used.
         """
         direct, jacobian = self._derivatives(arguments)
-        pairs = self.plan.pairs
-        for pair in pairs:
+        for pair in self.plan.pairs:
             carried = _carried(pair, jacobian, influence[pair.source])
             direct[pair.target] = direct[pair.target].astype(carried.dtype) + carried  # (I1)
         return tuple(a.astype(b.dtype) for a, b in zip(direct, influence, strict=True))
 
-    def _derivatives(self, arguments: tuple[Any, ...]) -> tuple[list[jax.Array], jax.Array]:
+    def _derivatives(self, arguments: Arguments) -> tuple[list[jax.Array], jax.Array]:
         """Returns D_t of each block, `(B, r, K, M)`, and J_t compressed, `(B, C, N)`."""
-        w, constants, *of_rows = arguments
-        # Blocks with the same seeds share one pullback.
-        wanted: dict[bytes, tuple[np.ndarray, set[int]]] = {}
+        # Blocks with the same seeds share one pullback. The keys of the dicts are the seeds' bytes.
+        seeds_of: dict[bytes, np.ndarray] = {}
+        weights_of: dict[bytes, set[int]] = {}
         for block in self.plan.blocks:
-            wanted.setdefault(block.seeds.tobytes(), (block.seeds, set()))[1].add(block.weight)
+            name = block.seeds.tobytes()
+            seeds_of[name] = block.seeds
+            weights_of.setdefault(name, set()).add(block.weight)
 
-        def of_row(v: jax.Array, others: Leaves, x: Leaves) -> tuple[Any, jax.Array]:
-            pull = pullback(self.row, w, constants, v, others, x)
-            direct = {}
-            for name, (seeds, weights) in wanted.items():
+        def of_row(arguments: Arguments) -> tuple[dict[bytes, dict[int, jax.Array]], jax.Array]:
+            pull = pullback(self.row, arguments)
+            direct: dict[bytes, dict[int, jax.Array]] = {}
+            for name, seeds in seeds_of.items():
                 d_w, _ = jax.vmap(pull)(jnp.asarray(seeds, self.row.dtype))
-                direct[name] = {i: d_w[i] for i in weights}
-            pull = pullback(self.plan.row, w, constants, v, others, x)
+                direct[name] = {i: d_w[i] for i in weights_of[name]}
+            pull = pullback(self.plan.row, arguments)
             _, d_v = jax.vmap(pull)(jnp.asarray(self.plan.seeds, self.row.dtype))
             return direct, d_v
 
-        results, jacobian = jax.vmap(of_row)(*of_rows)
-        direct = []
+        results, jacobian = jax.vmap(of_row, in_axes=(OVER_ROWS,))(arguments)
+        direct: list[jax.Array] = []
         for block in self.plan.blocks:
-            d = results[block.seeds.tobytes()][block.weight]  # (B, r, *shape)
-            d = jnp.moveaxis(d, block.axis + 2, -1)
-            others = int(np.prod(d.shape[2:-1], dtype=int))
-            direct.append(d.reshape(*d.shape[:2], others, d.shape[-1]))
+            d_weight = results[block.seeds.tobytes()][block.weight]  # (B, r, *shape)
+            columns_last = jnp.moveaxis(d_weight, block.axis + 2, -1)
+            *leading, num_columns = columns_last.shape
+            others = int(np.prod(leading[2:], dtype=int))
+            direct.append(columns_last.reshape(*leading[:2], others, num_columns))
         return direct, jacobian
 
 
-def _in_shape_of(weight: Any, x: jax.Array, axis: int) -> jax.Array:
+def _in_shape_of(weight: jax.Array | jax.ShapeDtypeStruct, x: jax.Array, axis: int) -> jax.Array:
     """Returns `(K, M)` in the shape of the weight array."""
-    shape = [n for p, n in enumerate(weight.shape) if p != axis] + [weight.shape[axis]]
+    others = [size for p, size in enumerate(weight.shape) if p != axis]
+    shape = [*others, weight.shape[axis]]
     return jnp.moveaxis(x.reshape(shape), -1, axis)
 
 
 def _carried(pair: Pair, jacobian: jax.Array, s: jax.Array) -> jax.Array:
     """Returns J_t S_{t-1} from one block to another, `(B, r, K, M)`."""
     jacobian = jacobian.astype(s.dtype)
-    _, targets, sources = pair.is_there.shape
-    if pair.is_there.shape[0] == 1:  # all columns have the same rows
-        j = jnp.where(pair.is_there[0], jacobian[:, pair.colors[0], pair.columns[0]], 0)
-        return jnp.einsum("bij,bjkm->bikm", j, s)
-    carried = []
-    for i in range(targets):
-        # Products and sums of elements are one loop, where a product of matrices would be many.
-        terms = [
-            _over_columns(jnp.where(there, jacobian[:, colors, columns], 0)[..., None])
-            * s[:, j : j + 1]
-            for j in range(sources)
-            for colors, columns, there in [(a[:, i, j] for a in pair[2:])]
-            if there.any()
-        ]
+
+    def read(colors: np.ndarray, columns: np.ndarray, is_there: np.ndarray) -> jax.Array:
+        """Returns numbers of J_t; 0 where the compressed J_t has those of another row."""
+        return jnp.where(is_there, jacobian[:, colors, columns], 0)
+
+    num_columns, num_targets, num_sources = pair.is_there.shape
+    if num_columns == 1:  # all columns have the same rows
+        numbers = read(pair.colors[0], pair.columns[0], pair.is_there[0])
+        return jnp.einsum("bij,bjkm->bikm", numbers, s)
+    carried: list[jax.Array] = []
+    for i in range(num_targets):
+        terms: list[jax.Array] = []
+        for j in range(num_sources):
+            # Products and sums of elements are one loop, where a product of matrices would be many.
+            is_there = pair.is_there[:, i, j]
+            if is_there.any():
+                numbers = read(pair.colors[:, i, j], pair.columns[:, i, j], is_there)
+                terms.append(_over_columns(numbers[..., None]) * s[:, j : j + 1])
         carried.append(sum(terms, jnp.zeros_like(s[:, :1])))
     return jnp.concatenate(carried, axis=1)
 

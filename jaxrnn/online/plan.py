@@ -5,17 +5,26 @@ of the kernel. So S is kept in blocks, one for each weight array and layer. Colu
 array, along one of its axes, has the rows `rows[m]`; all other numbers of S are zero, or dropped.
 Which rows a column has is read from the equations of the step. A row is kept only if its unit acts
 on a loss at a later step.
+
+For example, the kernel `w_x` `(I, N)` of an elementwise recurrence has N columns along its axis 1,
+and column m influences unit m alone. Its block has `rows = [[0], [1], ..., [N - 1]]`: one number is
+kept for each weight. Its one seed is a vector of ones: D_t has one row for each unit, and the sum
+of these rows has the number of unit m at weight (i, m), since all others have a zero there. Where a
+column has several rows, units are colored: those of one color share a seed, and no column has two
+units of one color. J_t is read in the same way, from a few sums of its rows (A. R. Curtis, M. J. D.
+Powell, J. K. Reid, "On the estimation of sparse Jacobian matrices", 1974).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.online.rows import Leaves, RowStep, Weights
-from jaxrnn.online.sparsity import are_dependent, patterns_along
+from jaxrnn.loops.derived.jaxprs import Jaxpr, Var
+from jaxrnn.online.rows import AbstractWeights, Arguments, Leaves, Pullback, RowStep, Weights
+from jaxrnn.online.sparsity import are_dependent, bool_product, patterns_along
 
 
 class Block(NamedTuple):
@@ -69,31 +78,32 @@ class Plan(NamedTuple):
     seeds: np.ndarray
     row: RowStep
 
-    def size(self, weights: list[Any]) -> int:
+    def size(self, weights: AbstractWeights) -> int:
         """Returns how many numbers S has for one row of the batch."""
-        sizes = [np.prod(weights[b.weight].shape, dtype=int) for b in self.blocks]
-        return sum(int(n) * b.rows.shape[1] for n, b in zip(sizes, self.blocks, strict=True))
+        total = 0
+        for block in self.blocks:
+            _, num_rows = block.rows.shape
+            total += num_rows * int(np.prod(weights[block.weight].shape, dtype=int))
+        return total
 
 
-def plan(
-    row: RowStep, arguments: tuple[Any, ...], order: int | None, *, across_layers: bool
-) -> Plan:
+def plan(row: RowStep, arguments: Arguments, order: int | None, *, across_layers: bool) -> Plan:
     """Returns the plan of an online algorithm.
 
     Args:
         row: the step of one row.
-        arguments: w, constants, v, others and x of one row, or their shapes and dtypes.
+        arguments: the arguments of one row, or their shapes and dtypes.
         order: the number of steps within which a kept weight influences a unit; None for any.
         across_layers: whether the influence on the units of later layers is kept.
     """
     direct, jacobian = _patterns(row, arguments)
     acting = _acting_units(row, jacobian)
-    direct = [[rows & acting[:, None] for rows in along_axes] for along_axes in direct]
     jacobian = jacobian & acting[:, None]
     layer_of = row.unit_layers()
-    blocks = []
-    for number, (weight, along_axes) in enumerate(zip(arguments[0], direct, strict=True)):
-        blocks += _blocks(number, weight, along_axes, jacobian, layer_of, order, across_layers)
+    blocks: list[Block] = []
+    for number, along_axes in enumerate(direct):
+        of_acting = [rows & acting[:, None] for rows in along_axes]
+        blocks += _blocks(number, of_acting, jacobian, layer_of, order, across_layers)
     places, needed = _places(blocks, jacobian)
     masked, sparse = _restricted(row, arguments, needed, jacobian)
     pairs, seeds = _pairs(places, needed, sparse)
@@ -101,17 +111,18 @@ def plan(
 
 
 def _restricted(
-    row: RowStep, arguments: tuple[Any, ...], needed: np.ndarray, jacobian: np.ndarray
+    row: RowStep, arguments: Arguments, needed: np.ndarray, jacobian: np.ndarray
 ) -> tuple[RowStep, np.ndarray]:
     """Returns the step from which J_t is computed, and which numbers of J_t it has.
 
     They contain the needed ones, see `jaxrnn.online.products`.
     """
-    found = row.products() if (jacobian & ~needed).any() else []
+    are_all_needed = not (jacobian & ~needed).any()
+    found = [] if are_all_needed else row.products()
     if not found:
         return row, jacobian
     _, sparse = _patterns(row.without_products(found), arguments)
-    masks = {}
+    masks: dict[int, np.ndarray] = {}
     for product in found:
         mask = product.mask(needed)
         masks[product.position] = mask
@@ -119,29 +130,25 @@ def _restricted(
     return row.with_masks(masks), sparse & jacobian
 
 
-def _patterns(
-    row: RowStep, arguments: tuple[Any, ...]
-) -> tuple[list[list[np.ndarray]], np.ndarray]:
+def _patterns(row: RowStep, arguments: Arguments) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """Returns which numbers of D_t and J_t may differ from zero.
 
     They are read from the equations of the pullback, whose sources are the cotangents of v_t. D_t
     is given for each weight array and each of its axes, as `(N, M)`; J_t is `(N, N)`.
     """
-    w = arguments[0]
-    if row.num_units == 0:
-        return [[np.zeros((0, n), bool) for n in a.shape] for a in w], np.zeros((0, 0), bool)
-    jaxpr, sources = _traced_pullback(row, arguments)
-    shapes = [*(a.shape for a in w), (row.num_units,)]
-    rows: list[list[list[np.ndarray]]] = [[[] for _ in shape] for shape in shapes]
-    for source in sources:
-        (size,) = source.aval.shape
-        for shape, pattern, result in zip(
-            shapes, patterns_along(jaxpr, source, 0), rows, strict=True
-        ):
-            for axis, columns in enumerate(shape):
-                dense = np.full((columns, size), pattern is not None)
-                result[axis].append((pattern or {}).get(axis, dense).T)
-    *direct, (jacobian,) = [[np.concatenate(parts) for parts in result] for result in rows]
+    shapes = [*(weight.shape for weight in arguments.w), (row.num_units,)]
+    # For each result of the pullback and each of its axes. An array of the carry adds some rows.
+    rows = [[np.zeros((0, columns), bool) for columns in shape] for shape in shapes]
+    if row.num_units > 0:
+        jaxpr, sources = _trace_pullback(row, arguments)
+        for source in sources:
+            (size,) = jaxprs.shape_of(source)
+            for of_result, pattern in zip(rows, patterns_along(jaxpr, source, 0), strict=True):
+                for axis, above in enumerate(of_result):
+                    dense = np.full((above.shape[1], size), pattern is not None)
+                    below = (pattern or {}).get(axis, dense).T
+                    of_result[axis] = np.concatenate([above, below])
+    *direct, (jacobian,) = rows
     return direct, jacobian
 
 
@@ -150,37 +157,41 @@ def _acting_units(row: RowStep, jacobian: np.ndarray) -> np.ndarray:
     return _reachable(row.units_read_by_loss()[:, None], jacobian.T, None)[:, 0]
 
 
-def _traced_pullback(row: RowStep, arguments: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+def _trace_pullback(row: RowStep, arguments: Arguments) -> tuple[Jaxpr, list[Var]]:
     """Returns the jaxpr of the pullback of one step, and its sources: the cotangents of v_t.
 
     There is one source for each floating-point array of the carry.
     """
 
-    def pulled_back(parts: Leaves, *arguments: Any) -> Any:
-        return pullback(row, *arguments)(jnp.concatenate(parts))
+    def pull_back(parts: Leaves, arguments: Arguments) -> tuple[Weights, jax.Array]:
+        return pullback(row, arguments)(jnp.concatenate(parts))
 
     parts = [jax.ShapeDtypeStruct((size,), row.dtype) for size in row.sizes()]
-    jaxpr, closed_over, _ = jaxprs.flat_jaxpr(pulled_back, parts, *arguments)
-    return jaxpr, [*jaxpr.constvars, *jaxpr.invars][len(closed_over) :][: len(parts)]
+    traced = jaxprs.trace(pull_back, parts, arguments)
+    return traced.jaxpr, traced.arguments[: len(parts)]
 
 
-def influencing_weights(row: RowStep, arguments: tuple[Any, ...]) -> list[int]:
+def influencing_weights(row: RowStep, arguments: Arguments) -> list[int]:
     """Returns the numbers of the weight arrays that influence the carry."""
     if row.num_units == 0:
         return []
-    jaxpr, sources = _traced_pullback(row, arguments)
+    jaxpr, sources = _trace_pullback(row, arguments)
     *of_weights, _ = are_dependent(jaxpr, sources)
     return [i for i, is_dependent in enumerate(of_weights) if is_dependent]
 
 
-def pullback(row: RowStep, w: Weights, constants: Leaves, v: Any, others: Leaves, x: Leaves) -> Any:
+def pullback(row: RowStep, arguments: Arguments) -> Pullback:
     """Returns the function from ∂L/∂v_t to (∂L/∂w, ∂L/∂v_{t-1}), for one row at one step."""
-    return jax.vjp(lambda w, v: row(w, constants, v, others, x)[0], w, v)[1]
+
+    def new_v(w: Weights, v: jax.Array) -> jax.Array:
+        return row(arguments._replace(w=w, v=v))[0]
+
+    _, pull = jax.vjp(new_v, arguments.w, arguments.v)
+    return pull
 
 
 def _blocks(
     number: int,
-    weight: Any,
     along_axes: list[np.ndarray],
     jacobian: np.ndarray,
     layer_of: np.ndarray,
@@ -188,30 +199,38 @@ def _blocks(
     across_layers: bool,
 ) -> list[Block]:
     """Returns the blocks of one weight array, along the axis that needs the fewest numbers."""
-    choices = []
+    choices: list[list[Block]] = []
     for axis, rows in enumerate(along_axes):
         allowed = jacobian
         if not across_layers and rows.any():
+            # Layers are in order, so the first one that the weights influence is their own.
             first = layer_of[rows.any(axis=1)].min()
             rows = rows & (layer_of == first)[:, None]
             allowed = jacobian & (layer_of[:, None] == layer_of[None, :])
         rows = _reachable(rows, allowed, order)
         of_layers = [rows & (layer_of == layer)[:, None] for layer in np.unique(layer_of)]
         choices.append([_block(number, axis, own) for own in of_layers if own.any()])
+    return min(choices, key=_cost, default=[])
 
-    def cost(blocks: list[Block]) -> tuple[int, float]:
-        """The numbers that are stored, and those of them that can differ from zero."""
-        kept = [np.mean((b.rows >= 0).sum(axis=1)) for b in blocks]
-        return sum(b.rows.shape[1] for b in blocks), float(sum(kept))
 
-    return min(choices, key=cost, default=[])
+def _cost(blocks: list[Block]) -> tuple[int, float]:
+    """Returns the numbers that are stored, and those of them that can differ from zero.
+
+    Both are for one column, and all choices have the same number of weights.
+    """
+    stored = 0
+    nonzero = 0.0
+    for block in blocks:
+        stored += block.rows.shape[1]
+        nonzero += float(np.mean((block.rows >= 0).sum(axis=1)))
+    return stored, nonzero
 
 
 def _reachable(rows: np.ndarray, jacobian: np.ndarray, order: int | None) -> np.ndarray:
     """Returns the rows `(N, M)` that each column influences within `order` steps."""
-    steps = jacobian.astype(np.float32)
+    # D_t is the first step. N further steps reach all that any number of steps reaches.
     for _ in range(len(jacobian) if order is None else order - 1):
-        wider = rows | (steps @ rows.astype(np.float32) > 0)
+        wider = rows | bool_product(jacobian, rows)
         if (wider == rows).all():
             break
         rows = wider
@@ -225,21 +244,25 @@ def _block(number: int, axis: int, rows: np.ndarray) -> Block:
     unit, and the sum of the rows of a color of D_t contains one number for each weight.
     """
     used = np.flatnonzero(rows.any(axis=1))
-    kept = rows[used].astype(np.float32)
-    colors = _color(kept @ kept.T > 0)
+    have_common_column = bool_product(rows[used], rows[used].T)
+    colors = _color(have_common_column)
     num_colors = int(colors.max()) + 1
     units = np.full((rows.shape[1], num_colors), -1)
     for unit, color in zip(used, colors, strict=True):
         units[rows[unit], color] = unit
     seeds = np.zeros((num_colors, len(rows)), np.float32)
     seeds[colors, used] = 1
+    # A dense cell's columns all have all units. One row of the table then stands for all of them.
     if (units == units[0]).all():
         units = units[:1]
     return Block(number, axis, units, seeds)
 
 
 def _color(conflicts: np.ndarray) -> np.ndarray:
-    """Returns a color for each node, different for nodes in conflict; the first that is free."""
+    """Returns a color for each node, different for nodes in conflict; the first that is free.
+
+    A node may be in conflict with itself, which has no effect, since it has no color yet.
+    """
     colors = np.full(len(conflicts), -1)
     for node, others in enumerate(conflicts):
         taken = set(colors[others])
@@ -267,12 +290,13 @@ class _Place(NamedTuple):
 
 def _places(blocks: list[Block], jacobian: np.ndarray) -> tuple[list[_Place], np.ndarray]:
     """Returns the numbers of J_t that the blocks need, by pair and as `(N, N)`."""
-    places = []
+    places: list[_Place] = []
     needed = np.zeros_like(jacobian)
     for i, target in enumerate(blocks):
         for j, source in enumerate(blocks):
             if source.weight != target.weight:
                 continue
+            # S of one weight array reads S of the same array: (J S)_{im} = Σ_j J_{ij} S_{jm}.
             rows, columns = np.broadcast_arrays(target.rows[:, :, None], source.rows[:, None, :])
             is_there = (rows >= 0) & (columns >= 0) & jacobian[rows, columns]
             if is_there.any():
@@ -286,7 +310,7 @@ def _pairs(
 ) -> tuple[list[Pair], np.ndarray]:
     """Returns where to read the needed numbers of J_t, and the sums of rows that contain them."""
     # Two rows share a color unless one has a number in a column that the other one needs.
-    overlap = needed.astype(np.float32) @ jacobian.astype(np.float32).T > 0
+    overlap = bool_product(needed, jacobian.T)
     used = np.flatnonzero(needed.any(axis=1))
     conflicts = (overlap | overlap.T)[np.ix_(used, used)]
     np.fill_diagonal(conflicts, False)

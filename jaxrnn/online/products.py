@@ -7,6 +7,9 @@ SnAp needs its diagonal, say. So the product gets another derivative for x,
 
 where sg has no gradient. The value is the same. The mask drops the numbers of ∂r/∂v that act on
 numbers of J_t that are not needed. What is left is sparse, and costs a few pullbacks.
+
+For example, SnAp of order 1 needs the diagonal of J_t of `h = tanh(x + h_{t-1} W)`. The mask is the
+identity, the masked J_t is diagonal, and one pullback of ones returns all of it.
 """
 
 from typing import NamedTuple
@@ -14,10 +17,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.jaxprs import Equation, Var
-from jaxrnn.online.sparsity import Pattern, along, propagate, rows_of
+from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
+from jaxrnn.online.sparsity import Pattern, along, bool_product, propagate, rows_of
+
+Patterns = dict[Var, Pattern]  # of all variables that depend on a source
 
 
 class Product(NamedTuple):
@@ -35,72 +41,67 @@ class Product(NamedTuple):
 
     def mask(self, needed: np.ndarray) -> np.ndarray:
         """Returns the mask `(K, M)` of (P1), for the numbers `(N, N)` of J_t that are needed."""
-        wanted = _product(self.reads, needed.T)  # (K, N): the units that need an element of x
-        return _product(wanted, self.reaches)
+        wanted = bool_product(self.reads, needed.T)  # (K, N): the units that need an element of x
+        return bool_product(wanted, self.reaches)
 
     def jacobian(self, mask: np.ndarray) -> np.ndarray:
         """Returns which numbers of J_t the masked product contributes to, `(N, N)`."""
-        return _product(_product(self.reaches, mask.T), self.reads)
+        return bool_product(bool_product(self.reaches, mask.T), self.reads)
 
 
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns the product of two matrices of bool."""
-    return a.astype(np.float32) @ b.astype(np.float32) > 0
-
-
-def products(eqns: list[Equation], carries: list[Var], new_carries: list[Var]) -> list[Product]:
+def products(eqns: list[Equation], carries: list[Var], new_carries: list[Atom]) -> list[Product]:
     """Returns all products of x and W whose results reach the next carry."""
-    read = [_patterns(eqns, carry) for carry in carries]
-    found = []
+    along_axes = [_patterns(eqns, carry) for carry in carries]
+    dependent = {v for of_carry in along_axes for patterns in of_carry for v in patterns}
+    found: list[Product] = []
     for position, eqn in enumerate(eqns):
         if not jaxprs.is_weight_product(eqn):
             continue
         x, w = eqn.invars
-        dependent = any(x in known for of_axes in read for known in of_axes)
-        if not dependent or any(w in known for of_axes in read for known in of_axes):
+        if isinstance(x, Literal) or x not in dependent or w in dependent:
             continue
         (result,) = eqn.outvars
-        size = result.aval.shape[-1]
-        known = propagate(eqns[position + 1 :], {result: along(result, result.aval.ndim - 1)})
-        reaches = [_doubled(_rows(known, v, size), v) for v in new_carries]
-        reads = [
-            _doubled(_read_units(of_axes, carry, x), carry).T
-            for of_axes, carry in zip(read, carries, strict=True)
-        ]
+        *other_axes, size = jaxprs.shape_of(result)
+        patterns = propagate(eqns[position + 1 :], {result: along(result, len(other_axes))})
+        reads: list[np.ndarray] = []
+        for carry, of_carry in zip(carries, along_axes, strict=True):
+            units = _read_units(of_carry, carry, x)
+            reads.append(_repeat_for_imaginary_part(units, carry).T)
+        reaches: list[np.ndarray] = []
+        new_patterns = jaxprs.facts_of(patterns, new_carries)
+        for new_carry, pattern in zip(new_carries, new_patterns, strict=True):
+            units = rows_of(pattern, jaxprs.shape_of(new_carry), size)
+            reaches.append(_repeat_for_imaginary_part(units, new_carry))
         found.append(Product(position, np.concatenate(reads, axis=1), np.concatenate(reaches)))
     return found
 
 
-def _patterns(eqns: list[Equation], carry: Var) -> list[dict[Var, Pattern]]:
+def _patterns(eqns: list[Equation], carry: Var) -> list[Patterns]:
     """Returns what depends on an array of the carry, along each of its axes."""
-    axes = range(carry.aval.ndim)
-    return [propagate(eqns, {carry: along(carry, axis)}) for axis in axes] or [
-        propagate(eqns, {carry: {}})
-    ]
+    starts = [along(carry, axis) for axis, _ in enumerate(jaxprs.shape_of(carry))]
+    # A scalar has no axis, but there are values that depend on it.
+    return [propagate(eqns, {carry: start}) for start in starts or [{}]]
 
 
-def _rows(known: dict[Var, Pattern], v: Var, size: int) -> np.ndarray:
-    pattern = None if jaxprs.is_literal(v) else known.get(v)
-    return rows_of(pattern, v.aval.shape, size)
-
-
-def _read_units(of_axes: list[dict[Var, Pattern]], carry: Var, x: Var) -> np.ndarray:
+def _read_units(along_axes: list[Patterns], carry: Var, x: Var) -> np.ndarray:
     """Returns which elements of the carry an element of the last axis of x depends on, `(n, K)`."""
-    shape, last = carry.aval.shape, x.aval.ndim - 1
-    units = np.ones((*shape, x.aval.shape[last]), bool)
-    for axis, known in enumerate(of_axes):
-        pattern = known.get(x)
+    shape = jaxprs.shape_of(carry)
+    *other_axes, num_elements = jaxprs.shape_of(x)
+    last = len(other_axes)
+    units = np.ones((*shape, num_elements), bool)
+    for axis, patterns in enumerate(along_axes):
+        pattern = patterns.get(x)
         if pattern is None:
-            return np.zeros((int(np.prod(shape, dtype=int)), x.aval.shape[last]), bool)
-        if last in pattern:  # (K, size of the axis)
+            units[...] = False
+        elif last in pattern:  # (K, size of the axis)
             others = [p for p in range(len(shape)) if p != axis]
             units &= np.expand_dims(pattern[last].T, others)
-    return units.reshape(-1, x.aval.shape[last])
+    return units.reshape(-1, num_elements)
 
 
-def _doubled(units: np.ndarray, v: Var) -> np.ndarray:
+def _repeat_for_imaginary_part(units: np.ndarray, v: Atom) -> np.ndarray:
     """Returns the rows of real and of imaginary parts, if v is complex."""
-    is_complex = jnp.issubdtype(v.aval.dtype, jnp.complexfloating)
+    is_complex = jnp.issubdtype(jaxprs.dtype_of(v), jnp.complexfloating)
     return np.concatenate([units, units]) if is_complex else units
 
 
@@ -111,8 +112,9 @@ def masked_product(eqn: Equation, x: jax.Array, w: jax.Array, mask: np.ndarray) 
     change = x - held  # zero, with a derivative
     if (mask.sum(axis=0) > 1).any():
         return result + eqn.primitive.bind(change, w * jnp.asarray(mask, w.dtype), **eqn.params)
-    # Each element of the result keeps one number of W.
-    rows, columns = mask.argmax(axis=0), np.arange(mask.shape[1])
+    # Each element of the result keeps one number of W at most, so no matrix product is needed.
+    rows = mask.argmax(axis=0)
+    columns = np.arange(mask.shape[1])
     numbers = jnp.where(mask.any(axis=0), w[rows, columns], 0)
     (contracted, _), _ = eqn.params["dimension_numbers"]
     change = jnp.moveaxis(change, contracted[0], -1)[..., rows]

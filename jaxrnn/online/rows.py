@@ -11,7 +11,9 @@ multiplies by them.
 
 import copy
 import functools
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,36 @@ import numpy as np
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
 from jaxrnn.online.cuts import Cuts, layers, recurrent_mixing
 from jaxrnn.online.products import Product, masked_product, products
 from jaxrnn.types import Carry, Params, PyTree, Step
 
 Weights = list[jax.Array]  # real arrays
-Leaves = list[Any]
+AbstractWeights = Sequence[jax.Array | jax.ShapeDtypeStruct]  # or their shapes and dtypes
+Leaves = list[Any]  # arrays
+
+
+class Arguments(NamedTuple):
+    """The arguments of F, for one row or for all rows; or their shapes and dtypes.
+
+    Fields:
+        w: the weights, which all rows share.
+        constants: values without a gradient that the steps need too, and all rows share.
+        v: the numbers of the carry, `(N,)` or `(B, N)`.
+        others: the arrays of the carry without a gradient.
+        x: the arrays of the inputs of one step.
+    """
+
+    w: Weights
+    constants: Leaves
+    v: jax.Array
+    others: Leaves
+    x: Leaves
+
+
+Pullback = Callable[[jax.Array], tuple[Weights, jax.Array]]
+OVER_ROWS = Arguments(None, None, 0, 0, 0)  # type: ignore[arg-type]  # in_axes of jax.vmap
 
 
 class RowStep:
@@ -52,28 +78,29 @@ class RowStep:
         self.batch = _batch_shape(step, params, carry, x)
         one_row = functools.partial(jax.tree.map, self._abstract_row)
         self._carry = one_row(carry)
-        traced = jaxprs.flat_jaxpr(step, params, self._carry, one_row(x))
-        self._jaxpr, self._closed_over, _ = traced
-        shapes = [v.aval.shape for v in self._jaxpr.outvars]
+        traced = jaxprs.trace(step, params, self._carry, one_row(x))
+        self._jaxpr = traced.jaxpr
+        self._closed_over = traced.constants
+        *self._new_carries, self._loss = traced.jaxpr.outvars
+        shapes = list(map(jaxprs.shape_of, traced.jaxpr.outvars))
         wanted = [*(c.shape for c in jax.tree.leaves(self._carry)), (1,) * len(self.batch)]
         expected = f"{wanted}; a step must not depend on the size of the batch"
         check.require(shapes == wanted, "step", f"carry and loss of one row {shapes}", expected)
-        sizes = [len(self._closed_over), *(len(jax.tree.leaves(a)) for a in (params, carry))]
-        ends = np.cumsum(sizes)
-        variables = [*self._jaxpr.constvars, *self._jaxpr.invars]
-        self._params = variables[ends[0] : ends[1]]
-        self._carries = variables[ends[1] : ends[2]]
-        self._inputs = variables[ends[2] :]
-        self._divide(variables[: ends[1]])
-        floats = [v.aval for v in self._carries if jaxprs.has_gradient(v)]
-        dtypes = [jnp.finfo(aval.dtype).dtype for aval in floats]
-        self.dtype = widest(*dtypes, self._jaxpr.outvars[-1].aval.dtype)
+
+        arguments = iter(traced.arguments)
+        self._params = list(itertools.islice(arguments, len(jax.tree.leaves(params))))
+        self._carries = list(itertools.islice(arguments, len(jax.tree.leaves(carry))))
+        self._inputs = list(arguments)
+        closed_over = jaxprs.inputs_of(traced.jaxpr)[: len(self._closed_over)]
+        self._divide([*closed_over, *self._params])
+        self._floats = [v for v in self._carries if jaxprs.has_gradient(v)]
+        dtypes = [jnp.finfo(jaxprs.dtype_of(v)).dtype for v in self._floats]
+        self.dtype = widest(*dtypes, jaxprs.dtype_of(self._loss))
         self.num_units = sum(self.sizes())
-        new_carries = self._jaxpr.outvars[:-1]
         self._cuts: Cuts = {}
         self._masks: dict[int, np.ndarray] = {}
         if is_cut:
-            self._cuts = recurrent_mixing(self._equations, self._carries, new_carries)
+            self._cuts = recurrent_mixing(self._equations, self._carries, self._new_carries)
 
     def _abstract_row(self, x: Any) -> jax.ShapeDtypeStruct:
         ones = (1,) * len(self.batch)
@@ -87,11 +114,11 @@ class RowStep:
 
     def products(self) -> list[Product]:
         """Returns the products with weight matrices through which a unit reads other units."""
-        if self._cuts:
+        if self._cuts:  # no gradient flows through these products
             return []
-        floats = [i for i, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
-        carries = [self._carries[i] for i in floats]
-        return products(self._equations, carries, [self._jaxpr.outvars[i] for i in floats])
+        pairs = zip(self._carries, self._new_carries, strict=True)
+        new_floats = [new for v, new in pairs if jaxprs.has_gradient(v)]
+        return products(self._equations, self._floats, new_floats)
 
     def without_products(self, found: list[Product]) -> "RowStep":
         """Returns the same step, with a gradient that does not flow through these products."""
@@ -107,11 +134,11 @@ class RowStep:
 
     def sizes(self) -> list[int]:
         """Returns how many numbers of v each floating-point array of the carry has."""
-        return [_num_reals(v.aval) for v in self._carries if jaxprs.has_gradient(v)]
+        return list(map(_num_reals, self._floats))
 
     def unit_layers(self) -> np.ndarray:
         """Returns the layer of each unit of v, `(N,)`; see `jaxrnn.online.cuts.layers`."""
-        found = layers(self._equations, self._carries, self._jaxpr.outvars[:-1])
+        found = layers(self._equations, self._carries, self._new_carries)
         layer_of = {j: number for number, group in enumerate(found) for j in group}
         numbers = [layer_of[j] for j, v in enumerate(self._carries) if jaxprs.has_gradient(v)]
         return np.repeat(numbers, self.sizes())
@@ -121,87 +148,93 @@ class RowStep:
 
         It is True for all units of an array of the carry if it may be for one.
         """
-        found = set(jaxprs.variables_of(self._jaxpr.outvars[-1:]))
+        found = set(jaxprs.variables_of([self._loss]))
         for position, eqn in reversed(list(enumerate(self._equations))):
             if not found.isdisjoint(eqn.outvars):
                 cut = self._cuts.get(position, ())
                 operands = [a for i, a in enumerate(eqn.invars) if i not in cut]
                 found.update(jaxprs.variables_of(operands))
-        floats = [v for v in self._carries if jaxprs.has_gradient(v)]
-        return np.repeat([v in found for v in floats], self.sizes()).astype(bool)
+        return np.repeat([v in found for v in self._floats], self.sizes()).astype(bool)
 
-    def _divide(self, known: Leaves) -> None:
-        """Divides the equations into those that depend on parameters alone, and the others."""
-        alone, weighted = set(known), set(self._params)
-        first, self._equations = [], []
+    def _divide(self, fixed: list[Var]) -> None:
+        """Divides the equations into those that run once, and those of each step.
+
+        The first depend on `fixed` alone, the parameters and the values over which the step closes.
+        Of their results, those that depend on a parameter are weights, the others are constants.
+        """
+        known_before = set(fixed)
+        from_params = set(self._params)
+        self._preparing: list[Equation] = []
+        self._equations: list[Equation] = []
         for eqn in jaxprs.needed_for(self._jaxpr.outvars, self._jaxpr.eqns):
             read = jaxprs.reads([eqn])
-            if alone.issuperset(read) and read:
-                first.append(eqn)
-                alone.update(eqn.outvars)
-                weighted.update(eqn.outvars if weighted.intersection(read) else ())
+            # An equation that reads nothing, such as an iota, stays in the step.
+            if read and known_before.issuperset(read):
+                self._preparing.append(eqn)
+                known_before.update(eqn.outvars)
+                if not from_params.isdisjoint(read):
+                    from_params.update(eqn.outvars)
             else:
                 self._equations.append(eqn)
-        used = jaxprs.unique(
-            [*jaxprs.reads(self._equations), *jaxprs.variables_of(self._jaxpr.outvars)]
-        )
-        self._preparing = first
-        self._weights = [v for v in used if v in weighted and jaxprs.has_gradient(v)]
-        self._constants = [v for v in used if v in alone and v not in self._weights]
+        outputs = jaxprs.variables_of(self._jaxpr.outvars)
+        used = jaxprs.unique([*jaxprs.reads(self._equations), *outputs])
+        self._weights = [v for v in used if v in from_params and jaxprs.has_gradient(v)]
+        self._constants = [v for v in used if v in known_before and v not in self._weights]
 
     # From the arguments of a step to those of F, and back.
 
     def prepare(self, params: Params) -> tuple[Weights, Leaves]:
         """Returns w, and the values without a gradient that the steps need too."""
         leaves = [*self._closed_over, *jax.tree.leaves(params)]
-        known = [*self._jaxpr.constvars, *self._jaxpr.invars][: len(leaves)]
-        env = jaxprs.evaluate_equations(self._preparing, dict(zip(known, leaves, strict=True)))
-        return [_to_real(env[v]) for v in self._weights], [env[v] for v in self._constants]
+        fixed = jaxprs.inputs_of(self._jaxpr)[: len(leaves)]
+        env = jaxprs.evaluate_equations(self._preparing, dict(zip(fixed, leaves, strict=True)))
+        weights = [_to_real(x) for x in jaxprs.values_of(env, self._weights)]
+        return weights, jaxprs.values_of(env, self._constants)
 
-    def abstract_arguments(self, params: Params) -> tuple[Any, ...]:
-        """Returns shapes and dtypes of w, constants, v, others and x of one row."""
+    def abstract_arguments(self, params: Params) -> Arguments:
+        """Returns the shapes and dtypes of the arguments of one row."""
+
+        def without_batch(v: Var) -> jax.ShapeDtypeStruct:
+            shape = jaxprs.shape_of(v)[len(self.batch) :]
+            return jax.ShapeDtypeStruct(shape, jaxprs.dtype_of(v))
+
         w, constants = jax.eval_shape(self.prepare, params)
-        v = jax.ShapeDtypeStruct((self.num_units,), self.dtype)
-        ndim = len(self.batch)
-        others, x = (
-            [jax.ShapeDtypeStruct(a.aval.shape[ndim:], a.aval.dtype) for a in variables]
-            for variables in (
-                [c for c in self._carries if not jaxprs.has_gradient(c)],
-                self._inputs,
-            )
-        )
-        return w, constants, v, others, x
+        v: Any = jax.ShapeDtypeStruct((self.num_units,), self.dtype)
+        others = [without_batch(v) for v in self._carries if not jaxprs.has_gradient(v)]
+        return Arguments(w, constants, v, others, x=list(map(without_batch, self._inputs)))
 
     def flatten(self, carry: Carry) -> tuple[jax.Array, Leaves]:
         """Returns v `(B, N)`, and the arrays of the carry without a gradient, `(B, ...)`."""
-        return jax.vmap(self._flatten_row, axis_size=self.num_rows)(
-            self.merge_batch(jax.tree.leaves(carry))
-        )
+        leaves = self.merge_batch(jax.tree.leaves(carry))
+        return jax.vmap(self._flatten_row, axis_size=self.num_rows)(leaves)
 
     def unflatten(self, v: jax.Array, others: Leaves) -> Carry:
         """Returns the carry of v and of the arrays without a gradient."""
-        leaves = self.split_batch(jax.vmap(self._unflatten_row, axis_size=self.num_rows)(v, others))
-        shapes = jax.tree.leaves(self._carry)
-        ndim = len(self.batch)
+        rows = jax.vmap(self._unflatten_row, axis_size=self.num_rows)(v, others)
+        shapes, structure = jax.tree.flatten(self._carry)
+        # A row of these arrays has batch axes of size 1, which the batch axes replace.
         leaves = [
-            x.reshape(*self.batch, *like.shape[ndim:])
-            for x, like in zip(leaves, shapes, strict=True)
+            x.reshape(*self.batch, *like.shape[len(self.batch) :])
+            for x, like in zip(self.split_batch(rows), shapes, strict=True)
         ]
-        return jax.tree.unflatten(jax.tree.structure(self._carry), leaves)
+        return jax.tree.unflatten(structure, leaves)
 
     def merge_batch(self, arrays: PyTree, *, after: int = 0) -> PyTree:
         """Returns arrays `(*batch, ...)` as `(B, ...)`; `after` axes come before the batch."""
-        rows = self.num_rows
         end = after + len(self.batch)
-        return jax.tree.map(
-            lambda x: jnp.reshape(x, (*x.shape[:after], rows, *x.shape[end:])), arrays
-        )
+
+        def merge(x: jax.Array) -> jax.Array:
+            return jnp.reshape(x, (*x.shape[:after], self.num_rows, *x.shape[end:]))
+
+        return jax.tree.map(merge, arrays)
 
     def split_batch(self, arrays: PyTree, *, after: int = 0) -> PyTree:
         """Returns arrays `(B, ...)` as `(*batch, ...)`, the inverse of `merge_batch`."""
-        return jax.tree.map(
-            lambda x: jnp.reshape(x, (*x.shape[:after], *self.batch, *x.shape[after + 1 :])), arrays
-        )
+
+        def split(x: jax.Array) -> jax.Array:
+            return jnp.reshape(x, (*x.shape[:after], *self.batch, *x.shape[after + 1 :]))
+
+        return jax.tree.map(split, arrays)
 
     def _flatten_row(self, leaves: Leaves) -> tuple[jax.Array, Leaves]:
         floats = [_to_real(x).astype(self.dtype).ravel() for x in leaves if check.is_inexact(x)]
@@ -209,38 +242,41 @@ class RowStep:
         return v, [x for x in leaves if not check.is_inexact(x)]
 
     def _unflatten_row(self, v: jax.Array, others: Leaves) -> Leaves:
-        leaves, rest, begin = [], iter(others), 0
+        leaves: Leaves = []
+        remaining = iter(others)
+        begin = 0
         for variable in self._carries:
-            aval = variable.aval
             if not jaxprs.has_gradient(variable):
-                leaves.append(jnp.reshape(next(rest), aval.shape))
+                leaves.append(jnp.reshape(next(remaining), jaxprs.shape_of(variable)))
                 continue
-            size = _num_reals(aval)
-            leaves.append(_from_real(jax.lax.slice(v, (begin,), (begin + size,)), aval))
-            begin += size
+            end = begin + _num_reals(variable)
+            leaves.append(_from_real(jax.lax.slice(v, (begin,), (end,)), variable))
+            begin = end
         return leaves
 
     # F itself.
 
-    def __call__(
-        self, w: Weights, constants: Leaves, v: jax.Array, others: Leaves, x: Leaves
-    ) -> tuple[jax.Array, jax.Array, Leaves]:
+    def __call__(self, arguments: Arguments) -> tuple[jax.Array, jax.Array, Leaves]:
         """Returns v_t, ℓ_t, and the next arrays of the carry without a gradient, of one row."""
+        w, constants, v, others, x = arguments
         ones = (1,) * len(self.batch)
         inputs = [jnp.reshape(a, (*ones, *a.shape)) for a in x]
-        real = [_from_real(a, var.aval) for a, var in zip(w, self._weights, strict=True)]
+        weights = [_from_real(a, like) for a, like in zip(w, self._weights, strict=True)]
         variables = [*self._weights, *self._constants, *self._carries, *self._inputs]
 
-        def environment(v: jax.Array) -> jaxprs.Environment:
-            values = [*real, *constants, *self._unflatten_row(v, others), *inputs]
+        def environment(v: jax.Array) -> Environment:
+            values = [*weights, *constants, *self._unflatten_row(v, others), *inputs]
             return dict(zip(variables, values, strict=True))
 
-        env, held = environment(v), {}
-        if self._cuts:  # a cut operand has no gradient for v, and keeps that for w
+        env = environment(v)
+        held: Environment = {}
+        if self._cuts:
+            # A cut operand has no gradient for v, and keeps that for w. So its value comes from a
+            # second run of the step, in which v is a constant and w is not.
             held = environment(jax.lax.stop_gradient(v))
             held = jaxprs.evaluate_equations(self._equations, held)
         for position, eqn in enumerate(self._equations):
-            operands = [jaxprs.value_of(env, a) for a in eqn.invars]
+            operands = jaxprs.values_of(env, eqn.invars)
             for i in self._cuts.get(position, ()):
                 operands[i] = jaxprs.value_of(held, eqn.invars[i])
             if position in self._masks:
@@ -249,11 +285,13 @@ class RowStep:
             else:
                 result = jaxprs.evaluate(eqn, operands)
             env |= zip(eqn.outvars, result, strict=True)
-        *carry, loss = (jaxprs.value_of(env, a) for a in self._jaxpr.outvars)
-        ndim = len(self.batch)
-        carry = [jnp.reshape(c, jnp.shape(c)[ndim:]) for c in carry]
-        v, others = self._flatten_row(carry)
-        return v, jnp.reshape(loss, ()), others
+        new_carry = [
+            jnp.reshape(c, jnp.shape(c)[len(self.batch) :])
+            for c in jaxprs.values_of(env, self._new_carries)
+        ]
+        new_v, new_others = self._flatten_row(new_carry)
+        loss = jnp.reshape(jaxprs.value_of(env, self._loss), ())
+        return new_v, loss, new_others
 
 
 def _batch_shape(step: Step, params: Params, carry: Carry, x: PyTree) -> tuple[int, ...]:
@@ -279,24 +317,27 @@ def widest(*dtypes: Any) -> Any:
     return max([jnp.dtype("float32"), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
-def _num_reals(aval: Any) -> int:
-    return int(np.prod(aval.shape, dtype=int)) * (2 if _is_complex(aval) else 1)
+def _num_reals(v: Var) -> int:
+    count = int(np.prod(jaxprs.shape_of(v), dtype=int))
+    return 2 * count if _is_complex(jaxprs.aval_of(v)) else count
 
 
-def _is_complex(x: Any) -> bool:
+def _is_complex(x: jax.Array | jax.core.ShapedArray) -> bool:
     return jnp.issubdtype(x.dtype, jnp.complexfloating)
 
 
-def _to_real(x: Any) -> jax.Array:
+def _to_real(x: jax.typing.ArrayLike) -> jax.Array:
     """Returns a complex array `(...)` as a real one `(2, ...)`; a real number becomes `(1,)`."""
     x = jnp.asarray(x)
     return jnp.stack([jnp.real(x), jnp.imag(x)]) if _is_complex(x) else jnp.atleast_1d(x)
 
 
-def _from_real(x: Any, aval: Any) -> jax.Array:
-    """Returns the array with the shape and dtype of `aval` whose real numbers are x."""
+def _from_real(x: jax.Array, like: Var) -> jax.Array:
+    """Returns the array with the shape and dtype of a variable whose real numbers are x."""
+    aval = jaxprs.aval_of(like)
     if not _is_complex(aval):
         return jnp.reshape(x, aval.shape).astype(aval.dtype)
     parts = jnp.reshape(x, (2, *aval.shape)).astype(jnp.finfo(aval.dtype).dtype)
+    # Slices, which `sparsity` follows position by position.
     real, imag = (jax.lax.index_in_dim(parts, i, keepdims=False) for i in range(2))
     return jax.lax.complex(real, imag)

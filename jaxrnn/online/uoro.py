@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.online.learner import Learner
 from jaxrnn.online.plan import influencing_weights, pullback
-from jaxrnn.online.rows import Leaves, RowStep, widest
-from jaxrnn.types import Step
+from jaxrnn.online.rows import OVER_ROWS, Arguments, RowStep, widest
+from jaxrnn.types import Key, Step
 
+# u `(B, N)`, one number for each unit, and s `(B, *weight.shape)`, one for each weight.
+Factors = tuple[jax.Array, list[jax.Array]]
 EPSILON = 1e-7  # keeps the ratios of (2) finite where a norm is zero
 
 
@@ -47,28 +49,29 @@ class uoro(Learner):
     def __post_init__(self) -> None:
         check.require_callable("step", self.step, takes=3)
 
-    def influence(self, row: RowStep, arguments: tuple[Any, ...]) -> "RankOneInfluence":
+    def influence(self, row: RowStep, arguments: Arguments) -> "RankOneInfluence":
         """Returns the estimate."""
         return RankOneInfluence(row, arguments)
 
 
 class RankOneInfluence:
-    """u and s of (1), for all rows."""
+    """The influence as a product of two vectors; weights that reach no carry are left out."""
 
-    def __init__(self, row: RowStep, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, row: RowStep, arguments: Arguments) -> None:
         """Takes the step of one row, and the shapes and dtypes of its arguments."""
         self.row = row
-        self.weights = arguments[0]
+        self.weights = arguments.w
         self.kept = influencing_weights(row, arguments)  # the numbers of the arrays in s
 
-    def zeros(self, rows: int) -> tuple[jax.Array, list[jax.Array]]:
+    def zeros(self, rows: int) -> Factors:
         """Returns u_0 and s_0."""
-        kept = [self.weights[i] for i in self.kept]
-        dtypes = [widest(w.dtype, self.row.dtype) for w in kept]
-        s = [jnp.zeros((rows, *w.shape), d) for w, d in zip(kept, dtypes, strict=True)]
+        s: list[jax.Array] = []
+        for i in self.kept:
+            weight = self.weights[i]
+            s.append(jnp.zeros((rows, *weight.shape), widest(weight.dtype, self.row.dtype)))
         return jnp.zeros((rows, self.row.num_units), self.row.dtype), s
 
-    def past_gradient(self, influence: Any, d_v: jax.Array) -> list[Any]:
+    def past_gradient(self, influence: Factors, d_v: jax.Array) -> list[Any]:
         """Returns Σ_rows (∂L/∂v_{t-1} · u) s for each weight array; 0 for one that is not kept."""
         u, s = influence
         factors = jnp.sum(d_v.astype(u.dtype) * u, axis=1)
@@ -77,18 +80,19 @@ class RankOneInfluence:
             gradients[i] = jnp.tensordot(factors.astype(of_rows.dtype), of_rows, axes=1)
         return gradients
 
-    def advance(self, influence: Any, arguments: tuple[Any, ...], key: Any) -> Any:
+    def advance(self, influence: Factors, arguments: Arguments, key: Key) -> Factors:
         """Returns u_t and s_t (1)."""
-        w, constants, *of_rows = arguments
-        u, s = influence
+        u, _ = influence
         signs = jax.random.rademacher(key, u.shape, u.dtype)
 
-        def of_row(u: Any, s: Any, signs: Any, v: jax.Array, others: Leaves, x: Leaves) -> Any:
-            pull = pullback(self.row, w, constants, v, others, x)
+        def of_row(influence: Factors, signs: jax.Array, arguments: Arguments) -> Factors:
+            u, s = influence
+            pull = pullback(self.row, arguments)
             # The pullback is linear, so its own pullback is the product with J_t.
-            d_w, pull_again = jax.vjp(lambda d_v: pull(d_v)[1], signs)
-            (carried,) = pull_again(u.astype(d_w.dtype))
-            new = [pull(signs)[0][i] for i in self.kept]
+            d_v, pull_again = jax.vjp(lambda d_new_v: pull(d_new_v)[1], signs)
+            (carried,) = pull_again(u.astype(d_v.dtype))
+            d_w, _ = pull(signs)
+            new = [d_w[i] for i in self.kept]
             rho_0 = jnp.sqrt(_norm(s) / _norm([carried]).astype(_norm(s).dtype))  # (2)
             rho_1 = jnp.sqrt(_norm(new) / _norm([signs]).astype(_norm(new).dtype))  # (2)
             # The mean does not depend on the scales, and a norm of zero has no derivative.
@@ -100,7 +104,7 @@ class RankOneInfluence:
             ]
             return u, s
 
-        return jax.vmap(of_row)(u, s, signs, *of_rows)
+        return jax.vmap(of_row, in_axes=(0, 0, OVER_ROWS))(influence, signs, arguments)
 
 
 def _norm(arrays: list[jax.Array]) -> jax.Array:

@@ -3,17 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxrnn import check, tree
-from jaxrnn.expression import Expression, call_expression
-from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
+from jaxrnn.expression import Expression, Spell, argument_expressions
+from jaxrnn.transforms.base import ExtraInputCell, require_cell_or_plain_step
 from jaxrnn.transforms.rows import num_batch_axes, one_where_zero, row_norm
 from jaxrnn.transforms.substitute_carry import with_watched_carry
 from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
+
+# The size of an adjoint -> the factor of that adjoint.
+FactorOfSize = Callable[[jax.Array], ArrayLike]
 
 
 class ProbeInputs(NamedTuple):
@@ -30,7 +34,7 @@ class ProbeInputs(NamedTuple):
 
 def scale_adjoint(
     step: Cell | Step,
-    factor: Callable[[jax.Array], Any],
+    factor: FactorOfSize,
     *,
     elementwise: bool = False,
 ) -> Cell | Step:
@@ -72,7 +76,7 @@ def scale_adjoint(
     """
     require_cell_or_plain_step(step)
     check.require_callable("factor", factor, takes=1)
-    return _transformed(step, ScaleAdjoint(factor, elementwise=elementwise))
+    return _with_rule(step, ScaleAdjoint(factor, elementwise=elementwise))
 
 
 def clip_adjoint(step: Cell | Step, limit: float, *, elementwise: bool = False) -> Cell | Step:
@@ -103,7 +107,7 @@ def clip_adjoint(step: Cell | Step, limit: float, *, elementwise: bool = False) 
     neural networks", ICML 2013 (the sum).
     """
     require_cell_or_plain_step(step)
-    return _transformed(step, ClipAdjoint(limit, elementwise=elementwise))
+    return _with_rule(step, ClipAdjoint(limit, elementwise=elementwise))
 
 
 def probe_adjoint(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
@@ -125,11 +129,16 @@ def probe_adjoint(step: Cell | Step, *, whole: bool = False) -> Cell | Step:
     Gradient: exact, except for the probe. Time and memory: a reduction at each step, T·B numbers.
     """
     check.require_callable("step", step)
-    return _transformed(step, ProbeAdjoint(whole=whole))
+    return _with_rule(step, ProbeAdjoint(whole=whole))
 
 
 class AdjointRule(Expression):
-    """A change of the adjoint, `(λ, number of batch axes) -> (new λ, gradient of the probe)`."""
+    """A change of the adjoint, `(λ, number of batch axes) -> (new λ, gradient of the probe)`.
+
+    A rule is one half of a transformation, and the step that it acts on is the other half: in
+    `clip_adjoint(lstm(4), 1.0)`, the rule is `ClipAdjoint(1.0)`, and the whole is
+    `RuledCell(lstm(4), rule)`. A rule without a probe returns None as its gradient.
+    """
 
     has_probe = False
 
@@ -142,7 +151,7 @@ class AdjointRule(Expression):
 class ScaleAdjoint(AdjointRule):
     """The rule of (AT1) and (AT2)."""
 
-    factor: Callable[[jax.Array], Any]
+    factor: FactorOfSize
     elementwise: bool = dataclasses.field(default=False, kw_only=True)
 
     expression_name = "scale_adjoint"
@@ -152,10 +161,12 @@ class ScaleAdjoint(AdjointRule):
 
     def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, None]:
         """Applies the rule to λ_t."""
-        norm = None if self.elementwise else row_norm(d_carry, batch_rank)
+        norm_of_rows = None if self.elementwise else row_norm(d_carry, batch_rank)
 
         def scale(d: jax.Array) -> jax.Array:
-            size = abs(d) if norm is None else tree.expand_mask(norm, d)
+            # Either the size of each number, or one size for all numbers of a row.
+            size = abs(d) if norm_of_rows is None else tree.expand_mask(norm_of_rows, d)
+            # A size of 0 would give 1 / 0 for a normalising f; its λ is 0 for any factor.
             factor = self.factor(one_where_zero(size))
             check.require_arrays(factor=factor)
             fits = factor is not None and jnp.shape(factor) in ((), jnp.shape(size))
@@ -202,11 +213,14 @@ class ProbeAdjoint(AdjointRule):
 
     def __call__(self, d_carry: Carry, batch_rank: int) -> tuple[Carry, PyTree]:
         """Applies the rule to λ_t."""
-        return d_carry, d_carry if self.whole else row_norm(d_carry, batch_rank)  # (AT4)
+        d_probe = d_carry if self.whole else row_norm(d_carry, batch_rank)  # (AT4)
+        return d_carry, d_probe
 
 
-def _transformed(step: Cell | Step, rule: AdjointRule) -> Cell | Step:
-    return RuledCell(step, rule) if isinstance(step, Cell) else RuledStep(step, rule)
+def _with_rule(step: Cell | Step, rule: AdjointRule) -> Cell | Step:
+    if isinstance(step, Cell):
+        return RuledCell(step, rule)
+    return RuledStep(step, rule)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -216,9 +230,7 @@ class RuledStep(Expression):
     step: Step
     rule: AdjointRule
 
-    def expression(
-        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
-    ) -> str:
+    def expression(self, spell_argument: Spell, *, with_defaults: bool = False) -> str:
         """Returns the call of the public function that constructs it."""
         return _expression(self.step, self.rule, spell_argument, with_defaults)
 
@@ -233,14 +245,12 @@ class RuledStep(Expression):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RuledCell(TransformedCell):
+class RuledCell(ExtraInputCell):
     """A Cell whose adjoint passes through a rule."""
 
     rule: AdjointRule
 
-    def expression(
-        self, spell_argument: Callable[[Any], str], *, with_defaults: bool = False
-    ) -> str:
+    def expression(self, spell_argument: Spell, *, with_defaults: bool = False) -> str:
         """Returns the call of the public function that constructs it."""
         return _expression(self.cell, self.rule, spell_argument, with_defaults)
 
@@ -258,7 +268,8 @@ class RuledCell(TransformedCell):
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Applies the rule, then calls the inner cell."""
         d_carry, d_probe = self.rule(d_carry, num_batch_axes(self.cell, d_carry))
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_carry)
+        # The gradient of the probe of each step is kept with δ, since `gradients` returns it.
         return d_previous, (delta, d_probe)
 
     def gradients(
@@ -266,44 +277,49 @@ class RuledCell(TransformedCell):
     ) -> tuple[Weights, ProbeInputs]:
         """Returns the gradients of the inner cell, and those of the probe."""
         inner_deltas, d_probes = deltas
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), inner_deltas)
+        d_w, d_zs = self.cell.gradients(w, self._inner_residuals(residuals), inner_deltas)
         return d_w, ProbeInputs(d_zs, d_probes)
 
 
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    return residuals._replace(z=residuals.z.xs)
-
-
 def _inputs_and_probe(rule: AdjointRule, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns the inputs of the step itself, and the probe; None for a rule without one."""
     if not rule.has_probe:
         return xs, None
     return check.require_instance("xs", xs, ProbeInputs)
 
 
-def _expression(
-    step: Cell | Step, rule: AdjointRule, spell: Callable[[Any], str], with_defaults: bool
-) -> str:
+def _expression(step: Cell | Step, rule: AdjointRule, spell: Spell, with_defaults: bool) -> str:
     """Returns the expression of the rule, with the step as its first argument."""
-    call = call_expression(rule, spell, with_defaults=with_defaults)
-    name, arguments = call.split("(", 1)
-    separator = "" if arguments == ")" else ", "
-    return f"{name}({spell(step)}{separator}{arguments}"
+    arguments = [spell(step), *argument_expressions(rule, spell, with_defaults=with_defaults)]
+    return f"{rule.expression_name}({', '.join(arguments)})"
 
 
+# Where JAX differentiates a step, as `scan` does, the rule acts through this identity: its value is
+# the carry, and its backward pass is the rule.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _identity(rule: AdjointRule, batch_rank: int, carry: Carry, probe: PyTree) -> Carry:
     return carry
 
 
-_identity.defvjp(
-    lambda rule, batch_rank, carry, probe: (carry, None),
-    lambda rule, batch_rank, _, d_carry: rule(d_carry, batch_rank),
-)
+def _identity_forward(
+    rule: AdjointRule, batch_rank: int, carry: Carry, probe: PyTree
+) -> tuple[Carry, None]:
+    return carry, None  # the rule needs nothing of the forward pass
+
+
+def _identity_backward(
+    rule: AdjointRule, batch_rank: int, residuals: None, d_carry: Carry
+) -> tuple[Carry, PyTree]:
+    return rule(d_carry, batch_rank)
+
+
+_identity.defvjp(_identity_forward, _identity_backward)
 
 
 def apply_rule(rule: AdjointRule, batch_rank: int, carry: Carry, probe: PyTree) -> Carry:
     """Returns the carry; its cotangent passes through the rule in the backward pass."""
     inexact, others = tree.split_inexact(carry)
+    # The gradient of the probe must have its shape, so the rule's result tells what a probe is.
     _, wanted = jax.eval_shape(lambda d_carry: rule(d_carry, batch_rank), inexact)
     check.require_same_tree("xs.probe", probe, wanted)
     return tree.merge_inexact(_identity(rule, batch_rank, inexact, probe), others)

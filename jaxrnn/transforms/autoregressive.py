@@ -50,6 +50,7 @@ class autoregressive(Expression):
         self, params: Params, carry: Carry, s: PyTree
     ) -> tuple[tuple[Carry, PyTree], Generated]:
         """Runs one step."""
+        # Each step leaves the input of the next one in the carry; x_1 is in the first carry.
         is_pair = isinstance(carry, tuple) and len(carry) == 2
         check.require_type(is_pair, "carry", carry, "(carry, x), with the first input")
         inner_carry, x = carry

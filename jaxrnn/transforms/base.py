@@ -1,4 +1,14 @@
-"""A cell around another cell, which keeps everything that it does not change."""
+"""A cell around another cell, which keeps everything that it does not change.
+
+A loop sees one Cell with the eight methods, whatever is inside. A transformation with inputs or
+parameters of its own wraps those of the inner cell on the way in (`project`, `prepare`), and takes
+them apart again in each method that the loop calls. For `masked(gru(4))`,
+
+    xs                      MaskedInputs(x, mask)
+    z = project(params, xs) MaskedInputs(gru's z, mask)
+    advance(w, carry, z)    calls gru.advance(w, carry, gru's z), and selects by the mask
+    residuals               gru's, but with z = MaskedInputs(gru's z, mask)
+"""
 
 import dataclasses
 
@@ -6,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxrnn import check
+from jaxrnn.cells.kernels import NO_GRADIENT
 from jaxrnn.types import Carry, Cell, Key, Network, Params, PyTree, Residuals, Step, Weights
 
 
@@ -88,3 +99,24 @@ class TransformedCell(Cell):
     ) -> tuple[PyTree, PyTree]:
         """Calls the inner cell."""
         return self.cell.draw_noise(key, params, carry, xs)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ExtraInputCell(TransformedCell):
+    """A TransformedCell whose inputs are a pair: those of the inner cell, and an extra input.
+
+    The pair is a NamedTuple of two fields, such as `MaskedInputs(xs, mask)`, and `project` returns
+    the same NamedTuple with the projected inputs as its first field. The extra input has no
+    gradient, unless a subclass overrides `gradients`.
+    """
+
+    def _inner_residuals(self, residuals: Residuals) -> Residuals:
+        """Returns the residuals of the inner cell, which does not know of the extra input."""
+        inner_z, _ = residuals.z
+        return residuals._replace(z=inner_z)
+
+    def gradients(self, w: Weights, residuals: Residuals, deltas: PyTree) -> tuple[Weights, PyTree]:
+        """Calls the inner cell."""
+        d_w, d_zs = self.cell.gradients(w, self._inner_residuals(residuals), deltas)
+        inputs_type = type(residuals.z)  # such as MaskedInputs
+        return d_w, inputs_type(d_zs, NO_GRADIENT)

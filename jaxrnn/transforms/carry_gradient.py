@@ -1,15 +1,15 @@
 """The gradient from a step to the previous step, scaled."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell
-from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
+from jaxrnn.transforms.base import ExtraInputCell
+from jaxrnn.types import Array, Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 
 class ScaledInputs(NamedTuple):
@@ -21,7 +21,7 @@ class ScaledInputs(NamedTuple):
     """
 
     xs: PyTree
-    factor: Any
+    factor: Array
 
 
 def scale_carry_gradient(step: Cell | Step) -> Cell | Step:
@@ -57,7 +57,7 @@ class ScaledStep(Expression):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class ScaledCell(TransformedCell):
+class ScaledCell(ExtraInputCell):
     """The Cell of `scale_carry_gradient`."""
 
     expression_name = "scale_carry_gradient"
@@ -73,20 +73,9 @@ class ScaledCell(TransformedCell):
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Runs one step of (X2)."""
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_carry)
         factor = residuals.z.factor
         return jax.tree.map(lambda d: _times(d, factor), d_previous), delta  # (X2)
-
-    def gradients(
-        self, w: Weights, residuals: Residuals, deltas: PyTree
-    ) -> tuple[Weights, ScaledInputs]:
-        """Calls the inner cell."""
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
-        return d_w, ScaledInputs(d_zs, None)
-
-
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    return residuals._replace(z=residuals.z.xs)
 
 
 def _scaled_carry(carry: Carry, x: ScaledInputs) -> Carry:
@@ -104,16 +93,20 @@ def _times(d: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.where(factor == 0, 0, d) * factor.astype(d.dtype)
 
 
+# A rule for forward mode, which JAX transposes for the backward pass. A rule for the backward pass
+# alone (`jax.custom_vjp`) would take forward mode from `scan`.
 @jax.custom_jvp
 def _with_slope(carry: Carry, factor: jax.Array) -> Carry:
+    """Returns the carry, with ξ as the derivative of each of its numbers."""
     return carry
 
 
 @_with_slope.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Carry, Carry]:
+def _(primals: tuple[Carry, jax.Array], tangents: tuple[Carry, jax.Array]) -> tuple[Carry, Carry]:
     carry, factor = primals
+    d_carry, _ = tangents  # ξ has no gradient
 
-    def scale(c: Any, dc: Any) -> Any:
+    def scale(c: Array, dc: jax.Array) -> jax.Array:
         return _times(dc, factor) if check.is_inexact(c) else dc
 
-    return carry, jax.tree.map(scale, carry, tangents[0])
+    return carry, jax.tree.map(scale, carry, d_carry)

@@ -6,19 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check, tree
-from jaxrnn.transforms.noise import (
-    NoisyCell,
-    check_rates,
-    draw_booleans,
-    hash_with_rates,
-    rate_of_each_array,
-)
+from jaxrnn.transforms.carry_noise import CarryNoiseCell, draw_booleans, rate_of_each_array
 from jaxrnn.transforms.rows import batch_axes
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights, WithNoise
+from jaxrnn.types import Carry, Key, Params, PyTree, Residuals, Weights, WithNoise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class detach_adjoint(NoisyCell):
+class detach_adjoint(CarryNoiseCell):
     """A cell with the same values, whose gradient to the previous step is dropped at random.
 
     For each row of each array of the carry,
@@ -44,50 +38,28 @@ class detach_adjoint(NoisyCell):
     optimization", ICLR 2019.
     """
 
-    rate: float | Carry
-
-    def __post_init__(self) -> None:
-        check.require_instance("cell", self.cell, Cell)
-        self.replace_fields(rate=check_rates("rate", self.rate, self.cell))
-
-    def __hash__(self) -> int:
-        return hash_with_rates(self, self.rate)
-
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
+        # One boolean for each row, not for each number: h is detached as a whole.
         shape = (check.num_steps(xs), *batch_axes(self.cell, carry))
         rates = rate_of_each_array(self.rate, carry)
         keep_rates = jax.tree.map(lambda p: 1 - p, rates)
         return None, draw_booleans(key, keep_rates, lambda _: shape, carry)
 
-    def _project(
-        self, params: Params, xs: PyTree, shared: None, per_step: Carry | None
-    ) -> WithNoise:
-        return WithNoise(self.cell.project(params, xs), per_step)
-
     def advance(self, w: Weights, carry: Carry, z: WithNoise) -> tuple[Carry, PyTree]:
         """Calls the inner cell."""
+        # For a loop that differentiates the step by JAX, and not by `adjoint`.
         carry = _where_kept(z.noise, carry, jax.lax.stop_gradient(carry))
         return self.cell.advance(w, carry, z.value)
 
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Calls the inner cell, and drops the gradient where it is detached (HD1)."""
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_carry)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_carry)
         zero = jax.tree.map(jnp.zeros_like, d_previous)
         return _where_kept(residuals.z.noise, d_previous, zero), delta  # (HD1)
 
-    def gradients(
-        self, w: Weights, residuals: Residuals, deltas: PyTree
-    ) -> tuple[Weights, WithNoise]:
-        """Calls the inner cell; the noise has no gradient."""
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
-        return d_w, WithNoise(d_zs, None)
-
-
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    return residuals._replace(z=residuals.z.value)
-
 
 def _where_kept(keep: Carry | None, kept: Carry, dropped: Carry) -> Carry:
+    """Returns `kept` in the rows where `keep` is True, else `dropped`; `kept` without noise."""
     if keep is None:
         return kept
     return jax.tree.map(tree.where, keep, kept, dropped)

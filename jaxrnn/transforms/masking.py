@@ -1,12 +1,14 @@
 """Masking: steps that hold the carry."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxtyping import Bool
 
 from jaxrnn import check, tree
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
-from jaxrnn.types import Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
+from jaxrnn.transforms.base import ExtraInputCell, require_cell_or_plain_step
+from jaxrnn.types import Array, Carry, Cell, Params, PyTree, Residuals, Step, StepResult, Weights
 
 
 class MaskedInputs(NamedTuple):
@@ -18,7 +20,7 @@ class MaskedInputs(NamedTuple):
     """
 
     xs: PyTree
-    mask: Any
+    mask: Bool[Array, "*lead"]
 
 
 def masked(step: Cell | Step, *, fill_value: float = 0.0) -> Cell | Step:
@@ -72,7 +74,7 @@ class MaskedStep(Expression):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class MaskedCell(TransformedCell):
+class MaskedCell(ExtraInputCell):
     """The Cell of `masked`."""
 
     fill_value: float = dataclasses.field(default=0.0, kw_only=True)
@@ -83,6 +85,7 @@ class MaskedCell(TransformedCell):
         """Returns the projected inputs, with filled padding, and the mask."""
         check.require_instance("xs", xs, MaskedInputs)
         check.require_leading_axes("xs.mask", xs.mask, xs.xs, self.num_feature_axes)
+        # Before the step, since a NaN that is selected away afterwards has a gradient of NaN.
         inputs = tree.fill_unmasked(xs.mask, xs.xs, self.fill_value)
         return MaskedInputs(self.cell.project(params, inputs), xs.mask)
 
@@ -94,15 +97,7 @@ class MaskedCell(TransformedCell):
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Runs one step of (MK2)."""
         mask = residuals.z.mask
+        # The adjoint is linear, so λ = 0 gives δ = 0, which adds nothing to the gradients.
         d_taken = tree.zero_unmasked(mask, d_carry)
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_taken)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_taken)
         return tree.where(mask, d_previous, d_carry), delta  # (MK2)
-
-    def gradients(self, w: Weights, residuals: Residuals, deltas: PyTree) -> tuple[Weights, Any]:
-        """Calls the inner cell; δ is 0 at masked steps."""
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
-        return d_w, MaskedInputs(d_zs, None)
-
-
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    return residuals._replace(z=residuals.z.xs)

@@ -1,16 +1,18 @@
 """Resets: steps before which the carry is replaced, since a new sequence begins."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Bool
 
 from jaxrnn import check, tree
+from jaxrnn.cells.kernels import NO_GRADIENT
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell, require_cell_or_plain_step
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Step, StepResult
+from jaxrnn.transforms.base import ExtraInputCell, require_cell_or_plain_step
+from jaxrnn.types import Array, Carry, Cell, Key, Params, PyTree, Residuals, Step, StepResult
 
 
 class ResetInputs(NamedTuple):
@@ -22,7 +24,7 @@ class ResetInputs(NamedTuple):
     """
 
     xs: PyTree
-    reset: Any
+    reset: Bool[Array, "*lead"]
 
 
 class ResetParams(NamedTuple):
@@ -85,7 +87,7 @@ class ResettableStep(Expression):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class ResettableCell(TransformedCell):
+class ResettableCell(ExtraInputCell):
     """The Cell of `resettable`."""
 
     learned: bool = dataclasses.field(default=False, kw_only=True)
@@ -120,6 +122,7 @@ class ResettableCell(TransformedCell):
         """Runs one step of (RS2)."""
         reset = residuals.z.reset
         d_previous, delta = self.cell.adjoint(w.params, _of_inner_cell(w, residuals), d_carry)
+        # ∂L/∂c_0 is a sum over steps: kept with δ here, and summed in `gradients`.
         d_start = tree.zero_unmasked(reset, d_previous) if self.learned else None
         return tree.zero_unmasked(~reset, d_previous), (delta, d_start)  # (RS2)
 
@@ -132,12 +135,13 @@ class ResettableCell(TransformedCell):
         d_w, d_zs = self.cell.gradients(w.params, inner_residuals, inner_deltas)
 
         def sum_over_time_and_rows(d: jax.Array, c: jax.Array) -> jax.Array:
+            # c_0 lacks the axis of time, and the batch axes too if all rows share it.
             return jnp.sum(d, axis=tuple(range(d.ndim - jnp.ndim(c))))  # (RS2)
 
         d_carry = None
         if d_starts is not None:
             d_carry = jax.tree.map(sum_over_time_and_rows, d_starts, w.reset_carry)
-        return ResetParams(d_w, d_carry), ResetInputs(d_zs, None)
+        return ResetParams(d_w, d_carry), ResetInputs(d_zs, NO_GRADIENT)
 
 
 def _reset(params: ResetParams, carry: Carry, x: ResetInputs) -> Carry:
@@ -151,22 +155,25 @@ def _reset(params: ResetParams, carry: Carry, x: ResetInputs) -> Carry:
     return tree.where(x.reset, start, carry)  # (RS1)
 
 
-def _for_all_rows(start: Carry, carry: Carry, batch_axes: int) -> Carry:
+def _for_all_rows(start: Carry, carry: Carry, num_batch_axes: int) -> Carry:
     """Returns c_0 with the batch axes of the carry."""
-    start_structure: Any = jax.tree.structure(start)
-    if start_structure != jax.tree.structure(carry):
-        return start  # the caller raises an error
+    # A c_0 that does not fit stays as it is, and the caller raises an error that describes it.
+    if not tree.have_same_structure(start, carry):
+        return start
 
-    def for_all_rows(c: Any, like: Any) -> Any:
-        fits = jnp.shape(c) == like.shape[batch_axes:]
-        return jnp.broadcast_to(c, like.shape) if fits else c
+    def for_all_rows(c: ArrayLike, like: Array) -> ArrayLike:
+        lacks_batch_axes = jnp.shape(c) == like.shape[num_batch_axes:]
+        return jnp.broadcast_to(c, like.shape) if lacks_batch_axes else c
 
     return jax.tree.map(for_all_rows, start, carry)
 
 
 def _of_inner_cell(w: ResetParams, residuals: Residuals) -> Residuals:
-    """Returns the residuals of the inner cell, whose step starts from c̃."""
-    z, reset = residuals.z
+    """Returns the residuals of the inner cell, whose step starts from c̃ of (RS1).
+
+    A loop keeps c_{t-1}, the carry that the step got. This takes residuals of one step, or of all.
+    """
+    inner_z, reset = residuals.z
     carries = residuals.previous_carry
     starts = jax.tree.map(lambda c, cs: jnp.broadcast_to(c, cs.shape), w.reset_carry, carries)
-    return residuals._replace(previous_carry=tree.where(reset, starts, carries), z=z)
+    return residuals._replace(previous_carry=tree.where(reset, starts, carries), z=inner_z)

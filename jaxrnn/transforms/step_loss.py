@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 
 from jaxrnn import check
 from jaxrnn.expression import Expression
-from jaxrnn.transforms.base import TransformedCell
+from jaxrnn.transforms.base import ExtraInputCell
 from jaxrnn.types import (
+    Array,
     Carry,
     Cell,
     Key,
@@ -24,7 +25,8 @@ from jaxrnn.types import (
     Weights,
 )
 
-StepLoss = Callable[[Any, Any], Any]  # (outputs (*lead, V), targets (*lead, ...)) -> (*lead)
+# (outputs (*lead, V), targets (*lead, ...)) -> losses (*lead)
+StepLoss = Callable[[Array, Array], Array]
 INTEGER_TARGET = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -37,7 +39,7 @@ class StepLossInputs(NamedTuple):
     """
 
     xs: PyTree
-    targets: Any
+    targets: Array
 
 
 def step_loss(
@@ -76,6 +78,7 @@ def step_loss(
     check.require_instance("target", target, jax.ShapeDtypeStruct)
     if not isinstance(step, Cell):
         return StepLossStep(step, readout, loss)
+    # `unroll` wraps the params and xs of a noisy cell in WithNoise, and here both are pairs.
     check.require(not step.is_noisy, "step", "one that draws noise", "one without")
     return StepLossCell(step, readout, loss, target=target)
 
@@ -100,10 +103,11 @@ class StepLossStep(Expression):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class StepLossCell(TransformedCell):
+class StepLossCell(ExtraInputCell):
     """The Cell of `step_loss`.
 
-    A Cell computes its output from its carry, so the carry contains the target of the step.
+    A Cell computes its output from its carry, so the carry contains the target of the step. No
+    step reads the target of the step before, so its cotangent is zero there.
     """
 
     readout: Layer
@@ -134,11 +138,13 @@ class StepLossCell(TransformedCell):
         batch = check.batch_shape(xs.xs, self.num_feature_axes)
         like = jax.ShapeDtypeStruct((*batch, *self.target.shape), self.target.dtype)
         check.require_same_tree("xs.targets", xs.targets, like)
-        return StepLossInputs(self.cell.project(params[0], xs.xs), xs.targets)
+        cell_params, _ = params
+        return StepLossInputs(self.cell.project(cell_params, xs.xs), xs.targets)
 
     def prepare(self, params: Params) -> Weights:
         """Calls the inner cell."""
-        return self.cell.prepare(params[0])
+        cell_params, _ = params
+        return self.cell.prepare(cell_params)
 
     def advance(self, w: Weights, carry: Carry, z: StepLossInputs) -> tuple[Carry, PyTree]:
         """Calls the inner cell, and puts the target of the step into the carry."""
@@ -156,7 +162,7 @@ class StepLossCell(TransformedCell):
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Calls the inner cell; the gradient of the target goes to the inputs."""
         d_inner, d_target = d_carry
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_inner)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_inner)
         no_target = jax.tree.map(jnp.zeros_like, d_target)
         return (d_previous, no_target), (delta, d_target)
 
@@ -165,11 +171,12 @@ class StepLossCell(TransformedCell):
     ) -> tuple[Weights, StepLossInputs]:
         """Returns the gradients of the inner cell, and those of the targets."""
         inner_deltas, d_targets = deltas
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), inner_deltas)
+        d_w, d_zs = self.cell.gradients(w, self._inner_residuals(residuals), inner_deltas)
         return d_w, StepLossInputs(d_zs, d_targets)
 
-
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    previous_carry, _ = residuals.previous_carry
-    carry, _ = residuals.carry
-    return Residuals(previous_carry, residuals.z.xs, carry, residuals.saved)
+    def _inner_residuals(self, residuals: Residuals) -> Residuals:
+        """Returns the residuals of the inner cell, without the targets."""
+        inner_z, _ = residuals.z
+        inner_previous, _ = residuals.previous_carry
+        inner_carry, _ = residuals.carry
+        return Residuals(inner_previous, inner_z, inner_carry, residuals.saved)

@@ -7,25 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.transforms.noise import (
-    NoisyCell,
-    check_rates,
-    draw_booleans,
-    hash_with_rates,
-    rate_of_each_array,
-)
-from jaxrnn.types import Carry, Cell, Key, Params, PyTree, Residuals, Weights, WithNoise
+from jaxrnn.transforms.carry_noise import CarryNoiseCell, draw_booleans, rate_of_each_array
+from jaxrnn.types import Array, Carry, Key, Params, PyTree, Residuals, Weights, WithNoise
 
 
 class ZoneoutSaved(NamedTuple):
-    """The saved values of the inner cell, and the carry that it returned."""
+    """The saved values of the inner cell, and the carry c' that it returned."""
 
     saved: PyTree
     carry: Carry
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class zoneout(NoisyCell):
+class zoneout(CarryNoiseCell):
     """A cell whose units keep their previous value with probability p, drawn anew at every step.
 
         c'_t = cell(c_{t-1}, x_t)
@@ -53,24 +47,14 @@ class zoneout(NoisyCell):
     activations", ICLR 2017.
     """
 
-    rate: float | Carry
-
-    def __post_init__(self) -> None:
-        check.require_instance("cell", self.cell, Cell)
-        self.replace_fields(rate=check_rates("rate", self.rate, self.cell))
-
-    def __hash__(self) -> int:
-        return hash_with_rates(self, self.rate)
-
     def _draw(self, key: Key, params: Params, carry: Carry, xs: PyTree) -> tuple[None, Carry]:
         steps = check.num_steps(xs)
-        rates = rate_of_each_array(self.rate, carry)
-        return None, draw_booleans(key, rates, lambda c: (steps, *c.shape), carry)
 
-    def _project(
-        self, params: Params, xs: PyTree, shared: None, per_step: Carry | None
-    ) -> WithNoise:
-        return WithNoise(self.cell.project(params, xs), per_step)
+        def shape_over_time(array: Array) -> tuple[int, ...]:
+            return (steps, *array.shape)
+
+        rates = rate_of_each_array(self.rate, carry)
+        return None, draw_booleans(key, rates, shape_over_time, carry)
 
     def _mix(self, hold: Carry | None, held: Carry, new: Carry) -> Carry:
         """Returns `held` with weight D plus `new` with weight 1 - D."""
@@ -88,21 +72,15 @@ class zoneout(NoisyCell):
     def adjoint(self, w: Weights, residuals: Residuals, d_carry: Carry) -> tuple[Carry, PyTree]:
         """Runs one step of (Z3)."""
         hold = residuals.z.noise
+        # `_mix(hold, a, b)` is D ⊙ a + (1 - D) ⊙ b, so a zero in one place leaves the other's part.
         zero = jax.tree.map(jnp.zeros_like, d_carry)
         d_new = self._mix(hold, zero, d_carry)
         d_held = self._mix(hold, d_carry, zero)
-        d_previous, delta = self.cell.adjoint(w, _of_inner_cell(residuals), d_new)
+        d_previous, delta = self.cell.adjoint(w, self._inner_residuals(residuals), d_new)
         return jax.tree.map(jnp.add, d_previous, d_held), delta  # (Z3)
 
-    def gradients(
-        self, w: Weights, residuals: Residuals, deltas: PyTree
-    ) -> tuple[Weights, WithNoise]:
-        """Calls the inner cell; the noise has no gradient."""
-        d_w, d_zs = self.cell.gradients(w, _of_inner_cell(residuals), deltas)
-        return d_w, WithNoise(d_zs, None)
-
-
-def _of_inner_cell(residuals: Residuals) -> Residuals:
-    """Returns the residuals of the inner cell, which returned c'."""
-    saved, carry = residuals.saved
-    return Residuals(residuals.previous_carry, residuals.z.value, carry, saved)
+    def _inner_residuals(self, residuals: Residuals) -> Residuals:
+        """Returns the residuals of the inner cell, which returned c' and not the mixed carry."""
+        inner_saved, inner_carry = residuals.saved
+        inner_z, _ = residuals.z
+        return residuals._replace(z=inner_z, carry=inner_carry, saved=inner_saved)

@@ -80,6 +80,14 @@ FAULTS = (
         f"{TEST}_forward_over_reverse_and_a_vmap_of_it",
     ),
     fault(
+        LOOP,
+        "_derivative",
+        "values with another batch axis than the kernel's",
+        "_run(kernel, *primals), tangents_out",
+        "scan(*primals), tangents_out",
+        f"{TEST}_a_hessian",
+    ),
+    fault(
         TPU,
         "TpuKernel.require_room",
         "room is not asked for",

@@ -70,18 +70,26 @@ GRU_FORWARD = (
         GRU,
         "gru",
         (
-            ("if self.reset_after:\n", "if not self.reset_after:\n"),
-            ("_advance_after if self", "_advance_after if not self"),
+            (
+                "if self.reset_after:\n            return ResetAfterWeights(",
+                "if not self.reset_after:\n            return ResetAfterWeights(",
+            ),
+            (
+                "if self.reset_after:\n            return _advance_after(",
+                "if not self.reset_after:\n            return _advance_after(",
+            ),
         ),
         f"{LAWS}_forward_equals_the_equations_in_numpy[gru]",
     ),
-    forward(
+    Fault(
+        "gates swapped",
         GRU,
         "step_after",
-        "gates swapped",
-        "sigmoid(x.gates.r + p_r), sigmoid(x.gates.z + p_z)",
-        "sigmoid(x.gates.z + p_z), sigmoid(x.gates.r + p_r)",
-        "gru",
+        (
+            ("    r = sigmoid(x.gates.r + p_r)", "    r = sigmoid(x.gates.z + p_z)"),
+            ("    z = sigmoid(x.gates.z + p_z)", "    z = sigmoid(x.gates.r + p_r)"),
+        ),
+        f"{LAWS}_forward_equals_the_equations_in_numpy[gru]",
     ),
     forward(
         GRU,
@@ -135,7 +143,7 @@ LAYER_NORM_GRU_FAULTS = (
         NORM,
         "product_adjoint",
         "gain_h left out",
-        "kernels.scale(d_gained, w.gain_h)",
+        "kernels.scale(d_gained, gain_h)",
         "d_gained",
         "layer_norm_gru",
     ),

@@ -1,6 +1,6 @@
 """Faults in cells that are linear in their state, and in the backward pass that they share."""
 
-from faults.planting import Fault, backward, fault, forward
+from faults.planting import LAWS, Fault, backward, fault, forward
 
 LINEAR, LRU = "cells/linear.py", "cells/lru.py"
 MIN_GRU, MIN_LSTM = "cells/min_gru.py", "cells/min_lstm.py"
@@ -16,8 +16,8 @@ BACKWARD = (
         LINEAR,
         GRADIENTS,
         "c_{t-1} for λ in ∂b",
-        "carries, a, deltas), deltas)",
-        "carries, a, deltas), carries)",
+        "Affine(d_a, deltas)",
+        "Affine(d_a, carries)",
         "min_gru",
     ),
     backward(
@@ -80,7 +80,16 @@ FORWARD = (
         "sigmoid(x_f)",
         "min_lstm",
     ),
-    forward(LRU, "lru.project", "γ left out", "kernels.scale(p[name], gamma)", "p[name]", "lru"),
+    Fault(
+        "γ left out",
+        LRU,
+        "lru.project",
+        (
+            ('kernels.scale(p["b_re"], gamma)', 'p["b_re"]'),
+            ('kernels.scale(p["b_im"], gamma)', 'p["b_im"]'),
+        ),
+        f"{LAWS}_forward_equals_the_equations_in_numpy[lru]",
+    ),
     forward(LRU, "lru.output", "sign of Im C", '@ p["c_re"] -', '@ p["c_re"] +', "lru"),
     forward(
         LRU,
@@ -190,8 +199,8 @@ OF_SELECTIVE_SSM = (
         SSM,
         "selective_ssm.affine",
         "Δ left out of b",
-        "(dt * apply_dropout",
-        "(1.0 * apply_dropout",
+        "(dt * candidate)",
+        "(1.0 * candidate)",
         "selective_ssm",
     ),
     forward(

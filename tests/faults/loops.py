@@ -57,8 +57,8 @@ SAVING_FAULTS = (
         CHUNKS,
         "in_chunks_of",
         "chunks turned",
-        "carry, chunks)",
-        "carry, chunks, reverse=True)",
+        "jax.tree.map(split, xs))",
+        "jax.tree.map(split, xs), reverse=True)",
         "loops/test_bptt.py::test_a_long_sequence_is_run_in_chunks",
     ),
 )

@@ -199,7 +199,7 @@ DEVICE_FAULTS = (
     ),
     fault(
         "runner.py",
-        "Runner._reset_in_running_order",
+        "Runner._reset_in_direction",
         "no reset from the next device",
         "types.time_axis_of(self.loop)",
         "None",

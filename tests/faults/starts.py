@@ -59,8 +59,8 @@ FAULTS = (
         ORTHOGONAL,
         "",
         "a start that gives up",
-        "MAX_STEPS = 100",
-        "MAX_STEPS = 20",
+        "MAX_ITERATIONS = 100",
+        "MAX_ITERATIONS = 20",
         f"{ORTHONORMAL}_the_worst_conditioned_matrices_have_their_polar_factor",
     ),
 )

@@ -6,7 +6,8 @@ MASKING, RESETS = "transforms/masking.py", "transforms/resets.py"
 ADJOINT, SUBSTITUTE_CARRY, ROWS, DETACH = (
     f"transforms/{name}.py" for name in ("adjoint", "substitute_carry", "rows", "h_detach")
 )
-NOISE, ZONEOUT, KERNELS = "transforms/noise.py", "transforms/zoneout.py", "cells/kernels.py"
+NOISE, CARRY_NOISE = "transforms/noise.py", "transforms/carry_noise.py"
+ZONEOUT, KERNELS = "transforms/zoneout.py", "cells/kernels.py"
 STEP_LOSS, AUTOREGRESSIVE = "transforms/step_loss.py", "transforms/autoregressive.py"
 
 ALONE = "test_sequence_laws.py::test_rows_of_every_cell_equal_rows_alone"
@@ -196,7 +197,7 @@ ADJOINT_FAULTS = (
     ),
     fault(
         SUBSTITUTE_CARRY,
-        "_flat",
+        "_flat_jaxpr",
         "a rule unwrapped",
         "jax.make_jaxpr(step,",
         'jax.make_jaxpr(getattr(step, "__wrapped__", step),',
@@ -204,7 +205,7 @@ ADJOINT_FAULTS = (
     ),
     fault(
         SUBSTITUTE_CARRY,
-        "_flat.evaluate",
+        "_flat_jaxpr.evaluate",
         "checkpoint hides y",
         "eqn.primitive.name in REMAT and",
         "False and",
@@ -222,7 +223,7 @@ ADJOINT_FAULTS = (
 
 NOISE_FAULTS = (
     fault(
-        NOISE,
+        CARRY_NOISE,
         "draw_booleans.draw",
         "noise not laid",
         "*leading, *sharding.spec",
@@ -265,8 +266,8 @@ NOISE_FAULTS = (
         ZONEOUT,
         "zoneout.adjoint",
         "adjoint at the mixed carry",
-        "_of_inner_cell(residuals)",
-        "_of_inner_cell(residuals)._replace(carry=residuals.carry)",
+        "self._inner_residuals(residuals)",
+        "self._inner_residuals(residuals)._replace(carry=residuals.carry)",
         f"{NOISY}[bptt-zoneout]",
     ),
     fault(

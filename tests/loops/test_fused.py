@@ -191,6 +191,22 @@ def test_in_networks_both_directions_and_other_loops():
 
 
 @pytest.mark.usefixtures("chunks_of_three")
+def test_a_hessian():
+    """`jax.hessian` maps over cotangents, which have a batch axis where the arguments have none."""
+    cell = jaxrnn.gru(H)
+    params, carry, xs = problem(cell, 4, (2,))
+
+    def loss(loop, carry):
+        return jnp.sum(jnp.cos(loop(cell, params, carry, xs)[1]))
+
+    got, wanted = (
+        jax.jit(jax.hessian(functools.partial(loss, loop)))(carry)
+        for loop in (INTERPRETED, jaxrnn.scan)
+    )
+    assert distance(got, wanted) < GRADIENTS
+
+
+@pytest.mark.usefixtures("chunks_of_three")
 def test_forward_over_reverse_and_a_vmap_of_it():
     cell = jaxrnn.gru(H)
     params, carry, xs = problem(cell, 4)
@@ -228,8 +244,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     cell = jaxrnn.lstm(H)
     args = problem(cell, dtype=jnp.float32)
     text = message(ValueError, cell, *args)
-    assert text == "loop: got fused() on 'cpu', expected a TPU, fused(interpret=True), or " + (
-        "loop=jaxrnn.bptt"
+    assert (
+        text
+        == "loop: got fused() on 'cpu', expected a TPU, a GPU, fused(interpret=True), or "
+        + ("loop=jaxrnn.bptt")
     )
     with backend.assume("tpu"):
         large = jaxrnn.lstm(4096)

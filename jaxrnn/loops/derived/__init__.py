@@ -46,7 +46,7 @@ Sources: for (5) and (6), see `jaxrnn.bptt`; for the choice of kept values, H. H
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,13 +54,11 @@ import jax.numpy as jnp
 from jaxrnn import check
 from jaxrnn.loops import chunks
 from jaxrnn.loops.derived import jaxprs, recurrence, regions
-from jaxrnn.loops.derived.jaxprs import Equation
+from jaxrnn.loops.derived.jaxprs import Equation, Jaxpr, Values
 from jaxrnn.loops.derived.linearized import compress, expand
 from jaxrnn.loops.derived.recurrence import Recurrence
 from jaxrnn.loops.scans import Scan
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
-
-Values = list[Any]
 
 
 class ClosedStep(NamedTuple):
@@ -71,7 +69,7 @@ class ClosedStep(NamedTuple):
         params: everything that is the same at all steps: constants, parameters, and the arrays of
             the carry that the step passes on unchanged.
         carry: the other arrays of the carry.
-        whole: rebuilds the original step's carry from this step's carry.
+        full_carry: rebuilds the original step's carry from this step's carry.
         zero_y: zeros like the output of one step.
         has_custom_vjp: whether a part of the step has a custom rule for reverse mode.
         has_custom_vjp_of_params: whether such a rule may act on values that depend on params alone.
@@ -80,96 +78,115 @@ class ClosedStep(NamedTuple):
     step: Step
     params: Values
     carry: Values
-    whole: Callable[[Values], Carry]
+    full_carry: Callable[[Values], Carry]
     zero_y: PyTree
     has_custom_vjp: bool
     has_custom_vjp_of_params: bool
 
 
-class _Step(NamedTuple):
-    """A step's jaxpr, and its arguments in the order of the jaxpr's inputs."""
+class _TracedStep(NamedTuple):
+    """A step's jaxpr, and its arguments in the order of the jaxpr's inputs.
 
-    jaxpr: Any
-    parameters: Values  # constants and parameters
+    Fields:
+        jaxpr: its equations.
+        parameters: the arrays over which it closes, and those of its params.
+        carry: the arrays of its carry.
+        changes: for each array of the carry, whether the step changes it.
+        carry_structure: the tree structure of the carry.
+        y_structure: the tree structure of an output.
+    """
+
+    jaxpr: Jaxpr
+    parameters: Values
     carry: Values
-    unchanged: list[bool]  # for each array of the carry
-    carry_structure: Any
-    y_structure: Any
+    changes: list[bool]
+    carry_structure: jax.tree_util.PyTreeDef
+    y_structure: jax.tree_util.PyTreeDef
 
     @property
     def params(self) -> Values:
         """The arrays that are the same at all steps, in the order of `Regions.parameters`."""
-        return [*self.parameters, *compress(self.unchanged, self.carry)]
+        unchanged = [not changes for changes in self.changes]
+        return [*self.parameters, *compress(unchanged, self.carry)]
 
     @property
     def varying(self) -> Values:
         """The arrays of the carry that change."""
-        return compress([not same for same in self.unchanged], self.carry)
+        return compress(self.changes, self.carry)
 
-    def whole(self, varying: Values) -> Carry:
+    def full_carry(self, varying: Values) -> Carry:
         """Returns the carry, from its arrays that change."""
-        changes = [not same for same in self.unchanged]
-        return self.carry_structure.unflatten(expand(changes, varying, self.carry))
+        return self.carry_structure.unflatten(expand(self.changes, varying, self.carry))
 
 
 def run(step: Step, scan: Scan, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     """Runs a step over time, and differentiates it by (1) to (6); `scan` runs (3) and (5)."""
-    traced = _traced(step, params, carry, xs)
+    traced = _trace(step, params, carry, xs)
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
     loop = Recurrence(parts, scan)
     parameters = dict(zip(parts.parameters, traced.params, strict=True))
-    env = jaxprs.evaluate_equations(parts.parameter_equations, parameters)
-    invariant = [env[v] for v in parts.invariant]
+    env = jaxprs.evaluate_equations(parts.parameter_equations, parameters)  # (1)
+    invariant = jaxprs.values_of(env, parts.invariant)
+    # Computed here, since inside the backward loop they would be transposed at every step.
     transposed = [env[v].T for v in loop.matrices]
 
-    def hoisted(*x: Any) -> Values:
+    def run_hoisted(*x: jax.Array) -> Values:
+        """Returns z_t of one step (2)."""
         inputs = dict(zip(parts.inputs, x, strict=True))
-        at_t = jaxprs.evaluate_equations(parts.hoisted, env | inputs)
-        return [at_t[v] for v in parts.stepwise]
+        env_t = jaxprs.evaluate_equations(parts.hoisted, env | inputs)
+        return jaxprs.values_of(env_t, parts.stepwise)
 
-    def sunk(stepwise: Values, sunk_inputs: Values) -> PyTree:
+    def run_sunk(stepwise: Values, sunk_inputs: Values) -> PyTree:
+        """Returns y_t of one step (4)."""
         variables = parts.invariant + parts.stepwise + parts.sunk_inputs
-        at_t = dict(zip(variables, invariant + stepwise + sunk_inputs, strict=True))
-        at_t = jaxprs.evaluate_equations(parts.sunk, at_t)
-        return traced.y_structure.unflatten([jaxprs.value_of(at_t, v) for v in parts.outputs])
+        env_t = dict(zip(variables, invariant + stepwise + sunk_inputs, strict=True))
+        env_t = jaxprs.evaluate_equations(parts.sunk, env_t)
+        return traced.y_structure.unflatten(jaxprs.values_of(env_t, parts.outputs))
 
-    def chunk(carry: Values, xs: PyTree) -> tuple[Values, PyTree]:
+    def run_chunk(carry: Values, xs: PyTree) -> tuple[Values, PyTree]:
         steps = check.num_steps(xs)
-        stepwise = jax.vmap(hoisted, axis_size=steps)(*jax.tree.leaves(xs))
+        stepwise = jax.vmap(run_hoisted, axis_size=steps)(*jax.tree.leaves(xs))
         # The indices of the steps give the loop its length if it needs no values of the input.
-        over_time = stepwise, jnp.arange(steps)
+        over_time = recurrence.OverTime(stepwise, jnp.arange(steps))
         carry, sunk_inputs = recurrence.run(loop, invariant, transposed, carry, over_time)
-        return carry, jax.vmap(sunk, axis_size=steps)(stepwise, sunk_inputs)
+        return carry, jax.vmap(run_sunk, axis_size=steps)(stepwise, sunk_inputs)
 
     size = check.num_steps(xs) * loop.bytes_per_step
-    last, ys = chunks.in_chunks(chunk, traced.varying, xs, size)
-    return traced.whole(last), ys
+    last, ys = chunks.in_chunks(run_chunk, traced.varying, xs, size)
+    return traced.full_carry(last), ys
 
 
 def closed(step: Step, params: Params, carry: Carry, xs: PyTree) -> ClosedStep:
     """Returns the step as a function of its arguments; closed-over values are among its params."""
-    traced = _traced(step, params, carry, xs)
+    traced = _trace(step, params, carry, xs)
+    changes = traced.changes
+    num_parameters = len(traced.parameters)
+    num_carries = len(traced.carry)
 
-    def pure(params: Values, varying: Values, x: PyTree) -> StepResult:
-        parameters = params[: len(traced.parameters)]
-        changes = [not same for same in traced.unchanged]
-        without_varying = expand(traced.unchanged, params[len(parameters) :], [None] * len(changes))
-        carry = expand(changes, varying, without_varying)
+    def closed_step(params: Values, varying: Values, x: PyTree) -> StepResult:
+        # The inverse of `params` and `varying` of the traced step: all arrays in their old order.
+        parameters = params[:num_parameters]
+        unchanged = iter(params[num_parameters:])
+        others = [None if is_changed else next(unchanged) for is_changed in changes]
+        carry = expand(changes, varying, others)
         outs = jaxprs.evaluate_jaxpr(traced.jaxpr, [*parameters, *carry, *jax.tree.leaves(x)])
-        new_carry, ys = outs[: len(carry)], outs[len(carry) :]
-        return compress(changes, new_carry), traced.y_structure.unflatten(ys)
+        new_carry = compress(changes, outs[:num_carries])
+        return new_carry, traced.y_structure.unflatten(outs[num_carries:])
 
-    zero_y = [jaxprs.zeros_like(v) for v in traced.jaxpr.outvars[len(traced.carry) :]]
+    zero_y = [jaxprs.zeros_like(v) for v in traced.jaxpr.outvars[num_carries:]]
     rules = [eqn for eqn in traced.jaxpr.eqns if jaxprs.has_custom_vjp(eqn)]
     return ClosedStep(
-        *(pure, traced.params, traced.varying, traced.whole),
+        step=closed_step,
+        params=traced.params,
+        carry=traced.varying,
+        full_carry=traced.full_carry,
         zero_y=traced.y_structure.unflatten(zero_y),
         has_custom_vjp=bool(rules),
         has_custom_vjp_of_params=bool(rules) and _has_rule_of_params(traced, rules),
     )
 
 
-def _has_rule_of_params(traced: _Step, rules: list[Equation]) -> bool:
+def _has_rule_of_params(traced: _TracedStep, rules: list[Equation]) -> bool:
     """Returns whether a custom rule may act on params alone."""
     parts = regions.classify(traced.jaxpr, len(traced.parameters), len(traced.carry))
 
@@ -180,10 +197,11 @@ def _has_rule_of_params(traced: _Step, rules: list[Equation]) -> bool:
     return any(regions.has_rule_of_parameters(eqn, dependence(eqn)) for eqn in rules)
 
 
-def _traced(step: Step, params: Params, carry: Carry, xs: PyTree) -> _Step:
-    jaxpr, constants, structure = jaxprs.flat_jaxpr(step, params, carry, check.one_step(xs))
-    parameters = [*constants, *jax.tree.leaves(params)]
+def _trace(step: Step, params: Params, carry: Carry, xs: PyTree) -> _TracedStep:
+    traced = jaxprs.trace(step, params, carry, check.one_step(xs))
+    parameters = [*traced.constants, *jax.tree.leaves(params)]
     leaves, carry_structure = jax.tree.flatten(carry)
-    unchanged = regions.unchanged(jaxpr, len(parameters), len(leaves))
-    _, y_structure = structure.children()
-    return _Step(jaxpr, parameters, leaves, unchanged, carry_structure, y_structure)
+    unchanged = regions.unchanged(traced.jaxpr, len(parameters), len(leaves))
+    changes = [not is_unchanged for is_unchanged in unchanged]
+    _, y_structure = traced.structure.children()  # of the carry, and of y
+    return _TracedStep(traced.jaxpr, parameters, leaves, changes, carry_structure, y_structure)

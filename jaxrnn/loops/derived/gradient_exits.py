@@ -7,16 +7,14 @@ The gradients δ = ∂L/∂F of all steps are all that the gradients of paramete
 import functools
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 
 from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs, min_cut
-from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Environment, Equation, Values, Var
 from jaxrnn.loops.derived.regions import CARRIED, INVARIANT, Regions
-
-Values = list[Any]
+from jaxrnn.types import PyTree
 
 
 class Exits:
@@ -26,6 +24,9 @@ class Exits:
     value is the bytes of its δ, since these are stacked over time. If a parameter is no larger than
     the value that it enters, its gradient is summed inside the loop. If an input is no larger, its
     gradient is computed inside the loop, step by step.
+
+    For example, in `h = tanh(x @ u + h @ w + b)` the paths of x @ u, of w and of b all end in the
+    argument of tanh. So F is that one value, and its δ gives the gradients of all three.
 
     Attributes:
         summed: parameters whose gradients are summed inside the loop.
@@ -59,7 +60,7 @@ class Exits:
     def _equations(self) -> list[Equation]:
         """Returns the equations between sources and `computed`, in order."""
         producers = jaxprs.producers(self._regions.recurrent)
-        needed: set[Any] = set()
+        needed: set[Equation] = set()
         wanted = [*self.computed]
         while wanted:
             eqn = producers.get(wanted.pop())
@@ -84,11 +85,12 @@ class Exits:
         }
         computed: Environment = {}
         for eqn in self.equations:
-            results = jaxprs.evaluate(eqn, [jaxprs.value_of(env, v) for v in eqn.invars])
+            results = jaxprs.evaluate(eqn, jaxprs.values_of(env, eqn.invars))
             for v, x in zip(eqn.outvars, results, strict=True):
                 # An equation that reads F reads it as a constant, since the gradient of F leaves
-                # the loop here.
-                (computed if v in self.computed else env)[v] = x
+                # the loop here. So a result in F does not replace the constant.
+                target = computed if v in self.computed else env
+                target[v] = x
         return [computed[v] for v in self.computed]
 
     def gradients(
@@ -118,41 +120,47 @@ class Exits:
     def _reads(self) -> set[Var]:
         """The arguments of the gradients that their equations read."""
         regions = self._regions
-        variables = regions.invariant, regions.stepwise, self.constants, self.computed
+        variables = [regions.invariant, regions.stepwise, self.constants, self.computed]
 
-        def at_one_step(
+        def gradients_at_one_step(
             invariant: Values, stepwise: Values, constants: Values, deltas: Values
-        ) -> Any:
+        ) -> PyTree:
             pull = tree.vjp_inexact(lambda w, z: self.values(w, z, constants), invariant, stepwise)
             return pull(deltas)
 
-        arguments = [[jaxprs.abstract_value(v) for v in group] for group in variables]
-        jaxpr, constants, _ = jaxprs.flat_jaxpr(at_one_step, *arguments)
-        eqns = jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns)
-        read = {*jaxprs.reads(eqns), *jaxprs.variables_of(jaxpr.outvars)}
-        # The inputs of the new jaxpr are the variables of the step, in this order.
-        new_variables = [*jaxpr.constvars, *jaxpr.invars][len(constants) :]
-        pairs = zip(itertools.chain(*variables), new_variables, strict=True)
-        return {v for v, new_variable in pairs if new_variable in read}
+        arguments = [list(map(jaxprs.abstract_value, group)) for group in variables]
+        traced = jaxprs.trace(gradients_at_one_step, *arguments)
+        eqns = jaxprs.needed_for(traced.jaxpr.outvars, traced.jaxpr.eqns)
+        read = {*jaxprs.reads(eqns), *jaxprs.variables_of(traced.jaxpr.outvars)}
+        # The arguments of the traced function are the variables of the step, in this order.
+        pairs = zip(itertools.chain(*variables), traced.arguments, strict=True)
+        return {v for v, argument in pairs if argument in read}
 
 
 def _paths(regions: Regions, sources: Iterable[Var]) -> tuple[list[tuple[Var, Var]], list[Var]]:
-    """Returns the paths of parameters and inputs through the loop, and where they end."""
+    """Returns the edges of the paths of parameters and inputs through the loop, and their ends.
+
+    A path goes on through equations that move or add numbers, through equations of parameters and
+    inputs alone, and through the equation where a parameter meets the carry, such as h W. The
+    gradient of W then needs the carries of all steps, which are among the `constants` of `Exits`.
+    """
     on_path = {*sources}
     edges: list[tuple[Var, Var]] = []
     exits: list[Var] = []
     for eqn in regions.recurrent:
         entering = [v for v in jaxprs.unique(jaxprs.reads([eqn])) if v in on_path]
         if jaxprs.is_opaque(eqn) or eqn.effects:
-            exits += entering
+            exits += entering  # JAX differentiates the equation as a whole, inside the loop
             continue
-        linear = eqn.primitive.name in jaxprs.STRUCTURAL
+        is_structural = eqn.primitive.name in jaxprs.STRUCTURAL
         results = [v for v in eqn.outvars if jaxprs.has_gradient(v)]
-        for v in entering if results else ():
+        if not results:
+            continue
+        for v in entering:
             # The gradient of an input belongs to one step, so its path ends where it meets the
             # carry.
-            of_inputs = CARRIED not in (regions.depends[v], regions.depends[eqn])
-            if linear or regions.depends[v] == INVARIANT or of_inputs:
+            is_before_carry = CARRIED not in (regions.depends[v], regions.depends[eqn])
+            if is_structural or regions.depends[v] == INVARIANT or is_before_carry:
                 edges += [(v, out) for out in results]
                 on_path.update(results)
             else:
@@ -174,7 +182,7 @@ def _costs(
     costs: dict[Var, int | None] = {}
     for v in jaxprs.unique([*sources, *(v for edge in edges for v in edge)]):
         costs[v] = jaxprs.size_in_bytes(v)
-        if regions.depends[v] == INVARIANT and v in regions.invariant:
+        if v in regions.invariant:
             costs[v] = jaxprs.size_in_bytes(v) // 2
     for eqn in regions.recurrent:
         if _is_matrix_product(eqn):

@@ -1,21 +1,25 @@
 """Jaxprs as flat lists of equations: tracing a function, and running some of its equations."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.extend import core
 from jax.extend.core import Literal
 from jax.interpreters import ad
 
 from jaxrnn import check, tree
 
-Equation = Any  # a jaxpr's equation
-Var = Any  # a variable of a jaxpr
-Atom = Any  # a variable or a literal
+Jaxpr = core.Jaxpr
+Equation = core.JaxprEqn
+Var = core.Var
+Atom = Var | Literal
+Values = list[Any]  # arrays; None in the place of a gradient that is zero
 Environment = dict[Var, Any]  # the values of variables
+Item = TypeVar("Item")
 
 # Primitives that move numbers or add them, so they keep a linear path linear.
 STRUCTURAL = {
@@ -39,9 +43,24 @@ CALLS = {
 NOT_DIFFERENTIABLE = {"while", "pure_callback", "io_callback"}
 
 
-def flat_jaxpr(fun: Callable[..., Any], *args: Any) -> tuple[Any, list[Any], Any]:
-    """Returns a function's jaxpr with calls of jit inlined, its constants, and its output's
-    structure.
+class TracedFunction(NamedTuple):
+    """A function as a flat list of equations.
+
+    Fields:
+        jaxpr: the equations, without calls of jit.
+        constants: the values over which the function closes; the first inputs of the jaxpr.
+        arguments: the other inputs of the jaxpr, which are the leaves of the arguments.
+        structure: the tree structure of the result.
+    """
+
+    jaxpr: Jaxpr
+    constants: Values
+    arguments: list[Var]
+    structure: jax.tree_util.PyTreeDef
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> TracedFunction:
+    """Traces a function, and inlines its calls of jit.
 
     `args` are trees of arrays, or of shapes and dtypes.
     """
@@ -50,14 +69,19 @@ def flat_jaxpr(fun: Callable[..., Any], *args: Any) -> tuple[Any, list[Any], Any
     inlined = jax.make_jaxpr(lambda *leaves: evaluate_jaxpr(closed.jaxpr, leaves))(*leaves)
     # The constants of the first jaxpr are the first inputs of the second.
     constants = [*inlined.consts, *closed.consts]
-    return inlined.jaxpr, constants, jax.tree.structure(shapes)
+    arguments = inputs_of(inlined.jaxpr)[len(constants) :]
+    return TracedFunction(inlined.jaxpr, constants, arguments, jax.tree.structure(shapes))
 
 
-def evaluate_jaxpr(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
+def inputs_of(jaxpr: Jaxpr) -> list[Var]:
+    """Returns all input variables of a jaxpr; those of constants come first."""
+    return [*jaxpr.constvars, *jaxpr.invars]
+
+
+def evaluate_jaxpr(jaxpr: Jaxpr, values: Iterable[Any]) -> Values:
     """Returns the outputs of a jaxpr, and inlines its calls of jit."""
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    env = evaluate_equations(jaxpr.eqns, dict(zip(variables, values, strict=True)))
-    return [value_of(env, v) for v in jaxpr.outvars]
+    inputs = dict(zip(inputs_of(jaxpr), values, strict=True))
+    return values_of(evaluate_equations(jaxpr.eqns, inputs), jaxpr.outvars)
 
 
 def primal(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
@@ -70,34 +94,36 @@ def primal(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
         fun: a function of trees of arrays.
         args: its arguments, or their shapes and dtypes. The new function takes no others.
     """
-    jaxpr, constants, structure = flat_jaxpr(fun, *args)
+    traced = trace(fun, *args)
 
     def evaluated(*args: Any) -> Any:
-        return structure.unflatten(_evaluate_primal(jaxpr, [*constants, *jax.tree.leaves(args)]))
+        leaves = [*traced.constants, *jax.tree.leaves(args)]
+        return traced.structure.unflatten(_evaluate_primal(traced.jaxpr, leaves))
 
     return evaluated
 
 
-def _evaluate_primal(jaxpr: Any, values: Iterable[Any]) -> list[Any]:
+def _evaluate_primal(jaxpr: Jaxpr, values: Iterable[Any]) -> Values:
     """Returns the outputs of a jaxpr, and inlines its calls."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+    env = dict(zip(inputs_of(jaxpr), values, strict=True))
     for eqn in jaxpr.eqns:
-        inputs = [value_of(env, v) for v in eqn.invars]
-        called = eqn.params.get(CALLS.get(eqn.primitive.name))
+        inputs = values_of(env, eqn.invars)
+        called = eqn.params.get(CALLS.get(eqn.primitive.name, ""))
+        # Some primitives hold a jaxpr, others a closed one, which holds its constants too.
         inner = getattr(called, "jaxpr", called)
         if inner is not None and all(map(has_derivative, inner.eqns)):
             results = _evaluate_primal(inner, [*getattr(called, "consts", ()), *inputs])
         else:
             results = evaluate(eqn, inputs)
         env |= zip(eqn.outvars, results, strict=True)
-    return [value_of(env, v) for v in jaxpr.outvars]
+    return values_of(env, jaxpr.outvars)
 
 
 def evaluate_equations(eqns: Iterable[Equation], env: Environment) -> Environment:
     """Returns the environment together with the results of the equations."""
     env = dict(env)
     for eqn in eqns:
-        results = evaluate(eqn, [value_of(env, v) for v in eqn.invars])
+        results = evaluate(eqn, values_of(env, eqn.invars))
         env |= zip(eqn.outvars, results, strict=True)
     return env
 
@@ -107,13 +133,25 @@ def value_of(env: Environment, atom: Atom) -> Any:
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
-def evaluate(eqn: Equation, values: list[Any]) -> list[Any]:
+def values_of(env: Environment, atoms: Iterable[Atom]) -> Values:
+    """Returns the values of variables and literals."""
+    return [value_of(env, atom) for atom in atoms]
+
+
+def facts_of(facts: Mapping[Var, Item], atoms: Iterable[Atom]) -> list[Item | None]:
+    """Returns what is known about each atom; None for a literal, and where nothing is known."""
+    return [None if isinstance(atom, Literal) else facts.get(atom) for atom in atoms]
+
+
+def evaluate(eqn: Equation, values: Values) -> Values:
     """Returns the results of an equation for these values; a call of jit is inlined."""
     if eqn.primitive.name == "jit":
         inner = eqn.params["jaxpr"]
         return evaluate_jaxpr(inner.jaxpr, [*inner.consts, *values])
+    # A mask chooses between the new value of an array and the old one. If the step passes the array
+    # on, both are the same. Without the choice, `regions.unchanged` finds such an array.
     if eqn.primitive.name == "select_n" and all(x is values[1] for x in values[2:]):
-        return [values[1]]  # all cases are the same value
+        return [values[1]]
     with eqn.ctx.manager:  # JAX's settings at the time when the step was traced
         results = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(results) if eqn.primitive.multiple_results else [results]
@@ -152,7 +190,7 @@ def needed_for(
     return needed[::-1]
 
 
-def unique(items: Iterable[Any]) -> list[Any]:
+def unique(items: Iterable[Item]) -> list[Item]:
     """Returns each item once, in the order of first occurrence."""
     return list(dict.fromkeys(items))
 
@@ -167,15 +205,31 @@ def has_gradient(v: Atom) -> bool:
     return check.is_inexact(v.aval)
 
 
+def aval_of(v: Atom) -> jax.core.ShapedArray:
+    """Returns the abstract value of an array: its shape, dtype and sharding."""
+    aval: Any = v.aval  # JAX's base class of abstract values has none of these attributes
+    return aval
+
+
+def shape_of(v: Atom) -> tuple[int, ...]:
+    """Returns the shape of an array."""
+    return aval_of(v).shape
+
+
+def dtype_of(v: Atom) -> Any:
+    """Returns the dtype of an array."""
+    return aval_of(v).dtype
+
+
 def is_keyed(eqn: Equation) -> bool:
     """Returns whether an equation reads a key of `jax.random`."""
-    return any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in reads([eqn]))
+    return any(jnp.issubdtype(dtype_of(v), jax.dtypes.extended) for v in reads([eqn]))
 
 
-def inner_jaxprs(eqn: Equation) -> list[Any]:
+def inner_jaxprs(eqn: Equation) -> list[Jaxpr]:
     """Returns the jaxprs among the parameters of an equation."""
-    jaxprs = [getattr(value, "jaxpr", value) for value in _parameter_values(eqn)]
-    return [jaxpr for jaxpr in jaxprs if hasattr(jaxpr, "eqns")]
+    values: Values = [getattr(value, "jaxpr", value) for value in _parameter_values(eqn)]
+    return [value for value in values if hasattr(value, "eqns")]
 
 
 def is_opaque(eqn: Equation) -> bool:
@@ -209,9 +263,12 @@ def has_derivative(eqn: Equation) -> bool:
     return has_rule and name not in NOT_DIFFERENTIABLE and all(map(has_derivative, inner))
 
 
-def _parameter_values(eqn: Equation) -> list[Any]:
-    """Returns the parameters of an equation, and the items of those that are lists."""
-    values: list[Any] = []
+def _parameter_values(eqn: Equation) -> Values:
+    """Returns the parameters of an equation, and the items of those that are lists.
+
+    A `cond` has a list of jaxprs, one for each branch.
+    """
+    values: Values = []
     for param in eqn.params.values():
         values += param if isinstance(param, (tuple, list)) else [param]
     return values
@@ -222,7 +279,7 @@ def is_weight_product(eqn: Equation) -> bool:
     if eqn.primitive.name != "dot_general":
         return False
     (_, contracted), batch = eqn.params["dimension_numbers"]
-    return contracted == (0,) and batch == ((), ()) and eqn.invars[1].aval.ndim == 2
+    return contracted == (0,) and batch == ((), ()) and len(shape_of(eqn.invars[1])) == 2
 
 
 def weight_product(eqn: Equation, x: jax.Array, w: jax.Array, w_t: jax.Array) -> jax.Array:
@@ -255,19 +312,17 @@ def weight_product(eqn: Equation, x: jax.Array, w: jax.Array, w_t: jax.Array) ->
 
 def size_in_bytes(v: Var) -> int:
     """Returns the bytes of a variable; a size that `jax.export` has left open counts as 64."""
-    sizes = [64 if jax.export.is_symbolic_dim(n) else n for n in v.aval.shape]
-    return math.prod(sizes) * v.aval.dtype.itemsize
+    sizes = [64 if jax.export.is_symbolic_dim(n) else n for n in shape_of(v)]
+    return math.prod(sizes) * dtype_of(v).itemsize
 
 
 def abstract_value(v: Var) -> jax.ShapeDtypeStruct:
     """Returns shape, dtype and sharding of a variable."""
-    if jnp.issubdtype(v.aval.dtype, jax.dtypes.extended):
-        return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
+    aval = aval_of(v)
+    if jnp.issubdtype(aval.dtype, jax.dtypes.extended):  # keys have no sharding of this form
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     return jax.ShapeDtypeStruct(
-        v.aval.shape,
-        v.aval.dtype,
-        sharding=v.aval.sharding,
-        manual_axis_type=v.aval.manual_axis_type,
+        aval.shape, aval.dtype, sharding=aval.sharding, manual_axis_type=aval.manual_axis_type
     )
 
 
@@ -278,7 +333,8 @@ def abstract_transpose(v: Var) -> jax.ShapeDtypeStruct:
 
 def zeros_like(v: Atom) -> jax.Array:
     """Returns zeros with the shape, dtype and sharding of a variable; the keys of the seed 0."""
-    if jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0, impl=v.aval.dtype), v.aval.shape)
-    zero = jnp.zeros(v.aval.shape, v.aval.dtype, out_sharding=v.aval.sharding)
-    return tree.to_varying(zero, v.aval.manual_axis_type.varying)
+    aval = aval_of(v)
+    if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, impl=aval.dtype), aval.shape)
+    zero = jnp.zeros(aval.shape, aval.dtype, out_sharding=aval.sharding)
+    return tree.to_varying(zero, aval.manual_axis_type.varying)

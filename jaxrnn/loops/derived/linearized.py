@@ -1,20 +1,18 @@
 """One differentiated step: its equations forward and backward, and the values kept between them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxrnn.loops.derived import jaxprs, min_cut
 from jaxrnn.loops.derived.gradient_exits import Exits
-from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Atom, Environment, Equation, Jaxpr, Values, Var
 from jaxrnn.loops.derived.regions import Regions
-
-Values = list[Any]
 
 
 class Inputs(NamedTuple):
-    """The inputs of one step, forward and backward.
+    """The inputs of one step, forward and backward; their values, or their variables.
 
     Fields:
         invariant: the values of `Regions.invariant`.
@@ -35,7 +33,7 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """The outputs of one step.
+    """The outputs of one step; their values, or their variables and literals.
 
     Fields:
         carry_out: c_t.
@@ -55,9 +53,11 @@ class Outputs(NamedTuple):
 class Linearized(NamedTuple):
     """A step in both directions.
 
+    Its equations come from a jaxpr of their own, whose variables are not those of `Regions`.
+
     Fields:
-        inputs: variables.
-        outputs: variables, or literals.
+        inputs: variables of this jaxpr.
+        outputs: variables of this jaxpr, or literals.
         constants: the values of variables that are not inputs.
         forward: the equations that need no cotangent.
         backward: the other equations.
@@ -108,35 +108,42 @@ def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized
 
     `matrices` are the parameters whose transposes are inputs too.
     """
-    jaxpr, constants, inputs, outputs = _traced(regions, exits, matrices)
-    forward, backward = _directions(jaxpr.eqns, inputs, outputs)
+    jaxpr, constants, inputs, outputs = _trace_step_and_pullback(regions, exits, matrices)
+    forward, backward = _split_by_direction(jaxpr.eqns, inputs, outputs)
     cotangents = {*inputs.d_carry_out, *inputs.d_sunk_inputs, *jaxprs.producers(backward)}
     excluded = {*constants, *inputs.invariant, *inputs.transposed, *cotangents}
 
     def from_forward(atoms: Iterable[Atom]) -> list[Var]:
+        """Returns the values that the forward pass of each step has anew."""
         return [v for v in jaxprs.unique(jaxprs.variables_of(atoms)) if v not in excluded]
 
     for_backward = from_forward([*jaxprs.reads(backward), *outputs.d_carry_in, *outputs.deltas])
     for_gradients = from_forward(outputs.for_gradients)
+    # The caller holds the inputs of the step, and the exits keep what they read, so neither takes
+    # more memory if the backward pass reads it too.
     for_exits = [v in exits.needed_stepwise for v in regions.stepwise]
-    is_input = [v in regions.inputs for v in regions.stepwise]
-    free = [a or b for a, b in zip(is_input, for_exits, strict=True)]
-    wanted = for_backward + for_gradients
-    chosen = _cheapest(forward, inputs, outputs, compress(free, inputs.stepwise), wanted)
+    is_free = [
+        v in regions.inputs or for_exit
+        for v, for_exit in zip(regions.stepwise, for_exits, strict=True)
+    ]
+    free = compress(is_free, inputs.stepwise)
+    chosen = _cheapest(forward, inputs, outputs, free, for_backward + for_gradients)
     recomputed = _recomputed(for_backward, forward, chosen)
     recomputed_for_gradients = _recomputed(for_gradients, forward, chosen)
     recomputed_reads = jaxprs.reads(recomputed + recomputed_for_gradients)
     read = {*from_forward([*for_backward, *for_gradients, *recomputed_reads])}
-    read -= jaxprs.producers(recomputed).keys() | jaxprs.producers(recomputed_for_gradients).keys()
+    read -= jaxprs.producers(recomputed).keys()
+    read -= jaxprs.producers(recomputed_for_gradients).keys()
 
+    # c_{t-1} is read from the stack of c_t if that stack is there anyway.
     produced = jaxprs.producers(forward)
     sunk_inputs = {*jaxprs.variables_of(outputs.sunk_inputs)}
     stacked = {v for v in produced if v in read or v in sunk_inputs}
     pairs = zip(inputs.carry_in, outputs.carry_out, strict=True)
     from_next = [c in read and not jaxprs.is_literal(out) and out in stacked for c, out in pairs]
     next_carries = compress(from_next, outputs.carry_out)
-    candidates = [*inputs.carry_in, *produced]
     kept_anyway = {*compress(from_next, inputs.carry_in), *sunk_inputs}
+    candidates = [*inputs.carry_in, *produced]
     return Linearized(
         inputs=inputs,
         outputs=outputs,
@@ -157,10 +164,13 @@ def linearize(regions: Regions, exits: Exits, matrices: list[Var]) -> Linearized
     )
 
 
-def _traced(
+def _trace_step_and_pullback(
     regions: Regions, exits: Exits, matrices: list[Var]
-) -> tuple[Any, Environment, Inputs, Outputs]:
-    """Returns the jaxpr of a step and its pullback, its constants, inputs and outputs."""
+) -> tuple[Jaxpr, Environment, Inputs, Outputs]:
+    """Returns the jaxpr of a step and its pullback, its constants, inputs and outputs.
+
+    The δ of F are the gradients of perturbations that are zero, one for each value of F.
+    """
     has_in = [jaxprs.has_gradient(v) for v in regions.carry_in]
     has_out = [jaxprs.has_gradient(v) for v in regions.carry_out]
     separate = separate_sunk_inputs(regions)
@@ -170,37 +180,42 @@ def _traced(
         shared = dict(zip(variables, args.invariant + args.stepwise, strict=True))
         transposes = dict(zip(matrices, args.transposed, strict=True))
 
-        def step(inexact: Values, moves: Values) -> Any:
+        def step(
+            inexact: Values, perturbations: Values
+        ) -> tuple[tuple[Values, Values], tuple[Values, Values, Values]]:
+            """Returns the values that have cotangents, and all values."""
             carry = expand(has_in, inexact, args.carry_in)
             env = shared | dict(zip(regions.carry_in, carry, strict=True))
-            moves_by_variable = dict(zip(exits.cut, moves, strict=True))
-            read = _run_moved(regions.recurrent, env, moves_by_variable, transposes)
+            perturbation_of = dict(zip(exits.cut, perturbations, strict=True))
+            read = _run_perturbed(regions.recurrent, env, perturbation_of, transposes)
             carry_out = [read(v) for v in regions.carry_out]
             sunk_inputs = [read(v) for v in regions.sunk_inputs]
             for_gradients = [read(v) for v in exits.needed_constants]
             differentiated = compress(has_out, carry_out), compress(separate, sunk_inputs)
             return differentiated, (carry_out, sunk_inputs, for_gradients)
 
-        moves = [jaxprs.zeros_like(v) for v in exits.cut]
-        _, pull, values = jax.vjp(step, compress(has_in, args.carry_in), moves, has_aux=True)
-        return Outputs(*values, *pull((args.d_carry_out, args.d_sunk_inputs)))
+        inexact = compress(has_in, args.carry_in)
+        perturbations = [jaxprs.zeros_like(v) for v in exits.cut]
+        _, pull, values = jax.vjp(step, inexact, perturbations, has_aux=True)
+        carry_out, sunk_inputs, for_gradients = values
+        d_carry_in, deltas = pull((args.d_carry_out, args.d_sunk_inputs))
+        return Outputs(carry_out, sunk_inputs, for_gradients, d_carry_in, deltas)
 
-    variables = Inputs(
-        regions.invariant,
-        matrices,
-        regions.stepwise,
-        regions.carry_in,
-        compress(has_out, regions.carry_out),
-        compress(separate, regions.sunk_inputs),
+    abstract_value = jaxprs.abstract_value
+    args = Inputs(
+        invariant=list(map(abstract_value, regions.invariant)),
+        transposed=list(map(jaxprs.abstract_transpose, matrices)),
+        stepwise=list(map(abstract_value, regions.stepwise)),
+        carry_in=list(map(abstract_value, regions.carry_in)),
+        d_carry_out=list(map(abstract_value, compress(has_out, regions.carry_out))),
+        d_sunk_inputs=list(map(abstract_value, compress(separate, regions.sunk_inputs))),
     )
-    args = Inputs(*([jaxprs.abstract_value(v) for v in part] for part in variables))
-    args = args._replace(transposed=[jaxprs.abstract_transpose(v) for v in matrices])
-    jaxpr, constants, output_structure = jaxprs.flat_jaxpr(forward_and_backward, args)
-    new_variables = [*jaxpr.constvars, *jaxpr.invars]
-    env = dict(zip(new_variables, constants, strict=False))
-    input_structure: Any = jax.tree.structure(args)
-    inputs = input_structure.unflatten(new_variables[len(constants) :])
-    return jaxpr, env, inputs, output_structure.unflatten(jaxpr.outvars)
+    traced = jaxprs.trace(forward_and_backward, args)
+    constant_variables = jaxprs.inputs_of(traced.jaxpr)[: len(traced.constants)]
+    constants = dict(zip(constant_variables, traced.constants, strict=True))
+    inputs = jax.tree.unflatten(jax.tree.structure(args), traced.arguments)
+    outputs = traced.structure.unflatten(traced.jaxpr.outvars)
+    return traced.jaxpr, constants, inputs, outputs
 
 
 def separate_sunk_inputs(regions: Regions) -> list[bool]:
@@ -217,26 +232,31 @@ def separate_sunk_inputs(regions: Regions) -> list[bool]:
     return [v not in carry_out and v in reached for v in regions.sunk_inputs]
 
 
-def _run_moved(
-    eqns: list[Equation], env: Environment, moves: Environment, transposes: Environment
-) -> Any:
+def _run_perturbed(
+    eqns: list[Equation],
+    env: Environment,
+    perturbation_of: Environment,
+    transposes: Environment,
+) -> Callable[[Atom], Any]:
     """Runs equations, and returns the function that reads a value.
 
-    Every read of a value of F adds its move, a zero whose gradient is δ.
+    Every read of a value of F adds its perturbation, a zero whose gradient is δ.
     """
     env = dict(env)
 
     def read(atom: Atom) -> Any:
         value = jaxprs.value_of(env, atom)
-        is_moved = not jaxprs.is_literal(atom) and atom in moves
-        return _moved(value, moves[atom]) if is_moved else value
+        (perturbation,) = jaxprs.facts_of(perturbation_of, [atom])
+        return value if perturbation is None else _perturb(value, perturbation)
 
     for eqn in eqns:
         values = [read(v) for v in eqn.invars]
-        is_weighted = jaxprs.is_weight_product(eqn) and jaxprs.has_gradient(eqn.invars[0])
-        if is_weighted and eqn.invars[1] in transposes:
+        transpose = None
+        if jaxprs.is_weight_product(eqn) and jaxprs.has_gradient(eqn.invars[0]):
+            _, transpose = jaxprs.facts_of(transposes, eqn.invars)
+        if transpose is not None:
             x, w = values
-            results = [jaxprs.weight_product(eqn, x, w, transposes[eqn.invars[1]])]
+            results = [jaxprs.weight_product(eqn, x, w, transpose)]
         else:
             results = jaxprs.evaluate(eqn, values)
         env |= zip(eqn.outvars, results, strict=True)
@@ -244,22 +264,23 @@ def _run_moved(
 
 
 @jax.custom_jvp
-def _moved(value: jax.Array, move: jax.Array) -> jax.Array:
-    """Returns the value plus a move that is zero, without computing the sum."""
+def _perturb(value: jax.Array, perturbation: jax.Array) -> jax.Array:
+    """Returns the value plus a perturbation that is zero, without computing the sum."""
     return value
 
 
-@_moved.defjvp
+@_perturb.defjvp
 def _(primals: Any, tangents: Any) -> Any:
     return primals[0], tangents[0] + tangents[1]
 
 
-def _directions(
+def _split_by_direction(
     eqns: list[Equation], inputs: Inputs, outputs: Outputs
 ) -> tuple[list[Equation], list[Equation]]:
     """Returns the equations that need no cotangent, and those that do."""
     cotangents = {*inputs.d_carry_out, *inputs.d_sunk_inputs}
-    forward, backward = [], []
+    forward: list[Equation] = []
+    backward: list[Equation] = []
     for eqn in eqns:
         if cotangents.isdisjoint(jaxprs.reads([eqn])):
             forward.append(eqn)
@@ -272,7 +293,7 @@ def _directions(
 def _recomputed(wanted: list[Var], forward: list[Equation], chosen: set[Var]) -> list[Equation]:
     """Returns the equations that compute the wanted values from the chosen ones."""
     missing = {v for v in wanted if v not in chosen}
-    recomputed = []
+    recomputed: list[Equation] = []
     for eqn in reversed(forward):
         if not missing.isdisjoint(eqn.outvars):
             recomputed.append(eqn)
@@ -285,13 +306,26 @@ def _cheapest(
 ) -> set[Var]:
     """Returns the smallest set of values from which cheap equations compute the wanted ones.
 
-    Sunk inputs and stepwise inputs are kept anyway. The stack of c_{t-1} is the stack of c_t
-    shifted by one step, so keeping one of them keeps both.
+    It is a cut in the graph of the forward equations. Sources are the values that are not computed
+    again: inputs and results of costly equations. Sinks are the wanted values. Every path between
+    them must contain a kept value. Values that are kept anyway cost nothing. The stack of c_{t-1}
+    is the stack of c_t shifted by one step, so keeping one of them keeps both.
+
+    For example, after `h = tanh(a)` the backward pass reads 1 - h². A cheap equation computes it
+    from h. No cheap equation computes h from a. So h is kept, or 1 - h² if that takes fewer bytes.
+
+    Args:
+        forward: the equations that need no cotangent.
+        inputs: the inputs of the step.
+        outputs: the outputs of the step.
+        free: the stepwise inputs that cost nothing.
+        wanted: the values that the backward pass and the gradients read.
     """
     sunk_inputs = {*jaxprs.variables_of(outputs.sunk_inputs)}
-    costs: dict[Any, int | None] = {}
-    sources: list[Any] = []
-    edges: list[tuple[Any, Any]] = []
+    # A node is a value. A number i stands for both c_{t-1} and c_t, see below.
+    costs: dict[Var | int, int | None] = {}
+    sources: list[Var | int] = []
+    edges: list[tuple[Var | int, Var | int]] = []
     for v in inputs.stepwise:
         # A projected input is in memory during the forward pass, so keeping it costs less.
         costs[v] = 0 if v in free else jaxprs.size_in_bytes(v) * 3 // 4
@@ -299,7 +333,7 @@ def _cheapest(
     for v in inputs.carry_in:
         costs[v] = jaxprs.size_in_bytes(v)
         sources.append(v)
-    costly = set()
+    costly: set[Var] = set()
     for eqn in forward:
         costs |= {v: jaxprs.size_in_bytes(v) for v in eqn.outvars}
         if eqn.primitive.name in jaxprs.CHEAP and not jaxprs.is_keyed(eqn):
@@ -313,15 +347,24 @@ def _cheapest(
         if jaxprs.is_literal(after) or after not in costs:
             continue
         if after in sunk_inputs:
-            costs[before] = jaxprs.size_in_bytes(before) // 4  # a temporary copy
+            # The stack of c_t is kept anyway, and that of c_{t-1} is a temporary copy of it.
+            costs[before] = jaxprs.size_in_bytes(before) // 4
         elif after in costly:
+            # Both are sources. One source takes their place, from which both are reached. It alone
+            # can be cut. A c_t that a cheap equation computes is no source, so it has no pair.
             pairs[i] = before, after
-            costs[i], costs[before], costs[after] = costs[before], None, None
+            costs[i] = costs[before]
+            costs[before] = None
+            costs[after] = None
             edges += [(i, before), (i, after)]
             sources.append(i)
-    costs |= {v: 0 for v in sunk_inputs if v in costs}
-    sources += [v for v in sunk_inputs if v in costs]
-    sources = [v for v in sources if not any(v in pair for pair in pairs.values())]
-    cut, _ = min_cut.smallest_cut(costs, edges, sources, [v for v in wanted if v in costs])
-    chosen = {v for v in cut if v not in pairs}
-    return chosen.union(*(pairs[i] for i in cut if i in pairs))
+    in_pairs = {v for pair in pairs.values() for v in pair}
+    free_sources = [v for v in sunk_inputs if v in costs]
+    costs |= dict.fromkeys(free_sources, 0)
+    sources = [v for v in [*sources, *free_sources] if v not in in_pairs]
+    sinks = [v for v in wanted if v in costs]
+    cut, _ = min_cut.smallest_cut(costs, edges, sources, sinks)
+    chosen: set[Var] = set()
+    for node in cut:
+        chosen.update(pairs[node] if isinstance(node, int) else (node,))
+    return chosen

@@ -1,15 +1,16 @@
 """The two loops of a step: (3) forward and (5) backward, and then (6)."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from jaxrnn import tree
 from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.gradient_exits import Exits
-from jaxrnn.loops.derived.jaxprs import Environment, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Environment, Equation, Values, Var
 from jaxrnn.loops.derived.linearized import (
     Linearized,
     compress,
@@ -20,7 +21,41 @@ from jaxrnn.loops.derived.linearized import (
 from jaxrnn.loops.derived.regions import Regions
 from jaxrnn.loops.scans import Scan
 
-Values = list[Any]
+Sums = Values  # gradients that are summed over the steps
+
+
+class OverTime(NamedTuple):
+    """The inputs of the loop, stacked over time.
+
+    Fields:
+        values: the stepwise values.
+        indices: the indices of the steps, which give the loop its length if there are no values.
+    """
+
+    values: Values
+    indices: jax.Array
+
+
+class Residuals(NamedTuple):
+    """The arrays between the two loops. None in the place of an array that no one reads.
+
+    Fields:
+        invariant: the values of `Regions.invariant`.
+        transposed: the transposes of `Recurrence.matrices`.
+        first: the arrays of c_0.
+        kept: the kept values of all steps.
+        sunk_inputs: the sunk inputs of all steps.
+        stepwise: the stepwise values of all steps.
+        indices: the indices of the steps.
+    """
+
+    invariant: Values
+    transposed: Values
+    first: Values
+    kept: Values
+    sunk_inputs: Values
+    stepwise: Values
+    indices: jax.Array
 
 
 class Recurrence:
@@ -57,7 +92,8 @@ class Recurrence:
         such as the loop over chunks, XLA's CPU compiler takes up to 30 times as long for the
         gradient of a convolution's kernel.
         """
-        regions, exits = self.regions, self.exits
+        regions = self.regions
+        exits = self.exits
         eqns = [*regions.hoisted, *exits.equations, *regions.sunk]
         if any(eqn.primitive.name == "conv_general_dilated" for eqn in eqns):
             return 0
@@ -68,7 +104,7 @@ class Recurrence:
         # A nested loop computes a gradient of each parameter at every step, and keeps more.
         nested = [eqn for eqn in regions.hoisted if jaxprs.is_opaque(eqn)]
         opaque = [*jaxprs.reads(nested), *jaxprs.producers(nested)] * 4
-        parts = hoisted, deltas, regions.sunk_inputs, sunk, opaque
+        parts = [hoisted, deltas, regions.sunk_inputs, sunk, opaque]
         return max(sum(map(jaxprs.size_in_bytes, part)) for part in parts)
 
     def advance(self, invariant: Values, carry: Values, stepwise: Values) -> tuple[Values, Values]:
@@ -78,7 +114,8 @@ class Recurrence:
         variables = regions.invariant + regions.stepwise + regions.carry_in
         env = dict(zip(variables, values, strict=True))
         env = jaxprs.evaluate_equations(regions.recurrent, env)
-        return _values(env, regions.carry_out), _values(env, regions.sunk_inputs)
+        carry = jaxprs.values_of(env, regions.carry_out)
+        return carry, jaxprs.values_of(env, regions.sunk_inputs)
 
     def advance_and_keep(
         self, shared: Environment, carry: Values, stepwise: Values
@@ -88,10 +125,13 @@ class Recurrence:
         variables = step.inputs.stepwise + step.inputs.carry_in
         env = shared | dict(zip(variables, stepwise + carry, strict=True))
         outs = [*step.outputs.carry_out, *step.outputs.sunk_inputs, *step.kept]
-        env = jaxprs.evaluate_equations(jaxprs.needed_for(outs, step.forward, _has_effects), env)
-        sunk_inputs = _values(env, step.outputs.sunk_inputs)
-        kept = _values(env, step.kept)
-        return _values(env, step.outputs.carry_out), (sunk_inputs, kept)
+        # An equation with effects, such as a debug print, runs even if nothing reads its results.
+        needed = jaxprs.needed_for(outs, step.forward, must_run=_has_effects)
+        env = jaxprs.evaluate_equations(needed, env)
+        carry = jaxprs.values_of(env, step.outputs.carry_out)
+        sunk_inputs = jaxprs.values_of(env, step.outputs.sunk_inputs)
+        kept = jaxprs.values_of(env, step.kept)
+        return carry, (sunk_inputs, kept)
 
     def adjoint(
         self, env: Environment, d_carry: Values, d_sunk_inputs: Values
@@ -105,78 +145,76 @@ class Recurrence:
         """
         step = self.linearized
         separate = compress(separate_sunk_inputs(self.regions), self.regions.sunk_inputs)
-        pairs = zip(separate, d_sunk_inputs, strict=True)
-        d_separate = [jaxprs.zeros_like(v) if d is None else d for v, d in pairs]
+        d_separate = [
+            jaxprs.zeros_like(v) if d is None else d
+            for v, d in zip(separate, d_sunk_inputs, strict=True)
+        ]
         variables = step.inputs.d_carry_out + step.inputs.d_sunk_inputs
         env = env | dict(zip(variables, d_carry + d_separate, strict=True))
         env = jaxprs.evaluate_equations([*step.recomputed, *step.backward], env)
-        return _values(env, step.outputs.d_carry_in), _values(env, step.outputs.deltas)
+        d_previous = jaxprs.values_of(env, step.outputs.d_carry_in)
+        return d_previous, jaxprs.values_of(env, step.outputs.deltas)
 
 
 def _has_effects(eqn: Equation) -> bool:
     return bool(eqn.effects)
 
 
-def _values(env: Environment, atoms: list[Any]) -> Values:
-    return [jaxprs.value_of(env, atom) for atom in atoms]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run(
-    recurrence: Recurrence, invariant: Values, transposed: Values, carry: Values, stepwise: Any
+    recurrence: Recurrence, invariant: Values, transposed: Values, carry: Values, inputs: OverTime
 ) -> tuple[Values, Values]:
     """Returns c_T, and the sunk inputs of all steps.
 
-    `stepwise` is the pair of the stepwise values, stacked over time, and the indices of the steps.
-    The indices give the loop its length if there is no stepwise value.
+    `transposed` is read by the backward pass alone.
     """
 
-    def forward(carry: Values, at_t: Any) -> tuple[Values, Values]:
-        return recurrence.advance(invariant, carry, at_t[0])
+    def forward(carry: Values, inputs_t: OverTime) -> tuple[Values, Values]:
+        return recurrence.advance(invariant, carry, inputs_t.values)
 
-    return recurrence.scan(forward, carry, stepwise)
+    return recurrence.scan(forward, carry, inputs)
 
 
-def _forward(
-    recurrence: Recurrence, invariant: Any, transposed: Any, carry: Any, stepwise: Any
-) -> Any:
-    args = jax.tree.map(lambda x: x.value, (invariant, transposed, carry, stepwise))
-    invariant, transposed, carry, stepwise = args
-
+def _forward(recurrence: Recurrence, *args: Any) -> tuple[tuple[Values, Values], Residuals]:
+    # With symbolic zeros, each argument comes with a mark that tells whether it has a gradient.
+    invariant, transposed, first, inputs = jax.tree.map(lambda x: x.value, args)
     step = recurrence.linearized
     shared = step.shared(invariant, transposed)
 
-    def forward(carry: Values, at_t: Any) -> Any:
-        return recurrence.advance_and_keep(shared, carry, at_t[0])
+    def forward(carry: Values, inputs_t: OverTime) -> tuple[Values, tuple[Values, Values]]:
+        return recurrence.advance_and_keep(shared, carry, inputs_t.values)
 
-    last, (sunk_inputs, kept) = recurrence.scan(forward, carry, stepwise)
-    stepwise_values, indices = stepwise
-    residuals = (
-        invariant,
-        transposed,
-        _none_unless(step.from_next, carry),
-        kept,
-        _none_unless(step.reads_sunk_inputs, sunk_inputs),
-        _none_unless(step.reads_stepwise, stepwise_values),
-        indices,
+    last, (sunk_inputs, kept) = recurrence.scan(forward, first, inputs)
+    residuals = Residuals(
+        invariant=invariant,
+        transposed=transposed,
+        first=_none_unless(step.from_next, first),
+        kept=kept,
+        sunk_inputs=_none_unless(step.reads_sunk_inputs, sunk_inputs),
+        stepwise=_none_unless(step.reads_stepwise, inputs.values),
+        indices=inputs.indices,
     )
     return (last, sunk_inputs), residuals
 
 
-def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
-    invariant, transposed, first, kept, sunk_inputs, stepwise, indices = residuals
+def _backward(
+    recurrence: Recurrence, residuals: Residuals, cotangents: tuple[Values, Values]
+) -> tuple[Values, Values, Values, OverTime]:
     # The cotangent of an unused output must not become an array of T zeros.
     d_last, d_sunk_inputs = tree.sparse_cotangents(cotangents)
-    regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
-    stacks = _stacks(step, first, kept, sunk_inputs, stepwise)
-    shared = step.shared(invariant, transposed)
+    regions = recurrence.regions
+    exits = recurrence.exits
+    step = recurrence.linearized
+    indices = residuals.indices
+    stacks = _stacks(step, residuals)
+    shared = step.shared(residuals.invariant, residuals.transposed)
     d_sunk_in_carry, d_sunk_separate = _split_at_carry(regions, d_sunk_inputs)
     is_summed = [v in exits.summed for v in exits.cut]
     is_stacked = [not summed for summed in is_summed]
 
-    def backward(state: Any, at_t: Any) -> Any:
+    def backward(state: tuple[Values, Sums], inputs_t: Any) -> tuple[tuple[Values, Sums], Values]:
         d_carry, sums = state
-        _, stacks_t, d_sunk_in_carry_t, d_sunk_separate_t = at_t
+        _, stacks_t, d_sunk_in_carry_t, d_sunk_separate_t = inputs_t
         env = shared | dict(zip(stacks, stacks_t, strict=True))
         d_carry = tree.add_sparse(d_carry, d_sunk_in_carry_t)
         d_carry, deltas = recurrence.adjoint(env, d_carry, d_sunk_separate_t)
@@ -193,10 +231,15 @@ def _backward(recurrence: Recurrence, residuals: Any, cotangents: Any) -> Any:
     (d_carry, sums), deltas = recurrence.scan(backward, state, over_time, reverse=True)
     stacked = dict(zip(compress(is_stacked, exits.cut), deltas, strict=True))
     delta = stacked | dict(zip(exits.summed, sums, strict=True))
-    d_invariant, d_stepwise = _gradients(recurrence, invariant, shared, stacks, delta, len(indices))
+    d_invariant, d_stepwise = _gradients(
+        recurrence, residuals.invariant, shared, stacks, delta, len(indices)
+    )
     has_in = [jaxprs.has_gradient(v) for v in regions.carry_in]
     d_first = expand(has_in, d_carry, [None] * len(has_in))
-    return d_invariant, [None] * len(transposed), d_first, (d_stepwise, None)
+    # A matrix gets its gradient as an invariant value, so its transpose gets none.
+    d_transposed: Values = [None] * len(residuals.transposed)
+    d_inputs = OverTime(d_stepwise, tree.zero_cotangents(indices))
+    return d_invariant, d_transposed, d_first, d_inputs
 
 
 run.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -208,9 +251,11 @@ def _split_at_carry(regions: Regions, d_sunk_inputs: Values) -> tuple[Values, Va
     The first have one element for each array of c_t that has a gradient, None for a zero. They are
     added to λ_t. A value that appears twice in c_t has its gradient in the first place alone.
     """
-    unused = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
-    carry_out = [v for v in regions.carry_out if jaxprs.has_gradient(v)]
-    in_carry = [None if jaxprs.is_literal(v) else unused.pop(v, None) for v in carry_out]
+    unused: Environment = dict(zip(regions.sunk_inputs, d_sunk_inputs, strict=True))
+    in_carry: Values = []
+    for v in regions.carry_out:
+        if jaxprs.has_gradient(v):
+            in_carry.append(None if isinstance(v, Literal) else unused.pop(v, None))
     return in_carry, compress(separate_sunk_inputs(regions), d_sunk_inputs)
 
 
@@ -219,19 +264,18 @@ def _none_unless(chosen: list[bool], values: Values) -> Values:
     return [x if is_chosen else None for is_chosen, x in zip(chosen, values, strict=True)]
 
 
-def _stacks(
-    step: Linearized, first: Values, kept: Values, sunk_inputs: Values, stepwise: Values
-) -> Environment:
+def _stacks(step: Linearized, residuals: Residuals) -> Environment:
     """Returns all kept values of all steps, by their variables."""
-    stacks = dict(zip(step.kept, kept, strict=True))
-    stacks |= _present(step.outputs.sunk_inputs, sunk_inputs)
-    for v, out, c in zip(step.inputs.carry_in, step.outputs.carry_out, first, strict=True):
-        if c is not None:
-            stacks[v] = tree.shift_right(c, stacks[out])
-    return stacks | _present(step.inputs.stepwise, stepwise)
+    stacks: Environment = dict(zip(step.kept, residuals.kept, strict=True))
+    stacks |= _present(step.outputs.sunk_inputs, residuals.sunk_inputs)
+    carries = zip(step.inputs.carry_in, step.outputs.carry_out, residuals.first, strict=True)
+    for before, after, first in carries:
+        if first is not None:
+            stacks[before] = tree.shift_right(first, stacks[after])
+    return stacks | _present(step.inputs.stepwise, residuals.stepwise)
 
 
-def _present(variables: list[Any], values: Values) -> Environment:
+def _present(variables: list[Var], values: Values) -> Environment:
     return {v: x for v, x in zip(variables, values, strict=True) if x is not None}
 
 
@@ -244,15 +288,18 @@ def _gradients(
     steps: int,
 ) -> tuple[Values, Values]:
     """Returns the gradients of parameters and inputs (6)."""
-    regions, exits, step = recurrence.regions, recurrence.exits, recurrence.linearized
+    regions = recurrence.regions
+    exits = recurrence.exits
+    step = recurrence.linearized
 
-    def constants_at(at_t: Values) -> Values:
-        values_t = shared | dict(zip(stacks, at_t, strict=True))
-        env = jaxprs.evaluate_equations(step.recomputed_for_gradients, values_t)
-        return _values(env, step.outputs.for_gradients)
+    def constants_at(stacks_t: Values) -> Values:
+        env = shared | dict(zip(stacks, stacks_t, strict=True))
+        env = jaxprs.evaluate_equations(step.recomputed_for_gradients, env)
+        return jaxprs.values_of(env, step.outputs.for_gradients)
 
-    values = list(stacks.values())
-    needed = jax.vmap(constants_at, axis_size=steps)(values) if exits.needed_constants else []
+    needed: Values = []
+    if exits.needed_constants:
+        needed = jax.vmap(constants_at, axis_size=steps)(list(stacks.values()))
 
     def or_zeros(env: Environment, variables: list[Var]) -> Values:
         """Returns the values of variables, with zeros for those that the gradients do not read.
@@ -284,4 +331,4 @@ def _zeros_over_time(v: Var, steps: int) -> jax.Array | None:
     """Returns a stack of zeros, or None if the variable has no gradient."""
     if not jaxprs.has_gradient(v):
         return None
-    return jnp.broadcast_to(jaxprs.zeros_like(v)[None], (steps, *v.aval.shape))
+    return jnp.broadcast_to(jaxprs.zeros_like(v)[None], (steps, *jaxprs.shape_of(v)))

@@ -5,12 +5,13 @@ recurrent (it runs in order), or sunk (it runs for all steps at once, after the 
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxrnn.loops.derived import jaxprs, min_cut
-from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Atom, Equation, Jaxpr, Var
 
-# What a value depends on: parameters; also inputs; also the carry.
+# What a value depends on: parameters; also inputs; also the carry. The order matters: an equation
+# depends on the maximum of what it reads.
 INVARIANT, STEPWISE, CARRIED = range(3)
 
 # Batched over time, a cond runs every branch, and a while loop runs until the slowest step is done.
@@ -28,7 +29,7 @@ class Regions(NamedTuple):
         inputs: the inputs that are x_t.
         carry_out: c_t, the next values of `carry_in`.
         outputs: y_t.
-        depends: INVARIANT, STEPWISE or CARRIED, for each variable.
+        depends: INVARIANT, STEPWISE or CARRIED, for each variable and each equation.
         parameter_equations: the invariant equations, which depend on parameters alone.
         hoisted: the equations that depend on inputs and parameters.
         recurrent: the equations that run in order.
@@ -43,7 +44,7 @@ class Regions(NamedTuple):
     inputs: list[Var]
     carry_out: list[Atom]
     outputs: list[Atom]
-    depends: dict[Any, int]
+    depends: dict[Var | Equation, int]
     parameter_equations: list[Equation]
     hoisted: list[Equation]
     recurrent: list[Equation]
@@ -53,28 +54,36 @@ class Regions(NamedTuple):
     sunk_inputs: list[Var]
 
 
-def unchanged(jaxpr: Any, constants: int, carries: int) -> list[bool]:
+def unchanged(jaxpr: Jaxpr, constants: int, carries: int) -> list[bool]:
     """Returns for each array of the carry whether the step passes it on unchanged.
 
     The first `constants` inputs of the jaxpr are constants and parameters, the next `carries`
     inputs are the carry, the others are x_t. The first outputs are the carry.
     """
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    pairs = zip(variables[constants:][:carries], jaxpr.outvars, strict=False)
+    carry_in = jaxprs.inputs_of(jaxpr)[constants:][:carries]
+    pairs = zip(carry_in, jaxpr.outvars[:carries], strict=True)
     return [v is out for v, out in pairs]
 
 
-def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
+def classify(jaxpr: Jaxpr, constants: int, carries: int) -> Regions:
     """Decides when each equation runs; `unchanged` describes the arguments."""
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    whole_carry = variables[constants:][:carries]
+    variables = jaxprs.inputs_of(jaxpr)
+    parameters = variables[:constants]
     inputs = variables[constants + carries :]
-    is_unchanged = unchanged(jaxpr, constants, carries)
-    pairs = list(zip(whole_carry, jaxpr.outvars, is_unchanged, strict=False))
-    parameters = variables[:constants] + [before for before, _, same in pairs if same]
-    carry_in = [before for before, _, same in pairs if not same]
-    carry_out = [after for _, after, same in pairs if not same]
     outputs = jaxpr.outvars[carries:]
+    carry_in: list[Var] = []
+    carry_out: list[Atom] = []
+    for before, after, is_unchanged in zip(
+        variables[constants:][:carries],
+        jaxpr.outvars[:carries],
+        unchanged(jaxpr, constants, carries),
+        strict=True,
+    ):
+        if is_unchanged:
+            parameters.append(before)
+        else:
+            carry_in.append(before)
+            carry_out.append(after)
 
     depends = _dependence(jaxpr.eqns, parameters, inputs, carry_in)
     enlarging = _enlarging(jaxpr.eqns, depends)
@@ -90,12 +99,16 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
     def run_in_order(outs: list[Atom]) -> list[Equation]:
         return jaxprs.needed_for(outs, filter(in_order, jaxpr.eqns), must_run)
 
+    # The next carry alone decides what the loop must compute. Then the cut decides which further
+    # equations are cheaper inside the loop than the values that they would read after it.
     recurrent = run_in_order(carry_out)
     sunk_inputs = _sunk_inputs(jaxpr.eqns, recurrent, carry_in, carry_out, outputs, depends)
     recurrent = run_in_order([*carry_out, *sunk_inputs])
     in_loop = {*recurrent}
-    sunk = [eqn for eqn in jaxpr.eqns if depends[eqn] == CARRIED and eqn not in in_loop]
-    sunk = jaxprs.needed_for(outputs, sunk)
+    after_loop = [eqn for eqn in jaxpr.eqns if depends[eqn] == CARRIED and eqn not in in_loop]
+    sunk = jaxprs.needed_for(outputs, after_loop)
+
+    # A value that no equation of the loop computes comes from before the loop.
     produced = jaxprs.producers(recurrent)
     sunk_reads = [*jaxprs.reads(sunk), *jaxprs.variables_of(outputs)]
     recurrent_reads = [*jaxprs.reads(recurrent), *jaxprs.variables_of(carry_out)]
@@ -128,10 +141,12 @@ def classify(jaxpr: Any, constants: int, carries: int) -> Regions:
 
 def _dependence(
     eqns: list[Equation], parameters: list[Var], inputs: list[Var], carry_in: list[Var]
-) -> dict[Any, int]:
+) -> dict[Var | Equation, int]:
     """Returns the dependence of each equation and each variable."""
-    depends: dict[Any, int] = dict.fromkeys(parameters, INVARIANT)
-    depends |= dict.fromkeys(inputs, STEPWISE) | dict.fromkeys(carry_in, CARRIED)
+    depends: dict[Var | Equation, int] = {}
+    depends |= dict.fromkeys(parameters, INVARIANT)
+    depends |= dict.fromkeys(inputs, STEPWISE)
+    depends |= dict.fromkeys(carry_in, CARRIED)
     for eqn in eqns:
         dependence = max((depends[v] for v in jaxprs.reads([eqn])), default=INVARIANT)
         never_batched = dependence == STEPWISE and _is_never_batched(eqn)
@@ -151,7 +166,10 @@ def has_rule_of_parameters(eqn: Equation, dependence: int) -> bool:
 
 
 def _is_nested_rule(eqn: Equation) -> bool:
-    """Returns whether an equation contains a custom rule, of which the arguments are not known."""
+    """Returns whether an equation, such as a loop, contains a custom rule.
+
+    Then it is not known what the rule's arguments depend on.
+    """
     return jaxprs.has_custom_vjp(eqn) and eqn.primitive.name != "custom_vjp_call"
 
 
@@ -169,20 +187,20 @@ def draws_otherwise_in_a_batch(eqn: Equation) -> bool:
     """
     variables = (v for e in jaxprs.with_inner(eqn) for v in (*jaxprs.reads([e]), *e.outvars))
     is_generator = any(e.primitive.name == "rng_bit_generator" for e in jaxprs.with_inner(eqn))
-    return is_generator or any("rbg" in str(v.aval.dtype) for v in variables)
+    return is_generator or any("rbg" in str(jaxprs.dtype_of(v)) for v in variables)
 
 
-def _enlarging(eqns: list[Equation], depends: dict[Any, int]) -> set[Any]:
+def _enlarging(eqns: list[Equation], depends: dict[Var | Equation, int]) -> set[Equation]:
     """Returns the equations that would only enlarge inputs if they ran before the loop.
 
     One kind is a broadcast. The other is a cheap equation whose results are larger than the values
     from which it is computed through other such equations, such as an outer product of inputs.
     """
-    enlarging: set[Any] = set()
-    origins: dict[Var, set[Var]] = {}
+    enlarging: set[Equation] = set()
+    origins: dict[Var, set[Var]] = {}  # the values before a chain of enlarging equations
     for eqn in eqns:
         read = [v for v in jaxprs.reads([eqn]) if depends[v] == STEPWISE]
-        origin = set().union(*(origins.get(v, {v}) for v in read))
+        origin = set[Var]().union(*(origins.get(v, {v}) for v in read))
         cheap = eqn.primitive.name in jaxprs.CHEAP or _is_outer_product(eqn)
         larger = cheap and depends[eqn] == STEPWISE and _size(eqn.outvars) > _size(origin)
         if larger or eqn.primitive.name == "broadcast_in_dim":
@@ -197,7 +215,7 @@ def _sunk_inputs(
     carry_in: list[Var],
     carry_out: list[Atom],
     outputs: list[Atom],
-    depends: dict[Any, int],
+    depends: dict[Var | Equation, int],
 ) -> list[Var]:
     """Returns the smallest set of values that separates the loop from the outputs.
 
@@ -205,7 +223,6 @@ def _sunk_inputs(
     loop. A product with a parameter always runs after the loop, where it is one product for all
     steps.
     """
-    costs: dict[Var, int | None] = {}
     edges: list[tuple[Var, Var]] = []
     ends = [v for v in jaxprs.variables_of(outputs) if depends[v] == CARRIED]
     in_loop = {*carry_in, *jaxprs.producers(recurrent)}
@@ -216,13 +233,15 @@ def _sunk_inputs(
             edges += [(v, out) for v in carried for out in eqn.outvars]
             if _is_contraction(eqn) and any(depends[v] == INVARIANT for v in read):
                 ends += carried
+    costs: dict[Var, int | None] = {}
     for v in jaxprs.unique([*ends, *(v for edge in edges for v in edge)]):
         # The backward pass is likely to keep c_t anyway, so it costs only its gradient.
         share = 2 if v in jaxprs.variables_of(carry_out) else 1
         costs[v] = jaxprs.size_in_bytes(v) // share
     begins = [v for v in costs if v in in_loop]
     # The graph is reversed, so that among cuts of the same cost the nearest to the loop is chosen.
-    cut, _ = min_cut.smallest_cut(costs, [(b, a) for a, b in edges], ends, begins)
+    reversed_edges = [(end, begin) for begin, end in edges]
+    cut, _ = min_cut.smallest_cut(costs, reversed_edges, ends, begins)
     return cut
 
 

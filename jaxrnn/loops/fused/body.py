@@ -9,11 +9,9 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.jaxprs import Atom, Equation, Var
+from jaxrnn.loops.derived.jaxprs import Atom, Equation, Values, Var
 from jaxrnn.loops.derived.linearized import compress
 from jaxrnn.types import Carry, PyTree, StepResult
-
-Values = list[Any]  # arrays, one for each leaf of a tree
 
 
 class Arrays(NamedTuple):
@@ -55,8 +53,7 @@ class Body:
         variables = [*self.constants, *self.carry, *self.x]
         env = dict(zip(variables, [*constants, *carry, *x], strict=True))
         env = jaxprs.evaluate_equations(self.equations, env)
-        new_carry = [jaxprs.value_of(env, v) for v in self.new_carry]
-        return new_carry, [jaxprs.value_of(env, v) for v in self.y]
+        return jaxprs.values_of(env, self.new_carry), jaxprs.values_of(env, self.y)
 
 
 def trace(
@@ -68,13 +65,12 @@ def trace(
     are left out, so a kernel does not bring them on chip: the transposed recurrent kernel is read
     by the backward pass alone.
     """
-    jaxpr, closed_over, structure = jaxprs.flat_jaxpr(step, carry, check.one_step(xs))
-    _, y_structure = structure.children()
-    num_constants, num_carry = len(closed_over), len(jax.tree.leaves(carry))
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    constants = variables[:num_constants]
-    carry_in = variables[num_constants : num_constants + num_carry]
-    x = variables[num_constants + num_carry :]
+    traced = jaxprs.trace(step, carry, check.one_step(xs))
+    _, y_structure = traced.structure.children()
+    jaxpr, closed_over = traced.jaxpr, traced.constants
+    constants = jaxprs.inputs_of(jaxpr)[: len(closed_over)]
+    num_carry = len(jax.tree.leaves(carry))
+    carry_in, x = traced.arguments[:num_carry], traced.arguments[num_carry:]
 
     equations = jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns)
     read = {*jaxprs.reads(equations), *jaxprs.variables_of(jaxpr.outvars)}

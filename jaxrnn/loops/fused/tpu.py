@@ -32,7 +32,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxrnn import check
-from jaxrnn.loops.fused.body import Arrays, Body, Values
+from jaxrnn.loops.derived.jaxprs import Values
+from jaxrnn.loops.fused.body import Arrays, Body
 
 # The least VMEM of the TPUs that JAX knows is that of a v7x; a v5e and a v6e have twice as much.
 # It is assumed where a program is compiled for a TPU from elsewhere.
@@ -51,12 +52,12 @@ class Stored:
     Fields:
         shape: the shape in VMEM.
         dtype: the dtype in VMEM, int32 for booleans.
-        original: the shape and the dtype in the body.
+        original: the array in the body, with its shape and dtype.
     """
 
     shape: tuple[int, ...]
     dtype: Any
-    original: jax.ShapeDtypeStruct
+    original: Any
 
     def pack(self, x: jax.Array) -> jax.Array:
         """Returns an array of the body as it is stored; x may have more leading axes."""
@@ -92,7 +93,7 @@ def _stored(v: Any, *, as_row: bool = False) -> Stored:
     else:
         stored_shape = shape
     stored_dtype = jnp.int32 if dtype == jnp.bool_ else dtype
-    return Stored(stored_shape, stored_dtype, jax.ShapeDtypeStruct(shape, dtype))
+    return Stored(stored_shape, stored_dtype, v.aval)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,8 +185,8 @@ class TpuKernel:
         outputs = pl.pallas_call(
             functools.partial(_run_chunk, self, chunk, num_chunks),
             out_shape=[
-                *(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in self.carry),
-                *(jax.ShapeDtypeStruct((self.steps, *s.shape), s.dtype) for s in self.y),
+                *(_output(stored, stored.shape) for stored in self.carry),
+                *(_output(stored, (self.steps, *stored.shape)) for stored in self.y),
             ],
             grid=(num_chunks,),
             in_specs=[
@@ -217,6 +218,12 @@ class TpuKernel:
             return (_chunk_at(i, num_chunks, self.reverse), *_origin(stored))
 
         return pl.BlockSpec((chunk, *stored.shape), block)
+
+
+def _output(stored: Stored, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Returns the form of an output, which inside a `jax.shard_map` differs between devices."""
+    manual_axis_type = stored.original.manual_axis_type
+    return jax.ShapeDtypeStruct(shape, stored.dtype, manual_axis_type=manual_axis_type)
 
 
 def _whole(stored: Stored, pipeline_mode: Any = None) -> pl.BlockSpec:

@@ -13,7 +13,6 @@ Each file answers one question:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -121,8 +120,7 @@ class parallel(Expression):
         self.replace_fields(damping=check.require_rate("damping", self.damping))
         if self.chunk is not None:
             check.require_int("chunk", self.chunk, least=1)
-        limit: Any = check.parse_bytes("memory_limit", self.memory_limit)
-        self.replace_fields(memory_limit=limit)
+        self.replace_fields(memory_limit=check.parse_bytes("memory_limit", self.memory_limit))
         if self.axis_name is not None:
             is_name = isinstance(self.axis_name, str)
             check.require_option_type("axis_name", self.axis_name, is_name, "a name")
@@ -151,9 +149,11 @@ class parallel(Expression):
         `chunk` is ignored.
         """
         part = as_cell(step, params, carry, xs)
-        w, zs = part.cell.prepare(part.params), part.cell.project(part.params, xs)
+        w = part.cell.prepare(part.params)
+        zs = part.cell.project(part.params, xs)
         carries, efforts = self.solver(step).carries_and_efforts(part.cell, w, part.carry, zs)
-        return part.whole(jax.tree.map(lambda c: c[-1], carries)), efforts
+        last = jax.tree.map(lambda c: c[-1], carries)
+        return part.full_carry(last), efforts
 
     def in_reverse(self) -> Loop:
         """Returns the loop for a sequence that each device has reversed."""
@@ -186,7 +186,7 @@ def _run(loop: parallel, step: Step, params: Params, carry: Carry, xs: PyTree) -
         return last, part.cell.output(part.params, carries)
 
     last, ys = chunks.in_chunks_of(loop.chunk, run, part.carry, xs)
-    return part.whole(last), ys
+    return part.full_carry(last), ys
 
 
 # A Cell does not close over traced values, so calls outside jit share one compiled program.
@@ -195,12 +195,11 @@ _compiled = jax.jit(_run, static_argnums=(0, 1))
 
 def _refuse_other_draws(step: Step, params: Params, carry: Carry, xs: PyTree) -> None:
     """Raises an error for keys that draw other numbers for all steps at once than one by one."""
-    jaxpr, _, _ = jaxprs.flat_jaxpr(step, params, carry, check.one_step(xs))
+    eqns = jaxprs.trace(step, params, carry, check.one_step(xs)).jaxpr.eqns
+    fits = not any(map(regions.draws_otherwise_in_a_batch, eqns))
     got = "a step that draws with keys other than threefry"
     expected = "threefry keys, or a loop such as jaxrnn.bptt"
-    check.require(
-        not any(map(regions.draws_otherwise_in_a_batch, jaxpr.eqns)), "step", got, expected
-    )
+    check.require(fits, "step", got, expected)
 
 
 def _require_divided(xs: PyTree, axis_name: str) -> None:

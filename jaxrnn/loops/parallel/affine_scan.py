@@ -12,7 +12,6 @@ from its first step to its last. From these, each device finds the state before 
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +47,11 @@ def affine_scan(
     products, states = jax.lax.associative_scan(combine, (a, b), reverse=reverse)
     if axis is None:
         return states
+    # So far, each device has started from d = 0. `before` becomes the true state before its first
+    # step: the maps of all earlier devices, one after another, applied to 0.
     end = 0 if reverse else -1
-    before = jnp.zeros_like(b[0])
     ends = products[end], states[end]
+    before = jnp.zeros_like(b[0])
     for is_before, (product, state) in gather_ends(ends, reverse, axis):
         before = jnp.where(is_before, _apply(product, before, is_tangent) + state, before)
     return states + _apply(products, jnp.broadcast_to(before, states.shape), is_tangent)
@@ -58,9 +59,10 @@ def affine_scan(
 
 @affine_scan.defjvp
 def _with_tangent(
-    reverse: bool, axis: TimeAxis | None, is_tangent: bool, primals: Any, tangents: Any
+    reverse: bool, axis: TimeAxis | None, is_tangent: bool, primals: Map, tangents: Map
 ) -> tuple[jax.Array, jax.Array]:
-    (a, b), (da, db) = primals, tangents
+    a, b = primals
+    da, db = tangents
     d = affine_scan(a, b, reverse, axis, is_tangent)
     # From d_t = A_t d_{t-1} + b_t; (1) does not show the derivative of A_t where A_t = 0.
     previous = previous_states(jnp.zeros_like(d[0]), d, reverse, axis)
@@ -70,13 +72,16 @@ def _with_tangent(
 
 def _combine_diagonals(is_tangent: bool, first: Map, second: Map) -> Map:
     """Returns (1) for diagonals."""
-    (a, b), (next_a, next_b) = first, second
-    return jnp.where(next_a == 0, 0, next_a * a), _apply(next_a, b, is_tangent) + next_b
+    a, b = first
+    next_a, next_b = second
+    product = jnp.where(next_a == 0, 0, next_a * a)
+    return product, _apply(next_a, b, is_tangent) + next_b
 
 
 def _combine_matrices(is_tangent: bool, first: Map, second: Map) -> Map:
     """Returns (1) for matrices."""
-    (a, b), (next_a, next_b) = first, second
+    a, b = first
+    next_a, next_b = second
     product = jnp.matmul(next_a, a, precision=jax.lax.Precision.HIGHEST)
     product = jnp.where(_is_reset(next_a), 0, product)
     return product, _apply(next_a, b, is_tangent) + next_b
@@ -86,7 +91,8 @@ def _apply(a: jax.Array, d: jax.Array, is_tangent: bool) -> jax.Array:
     """Returns A d, and 0 where A or d is zero, also if the other is not finite.
 
     So a reset lets no NaN through, and a product of many large A_t that overflows does not turn
-    states of 0 into NaN. The second is not done for a tangent d, in which the result is linear.
+    states of 0 into NaN. The second is not done for a tangent d, in which the result is linear: JAX
+    transposes it, and `d == 0` is no linear function of d.
     """
     if a.ndim == d.ndim:
         is_zero = a == 0 if is_tangent else (a == 0) | (d == 0)

@@ -5,12 +5,12 @@ of device k - 1. Without a `TimeAxis`, one device holds all steps.
 """
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.types import Array
+from jaxrnn.types import Array, PyTree
 
 
 class TimeAxis(NamedTuple):
@@ -28,9 +28,10 @@ class TimeAxis(NamedTuple):
         """Returns the number of devices."""
         return jax.lax.axis_size(self.name)
 
-    def position(self, reverse: bool) -> Any:
+    def position(self, reverse: bool) -> jax.Array:
         """Returns the place of this device in the order of time, or in the reverse order."""
         index = jax.lax.axis_index(self.name)
+        # Reversing a sequence that the devices hold in reverse gives the order of the devices.
         return self.size() - 1 - index if reverse != self.is_reversed else index
 
     def devices(self, reverse: bool) -> list[int]:
@@ -51,7 +52,7 @@ def previous_states(
         axis: the mesh axis that divides the time axis.
     """
     first = start if start.dtype == states.dtype else start.astype(states.dtype)
-    if axis is not None:
+    if axis is not None:  # each device sends its last state to the next one
         end = states[0] if reverse else states[-1]
         devices = axis.devices(reverse)
         received = jax.lax.ppermute(end, axis.name, list(itertools.pairwise(devices)))
@@ -74,14 +75,15 @@ def sum_over_devices(x: Array, axis: TimeAxis | None) -> Array:
     return x if axis is None else jax.lax.psum(x, axis.name)
 
 
-def gather_ends(ends: Any, reverse: bool, axis: TimeAxis) -> list[tuple[Array, Any]]:
+def gather_ends(ends: PyTree, reverse: bool, axis: TimeAxis) -> list[tuple[Array, PyTree]]:
     """Returns the arrays of all devices in the order of time.
 
     Each has a mark that tells whether its device stands before this one.
     """
-    every = jax.lax.all_gather(ends, axis.name)
+    of_all_devices = jax.lax.all_gather(ends, axis.name)
     position = axis.position(reverse)
-    return [
-        (position > place, jax.tree.map(lambda x, device=device: x[device], every))
-        for place, device in enumerate(axis.devices(reverse))
-    ]
+    marked: list[tuple[Array, PyTree]] = []
+    for place, device in enumerate(axis.devices(reverse)):
+        of_device = jax.tree.map(lambda x, device=device: x[device], of_all_devices)
+        marked.append((position > place, of_device))
+    return marked

@@ -11,7 +11,7 @@ of the carry, which the next step does not read.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.typing import DTypeLike
@@ -105,7 +105,9 @@ class PlainStep(Cell):
         A rule that acts on parameters alone would get the sum of all steps' cotangents.
         """
 
-        def add_step(d_w: Weights, inputs: Any) -> tuple[Weights, PyTree]:
+        def add_step(
+            d_w: Weights, inputs: tuple[CarryAndOutput, PyTree, CarryAndOutput]
+        ) -> tuple[Weights, PyTree]:
             previous_carry, z, delta = inputs
 
             def advance(w: Weights, z: PyTree) -> CarryAndOutput:
@@ -125,13 +127,13 @@ class StepAsCell(NamedTuple):
         cell: the Cell.
         params: its parameters.
         carry: its carry, for a plain step without the arrays that the step passes on unchanged.
-        whole: rebuilds the carry of the step.
+        full_carry: rebuilds the carry of the step.
     """
 
     cell: Cell
     params: Params
     carry: Carry
-    whole: Callable[[Any], Carry]
+    full_carry: Callable[[Carry], Carry]
 
 
 def as_cell(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepAsCell:
@@ -140,11 +142,11 @@ def as_cell(step: Step, params: Params, carry: Carry, xs: PyTree) -> StepAsCell:
     Values over which a plain step closes are among its parameters.
     """
     if isinstance(step, Cell) and step.has_handwritten_backward:
-        return StepAsCell(CheckedCell(step), params, carry, whole=lambda carry: carry)
+        return StepAsCell(CheckedCell(step), params, carry, full_carry=lambda carry: carry)
     closed = derived.closed(step, params, carry, xs)
     return StepAsCell(
         PlainStep(closed.step, closed.has_custom_vjp, closed.has_custom_vjp_of_params),
         closed.params,
         CarryAndOutput(closed.carry, closed.zero_y),
-        whole=lambda carry: closed.whole(carry.carry),
+        full_carry=lambda carry: closed.full_carry(carry.carry),
     )

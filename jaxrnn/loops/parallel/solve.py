@@ -26,10 +26,11 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn import check, tree
 from jaxrnn.loops.derived import jaxprs
@@ -37,7 +38,8 @@ from jaxrnn.loops.parallel import vectors
 from jaxrnn.loops.parallel.affine_scan import affine_scan
 from jaxrnn.loops.parallel.devices import TimeAxis, previous_states
 from jaxrnn.loops.parallel.structure import Component, Leaves, Recurrence, components
-from jaxrnn.loops.parallel.vectors import VectorSpace
+from jaxrnn.loops.parallel.vectors import Function, VectorSpace
+from jaxrnn.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Effort(NamedTuple):
         residual: the largest ratio of |f_t(c_{t-1}) - c_t| to the maximum in (3), before these ran.
     """
 
-    iterations: Any
-    steps_in_order: Any
-    residual: Any
+    iterations: jax.Array
+    steps_in_order: jax.Array
+    residual: jax.Array
 
 
 class _Problem(NamedTuple):
@@ -79,11 +81,11 @@ class _Problem(NamedTuple):
         axis: the mesh axis that divides the time axis.
     """
 
-    function: Callable[[jax.Array, Any], jax.Array]
-    slopes: Callable[[jax.Array, Any], jax.Array]
+    function: Function
+    slopes: Function
     is_exact_at_once: bool
     start: jax.Array
-    inputs: Any
+    inputs: PyTree
     reverse: bool
     axis: TimeAxis | None
 
@@ -102,11 +104,27 @@ class _Problem(NamedTuple):
         return previous_states(self.start, states, self.reverse, self.axis)
 
 
+class _Iteration(NamedTuple):
+    """The state of Newton's method.
+
+    Fields:
+        number: how many iterations have run.
+        is_solved: whether (3) held before the last iteration.
+        states: c_t for all t.
+        values: f_t(c_{t-1}) for all t.
+    """
+
+    number: jax.Array
+    is_solved: jax.Array
+    states: jax.Array
+    values: jax.Array
+
+
 def solve(
     name: str,
     recurrence: Recurrence,
     start: Leaves,
-    inputs: Any,
+    inputs: PyTree,
     options: Options,
     *,
     is_adjoint: bool,
@@ -124,13 +142,14 @@ def solve(
         is_linear: whether f is known to be affine.
     """
     reverse = is_adjoint
-    states: dict[int, Any] = {}
-    known: dict[int, Any] = {}  # c_{t-1} for all t, of the arrays that are solved
-    efforts = []
+    solved: dict[int, Array] = {}  # c_t for all t
+    known: dict[int, Array] = {}  # c_{t-1} for all t, of the same arrays
+    efforts: list[Effort] = []
     for component in components(recurrence, start, check.one_step(inputs)):
         component = component._replace(is_affine=is_linear or component.is_affine)
         step = functools.partial(_step_of_component, recurrence, start, component.leaves)
-        own_start, own_inputs = [start[j] for j in component.leaves], (inputs, dict(known))
+        own_start = [start[j] for j in component.leaves]
+        own_inputs = inputs, dict(known)
         if not component.is_recurrent:
             found = jax.vmap(step, in_axes=(None, 0))(own_start, own_inputs)
         elif _runs_in_order(component, own_start, options, is_adjoint=is_adjoint):
@@ -143,10 +162,10 @@ def solve(
             vectors_of_all_steps, effort = _solve(problem, space, tolerance, options)
             efforts += effort
             found = jax.vmap(space.split)(vectors_of_all_steps)
-        for j, states_j in zip(component.leaves, found, strict=True):
-            states[j] = states_j
-            known[j] = previous_states(start[j], states_j, reverse, options.axis)
-    return [states[j] for j in range(len(start))], efforts
+        for j, states in zip(component.leaves, found, strict=True):
+            solved[j] = states
+            known[j] = previous_states(start[j], states, reverse, options.axis)
+    return [solved[j] for j in range(len(start))], efforts
 
 
 def is_solved_at_once(component: Component, options: Options) -> bool:
@@ -160,15 +179,17 @@ def _step_of_component(
     start: Leaves,
     positions: tuple[int, ...],
     own: Leaves,
-    inputs: tuple[Any, dict[int, Any]],
+    inputs: tuple[PyTree, dict[int, Array]],
 ) -> Leaves:
     """Runs one step, and returns the arrays of a component.
 
-    They depend on themselves, and on arrays that are known for all steps.
+    They depend on themselves, and on arrays that are known for all steps. The step gets zeros in
+    the place of all other arrays, on which this component does not depend.
     """
     inputs_t, known = inputs
-    others = {j: jnp.zeros_like(c) for j, c in enumerate(start)}
-    leaves = others | known | dict(zip(positions, own, strict=True))
+    leaves: dict[int, Array] = {j: jnp.zeros_like(c) for j, c in enumerate(start)}
+    leaves |= known
+    leaves |= zip(positions, own, strict=True)
     new = recurrence([leaves[j] for j in range(len(start))], inputs_t)
     return [new[j] for j in positions]
 
@@ -179,20 +200,22 @@ def _runs_in_order(
     """Returns whether a component has no A_t that `options` allow."""
     if not component.is_differentiable:
         return True
-    if not all(map(check.is_inexact, carry)):  # random keys, a state machine
+    if not all(map(check.is_inexact, carry)):
+        # Random keys and a state machine have no slopes. A counter has, since it is affine.
         is_counter = component.is_affine and component.is_elementwise
         return not (is_counter and jnp.issubdtype(carry[0].dtype, jnp.integer))
     if not is_adjoint or component.is_elementwise:
         return False
-    # At λ = 0, a rule that reads a norm has no Jacobian.
+    # What is left is an adjoint that mixes units. If it is not linear, because of a rule that reads
+    # a norm, say, it has no Jacobian at λ = 0, where Newton's method begins.
     has_matrix = component.is_affine and options.jacobian != "diagonal"
     return not has_matrix or any(map(jnp.iscomplexobj, carry))
 
 
-def _scan(step: Any, start: Leaves, inputs: Any, reverse: bool) -> Leaves:
+def _scan(step: Recurrence, start: Leaves, inputs: PyTree, reverse: bool) -> Leaves:
     """Runs a component in order."""
 
-    def run(carry: Leaves, inputs_t: Any) -> tuple[Leaves, Leaves]:
+    def run(carry: Leaves, inputs_t: PyTree) -> tuple[Leaves, Leaves]:
         carry = step(carry, inputs_t)
         return carry, carry
 
@@ -201,30 +224,36 @@ def _scan(step: Any, start: Leaves, inputs: Any, reverse: bool) -> Leaves:
 
 def _problem(
     name: str,
-    step: Callable[[Leaves, Any], Leaves],
+    step: Recurrence,
     space: VectorSpace,
     start: Leaves,
-    inputs: Any,
+    inputs: PyTree,
     options: Options,
     reverse: bool,
 ) -> _Problem:
     """Returns the recurrence of a component, with the kind of slopes that the options ask for."""
-    is_elementwise = space.component.is_elementwise
 
-    def function(v: jax.Array, inputs_t: Any) -> jax.Array:
+    def function(v: jax.Array, inputs_t: PyTree) -> jax.Array:
         return space.join(step(space.split(v), inputs_t))
 
-    if is_elementwise:
-        slopes = functools.partial(vectors.diagonal, function)
+    jacobian: Callable[[Function, jax.Array, PyTree], jax.Array]
+    if space.component.is_elementwise:
+        jacobian = vectors.diagonal
     else:
         _check_dense(name, space, options, check.num_steps(inputs))
         is_dense = options.jacobian == "dense"
         jacobian = vectors.matrix if is_dense else vectors.diagonal_of_matrix
-        slopes = functools.partial(jacobian, function)
     is_exact_at_once = is_solved_at_once(space.component, options)
     _check_axis(name, options.axis, is_exact_at_once)
-    start_vector = space.join(start)
-    return _Problem(function, slopes, is_exact_at_once, start_vector, inputs, reverse, options.axis)
+    return _Problem(
+        function=function,
+        slopes=functools.partial(jacobian, function),
+        is_exact_at_once=is_exact_at_once,
+        start=space.join(start),
+        inputs=inputs,
+        reverse=reverse,
+        axis=options.axis,
+    )
 
 
 def _check_axis(name: str, axis: TimeAxis | None, is_linear: bool) -> None:
@@ -255,7 +284,7 @@ def _check_dense(name: str, space: VectorSpace, options: Options, steps: int) ->
 
 
 def _solve(
-    problem: _Problem, space: VectorSpace, tolerance: Any, options: Options
+    problem: _Problem, space: VectorSpace, tolerance: float | np.ndarray, options: Options
 ) -> tuple[jax.Array, list[Effort]]:
     """Returns v_t for all t, and the effort if the problem takes iterations."""
     steps = check.num_steps(problem.inputs)
@@ -263,7 +292,8 @@ def _solve(
     mesh_axes = jax.typeof(problem.start).manual_axis_type.varying
     guess = tree.to_varying(zeros, mesh_axes)
     if problem.is_exact_at_once:
-        states = problem.corrections(guess, problem.values(guess), 0.0)
+        states = problem.corrections(guess, problem.values(guess), damping=0.0)
+        # A diagonal spreads nothing. A NaN in λ is left as it is.
         can_spread = not (space.component.is_elementwise or problem.reverse or problem.axis)
         return _repair(problem, states) if can_spread else states, []
     unit_axes = tuple(range(1 + space.component.num_row_axes, guess.ndim))
@@ -274,33 +304,33 @@ def _solve(
             jnp.asarray(tolerance, violation.dtype), violation.shape
         )
 
-    def goes_on(state: tuple[Any, Any, jax.Array, jax.Array]) -> jax.Array:
-        iterations, is_solved, _, _ = state
-        return (iterations < options.max_iterations) & ~is_solved
+    def goes_on(state: _Iteration) -> jax.Array:
+        return (state.number < options.max_iterations) & ~state.is_solved
 
-    def iterate(state: tuple[Any, Any, jax.Array, jax.Array]) -> tuple[Any, Any, Any, Any]:
-        iterations, _, states, values = state
+    def iterate(state: _Iteration) -> _Iteration:
+        _, _, states, values = state
         # The iteration after (3) holds removes errors that would add up over many steps.
         is_solved = ~jnp.any(is_violated(states, values))
         corrected = states + problem.corrections(states, values, options.damping)  # (2)
         # A product of many large slopes overflows. The values of this iteration do not.
         finite = jnp.where(jnp.isfinite(corrected), corrected, values)
         finite = jnp.where(jnp.isfinite(finite), finite, 0)
-        return iterations + 1, is_solved, finite, problem.values(finite)
+        return _Iteration(state.number + 1, is_solved, finite, problem.values(finite))
 
     is_solved = tree.to_varying(jnp.bool_(False), mesh_axes)
-    begin = jnp.int32(0), is_solved, guess, problem.values(guess)
-    iterations, _, states, values = jax.lax.while_loop(goes_on, iterate, begin)
+    begin = _Iteration(jnp.int32(0), is_solved, guess, problem.values(guess))
+    number, _, states, values = jax.lax.while_loop(goes_on, iterate, begin)
     first = _first_step(problem, is_violated(states, values))
     residual = jnp.max(_violation(states, values, unit_axes, problem.reverse), initial=0)
     states = _run_in_order(problem, states, first)
-    return states, [Effort(iterations, steps - first, residual)]
+    return states, [Effort(number, steps - first, residual)]
 
 
 def _violation(
     states: jax.Array, values: jax.Array, unit_axes: tuple[int, ...], reverse: bool
 ) -> jax.Array:
     """Returns the two sides of (3), divided; infinite where that is not a number."""
+    # Where both are the same infinity, their difference is NaN and (3) holds.
     difference = jnp.where(states == values, 0, jnp.abs(values - states))
     sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
     scale = jnp.max(sizes, axis=unit_axes, keepdims=True, initial=0)
@@ -317,10 +347,10 @@ def _repair(problem: _Problem, states: jax.Array) -> jax.Array:
     """
     is_finite = jnp.isfinite(states)
     first = _first_step(problem, ~is_finite)
-    run = functools.partial(_run_in_order, problem)
-    jaxpr, constants, _ = jaxprs.flat_jaxpr(run, states, first)
-    arguments = map(jax.lax.stop_gradient, [*constants, states, first])
-    (in_order,) = jaxprs.evaluate_jaxpr(jaxpr, arguments)
+    # The run closes over inputs, whose gradients have to be stopped too. Its trace lists them all.
+    traced = jaxprs.trace(functools.partial(_run_in_order, problem), states, first)
+    arguments = map(jax.lax.stop_gradient, [*traced.constants, states, first])
+    (in_order,) = jaxprs.evaluate_jaxpr(traced.jaxpr, arguments)
     return jnp.where(is_finite, states, in_order)
 
 
@@ -335,15 +365,19 @@ def _run_in_order(problem: _Problem, states: jax.Array, first: jax.Array) -> jax
     """Returns the states, with those from step `first` on computed one after another."""
     steps = len(states)
 
-    def position(t: Any) -> Any:
+    def position(t: jax.Array) -> jax.Array:
         return steps - 1 - t if problem.reverse else t
 
-    def run_step(state: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    def run_step(
+        state: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         t, v, states = state
         inputs_t = jax.tree.map(lambda x: x[position(t)], problem.inputs)
         v = problem.function(v, inputs_t)
         return t + 1, v, states.at[position(t)].set(v)
 
-    before = jnp.where(first == 0, problem.start, states[position(jnp.maximum(first, 1) - 1)])
+    is_at_start = first == 0
+    last_valid = states[position(jnp.maximum(first, 1) - 1)]  # at the start, any state
+    before = jnp.where(is_at_start, problem.start, last_valid)
     begin = first, before, states
     return jax.lax.while_loop(lambda state: state[0] < steps, run_step, begin)[2]

@@ -1,7 +1,6 @@
 """The recurrences of a Cell, c_t forward and λ_t backward, each solved for all steps at once."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -10,9 +9,9 @@ from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.parallel.devices import last_state, previous_states, sum_over_devices
 from jaxrnn.loops.parallel.plain_step import PlainStep
 from jaxrnn.loops.parallel.solve import Effort, Options, is_solved_at_once, solve
-from jaxrnn.loops.parallel.structure import Recurrence, components
+from jaxrnn.loops.parallel.structure import Leaves, Recurrence, components
 from jaxrnn.loops.recomputing import Solver
-from jaxrnn.types import Carry, Cell, PyTree, Residuals, Weights
+from jaxrnn.types import Array, Carry, Cell, PyTree, Residuals, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +35,10 @@ class InParallel(Solver):
         self, cell: Cell, w: Weights, carry: Carry, zs: PyTree
     ) -> tuple[Carry, list[Effort]]:
         """Returns c_1..c_T, and the effort for each component that is not linear."""
-        leaves, structure = _flatten(carry)
+        leaves, structure = jax.tree.flatten(carry)
         recurrence = _recurrence(cell, w, carry, zs)
         found, efforts = solve(self.name, recurrence, leaves, zs, self.options, is_adjoint=False)
-        return structure.unflatten(found), efforts
+        return jax.tree.unflatten(structure, found), efforts
 
     def has_jax_gradient(self, cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> bool:
         """Returns whether nothing takes iterations, which JAX cannot differentiate in reverse."""
@@ -55,30 +54,34 @@ class InParallel(Solver):
         They follow from the recurrence u_{t-1} = adjoint(w, r_t, u_t + ∂ℓ_t/∂c_t), whose last
         argument is λ_t. A custom derivative rule need not be linear in λ.
         """
-        leaves, structure = _flatten(d_last)
+        leaves, structure = jax.tree.flatten(d_last)
 
-        def recurrence(leaves: list[Any], inputs: tuple[Residuals, Carry]) -> list[Any]:
+        def recurrence(leaves: Leaves, inputs: tuple[Residuals, Carry]) -> Leaves:
             residuals_t, d_carry_t = inputs
-            d_carry = tree.add_sparse(structure.unflatten(leaves), d_carry_t)
+            d_carry = tree.add_sparse(jax.tree.unflatten(structure, leaves), d_carry_t)
             return jax.tree.leaves(cell.adjoint(w, residuals_t, d_carry)[0])
 
         inputs = residuals, d_carries
         name = f"the adjoint of {self.name}"
         found, _ = solve(
-            *(name, jaxprs.primal(recurrence, leaves, check.one_step(inputs)), leaves, inputs),
+            name,
+            jaxprs.primal(recurrence, leaves, check.one_step(inputs)),
+            leaves,
+            inputs,
             self.options,
             is_adjoint=True,
             is_linear=isinstance(cell, PlainStep) and not cell.has_custom_vjp,
         )
-        us = structure.unflatten(found)
+        us = jax.tree.unflatten(structure, found)
         lambdas = tree.add_sparse(self._before(d_last, us, reverse=True), d_carries)
-        # JAX sums the cotangent of the carry, which all devices have, over the devices.
+        # λ_0 is zero on all devices but one, since JAX sums the cotangent of the carry, which all
+        # devices have, over the devices.
         return self._last(us, reverse=True), lambdas
 
     def _before(self, start: Carry, states: Carry, *, reverse: bool) -> Carry:
         """Returns the states before each step, from the start and the states after each step."""
 
-        def before(start: Any, states: Any) -> Any:
+        def before(start: Array, states: Array) -> jax.Array:
             return previous_states(start, states, reverse, self.options.axis)
 
         return jax.tree.map(before, start, states)
@@ -93,14 +96,9 @@ def _recurrence(cell: Cell, w: Weights, carry: Carry, zs: PyTree) -> Recurrence:
 
     It has no custom derivative rules, since these are for the gradient and not for the states.
     """
-    leaves, structure = _flatten(carry)
+    leaves, structure = jax.tree.flatten(carry)
 
-    def recurrence(leaves: list[Any], z_t: PyTree) -> list[Any]:
-        return jax.tree.leaves(cell.advance(w, structure.unflatten(leaves), z_t)[0])
+    def recurrence(leaves: Leaves, z_t: PyTree) -> Leaves:
+        return jax.tree.leaves(cell.advance(w, jax.tree.unflatten(structure, leaves), z_t)[0])
 
     return jaxprs.primal(recurrence, leaves, check.one_step(zs))
-
-
-def _flatten(tree: PyTree) -> tuple[list[Any], Any]:
-    leaves, structure = jax.tree.flatten(tree)
-    return leaves, structure

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxrnn.loops.derived import jaxprs
+from jaxrnn.loops.derived.jaxprs import Jaxpr, Var
 from jaxrnn.loops.parallel.dependence import dependences
+from jaxrnn.types import PyTree
 
-Leaves = list[Any]
-Recurrence = Callable[[Leaves, Any], Leaves]  # (leaves of c_{t-1}, inputs of step t) -> c_t
+Leaves = list[Any]  # arrays
+Recurrence = Callable[[Leaves, PyTree], Leaves]  # (leaves of c_{t-1}, inputs of step t) -> c_t
 
 
 class Component(NamedTuple):
@@ -35,7 +37,7 @@ class Component(NamedTuple):
     is_differentiable: bool
 
 
-def components(recurrence: Recurrence, carry: Leaves, inputs: Any) -> list[Component]:
+def components(recurrence: Recurrence, carry: Leaves, inputs: PyTree) -> list[Component]:
     """Returns the components in the order in which they are solved.
 
     Args:
@@ -43,34 +45,41 @@ def components(recurrence: Recurrence, carry: Leaves, inputs: Any) -> list[Compo
         carry: the arrays of c_{t-1}, or their shapes and dtypes.
         inputs: the inputs of one step, or their shapes and dtypes.
     """
-    jaxpr, constants, _ = jaxprs.flat_jaxpr(recurrence, carry, inputs)
-    # The constants come first among the inputs of the jaxpr.
-    variables = [*jaxpr.constvars, *jaxpr.invars][len(constants) :][: len(carry)]
-    positions = range(len(carry))
-    reads = {j: set[int]() for j in positions}
-    for source in positions:
-        for j, found in enumerate(dependences(jaxpr, [variables[source]])):
+    traced = jaxprs.trace(recurrence, carry, inputs)
+    variables = traced.arguments[: len(carry)]
+    reads = {j: set[int]() for j, _ in enumerate(carry)}
+    for source, variable in enumerate(variables):
+        for j, found in enumerate(dependences(traced.jaxpr, [variable])):
             if found is not None:
                 reads[j].add(source)
     reaches = transitive_closure(reads)
     return [
-        _component(jaxpr, variables, group, group[0] in reaches[group[0]])
+        # All arrays of a group reach each other, so the first one reaches itself if any does.
+        _component(traced.jaxpr, variables, group, is_recurrent=group[0] in reaches[group[0]])
         for group in strongly_connected(reaches)
     ]
 
 
 def strongly_connected(reaches: dict[int, set[int]]) -> list[tuple[int, ...]]:
-    """Returns the groups of nodes that reach each other; a group comes after those it reaches."""
-    groups = {
-        tuple(k for k in reaches if k == j or (k in reaches[j] and j in reaches[k]))
-        for j in reaches
-    }
-    # A group that reads another reaches more than it.
+    """Returns the groups of nodes that reach each other; a group comes after those it reaches.
+
+    For example, {0: {0}, 1: {0, 1, 2}, 2: {0, 1, 2}} has the groups (0,) and (1, 2).
+    """
+
+    def group_of(node: int) -> tuple[int, ...]:
+        mutual = [other for other in reaches[node] if node in reaches[other]]
+        return tuple(sorted({node, *mutual}))
+
+    groups = {group_of(node) for node in reaches}
+    # A group that reads another reaches more nodes than it.
     return sorted(groups, key=lambda group: (len(reaches[group[0]] | {*group}), group))
 
 
 def transitive_closure(reads: dict[int, set[int]]) -> dict[int, set[int]]:
-    """Returns all nodes that each node reaches, from those that it reads."""
+    """Returns all nodes that each node reaches, from those that it reads.
+
+    Source: S. Warshall, "A theorem on Boolean matrices", Journal of the ACM 9 (1962).
+    """
     reaches = {j: set(sources) for j, sources in reads.items()}
     for middle in reaches:
         for sources in reaches.values():
@@ -80,14 +89,15 @@ def transitive_closure(reads: dict[int, set[int]]) -> dict[int, set[int]]:
 
 
 def _component(
-    jaxpr: Any, variables: list[Any], leaves: tuple[int, ...], is_recurrent: bool
+    jaxpr: Jaxpr, variables: list[Var], leaves: tuple[int, ...], *, is_recurrent: bool
 ) -> Component:
     found = dependences(jaxpr, [variables[j] for j in leaves])
     own = [dependence for j in leaves if (dependence := found[j]) is not None]
-    ndims = [variables[j].aval.ndim for j in leaves]
-    kept = [{i for i, p in d.axes if i == p} for d in own]
+    ndims = [len(jaxprs.shape_of(variables[j])) for j in leaves]
+    # An axis must stay in its place, since element n of c_t has to depend on element n of c_{t-1}.
+    kept_axes = [{i for i, p in dependence.axes if i == p} for dependence in own]
     row_axes = 0
-    while row_axes < min(ndims) and all(row_axes in axes for axes in kept):
+    while row_axes < min(ndims) and all(row_axes in axes for axes in kept_axes):
         row_axes += 1
     return Component(
         leaves,

@@ -11,8 +11,10 @@ import numpy as np
 
 from jaxrnn.check import is_inexact
 from jaxrnn.loops.parallel.structure import Component, Leaves
+from jaxrnn.types import PyTree
 
-Function = Callable[[jax.Array, Any], jax.Array]  # (v_{t-1}, inputs of step t) -> v_t
+Function = Callable[[jax.Array, PyTree], jax.Array]  # (v_{t-1}, inputs of step t) -> v_t
+Pullback = Callable[[jax.Array], tuple[jax.Array]]
 
 
 class VectorSpace(NamedTuple):
@@ -27,7 +29,7 @@ class VectorSpace(NamedTuple):
     """
 
     component: Component
-    like: tuple[Any, ...]
+    like: tuple[jax.core.ShapedArray, ...]
 
     @property
     def dtype(self) -> Any:
@@ -46,18 +48,12 @@ class VectorSpace(NamedTuple):
         """The number of elements of each array in a row."""
         return [math.prod(x.shape[self.component.num_row_axes :]) for x in self.like]
 
-    def rounding_errors(self) -> Any:
+    def rounding_errors(self) -> float | np.ndarray:
         """Returns the rounding error of each element, by the dtype of its array."""
-
-        def of(x: Any) -> float:
-            eps = float(jnp.finfo(x.dtype).eps) if is_inexact(x) else 0.0
-            # A step in float32 or float64 rounds many times, one in bfloat16 once, at its end.
-            return 32 * eps if eps < 1e-5 else eps
-
+        errors = [_rounding_error(x) for x in self.like]
         if self.component.is_elementwise:
-            return of(self.like[0])
-        pairs = zip(self.like, self.sizes, strict=True)
-        return np.concatenate([np.full(size, of(x), np.float32) for x, size in pairs])
+            return errors[0]
+        return np.repeat(np.asarray(errors, np.float32), self.sizes)
 
     def join(self, leaves: Leaves) -> jax.Array:
         """Returns the vector of these arrays."""
@@ -77,8 +73,20 @@ class VectorSpace(NamedTuple):
         return [jnp.reshape(part, x.shape).astype(x.dtype) for part, x in pairs]
 
 
-def diagonal(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
-    """Returns the Jacobian of an elementwise function, as its diagonal."""
+def _rounding_error(x: jax.core.ShapedArray) -> float:
+    if not is_inexact(x):
+        return 0.0
+    eps = float(jnp.finfo(x.dtype).eps)
+    # A step in float32 or float64 rounds many times, one in bfloat16 once, at its end.
+    return 32 * eps if eps < 1e-5 else eps
+
+
+def diagonal(function: Function, v: jax.Array, inputs: PyTree) -> jax.Array:
+    """Returns the Jacobian of an elementwise function, as its diagonal.
+
+    Each element of the result depends on one element of v. So the pullback of ones, which sums the
+    rows of the Jacobian, has one term in each sum: the diagonal.
+    """
     if not is_inexact(v):  # an affine function of integers, which has a slope and no derivative
         return function(jnp.ones_like(v), inputs) - function(jnp.zeros_like(v), inputs)
     new, pullback = jax.vjp(lambda v: function(v, inputs), v)
@@ -86,21 +94,26 @@ def diagonal(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
     return slope
 
 
-def matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
+def matrix(function: Function, v: jax.Array, inputs: PyTree) -> jax.Array:
     """Returns the Jacobian of each row, `(*rows, n, n)`."""
     new, pullback = jax.vjp(lambda v: function(v, inputs), v)
     row = functools.partial(_row, pullback, new)
     return jax.vmap(row, out_axes=-2)(jnp.arange(v.shape[-1]))
 
 
-def diagonal_of_matrix(function: Function, v: jax.Array, inputs: Any) -> jax.Array:
+def diagonal_of_matrix(function: Function, v: jax.Array, inputs: PyTree) -> jax.Array:
     """Returns the diagonals of the Jacobians, `(*rows, n)`, without storing the matrices."""
     new, pullback = jax.vjp(lambda v: function(v, inputs), v)
-    entries = jax.lax.map(lambda i: _row(pullback, new, i)[..., i], jnp.arange(v.shape[-1]))
+
+    def entry(i: jax.Array) -> jax.Array:
+        return _row(pullback, new, i)[..., i]
+
+    # One row after another, so that no more than one row of each Jacobian is in memory.
+    entries = jax.lax.map(entry, jnp.arange(v.shape[-1]))
     return jnp.moveaxis(entries, 0, -1)
 
 
-def _row(pullback: Any, new: jax.Array, i: jax.Array) -> jax.Array:
+def _row(pullback: Pullback, new: jax.Array, i: jax.Array) -> jax.Array:
     """Returns row i of the Jacobian of each row of the new vectors."""
     is_i = jnp.broadcast_to(jnp.arange(new.shape[-1]) == i, new.shape)
     unit = jnp.where(is_i, jnp.ones_like(new), jnp.zeros_like(new))
