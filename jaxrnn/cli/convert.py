@@ -11,7 +11,7 @@ from jaxrnn import check
 from jaxrnn.cli import run_folder
 from jaxrnn.cli.options import Options, Parser, UserError
 from jaxrnn.interop import equinox, flax, haiku, onnx, safetensors, torch
-from jaxrnn.types import Layer, Params
+from jaxrnn.types import Layer, Params, Part
 
 LIBRARIES: dict[str, Any] = {"torch": torch, "flax": flax, "haiku": haiku, "equinox": equinox}
 ONNX_SUFFIX = ".onnx"
@@ -61,7 +61,7 @@ def _as_user_error(name: str, path: Path, expected: str) -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def read(source: Path, library: str) -> tuple[Any, Params]:
+def read(source: Path, library: str) -> tuple[Part, Params]:
     """Returns the network and the parameters of a run or a file with the names of a library."""
     if source.is_dir():
         got = f"{library!r} for the folder {str(source)!r}"
@@ -78,7 +78,7 @@ def read(source: Path, library: str) -> tuple[Any, Params]:
 
 
 def _require_form(
-    name: str, value: str, network: Any, library: str, layers: tuple[str, ...]
+    name: str, value: str, network: Part, library: str, layers: tuple[str, ...]
 ) -> None:
     """Raises a UserError if a network has layers that a library cannot write.
 

@@ -67,7 +67,8 @@ def load() -> tuple[Digits, Digits, Digits]:
     """
     images, labels = load_digits(return_X_y=True)
     pixels = (images.T[..., None] / LARGEST_PIXEL).astype(np.float32)
-    lengths = np.max(np.where(images > 0, np.arange(1, images.shape[1] + 1), 0), axis=1)
+    numbers = np.arange(1, images.shape[1] + 1)
+    lengths = np.max(np.where(images > 0, numbers, 0), axis=1)
     digits = Digits(pixels, lengths.astype(np.int32), labels.astype(np.int32))
 
     def split(indices: np.ndarray, share: float) -> list[np.ndarray]:
@@ -114,9 +115,10 @@ def score(
     """
     pixels, lengths, labels = digits
     last, ys = jaxrnn.unroll(model, params, pixels, lengths=lengths, loop=loop, key=key)
-    # The noise after the last cell is in the outputs, but not in the carry.
-    noisy_logits = ys[lengths - 1, jnp.arange(len(labels))]
-    logits = model.output(params, last) if key is None else noisy_logits
+    logits = model.output(params, last)
+    if key is not None:
+        # The noise after the last cell is in the outputs, but not in the carry.
+        logits = ys[lengths - 1, jnp.arange(len(labels))]
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return nats.mean(), (carry, {"accuracy": (logits.argmax(axis=-1) == labels).mean()})
 
@@ -160,7 +162,7 @@ def batches(digits: Digits, batch_size: int, seed: int, first: int = 0) -> Itera
     count = len(digits.labels)
     draws = np.random.default_rng(seed)
     epoch, number = divmod(first, count // batch_size)
-    for _ in range(epoch):
+    for _ in range(epoch):  # the draws of the epochs before, so that a resumed run sees the same
         draws.permutation(count)
     while True:
         order = draws.permutation(count)
@@ -181,7 +183,8 @@ def task(args: options.Options) -> training.Task:
         raise options.UserError(f"--batch-size: got {args.batch_size}, expected at most {count}")
 
     def loss(params: Params, carry: Carry, batch: Digits, key: Key, loop: Loop) -> training.Loss:
-        return score(model, params, carry, batch, loop, key if model.is_noisy else None)
+        noise_key = key if model.is_noisy else None
+        return score(model, params, carry, batch, loop, noise_key)
 
     def evaluate(params: Params) -> dict[str, float]:
         nats, (_, metrics) = _score(model, params, None, validation)

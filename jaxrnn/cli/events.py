@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 FORMATS = ("bar", "jsonl")  # of `--log`
 
@@ -13,7 +13,7 @@ FORMATS = ("bar", "jsonl")  # of `--log`
 class Events:
     """Writes an event a line to a stream; to none, it writes nothing."""
 
-    def __init__(self, stream: Any = None) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     @property
@@ -48,4 +48,6 @@ def opened(log: str) -> Iterator[Events]:
 def _json(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _json(x) for name, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN and no infinity
+    return value

@@ -11,6 +11,7 @@ from jaxrnn import check
 from jaxrnn.cli import convert, inspect, run_folder
 from jaxrnn.cli.options import Options, Parser, UserError, as_user_error, whole_number
 from jaxrnn.interop import safetensors, stablehlo
+from jaxrnn.types import PyTree
 
 FORMATS = ("stablehlo", "onnx")
 SUFFIX = ".jaxexport"
@@ -39,6 +40,7 @@ def export(options: Options) -> None:
     """Writes the files and prints their names; UserError on failure."""
     source = options.source
     out = options.out
+    # Before the programs are compiled, which takes seconds.
     fits = out.is_dir() or not out.exists()
     got = f"{str(out)!r} (File exists)"
     expected = "a folder that can be written"
@@ -83,14 +85,14 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _signature(program: Any) -> dict[str, str]:
+def _signature(program: jax.export.Exported) -> dict[str, str]:
     """Returns the shapes of the arguments and results of a program, with its open sizes."""
     args, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
     results = jax.tree.unflatten(program.out_tree, program.out_avals)
     return {"arguments": _describe(args), "results": _describe(results)}
 
 
-def _describe(avals: Any) -> str:
+def _describe(avals: PyTree) -> str:
     return str(jax.tree.map(lambda aval: aval.str_short(), avals)).replace("'", "")
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from jaxrnn import check
 from jaxrnn.cli import digits, figures, options, run_folder, series, text
 from jaxrnn.diagnostics import diagnose, plots
 from jaxrnn.diagnostics.spectrum import JacobianSpectrum, MemoryHorizon
-from jaxrnn.types import Params
+from jaxrnn.diagnostics.truncation import TruncationBias
+from jaxrnn.types import Carry, Params, PyTree, Step
 
+LoopCall = tuple[Step, Params, Carry, PyTree]  # the arguments of a loop
 TASKS: dict[str, Any] = {"text": text, "digits": digits, "series": series}
 BATCH_SIZE = 4  # rows of noise as inputs of a cell
 STORY_STEPS = 100  # time steps of the story
@@ -68,7 +70,10 @@ def inspect(args: options.Options) -> None:
     """Prints the first number that is not finite, or else a diagnosis, and draws its numbers."""
     figures.require_writable(args.out)
     source = Path(args.what)
-    loss, params = _of_run(source) if source.is_dir() else _of_cell(args)
+    if source.is_dir():
+        loss, params = _of_run(source)
+    else:
+        loss, params = _of_cell(args)
     with tqdm(total=NUM_STAGES, unit="stage") as bar:
 
         @contextlib.contextmanager
@@ -104,22 +109,24 @@ def inspect(args: options.Options) -> None:
     print(f"drawn in {args.out}")
 
 
-def _loop_calls(loss: Callable[..., jax.Array], params: Params) -> list[Any]:
+def _loop_calls(loss: Callable[..., jax.Array], params: Params) -> list[LoopCall]:
     """Returns the arguments `(step, params, carry, xs)` of each call of a loss's loop.
 
     The loss runs outside jit, so that the arguments are arrays.
     """
-    calls: list[Any] = []
+    calls: list[LoopCall] = []
 
-    def record(*call: Any) -> Any:
-        calls.append(call)
-        return jaxrnn.bptt(*call)
+    def record(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, PyTree]:
+        calls.append((step, params, carry, xs))
+        return jaxrnn.bptt(step, params, carry, xs)
 
     loss(params, loop=record)
     return calls
 
 
-def _inspect_layer(step: Any, params: Params, carry: Any, xs: Any) -> tuple[Any, Any, Any]:
+def _inspect_layer(
+    step: Step, params: Params, carry: Carry, xs: PyTree
+) -> tuple[JacobianSpectrum, MemoryHorizon, dict[str, jax.Array]]:
     """Returns the Jacobian spectrum, the memory horizon and the saturation of a layer."""
     jacobian_spectrum = functools.partial(
         jaxrnn.diagnostics.jacobian_spectrum, step, probes=MAX_PROBES, key=jax.random.key(0)
@@ -130,9 +137,15 @@ def _inspect_layer(step: Any, params: Params, carry: Any, xs: Any) -> tuple[Any,
     return spectrum, jaxrnn.diagnostics.memory_horizon(spectrum), gates
 
 
-def _picture(norms: Any, layers: list[LayerReport], biases: Any) -> Figure:
+def _picture(
+    norms: Sequence[jax.Array],
+    layers: list[LayerReport],
+    biases: dict[str, tuple[TruncationBias, ...]],
+) -> Figure:
     """Draws a row of panels for all layers together, and a row for each layer."""
-    names = ["this layer"] if len(layers) == 1 else [f"layer {i}" for i in range(len(layers))]
+    names = [f"layer {number}" for number in range(len(layers))]
+    if len(layers) == 1:
+        names = ["this layer"]
     rows = 1 + len(layers)
     figure = Figure(figsize=(18, 4.5 * rows), layout="constrained")
     axes = figure.subplots(rows, 3)
@@ -154,13 +167,14 @@ def story(args: options.Options) -> None:
     """Draws why gradients vanish, on untrained networks with states close to zero."""
     figures.require_writable(args.out)
     size = 32
+    # Inputs so small that each Jacobian is that at the zero state, where the slope of tanh is 1.
     xs = 1e-6 * jax.random.normal(jax.random.key(1), (STORY_STEPS, BATCH_SIZE, size))
 
     def params_with_radius(cell: jaxrnn.Cell, radius: float) -> Params:
         params = cell.init(jax.random.key(0), size)
         return {**params, "w_h": radius * params["w_h"]}
 
-    def horizon(cell: jaxrnn.Cell, radius: float = 1.0) -> Any:
+    def horizon(cell: jaxrnn.Cell, radius: float) -> MemoryHorizon:
         jacobian_spectrum = jax.jit(functools.partial(jaxrnn.diagnostics.jacobian_spectrum, cell))
         params = params_with_radius(cell, radius)
         carry = cell.initial_carry((BATCH_SIZE,))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from jaxrnn import online
 from jaxrnn.cli import corpus, options
@@ -46,7 +47,9 @@ class TokenLoss(Expression):
 
     network: Network
 
-    def initial_carry(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Carry:
+    def initial_carry(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
         """Returns the zero state of the network."""
         return self.network.initial_carry(batch_shape, dtype)
 

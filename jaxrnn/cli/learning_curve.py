@@ -16,11 +16,14 @@ WINDOWS = 100  # the curve is a running mean over 1/100 of the updates
 def picture(progress: Progress, measure: str, levels: Mapping[str, float], args: Options) -> Figure:
     """Draws the learning curve of a metric, with levels of baselines, and the gradient flow."""
     cells = f"{args.cell} of {args.hidden_size}"
-    cells = f"{args.layers} layers, {cells}" if args.layers > 1 else cells
+    if args.layers > 1:
+        cells = f"{args.layers} layers, {cells}"
     title = f"Learning {args.task}: {cells}, {args.loop}"
     values = [row[measure] for row in progress.history]
     scores = {int(row["step"]): row[measure] for row in progress.validation}
-    best = progress.best and progress.best[0]
+    best = None
+    if progress.best is not None:
+        best, _ = progress.best
     figure = curve(measure, values, title, levels, scores, best)
     if progress.norms:
         axes = figure.add_subplot(1, 2, 2)

@@ -23,6 +23,7 @@ except ModuleNotFoundError as missing:
     extra = "the extra of the command line (pip install 'jaxrnn[app]')"
     sys.exit(f"jaxrnn: error: {missing.name}: got no such package, expected {extra}")
 
+# The exit codes.
 DONE = 0
 OUT_OF_LIMITS = 1
 USER_ERROR = 2
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[options.command](options) or DONE
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         message = str(error)
+        # Of XLA's errors, only too little memory is one that the user can correct.
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in message:
             raise
         print("jaxrnn: error:", message.partition("\n")[0], file=sys.stderr)
@@ -72,7 +74,9 @@ def certify(options: Options) -> int:
         cells=options.cell, loops=options.loop, progress=lambda jobs: tqdm(jobs, unit="loop")
     )
     print(certificate.worst())
-    return DONE if certificate.ok else OUT_OF_LIMITS
+    if not certificate.ok:
+        return OUT_OF_LIMITS
+    return DONE
 
 
 COMMANDS: dict[str, Callable[[Options], Any]] = {

@@ -19,15 +19,19 @@ LOOP_MAKERS: dict[str, Callable[..., Loop]] = {
     "truncated": truncated,
     "checkpointed": lambda levels, loop: checkpointed(levels=levels, loop=loop),
 }
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = os.cpu_count() or 1
+if hasattr(os, "sched_getaffinity"):  # Linux, where a container may have fewer than the machine
+    CORES = len(os.sched_getaffinity(0))
 CELL_NAMES = ", ".join(CELL_MAKERS)
 # K is the number of steps of a segment, and K2 of a window.
-LOOP_NAMES = ", ".join(
-    (
-        *(*PLAIN_LOOPS, "truncated:K", "truncated:K:K2", "checkpointed:LEVELS"),
-        *("parallel", "parallel:JACOBIAN"),
-    )
+LOOP_FAMILIES = (
+    "truncated:K",
+    "truncated:K:K2",
+    "checkpointed:LEVELS",
+    "parallel",
+    "parallel:JACOBIAN",
 )
+LOOP_NAMES = ", ".join((*PLAIN_LOOPS, *LOOP_FAMILIES))
 
 
 class UserError(argparse.ArgumentTypeError):
@@ -107,7 +111,9 @@ def recurrent_layers(
 ) -> list[Cell | Layer]:
     """Returns the parts of a stack: cells, each followed by dropout if the rate is not zero."""
     cell = cell_named(cell_name, hidden_size)
-    layer: list[Cell | Layer] = [cell, dropout(dropout_rate)] if dropout_rate else [cell]
+    layer: list[Cell | Layer] = [cell]
+    if dropout_rate:
+        layer.append(dropout(dropout_rate))
     return layer * layers
 
 
@@ -124,8 +130,13 @@ def _parse_loop(name: str) -> Loop:
         return PLAIN_LOOPS[name]
     family, *rest = name.split(":")
     if family == "parallel":
-        return parallel(jacobian=rest[0]) if rest else parallel()
-    inner = rest.pop() if rest and rest[-1] in PLAIN_LOOPS else "bptt"
+        if not rest:
+            return parallel()
+        (jacobian,) = rest
+        return parallel(jacobian=jacobian)
+    inner = "bptt"
+    if rest and rest[-1] in PLAIN_LOOPS:
+        inner = rest.pop()
     return LOOP_MAKERS[family](*map(int, rest), loop=PLAIN_LOOPS[inner])
 
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 import jaxrnn
-from jaxrnn.types import Params
+from jaxrnn.types import Array, Params
 
 Row = dict[str, int | float]  # of a table, by column
-Arrays = Mapping[str, Any]
+Arrays = Mapping[str, Array]
 
 
 @dataclasses.dataclass
@@ -29,7 +29,7 @@ class Progress:
     state: jaxrnn.training.TrainState
     history: list[Row] = dataclasses.field(default_factory=list)
     validation: list[Row] = dataclasses.field(default_factory=list)
-    norms: list[Any] = dataclasses.field(default_factory=list)
+    norms: list[Array] = dataclasses.field(default_factory=list)
     best: tuple[int, Params] | None = None
 
     def record(
@@ -39,7 +39,11 @@ class Progress:
         norms: Sequence[jax.Array],
         evaluation: Mapping[str, float] | None,
     ) -> None:
-        """Records an update: all of it, in no time, so that Ctrl-C finds a whole one."""
+        """Records an update: all of it, in no time, so that Ctrl-C finds a whole one.
+
+        The state comes last: `RunCheckpoints.save` knows half a record by a step that is behind the
+        history.
+        """
         step = int(row["step"])
         if evaluation is not None:
             losses = [row["loss"] for row in self.validation if np.isfinite(row["loss"])]
@@ -67,16 +71,18 @@ class Progress:
         These are the best parameters. They are the last ones if there was no evaluation, or if the
         loss is not finite: then `jaxrnn inspect` can find the first number that is not finite.
         """
-        last = self.step, self.state.params
-        return last if self.has_diverged or self.best is None else self.best
+        if self.has_diverged or self.best is None:
+            return self.step, self.state.params
+        return self.best
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         """Returns everything but the state, as arrays by name."""
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, Array] = {}
         for table in ("history", "validation"):
             rows = getattr(self, table)
-            for column in rows[0] if rows else ():
-                arrays[f"{table}.{column}"] = np.array([row[column] for row in rows])
+            if rows:  # all rows have the columns of the first
+                for column in rows[0]:
+                    arrays[f"{table}.{column}"] = np.array([row[column] for row in rows])
         if self.norms:
             arrays["norms"] = np.stack([np.asarray(norms) for norms in self.norms])
         if self.best:
@@ -111,6 +117,7 @@ def _rows(arrays: Arrays, table: str) -> list[Row]:
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
+    rows = []
+    for values in zip(*columns.values(), strict=True):
+        rows.append(dict(zip(columns, values, strict=True)))
+    return rows

@@ -15,12 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from jaxrnn import check
 from jaxrnn.cli.options import Options, UserError, as_user_error
 from jaxrnn.cli.progress import Progress
 from jaxrnn.training import Checkpoints
+from jaxrnn.types import Part
 
 FOLDER = "checkpoints"
 OPTIONS = "options.json"
@@ -39,7 +41,7 @@ class RunCheckpoints:
         optimizer: a text that names the optimizer and its options.
     """
 
-    def __init__(self, args: Options, network: Any, optimizer: str) -> None:
+    def __init__(self, args: Options, network: Part, optimizer: str) -> None:
         self._every = args.checkpoint_every
         self._folder = args.out / FOLDER
         self._progress: Progress | None = None
@@ -51,7 +53,12 @@ class RunCheckpoints:
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Waits until all checkpoints are written; after Ctrl-C, writes one more before."""
         if self._checkpoints is not None:
             if isinstance(error, KeyboardInterrupt) and self._progress is not None:
@@ -94,6 +101,7 @@ def begin(folder: Path, args: Options, data: str) -> None:
     remove(folder)
     if args.checkpoint_every is None:
         return
+    # Written beside and renamed, so that the folder of checkpoints never lacks its options.
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as name:
         unfinished = Path(name) / FOLDER
         unfinished.mkdir()
@@ -137,6 +145,7 @@ def options_of(
         task = content["task"]
         check.require(task in [*tasks], "task", repr(task), f"one of {[*tasks]}")
         arguments = [*_arguments(content["options"])]
+        # A damaged file could hold it; argparse would print a text and end the process.
         check.require("--help" not in arguments, "options", "help", "options of a training")
         options = parse(["train", task, *arguments])
     options.out = folder
@@ -190,9 +199,11 @@ def _silence_orbax() -> None:
         sys.unraisablehook = _report_unless_loop_closed
 
 
-_hooks: list[Callable[[Any], Any]] = []  # the hook of the process, before ours
+_hooks: list[
+    Callable[["sys.UnraisableHookArgs"], object]
+] = []  # the hook of the process, before ours
 
 
-def _report_unless_loop_closed(unraisable: Any) -> None:
+def _report_unless_loop_closed(unraisable: "sys.UnraisableHookArgs") -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
         _hooks[-1](unraisable)

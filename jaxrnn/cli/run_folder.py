@@ -20,17 +20,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import safetensors.numpy
+from jax.typing import DTypeLike
 from matplotlib.figure import Figure
 
 from jaxrnn import check
 from jaxrnn.cli import figures, resuming
 from jaxrnn.cli.options import Options, UserError, as_user_error
 from jaxrnn.interop import safetensors as interop
-from jaxrnn.types import Params
+from jaxrnn.types import Network, Params
 
 try:
     import fcntl
@@ -69,7 +70,7 @@ class Run(NamedTuple):
         curve: a picture of both.
     """
 
-    network: Any
+    network: Network
     params: Params
     options: Options
     example: Arrays
@@ -89,17 +90,19 @@ def reserve(folder: Path, overwrite: bool = False, resume: bool = False) -> Iter
             run in it is resumed, also if it holds a run or checkpoints, unless `overwrite` is True;
             if it holds some files with the names of a run, but not a whole run.
     """
-    argument = "--resume" if resume else "--out"
+    argument = "--out"
+    if resume:
+        argument = "--resume"
     with contextlib.ExitStack() as stack:
         with as_user_error(argument, folder, "a folder that can be written"):
             folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            tempfile.TemporaryFile(dir=folder).close()  # fails now rather than after the training
             if fcntl is not None:
                 descriptor = os.open(folder, os.O_RDONLY)
-                stack.callback(
-                    os.close, descriptor
-                )  # closing unlocks, as does the end of the process
+                # Closing unlocks, as does the end of the process.
+                stack.callback(os.close, descriptor)
         if fcntl is not None and _lock(descriptor, folder, argument):
+            # Nobody else is writing here, so what is unfinished was left by a process that died.
             resuming.remove_temporary(folder)
         stamps = _stamps(folder)
         if not resume:  # a process that was killed may have moved some files only
@@ -111,7 +114,9 @@ def _require_free(folder: Path, stamps: Stamps, overwrite: bool) -> None:
     """Raises a UserError unless a new run may be saved in a folder."""
     is_run = {PARAMS, OPTIONS} <= stamps.keys()
     is_unfinished = resuming.has_checkpoints(folder)
-    others = [*stamps] if stamps and not is_run else []
+    others: list[str] = []
+    if not is_run:
+        others += stamps
     if not is_unfinished:
         if (folder / resuming.FOLDER).exists():
             others.append(resuming.FOLDER)
@@ -144,12 +149,12 @@ def save(folder: Path, run: Run, replaced: Stamps) -> Path:
         (unfinished / EXAMPLE).write_bytes(safetensors.numpy.save(example))
         for table, rows in ((HISTORY, run.history), (VALIDATION, run.validation)):
             with (unfinished / table).open("w", newline="") as file:
-                columns = rows[0] if rows else ()
-                lines = [columns, *(row.values() for row in rows)]
-                csv.writer(file, lineterminator="\n").writerows(lines)
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(rows[0] if rows else ())  # the names of the columns
+                writer.writerows(row.values() for row in rows)
         figures.save(run.curve, unfinished / CURVE, dpi=150)
         target = folder
-        if _stamps(folder).items() - replaced.items():
+        if _stamps(folder).items() - replaced.items():  # files that were not there, or others
             target = _make_sibling(folder)
         _move_files(unfinished, target)
     return target
@@ -166,7 +171,7 @@ def load_options(folder: Path, *tasks: str) -> Options:
     return options
 
 
-def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
+def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Network, Params]:
     """Returns the network of a run and its parameters.
 
     Raises a UserError about the argument if the file is missing or damaged, or if it was written by
@@ -175,10 +180,11 @@ def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
     with as_user_error(argument, folder / PARAMS, "a file of `jaxrnn train`"):
         if "jaxrnn" not in interop.open_file(folder / PARAMS)[0]:
             raise ValueError("no network is named in it: an earlier jaxrnn wrote it; train again")
-        return interop.load(folder / PARAMS)
+        network, params = interop.load(folder / PARAMS)
+        return cast(Network, network), params  # what a task trains is a stack
 
 
-def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
+def load_example(folder: Path, **dtypes: DTypeLike) -> list[np.ndarray]:
     """Returns arrays of the example by name and dtype; UserError if one is missing."""
     with reading(folder / EXAMPLE):
         try:
@@ -186,9 +192,10 @@ def load_example(folder: Path, **dtypes: Any) -> list[np.ndarray]:
         except (safetensors.SafetensorError, KeyError) as error:  # KeyError: NumPy lacks the dtype
             raise ValueError(str(error)) from None
         for name, dtype in dtypes.items():
-            got = check.describe(arrays[name]) if name in arrays else "none"
-            fits = name in arrays and arrays[name].dtype == dtype
-            check.require(fits, name, got, f"an array of {np.dtype(dtype).name}")
+            expected = f"an array of {np.dtype(dtype).name}"
+            check.require(name in arrays, name, "none", expected)
+            array = arrays[name]
+            check.require(array.dtype == dtype, name, check.describe(array), expected)
         return [arrays[name] for name in dtypes]
 
 
@@ -237,7 +244,7 @@ def _move_files(unfinished: Path, folder: Path) -> None:
     try:
         for name in FILES:
             (unfinished / name).replace(folder / name)
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         for name in FILES:
             if (earlier / name).exists():
                 os.rename(earlier / name, folder / name)

@@ -8,7 +8,7 @@ import functools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,9 @@ from jaxrnn.types import Carry, Key, Loop, Params
 
 ABOUT = "forecasts of the numbers in a CSV file, with intervals"
 DEFAULTS = {"hidden_size": 64, "batch_size": 32, "steps": 1000, "learning_rate": 0.003}
-VALIDATION_ORIGINS, TEST_ORIGINS = 512, 4096  # the most that are scored, with equal distances
+# The most origins that are scored, with equal distances.
+VALIDATION_ORIGINS = 512
+TEST_ORIGINS = 4096
 
 
 class Data(NamedTuple):
@@ -95,17 +97,16 @@ def train(args: options.Options, events: Events = NO_EVENTS) -> None:
     origins = prepare.spaced(data.test.origins, TEST_ORIGINS)
     numbers = predict(series_task.network, params, head, data.panel, origins, data.setup)
     scores = score(data, data.test, origins, head, numbers)
-    names = ["this model", *data.baselines]
-    beside = [baseline_scores(data, data.test, origins, name) for name in data.baselines]
+    baselines = {name: baseline_scores(data, data.test, origins, name) for name in data.baselines}
     count = int(prepare.future(data.panel, origins, data.test.ends, data.setup)[1].sum())
     print(f"{count:,} forecasts of {args.target!r}, 1 to {args.horizon} steps ahead, held out:")
     print("  absolute error  pinball loss")
-    for name, row in zip(names, [scores, *beside], strict=True):
+    for name, row in {"this model": scores, **baselines}.items():
         print(f"  {row.error:14.4g}  {row.pinball:12.4g}  {name}")
     print(f"intervals for 80 % hold {scores.coverage:.1%}")
     if data.setup.season == 1:
         print("no season was found; --season N names one")
-    events.write("test", **scores._asdict(), baselines=_errors(data.baselines, beside))
+    events.write("test", **scores._asdict(), baselines=_errors(baselines))
     picture = args.out / series_forecast.PICTURE
     series_forecast.draw_test(data.table, data.panel, data.setup, origins, head, numbers, picture)
     print(f"drawn in {picture}")
@@ -135,6 +136,7 @@ def score(data: Data, part: Part, origins: np.ndarray, head: Head, numbers: np.n
     unit, offset = scales(data.panel, data.setup, origins)
     truth = (targets * unit + offset)[valid]
     low, middle, high = (quantiles[..., index][valid] for index in range(3))
+    # The pinball loss, as in `series_heads.pinball`, in NumPy and float64.
     missed = truth[:, None] - quantiles[valid]
     levels = np.array(QUANTILES)
     losses = np.maximum(levels * missed, (levels - 1) * missed)
@@ -147,13 +149,14 @@ def score(data: Data, part: Part, origins: np.ndarray, head: Head, numbers: np.n
 
 def baseline_scores(data: Data, part: Part, origins: np.ndarray, name: str) -> Scores:
     """Returns the scores of a baseline, whose quantiles are all its forecast."""
+    # As a network would have to output it: the difference from the baseline, in units of spread.
     missed = data.baselines[name](origins) - prepare.baseline(data.panel, origins, data.setup)
     numbers = np.repeat(missed[..., None] / data.setup.spread, 3, axis=-1)
     return score(data, part, origins, HEADS["quantile"], numbers)
 
 
-def _errors(names: Any, scores: list[Scores]) -> dict[str, float]:
-    return {name: row.error for name, row in zip(names, scores, strict=True)}
+def _errors(scores: dict[str, Scores]) -> dict[str, float]:
+    return {name: row.error for name, row in scores.items()}
 
 
 def batches(
@@ -161,6 +164,7 @@ def batches(
 ) -> Iterator[Windows]:
     """Yields batches of windows from random origins without end, from number `first` on."""
     while True:
+        # A generator for each batch, so that a resumed run draws the batch of any number at once.
         draws = np.random.default_rng((seed, first))
         origins = np.sort(draws.choice(part.origins, batch_size))
         yield prepare.windows(panel, part, origins, setup)
@@ -183,7 +187,8 @@ def task(args: options.Options, data: Data | None = None) -> training.Task:
     )
 
     def loss(params: Params, carry: Carry, batch: Windows, key: Key, loop: Loop) -> training.Loss:
-        return window_loss(model, head, params, carry, batch, loop, key if model.is_noisy else None)
+        noise_key = key if model.is_noisy else None
+        return window_loss(model, head, params, carry, batch, loop, noise_key)
 
     origins = prepare.spaced(data.validation.origins, VALIDATION_ORIGINS)
     targets, valid = prepare.future(panel, origins, data.validation.ends, setup)
@@ -194,7 +199,9 @@ def task(args: options.Options, data: Data | None = None) -> training.Task:
         error = score(data, data.validation, origins, head, numbers).error
         return {"loss": float(jnp.mean(losses)), "error": error}
 
-    beside = [baseline_scores(data, data.validation, origins, name) for name in data.baselines]
+    baselines = {
+        name: baseline_scores(data, data.validation, origins, name) for name in data.baselines
+    }
     example = prepare.windows(panel, data.validation, origins[: args.batch_size], setup)
     return training.Task(
         network=model,
@@ -206,7 +213,7 @@ def task(args: options.Options, data: Data | None = None) -> training.Task:
         items=args.batch_size,
         unit="window",
         measure="error",
-        levels=_errors(data.baselines, beside),
+        levels=_errors(baselines),
         example=example._asdict(),
         data=_checksum(panel),
     )

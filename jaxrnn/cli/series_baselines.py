@@ -58,8 +58,10 @@ def fit_autoregression(panel: Panel, training: Part, setup: Setup) -> np.ndarray
     missed, valid = future(panel, origins, training.ends, setup)
     targets = missed * setup.spread + baseline(panel, origins, setup)
     design = lags(panel, origins, setup).astype(np.float64)
-    # Where targets are missing, each step of the horizon has its own rows.
-    groups = [slice(None)] if valid.all() else [slice(h, h + 1) for h in range(setup.horizon)]
+    groups = [slice(None)]
+    if not valid.all():
+        # Where targets are missing, each step of the horizon has its own rows.
+        groups = [slice(step, step + 1) for step in range(setup.horizon)]
     solutions = []
     for group in groups:
         rows = valid[:, group].all(axis=1)

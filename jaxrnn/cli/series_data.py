@@ -68,18 +68,17 @@ def read(args: Options, columns: Sequence[str] | None = None) -> Table:
     with _reading(args.file, expected):
         header = _header(args.file)
         columns = tuple(columns or _columns(args, header))
-        for option, name in (
-            *(("--time", args.time), ("--series", args.series)),
-            *(("FILE", column) for column in columns),
-        ):
-            _require_column(option, name, header)
+        _require_column("--time", args.time, header)
+        _require_column("--series", args.series, header)
+        for name in columns:
+            _require_column("FILE", name, header)
         parts = [*_chunks(args, columns, header)]
         check.require(bool(parts), "rows", "none", "at least one")
     values = np.concatenate([part[0] for part in parts])
     codes = np.concatenate([part[1] for part in parts])
     times = np.concatenate([part[2] for part in parts])
-    names, has_dates = parts[-1][3:]
-    del parts
+    names, has_dates = parts[-1][3:]  # the last chunk knows all names
+    del parts  # they are as large as the table
     order = np.arange(len(codes))
     if np.any(codes[1:] < codes[:-1]):
         order = np.argsort(codes, kind="stable")
@@ -132,8 +131,10 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def shown(names: Sequence[str]) -> str:
     """Returns some names for an error."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
+    text = ", ".join(map(repr, names[:SHOWN]))
+    if len(names) > SHOWN:
+        text += f" and {len(names) - SHOWN} more"
+    return text
 
 
 @contextlib.contextmanager
@@ -175,7 +176,9 @@ def _columns(args: Options, header: Sequence[str]) -> tuple[str, ...]:
 
 def _require_column(option: str, name: str | None, header: Sequence[str]) -> None:
     if name is not None and name not in header:
-        got = f"no column {name!r}" if option == "FILE" else repr(name)
+        got = repr(name)
+        if option == "FILE":
+            got = f"no column {name!r}"
         raise UserError(f"{option}: got {got}, expected one of the columns {shown(header)}")
 
 
@@ -183,11 +186,14 @@ def _chunks(
     args: Options, columns: tuple[str, ...], header: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], bool]]:
     """Yields values, the numbers of the series, times, the names of the series, and has_dates."""
-    codes: dict[str, int] = {} if args.series else {"": 0}
-    text = {args.series: "str"} if args.series else {}
+    codes: dict[str, int] = {"": 0}  # one series without a name
+    dtypes = {}
+    if args.series:
+        codes = {}
+        dtypes = {args.series: "str"}  # so that the names 01 and 1 stay two
     reader = pandas().read_csv(
         args.file,
-        dtype=text,
+        dtype=dtypes,
         chunksize=CHUNK,
         index_col=False,
         low_memory=False,
@@ -250,15 +256,16 @@ class _Times:
         missing = column.isna().to_numpy()
         if np.any(missing):
             raise UserError(f"--time: got {_row(column, missing)}, expected a time in each row")
-        is_first = self._format is None
-        if is_first:
+        if self._format is None:
             self.has_dates = not pd.api.types.is_numeric_dtype(column)
             first = str(column.iloc[0])
             with warnings.catch_warnings():  # that the day comes first, if it is above 12
                 warnings.simplefilter("ignore")
                 guess = pd.tseries.api.guess_datetime_format(first)
             is_iso = guess is None or first[:4].isdigit()
-            self._format = "ISO8601" if is_iso else guess
+            self._format = guess
+            if is_iso:
+                self._format = "ISO8601"
         if self.has_dates:
             text = column.astype("str")
             dates = pd.to_datetime(text, format=self._format, errors="coerce", utc=True)
@@ -275,12 +282,15 @@ class _Times:
 def _require_increasing(args: Options, table: Table, order: np.ndarray) -> None:
     """Raises a UserError unless each time of a series is after the one before."""
     wrong = table.times[1:] <= table.times[:-1]
-    wrong[table.starts[1:-1] - 1] = False
+    wrong[table.starts[1:-1] - 1] = False  # from the last row of a series to the first of the next
     if np.any(wrong):
         at = int(np.argmax(wrong))
         before, after = (time_text(table, time) for time in table.times[at : at + 2])
         series = table.names[np.searchsorted(table.starts, at, side="right") - 1]
-        where = f" of the series {series!r}" if args.series else ""
+        where = ""
+        hint = "; --series names the column that tells series apart"
+        if args.series:
+            where = f" of the series {series!r}"
+            hint = ""
         got = f"{after!r} after {before!r}{where} in row {order[at + 1] + 1}"
-        hint = "" if args.series else "; --series names the column that tells series apart"
         raise UserError(f"--time: got {got}, expected increasing times{hint}")

@@ -52,17 +52,17 @@ def forecast(args: Options) -> None:
     numbers = predict(network, params, head, panel, origins, setup)
     restored = restore(panel, setup, origins, head, numbers)
     times = [series_data.future_times(table, s, setup.horizon) for s in range(len(origins))]
-    rows = [
-        [
-            *([name] if run.series else []),
-            series_data.time_text(table, time),
-            step + 1,
-            *(f"{value:.7g}" for value in row),
-        ]
-        for name, dates, values in zip(table.names, times, restored, strict=True)
-        for step, (time, row) in enumerate(zip(dates, values, strict=True))
-    ]
-    columns = [*(["series"] if run.series else []), "time", "step", *head.columns]
+    columns = ["time", "step", *head.columns]
+    if run.series:
+        columns.insert(0, "series")
+    rows = []
+    for name, dates, values in zip(table.names, times, restored, strict=True):
+        for step, (time, numbers_of_step) in enumerate(zip(dates, values, strict=True), start=1):
+            row = [series_data.time_text(table, time), step]
+            row += [f"{number:.7g}" for number in numbers_of_step]
+            if run.series:
+                row.insert(0, name)
+            rows.append(row)
     series_data.write(args.out, columns, rows)
     print(f"{len(rows):,} forecasts of {run.target!r}, saved in {args.out}")
     if args.picture is not None:
@@ -93,7 +93,9 @@ def draw_test(
 ) -> None:
     """Draws some forecasts of the test part, with intervals, beside what came."""
     complete = np.flatnonzero(origins + setup.horizon < panel.starts[1:][panel.series_of(origins)])
-    chosen = prepare.spaced(complete if len(complete) else np.arange(len(origins)), PANELS)
+    if not len(complete):  # a series that is too short for a whole horizon
+        complete = np.arange(len(origins))
+    chosen = prepare.spaced(complete, PANELS)
     restored = restore(panel, setup, origins[chosen], head, numbers[chosen])
     rows = origins[chosen]
     titles = [

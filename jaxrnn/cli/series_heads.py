@@ -100,4 +100,7 @@ HEADS = {
 
 def center(head: Head, numbers: Array) -> Array:
     """Returns the median of the quantiles, or the mean."""
-    return numbers[..., head.columns.index("q0.5") if "q0.5" in head.columns else 0]
+    index = 0
+    if "q0.5" in head.columns:
+        index = head.columns.index("q0.5")
+    return numbers[..., index]

@@ -15,7 +15,9 @@ from jaxrnn.cli import series_data
 from jaxrnn.cli.options import Options, UserError
 from jaxrnn.cli.series_data import Table
 
-TRAINING_SHARE, VALIDATION_SHARE = 0.7, 0.15  # of the time; the rest is the test part
+# Shares of the time; the rest is the test part.
+TRAINING_SHARE = 0.7
+VALIDATION_SHARE = 0.15
 FITTED_ORIGINS = 20_000  # the most that a fit reads, so that a file of any length takes seconds
 MAX_WINDOW = 512  # of the default
 SEASON_SERIES = 100  # the most whose autocorrelation is computed
@@ -119,12 +121,15 @@ def split(table: Table, has_times: bool) -> tuple[np.ndarray, np.ndarray]:
         first, second = (starts + (share * (ends - starts)).astype(int) for share in shares)
         return first, second
     times = np.unique(table.times)
-    borders = [times[int(share * len(times))] for share in shares]
-    limits = list(zip(starts, ends, strict=True))
-    first, second = (
-        np.array([a + np.searchsorted(table.times[a:b], border) for a, b in limits])
-        for border in borders
-    )
+
+    def first_rows_after(share: float) -> np.ndarray:
+        border = times[int(share * len(times))]
+        rows = []
+        for start, end in zip(starts, ends, strict=True):
+            rows.append(start + np.searchsorted(table.times[start:end], border))
+        return np.array(rows)
+
+    first, second = map(first_rows_after, shares)
     return first, second
 
 
@@ -133,13 +138,15 @@ def parts(panel: Panel, borders: tuple[np.ndarray, np.ndarray]) -> tuple[Part, P
     starts = panel.starts[:-1]
     ends = panel.starts[1:]
     first, second = borders
-    result = []
-    for begin, end in ((starts + 1, first), (first, second), (second, ends)):
-        # An origin is before its first target, and not before its series.
-        rows = [np.arange(max(a, b - 1), c - 1) for a, b, c in zip(starts, begin, end, strict=True)]
-        result.append(Part(np.concatenate(rows), end))
-    training, validation, test = result
-    return training, validation, test
+
+    def part(first_targets: np.ndarray, part_ends: np.ndarray) -> Part:
+        origins = []
+        for start, first_target, end in zip(starts, first_targets, part_ends, strict=True):
+            # An origin is before its first target, and not before its series.
+            origins.append(np.arange(max(start, first_target - 1), end - 1))
+        return Part(np.concatenate(origins), part_ends)
+
+    return part(starts + 1, first), part(first, second), part(second, ends)
 
 
 def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> Setup:
@@ -150,15 +157,15 @@ def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> 
     deviations = {}
     low = np.full(len(table.columns), np.inf)
     high = -low
-    for name, a, b in zip(table.names, starts, ends, strict=True):
-        values = table.values[a:b]
+    for name, start, end in zip(table.names, starts, ends, strict=True):
+        values = table.values[start:end]
         _require_fit_for_training(table, name, values[:, 0], args)
         observed = ~np.isnan(values)
         count = np.maximum(1, observed.sum(axis=0))
         mean = np.where(observed, values, 0).sum(axis=0) / count
         centred = np.where(observed, values - mean, 0)
         deviation = np.sqrt((centred**2).sum(axis=0) / count)
-        deviation[deviation == 0] = 1
+        deviation[deviation == 0] = 1  # a column that is constant in this part stays 0
         means[name] = mean.tolist()
         deviations[name] = deviation.tolist()
         low = np.minimum(low, (centred / deviation).min(axis=0))
@@ -171,8 +178,17 @@ def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> 
     fits = longest >= window + args.horizon
     check.require(fits, "FILE", f"{str(args.file)!r} with {got}", expected, UserError)
     setup = Setup(
-        *(table.columns, args.horizon, window, season, False, 1.0, 1.0),
-        *(low.tolist(), high.tolist(), means, deviations),
+        columns=table.columns,
+        horizon=args.horizon,
+        window=window,
+        season=season,
+        is_seasonal=False,  # this and the next two are found below
+        change=1.0,
+        spread=1.0,
+        low=low.tolist(),
+        high=high.tolist(),
+        means=means,
+        deviations=deviations,
     )
     panel = standardize(table, setup)
     training = parts(panel, borders)[0]
@@ -185,22 +201,26 @@ def fit(table: Table, borders: tuple[np.ndarray, np.ndarray], args: Options) -> 
         error = np.abs(missed).sum() / count
         square = np.square(missed).sum() / count
         errors.append((float(error), is_seasonal, float(np.sqrt(square))))
-    change = errors[0][2] or 1.0
+    change = errors[0][2] or 1.0  # from the last value; 1 for a series that never changes
     _, is_seasonal, spread = min(errors)
     return setup._replace(is_seasonal=is_seasonal, change=change, spread=spread or change)
 
 
 def _require_fit_for_training(table: Table, name: str, target: np.ndarray, args: Options) -> None:
     """Raises a UserError unless the training part of a series has numbers to learn from."""
-    of = f" of the series {name!r}" if args.series else ""
+    series = ""
+    if args.series:
+        series = f" of the series {name!r}"
     where = f"{str(args.file)!r} with"
-    got = f"{where} {len(target)} rows{of} in the training part"
+    got = f"{where} {len(target)} rows{series} in the training part"
     fits = len(target) > args.horizon
     expected = f"more than --horizon {args.horizon}"
     check.require(fits, "FILE", got, expected, UserError)
     found = np.unique(target[~np.isnan(target)])
-    numbers = "no value" if not len(found) else f"the one value {found[0]:g}"
-    got = f"{where} {numbers} of {table.columns[0]!r}{of} in the training part"
+    numbers = "no value"
+    if len(found):
+        numbers = f"the one value {found[0]:g}"
+    got = f"{where} {numbers} of {table.columns[0]!r}{series} in the training part"
     check.require(len(found) > 1, "--target", got, "values that differ", UserError)
 
 
@@ -217,16 +237,17 @@ def standardize(table: Table, setup: Setup) -> Panel:
     values = np.empty(table.values.shape, np.float32)
     observed = ~np.isnan(table.values)
     last = np.empty(len(values), np.float32)
-    for name, a, b in zip(table.names, table.starts[:-1], table.starts[1:], strict=True):
+    for name, start, end in zip(table.names, table.starts[:-1], table.starts[1:], strict=True):
+        rows = slice(start, end)
         mean = np.array(setup.means[name])
         deviation = np.array(setup.deviations[name])
-        values[a:b] = (np.where(observed[a:b], table.values[a:b], mean) - mean) / deviation
-        latest = np.maximum.accumulate(np.where(observed[a:b, 0], np.arange(b - a), 0))
-        last[a:b] = values[a:b, 0][latest]
-    means, deviations = (
-        np.array([by_name[name][0] for name in table.names])
-        for by_name in (setup.means, setup.deviations)
-    )
+        filled = np.where(observed[rows], table.values[rows], mean)
+        values[rows] = (filled - mean) / deviation
+        # For each row, the latest row up to it that has a target.
+        latest = np.maximum.accumulate(np.where(observed[rows, 0], np.arange(end - start), 0))
+        last[rows] = values[rows, 0][latest]
+    means = np.array([setup.means[name][0] for name in table.names])
+    deviations = np.array([setup.deviations[name][0] for name in table.names])
     return Panel(values, observed, last, table.starts, means, deviations)
 
 
@@ -266,7 +287,8 @@ def seasonal(panel: Panel, origins: np.ndarray, setup: Setup) -> np.ndarray:
     It is the last value where the series is too short.
     """
     steps = np.arange(1, setup.horizon + 1)
-    back = steps - setup.season * -(-steps // setup.season)  # from 1 - season to 0
+    seasons_back = -(-steps // setup.season)  # rounded up, so that the row is not in the future
+    back = steps - setup.season * seasons_back  # from 1 - season to 0
     rows = origins[..., None] + back
     is_known = rows >= panel.starts[panel.series_of(origins)][..., None]
     return panel.last[np.where(is_known, rows, origins[..., None])]
@@ -284,20 +306,23 @@ def inputs(panel: Panel, rows: np.ndarray, setup: Setup) -> np.ndarray:
     values = np.clip(panel.values[rows], low, high)
     observed = panel.observed[rows]
     last = panel.last[rows]
-    parts = [values * observed, observed, (last - last[:1])[..., None] / setup.change]
+    since_first = last - last[:1]
+    parts = [values * observed, observed, since_first[..., None] / setup.change]
     if setup.season > 1:
         before = rows - setup.season
         is_known = before >= panel.starts[panel.series_of(rows)]
-        parts.append(
-            (last - panel.last[np.where(is_known, before, rows)])[..., None] / setup.spread
-        )
+        since_season = last - panel.last[np.where(is_known, before, rows)]
+        parts.append(since_season[..., None] / setup.spread)
         parts.append((seasonal(panel, rows, setup) - last[..., None]) / setup.change)
     return np.concatenate(parts, axis=-1, dtype=np.float32)
 
 
 def input_size(setup: Setup) -> int:
     """Returns the number I of features that the network reads."""
-    return 2 * len(setup.columns) + 1 + (1 + setup.horizon if setup.season > 1 else 0)
+    size = 2 * len(setup.columns) + 1
+    if setup.season > 1:
+        size += 1 + setup.horizon
+    return size
 
 
 def windows(panel: Panel, part: Part, origins: np.ndarray, setup: Setup) -> Windows:
@@ -324,14 +349,15 @@ def _season(table: Table, ends: np.ndarray) -> int:
     It is that of the residuals of a parabola, which takes a trend out, in the mean over series.
     """
     limits = [*zip(table.starts, ends, strict=False)][:SEASON_SERIES]
-    size = min(max(b - a for a, b in limits), SEASON_ROWS)
+    size = min(max(end - start for start, end in limits), SEASON_ROWS)
     total = np.zeros(size)
-    for a, b in limits:
-        target = table.values[a:b, 0][-size:]
+    for start, end in limits:
+        target = table.values[start:end, 0][-size:]
         known = np.flatnonzero(~np.isnan(target))
         time = np.linspace(-1, 1, len(target))
         parabola = np.polynomial.Polynomial.fit(time[known], target[known], min(2, len(known) - 1))
         residuals = np.interp(time, time[known], target[known]) - parabola(time)
+        # By Wiener and Khinchin. Zeros up to twice the size keep the ends from meeting.
         power = np.abs(np.fft.rfft(residuals, 2 * size)) ** 2
         correlation = np.fft.irfft(power)[:size]
         total += correlation / max(correlation[0], np.finfo(float).tiny) / len(limits)

@@ -122,7 +122,8 @@ def task(args: options.Options, text: corpus.Corpus | None = None) -> training.T
     def loss(
         params: Params, carry: Carry, segment: corpus.Segment, key: Key, loop: Loop
     ) -> training.Loss:
-        return segment_loss(model, params, carry, segment, loop, key if model.is_noisy else None)
+        noise_key = key if model.is_noisy else None
+        return segment_loss(model, params, carry, segment, loop, noise_key)
 
     def evaluate(params: Params) -> dict[str, float]:
         bits = bits_per_character(model, params, validation, streams)
@@ -231,10 +232,11 @@ def character_model(
     between the cells, and before the linear layer.
     """
     parts = options.recurrent_layers(cell_name, hidden_size, layers, dropout_rate)
-    dropout = [jaxrnn.dropout(dropout_rate)] if dropout_rate else []
+    if dropout_rate:
+        parts.insert(0, jaxrnn.dropout(dropout_rate))
     embedding = jaxrnn.embedding(embedding_size)
     linear = jaxrnn.linear(vocabulary_size)
-    return jaxrnn.stacked(embedding, *dropout, *parts, linear)
+    return jaxrnn.stacked(embedding, *parts, linear)
 
 
 def segment_loss(
@@ -273,6 +275,7 @@ def bits_per_character(
     carry = model.initial_carry((streams,))
     nats = 0.0
     chunk = max(1, SCORING_CHUNK // streams)
+    # All chunks but the last have one shape, so `_score` compiles twice at most.
     for start in range(0, length, chunk):
         steps = slice(start, start + chunk)
         segment = corpus.Segment(inputs[steps], targets[steps], np.bool_(start == 0))
@@ -291,6 +294,7 @@ def generate(
     """
 
     def draw(logits: jax.Array, key: jax.Array) -> jax.Array:
+        # The largest becomes 0, so that a low temperature does not overflow.
         logits = (logits - jnp.max(logits)) / temperature
         return jax.random.categorical(key, logits).astype(jnp.int32)
 

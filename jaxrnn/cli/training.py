@@ -129,7 +129,9 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
             resuming.require_same_data(args.out, task.data)
         else:
             resuming.begin(args.out, args, task.data)
-        devices = _devices(args) if task.make_trainer is None else jax.devices()[:1]
+        devices = jax.devices()[:1]
+        if task.make_trainer is None:
+            devices = _devices(args)
         trainer = _trainer(task, args, devices)
         optimizer_text = _spell_optimizer(args)
         progress = None
@@ -144,7 +146,7 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
                     print(f"resumed after {progress.step} of {args.steps} steps")
                 _advance(progress, task, args, trainer, devices, checkpoints, events)
         except KeyboardInterrupt:
-            if progress is None:
+            if progress is None:  # nothing to save yet
                 raise
             interrupted = True
         step, params = progress.selected
@@ -159,13 +161,16 @@ def train(task: Task, args: options.Options, events: Events = NO_EVENTS) -> Para
             curve=learning_curve.picture(progress, task.measure, task.levels, args),
         )
         folder = run_folder.save(args.out, results, stamps)
+        # Checkpoints go only now, so that a kill at any moment leaves them or the whole run.
         if not interrupted and not progress.has_diverged:
             resuming.remove(args.out)
     events.write("saved", folder=folder, step=progress.step, saved_step=step)
     where = f"after {progress.step} of {args.steps} steps, saved in {folder}"
     if interrupted:
-        more = "" if args.checkpoint_every is None else f"; `train --resume {args.out}` goes on"
-        raise KeyboardInterrupt(f"interrupted {where}{more}")
+        message = f"interrupted {where}"
+        if args.checkpoint_every is not None:
+            message += f"; `train --resume {args.out}` goes on"
+        raise KeyboardInterrupt(message)
     if progress.has_diverged:
         loss = progress.history[-1]["loss"]
         got = f"{args.learning_rate}, which led to a loss of {loss} {where}"
@@ -221,7 +226,9 @@ def _initial_state(
     """
     key_params, key = jax.random.split(jax.random.key(args.seed))
     state = trainer.init(task.init(key_params), key, task.carry)
-    return state if len(devices) == 1 else jax.device_put(state, _shardings(devices))
+    if len(devices) == 1:
+        return state
+    return jax.device_put(state, _shardings(devices))
 
 
 def _shardings(devices: Sequence[jax.Device]) -> Any:
@@ -229,6 +236,7 @@ def _shardings(devices: Sequence[jax.Device]) -> Any:
     mesh = jax.sharding.Mesh(devices, ("batch",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
     rows = jax.sharding.NamedSharding(mesh, jax.P("batch"))
+    # A tree prefix of a state: shardings stand where the types of TrainState have arrays.
     places: Any = jaxrnn.training.TrainState
     return places(everywhere, everywhere, rows, everywhere, everywhere)
 
@@ -249,11 +257,16 @@ def _advance(
 
     loop = options.loop_named(args.loop)
     gradient_flow = jax.jit(functools.partial(jaxrnn.diagnostics.gradient_flow, loss, loop=loop))
+    shardings = None
+    if len(devices) > 1:
+        # The state stays where `_initial_state` puts it, so that one program runs all updates.
+        shardings = (_shardings(devices), None)
     # No donation: Ctrl-C has to find the last state intact.
-    shardings = None if len(devices) == 1 else (_shardings(devices), None)
     update = jax.jit(trainer.update, out_shardings=shardings)
     first = progress.step
-    seconds_before = progress.history[-1]["seconds"] if progress.history else 0.0
+    seconds_before = 0.0
+    if progress.history:
+        seconds_before = progress.history[-1]["seconds"]
     bar = tqdm(
         total=args.steps * task.items,
         initial=first * task.items,
@@ -280,9 +293,11 @@ def _advance(
             if np.isfinite(row["loss"]) and (is_last or step % args.evaluate_every == 0):
                 evaluation = task.evaluate(jax.device_put(state.params, devices[0]))
             progress.record(state, row, norms, evaluation)
-            rate = (step - first) / max(seconds, 1e-9)
-            left = {"steps": args.steps, "seconds_left": (args.steps - step) / rate}
-            events.write("update", **row, **{f"{task.unit}s_a_second": rate * task.items}, **left)
+            updates_a_second = (step - first) / max(seconds, 1e-9)
+            items_a_second = {f"{task.unit}s_a_second": updates_a_second * task.items}
+            seconds_left = (args.steps - step) / updates_a_second
+            left = {"steps": args.steps, "seconds_left": seconds_left}
+            events.write("update", **row, **items_a_second, **left)
             if evaluation is not None:
                 events.write("validation", step=step, **evaluation)
             if progress.has_diverged:
@@ -295,11 +310,12 @@ def _advance(
 
 def _carry(state: jaxrnn.training.TrainState) -> Carry:
     """Returns the recurrent state, which an online algorithm keeps together with its influence."""
-    is_online = isinstance(state.carry, jaxrnn.online.OnlineState)
-    return state.carry.carry if is_online else state.carry
+    if isinstance(state.carry, jaxrnn.online.OnlineState):
+        return state.carry.carry
+    return state.carry
 
 
-def _show(bar: Any, progress: Progress, task: Task) -> None:
+def _show(bar: tqdm, progress: Progress, task: Task) -> None:
     """Moves the progress bar by an update, and shows the metric in training and held out."""
     recent = np.mean([row[task.measure] for row in progress.history[-RECENT_UPDATES:]])
     shown = {task.measure: f"{recent:.3f}"}

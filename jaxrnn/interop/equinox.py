@@ -1,14 +1,12 @@
 """Equinox: `eqx.nn.GRUCell`, `eqx.nn.LSTMCell`."""
 
-from typing import Any
-
 from jaxrnn.interop import layout
-from jaxrnn.types import Params, PyTree
+from jaxrnn.types import Cell, Params, PyTree
 
 LAYOUTS = layout.load_layouts("equinox")
 
 
-def read(module: PyTree) -> tuple[Any, Params]:
+def read(module: PyTree) -> tuple[Cell, Params]:
     """Returns the cell and the parameters of an Equinox module.
 
     Args:
@@ -27,7 +25,7 @@ def read(module: PyTree) -> tuple[Any, Params]:
     return layout.read(LAYOUTS, module)
 
 
-def write(cell: Any, params: Params, like: PyTree = None) -> PyTree:
+def write(cell: Cell, params: Params, like: PyTree = None) -> PyTree:
     """Returns an Equinox module that computes the same function as a cell.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxrnn import cells, check, layers, networks, transforms
 from jaxrnn.expression import spell
@@ -44,7 +45,7 @@ ACTIVATIONS = {
     "soft_sign": jax.nn.soft_sign,
 }
 MERGES = {"concatenate_features": networks.concatenate_features, "add": jnp.add}
-LOSSES: dict[str, Any] = {
+LOSSES: dict[str, Callable[..., jax.Array]] = {
     name: getattr(optax, name)
     for name in (
         "softmax_cross_entropy_with_integer_labels",
@@ -91,6 +92,7 @@ def parse_expression(text: str) -> Any:
     """Returns the cell of an expression; ValueError for anything but calls of `CALLABLES`."""
 
     def value_of(node: ast.expr) -> Any:
+        # Only names of the two tables are looked up, so a file cannot call anything else.
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in CALLABLES:
                 args = map(value_of, node.args)
@@ -110,18 +112,21 @@ def parse_expression(text: str) -> Any:
         raise ValueError(f"cell: got {got}, expected such as 'gru(128)'") from None
 
 
-def abstract_params(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Params:
+def abstract_params(cell: Part, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
     """Returns the shapes and dtypes of the parameters that `cell.init` draws."""
     return jax.eval_shape(lambda key: cell.init(key, input_size, dtype), jax.random.key(0))
 
 
-def input_size_of(cell: Any, params: Params) -> int:
+def input_size_of(cell: Part, params: Params) -> int:
     """Returns the input size for which `cell.init` draws such parameters; ValueError if none."""
     check.require(isinstance(cell, Part), "cell", check.describe(cell), "one of jaxrnn")
     check.require_arrays(params=params)
     shapes = jax.tree.map(jnp.shape, params)
-    # The input size is an axis of one of the arrays.
-    for size in dict.fromkeys(n for x in jax.tree.leaves(params) for n in jnp.shape(x)):
+    # The input size is an axis of one of the arrays, so it is enough to try their axes.
+    sizes: list[int] = []
+    for x in jax.tree.leaves(params):
+        sizes += jnp.shape(x)
+    for size in dict.fromkeys(sizes):
         if jax.tree.map(jnp.shape, abstract_params(cell, size)) == shapes:
             return size
     raise ValueError(f"params: got the shapes {shapes}, expected those of {cell!r}")

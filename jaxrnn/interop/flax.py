@@ -4,13 +4,13 @@ from typing import Any
 
 from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
-from jaxrnn.types import Params, PyTree
+from jaxrnn.types import Cell, Params, PyTree
 
 LAYOUTS = layout.load_layouts("flax")
 SUPPORTED = {"activation_fn": "tanh", "gate_fn": "sigmoid", "reset_gate": True, "residual": False}
 
 
-def read(params: PyTree, module: Any = None) -> tuple[Any, Params]:
+def read(params: PyTree, module: Any = None) -> tuple[Cell, Params]:
     """Returns the cell and the parameters of a Flax cell.
 
     Args:
@@ -32,7 +32,7 @@ def read(params: PyTree, module: Any = None) -> tuple[Any, Params]:
     return layout.read(_layouts(module), params)
 
 
-def write(cell: Any, params: Params, like: PyTree = None, module: Any = None) -> PyTree:
+def write(cell: Cell, params: Params, like: PyTree = None, module: Any = None) -> PyTree:
     """Returns the parameters of a Flax cell that computes the same function as a cell.
 
     Args:
@@ -54,4 +54,6 @@ def write(cell: Any, params: Params, like: PyTree = None, module: Any = None) ->
 
 
 def _layouts(module: Any) -> list[Layout]:
-    return LAYOUTS if module is None else layout.select_by_module(LAYOUTS, module, SUPPORTED)
+    if module is None:
+        return LAYOUTS
+    return layout.select_by_module(LAYOUTS, module, SUPPORTED)

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from jaxrnn import check
 from jaxrnn.interop import layout
-from jaxrnn.types import Params, PyTree
+from jaxrnn.types import Cell, Params, PyTree
 
 
-def read(params: PyTree, *, name: str | None = None) -> tuple[Any, Params]:
+def read(params: PyTree, *, name: str | None = None) -> tuple[Cell, Params]:
     """Returns the cell and the parameters of a recurrent core of Haiku.
 
     Args:
@@ -30,7 +29,7 @@ def read(params: PyTree, *, name: str | None = None) -> tuple[Any, Params]:
     return layout.read(_layouts(params, name), _select_core(params, name))
 
 
-def write(cell: Any, params: Params, like: PyTree = None, *, name: str | None = None) -> PyTree:
+def write(cell: Cell, params: Params, like: PyTree = None, *, name: str | None = None) -> PyTree:
     """Returns the parameters of a Haiku core that computes the same function as a cell.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
-from jaxrnn.types import Params
+from jaxrnn.types import Cell, Params
 
 LAYOUTS = layout.load_layouts("keras")
 SUPPORTED: dict[str, Any] = {
@@ -16,7 +16,7 @@ SUPPORTED: dict[str, Any] = {
 }
 
 
-def read(layer: Any) -> tuple[Any, Params]:
+def read(layer: Any) -> tuple[Cell, Params]:
     """Returns the cell and the parameters of a Keras layer or cell.
 
     Args:
@@ -37,7 +37,7 @@ def read(layer: Any) -> tuple[Any, Params]:
     return layout.read(_layouts(layer), _weights(layer))
 
 
-def write(cell: Any, params: Params, like: Any) -> list[Any]:
+def write(cell: Cell, params: Params, like: Any) -> list[Any]:
     """Returns weights, for `set_weights`, with which a Keras layer computes the same as a cell.
 
     Args:

@@ -41,6 +41,8 @@ from jaxrnn.interop.expressions import (
 from jaxrnn.types import Array, Cell, Params, Part, PyTree
 
 Tensors = Mapping[str, jax.Array]  # the tensors of another library, by name
+# What tensors have to be, by name; None for a matrix of unknown shape.
+Expected = Mapping[str, jax.Array | jax.ShapeDtypeStruct | None]
 Mismatch = tuple[str, str, str]  # a tensor's name, what came, what was expected
 
 
@@ -81,28 +83,36 @@ class Layout:
         written: set[str] = set()
 
         @functools.cache
-        def gates_of(name: str) -> Any:
+        def gates_of(name: str) -> Sequence[Array]:
             return kernels.split_gates(params[name], len(self.gates))
 
         def block(key: str) -> Array:
             name, _, gate = key.partition(".")
-            x = gates_of(name)[self.gates.index(gate[-1])] if gate else params[name]
+            x = params[name]
+            if gate:
+                letter = gate.removeprefix("-")
+                x = gates_of(name)[self.gates.index(letter)]
             if not repeat and key in written:
                 return jnp.zeros_like(x)
             written.add(key)
-            return -x if gate.startswith("-") else x
+            if gate.startswith("-"):
+                return -x
+            return x
 
         tensors: dict[str, jax.Array] = {}
         for name, text in self.rows:
-            lines = [jnp.concatenate([*map(block, keys)], -1) for keys in _parse_row(text)]
+            lines = []
+            for keys in _parse_row(text):
+                blocks = [block(key) for key in keys]
+                lines.append(jnp.concatenate(blocks, axis=-1))
             tensor = lines[0]
-            if len(lines) > 1:
+            if len(lines) > 1:  # a vector, such as a bias, is one line of a matrix
                 tensor = jnp.concatenate([*map(jnp.atleast_2d, lines)])
             if self.transposed:
                 tensor = tensor.T
             if name not in tensors:
                 tensors[name] = tensor
-            elif repeat:
+            elif repeat:  # the transpose of reading, where both blocks get the same tensor
                 tensors[name] += tensor
         return tensors
 
@@ -126,7 +136,10 @@ class Layout:
         name, text = self.rows[0]
         lines = _parse_row(text)
         shape = tensors[name].shape
-        height, width = shape[::-1] if self.transposed else shape
+        if self.transposed:
+            width, height = shape
+        else:
+            height, width = shape
         hidden_size = max(1, width // len(lines[0]))
         # The lines after the first hold recurrent kernels, each as high as the hidden size.
         input_size = max(1, height - (len(lines) - 1) * hidden_size)
@@ -136,7 +149,7 @@ class Layout:
 
     def find_mismatches(self, tensors: Tensors) -> list[Mismatch]:
         """Returns all differences between the tensors and those of the table."""
-        expected: dict[str, Any] = dict.fromkeys(name for name, _ in self.rows)
+        expected: Expected = dict.fromkeys(name for name, _ in self.rows)
         matrices = {self.rows[0][0], *self.sizes.values()}
         if all(name in tensors and tensors[name].ndim == 2 for name in matrices):
             _, shapes = self.infer_cell(tensors)
@@ -166,16 +179,18 @@ def load_layouts(library: str, name: str = "") -> list[Layout]:
     return layouts
 
 
-def find_mismatches(tensors: Tensors, expected: Mapping[str, Any], owner: str) -> list[Mismatch]:
+def find_mismatches(tensors: Tensors, expected: Expected, owner: str) -> list[Mismatch]:
     """Returns all differences between tensors and the expected shapes and dtypes.
 
-    A value of None in `expected` stands for a tensor of unknown shape.
+    A value of None in `expected` stands for a matrix of unknown shape.
     """
 
-    def description(tensors: Mapping[str, Any], name: str) -> str:
+    def description(tensors: Expected, name: str) -> str:
         if name not in tensors:
             return "none"
-        return "a matrix" if tensors[name] is None else check.describe(tensors[name])
+        if tensors[name] is None:
+            return "a matrix"
+        return check.describe(tensors[name])
 
     mismatches = []
     for name in {**expected, **tensors}:
@@ -228,7 +243,7 @@ def with_activation(layouts: Sequence[Layout], attribute: str, function: str) ->
     return [dataclasses.replace(layout, options=options) for layout in layouts]
 
 
-def select_by_cell(layouts: Sequence[Layout], cell: Cell) -> list[Layout]:
+def select_by_cell(layouts: Sequence[Layout], cell: Part) -> list[Layout]:
     """Returns the layouts of a cell of ours; ValueError if there is none."""
     expected = f"a cell such as {_names(layouts)}"
     check.require(isinstance(cell, Part), "cell", check.describe(cell), expected)
@@ -256,8 +271,10 @@ def tensors_of(source: PyTree) -> Tensors:
         is_enabled = jax.dtypes.canonicalize_dtype(dtype) == dtype
         expected = "float32 at most, or jax_enable_x64 switched on"
         check.require(is_enabled, name, leaf, expected, TypeError)
-        # PyTorch's bfloat16 goes through float64, since NumPy does not know it.
-        return jnp.asarray(leaf.detach().cpu().double() if hasattr(leaf, "detach") else leaf, dtype)
+        if hasattr(leaf, "detach"):
+            # PyTorch's bfloat16 goes through float64, since NumPy does not know it.
+            leaf = leaf.detach().cpu().double()
+        return jnp.asarray(leaf, dtype)
 
     leaves = {name.removesuffix(".value"): x for name, x in tree.leaves_by_name(source).items()}
     return {name: array(name, x) for name, x in leaves.items()}
@@ -271,19 +288,23 @@ def read(layouts: Sequence[Layout], source: PyTree) -> tuple[Cell, Params]:
     expected = jax.eval_shape(layout.to_tensors, shapes)
     # Missing biases are zeros.
     tensors = {name: tensors.get(name, jnp.zeros(x.shape, x.dtype)) for name, x in expected.items()}
+    # Sᵀ τ of (I1): `to_tensors` is S, a linear map, so JAX can transpose it.
     (params,) = jax.linear_transpose(layout.to_tensors, shapes)(tensors)
     return cell, layout.add_offsets(params)
 
 
-def write(layouts: Sequence[Layout], cell: Cell, params: Params, like: PyTree = None) -> PyTree:
+def write(layouts: Sequence[Layout], cell: Part, params: Params, like: PyTree = None) -> PyTree:
     """Returns the tensors (I2) in a tree like `like`, by the layout that fits it and the cell.
 
     Without `like`, returns the tensors by name, by the first layout of the cell.
     """
     candidates = select_by_cell(layouts, cell)
     input_size_of(cell, params)  # raises if the parameters are not those of the cell
-    template = None if like is None else tensors_of(like)
-    layout = candidates[0] if template is None else select_by_tensors(candidates, template)
+    template = None
+    layout = candidates[0]
+    if like is not None:
+        template = tensors_of(like)
+        layout = select_by_tensors(candidates, template)
     tensors = layout.to_tensors(layout.subtract_offsets(params), repeat=False)
     if template is not None:
         tensors = {name: tensors[name] for name in template}
@@ -296,7 +317,9 @@ def write(layouts: Sequence[Layout], cell: Cell, params: Params, like: PyTree = 
             param, read_back[name], rtol=tolerance, atol=tolerance, equal_nan=True
         )
         check.require(is_same, f"params[{name!r}]", param, f"values that {layout.name} can hold")
-    return tensors if like is None else _replace_leaves(like, tensors.values())
+    if like is None:
+        return tensors
+    return _replace_leaves(like, tensors.values())
 
 
 def _names(layouts: Sequence[Layout]) -> str:
@@ -307,8 +330,10 @@ def _replace_leaves(like: PyTree, tensors: Iterable[jax.Array]) -> PyTree:
     """Returns the tree with other values, in its order, each with the array type of the leaf."""
 
     def convert(leaf: Any, x: jax.Array) -> Any:
+        if not hasattr(leaf, "new_tensor"):
+            return x
         # PyTorch's bfloat16 goes through float64, since NumPy does not know it.
-        return leaf.new_tensor(np.asarray(x, float)) if hasattr(leaf, "new_tensor") else x
+        return leaf.new_tensor(np.asarray(x, float))
 
     leaves, structure = jax.tree.flatten(like)
     return jax.tree.unflatten(structure, map(convert, leaves, tensors))

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import check
-from jaxrnn.cells import LSTMCarry
+from jaxrnn.cells import LSTMCarry, elman
 from jaxrnn.interop import layout
 from jaxrnn.interop.expressions import expression_of, input_size_of
 from jaxrnn.interop.recurrent_layers import Layer, join_layers, split_layers
 from jaxrnn.layers import linear
 from jaxrnn.networks import Directions
-from jaxrnn.types import Params
+from jaxrnn.types import Params, Part
 
 # The first version whose operators have all attributes that are used here, and the version of the
 # file format of that time.
@@ -42,7 +42,7 @@ class Node(NamedTuple):
             are constants of the model.
     """
 
-    cell: Any
+    cell: Part
     params: Params
     unroll_options: dict[str, Any]
 
@@ -116,10 +116,12 @@ def read(model: Any, *, name: str | None = None) -> Node:
 
     reset_after = bool(attributes.get("linear_before_reset"))
     layouts = [x for x in LAYOUTS if x.name == f"onnx.{operator}"]
+    # Both variants of a GRU have tensors of the same shapes.
     layouts = [x for x in layouts if x.options.get("reset_after", reset_after) == reset_after]
     defaults = ACTIVATIONS[operator]
+    # One list for both directions, one direction after the other.
     activations = [x.decode() for x in attributes.get("activations", ())] or defaults * 2
-    layer = []
+    layer: Layer = []
     for index in range(DIRECTIONS[direction]):
         chosen = activations[index * len(defaults) :][: len(defaults)]
         if operator == "RNN":
@@ -131,22 +133,29 @@ def read(model: Any, *, name: str | None = None) -> Node:
     size = len(layer[0][1]["w_h"])
     check.require(hidden_size in (None, size), "hidden_size", hidden_size, f"{size}, as of R")
 
-    unroll_options: dict[str, Any] = {"reverse": True} if direction == "reverse" else {}
+    unroll_options: dict[str, Any] = {}
+    if direction == "reverse":
+        unroll_options["reverse"] = True
     if "sequence_lens" in arrays:
         unroll_options["lengths"] = jnp.asarray(arrays["sequence_lens"])
     if "initial_h" in arrays:
         # With layout=1, the axis of directions comes after the batch.
-        direction_axis = 1 if attributes.get("layout") else 0
-        h = arrays["initial_h"]
-        c = arrays.get("initial_c", 0 * arrays["initial_h"])
-        h, c = (jnp.moveaxis(jnp.asarray(x), direction_axis, 0) for x in (h, c))
-        carries = [*map(LSTMCarry, h, c)] if operator == "LSTM" else [*h]
-        unroll_options["carry"] = Directions(*carries) if len(carries) == 2 else carries[0]
+        direction_axis = int(bool(attributes.get("layout")))
+        initial_h = arrays["initial_h"]
+        initial_c = arrays.get("initial_c", np.zeros_like(initial_h))
+        h = jnp.moveaxis(jnp.asarray(initial_h), direction_axis, 0)
+        c = jnp.moveaxis(jnp.asarray(initial_c), direction_axis, 0)
+        carries = [*h]
+        if operator == "LSTM":
+            carries = [*map(LSTMCarry, h, c)]
+        unroll_options["carry"] = carries[0]
+        if len(carries) == 2:
+            unroll_options["carry"] = Directions(*carries)
     return Node(*join_layers([layer]), unroll_options)
 
 
 def write(
-    cell: Any, params: Params, *, reverse: bool = False, lengths: bool = False, carry: bool = False
+    cell: Part, params: Params, *, reverse: bool = False, lengths: bool = False, carry: bool = False
 ) -> Any:
     """Returns an ONNX model that computes the same function as a cell or network.
 
@@ -208,7 +217,9 @@ def write(
         names = {"X": xs, **{role: f"{role}_{index}" for role in arrays}}
         if lengths:
             names["sequence_lens"] = "lengths"
-        states = [f"h_{index}", f"c_{index}"] if operator == "LSTM" else [f"h_{index}"]
+        states = [f"h_{index}"]
+        if operator == "LSTM":
+            states.append(f"c_{index}")
         if carry:
             names |= dict(zip(("initial_h", "initial_c"), states, strict=False))
             shape = [len(layer), "B", attributes["hidden_size"]]
@@ -217,7 +228,8 @@ def write(
         results = [f"y_{index}", *(f"{state}_last" for state in states)]
         arguments = [names.get(role, "") for role in INPUTS[operator]]
         xs = add(operator, arguments, results, **attributes)
-        xs = add("Transpose", [xs], [f"transposed_{index}"], perm=[0, 2, 1, 3])  # (T, B, D, H)
+        # The operator's output is (T, D, B, H). A layer of ours reads (T, B, D·H).
+        xs = add("Transpose", [xs], [f"transposed_{index}"], perm=[0, 2, 1, 3])
         xs = add("Reshape", [xs, "joined"], [f"x_{index}"])
     add("Identity", [xs], ["ys"])
 
@@ -242,11 +254,13 @@ def _operator_of(layer: Layer) -> tuple[str, dict[str, Any], dict[str, Any]]:
     check.require(len(variants) == 1, "cell", got, "one kind both ways")
     tensors = [layout.write(LAYOUTS, cell, params) for cell, params in layer]
     attributes: dict[str, Any] = {"hidden_size": tensors[0]["R"].shape[-1]}
-    attributes["direction"] = "bidirectional" if len(layer) == 2 else "forward"
+    attributes["direction"] = "forward"
+    if len(layer) == 2:
+        attributes["direction"] = "bidirectional"
     operator = layouts[0].name.removeprefix("onnx.")
     if operator == "GRU":
         attributes["linear_before_reset"] = int(layouts[0].options["reset_after"])
     if operator == "RNN":
-        names = (expression_of(cell.activation) for cell, _ in layer)
-        attributes["activations"] = [name.capitalize() for name in names]
+        activations = [cell.activation for cell, _ in layer if isinstance(cell, elman)]
+        attributes["activations"] = [expression_of(f).capitalize() for f in activations]
     return operator, attributes, {role: np.stack([x[role] for x in tensors]) for role in tensors[0]}

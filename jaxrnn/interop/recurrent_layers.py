@@ -1,18 +1,16 @@
 """Networks as lists of recurrent layers, each in one or both directions, as in PyTorch and ONNX."""
 
-from typing import Any
-
 from jaxrnn import check
 from jaxrnn.layers import dropout
 from jaxrnn.networks import Directions, bidirectional, concatenate_features, stacked
-from jaxrnn.types import Params
+from jaxrnn.types import Params, Part
 
-Layer = list[tuple[Any, Params]]  # a cell and its parameters for each direction
+Layer = list[tuple[Part, Params]]  # a cell and its parameters for each direction
 
 
-def join_layers(layers: list[Layer], dropout_rate: float = 0.0) -> tuple[Any, Params]:
+def join_layers(layers: list[Layer], dropout_rate: float = 0.0) -> tuple[Part, Params]:
     """Returns the network of these layers, with dropout between them, and its parameters."""
-    parts: list[tuple[Any, Params]] = []
+    parts: list[tuple[Part, Params]] = []
     for layer in layers:
         if parts and dropout_rate:
             parts.append((dropout(dropout_rate), ()))
@@ -27,7 +25,7 @@ def join_layers(layers: list[Layer], dropout_rate: float = 0.0) -> tuple[Any, Pa
     return stacked(*networks), params
 
 
-def split_layers(network: Any, params: Params) -> list[Layer]:
+def split_layers(network: Part, params: Params) -> list[Layer]:
     """Returns the layers of a network, the inverse of `join_layers`.
 
     A network that is neither stacked nor bidirectional is one layer. Dropout is left out.

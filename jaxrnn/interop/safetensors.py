@@ -1,7 +1,6 @@
 """Files of jaxrnn: parameters by readable names and the expression of their cell; no pickle."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import safetensors
@@ -15,12 +14,12 @@ from jaxrnn.interop.expressions import (
     parse_expression,
 )
 from jaxrnn.interop.layout import Tensors, find_mismatches, tensors_of
-from jaxrnn.types import Params, PyTree
+from jaxrnn.types import Params, Part, PyTree
 
 VERSION = "2"  # of the metadata: this version, the cell and its input size
 
 
-def save(path: Path | str, cell: Any, params: Params) -> None:
+def save(path: Path | str, cell: Part, params: Params) -> None:
     """Writes a cell or network and its parameters to a file.
 
     Args:
@@ -51,7 +50,7 @@ def save(path: Path | str, cell: Any, params: Params) -> None:
     Path(path).write_bytes(to_bytes(params, metadata=metadata))
 
 
-def load(path: Path | str) -> tuple[Any, Params]:
+def load(path: Path | str) -> tuple[Part, Params]:
     """Reads the cell or network and its parameters from a file that `save` wrote.
 
     Args:
@@ -73,6 +72,7 @@ def load(path: Path | str) -> tuple[Any, Params]:
     check.require(version == VERSION, "path", f"version {version!r} of {str(path)!r}", expected)
     cell = parse_expression(metadata.get("cell", ""))
     size = metadata.get("input_size", "")
+    # At most nine digits: a damaged file must not make Python parse a number of any length.
     is_number = size.isascii() and size.isdecimal() and 0 < len(size) < 10 and int(size)
     check.require(is_number, "input_size", repr(size[:80]), "a number above 0")
     try:
@@ -81,7 +81,7 @@ def load(path: Path | str) -> tuple[Any, Params]:
         got = repr(metadata["cell"])
         raise ValueError(f"cell: got {got}, expected sizes that arrays can have") from None
 
-    def with_saved_dtype(name: str, shape: Any) -> Any:
+    def with_saved_dtype(name: str, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape.shape, arrays.get(name, shape).dtype)
 
     named = tree.leaves_by_name(shapes).items()

@@ -20,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(
-    network: Any,
+    network: Part,
     params: Params,
     *,
     bake: bool = True,
@@ -62,29 +62,36 @@ def write(
     check.require_concrete(params=params)
     size = input_size_of(network, params)
     dtype = check.float_dtype(params)
-    structure: Any = jax.tree.structure(params)
+    structure = jax.tree.structure(params)
     named = tree.leaves_by_name(params)
     for name, value in (("batch", batch), ("steps", steps)):
         if value is not None:
             check.require_int(name, value, least=1)
     open_steps, open_rows = jax.export.symbolic_shape("t, b")
-    rows = open_rows if batch is None else batch
-    x_dtype = dtype if network.num_feature_axes else jnp.int32
+    rows = batch or open_rows
+    x_dtype = dtype
+    if not network.num_feature_axes:  # it reads tokens
+        x_dtype = jnp.int32
     x = jax.ShapeDtypeStruct((rows, *network.feature_shape(size)), x_dtype)
-    xs = jax.ShapeDtypeStruct((open_steps if steps is None else steps, *x.shape), x_dtype)
+    xs = jax.ShapeDtypeStruct((steps or open_steps, *x.shape), x_dtype)
     carry = jax.eval_shape(lambda x: network.initial_carry(x.shape[:1], dtype), x)
-    carry_structure: Any = jax.tree.structure(carry)
+    carry_structure = jax.tree.structure(carry)
     leaves = jax.tree.leaves(carry)
 
+    # Carries go in and out as lists, so that whoever reads a program needs none of our classes.
     def start(params: Params, x: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(network.initial_carry(x.shape[:1], dtype))
 
-    def sequence(params: Params, carry: list[jax.Array], xs: jax.Array) -> Any:
+    def sequence(
+        params: Params, carry: list[jax.Array], xs: jax.Array
+    ) -> tuple[list[jax.Array], PyTree]:
         whole = jax.tree.unflatten(carry_structure, carry)
         last, ys = unroll(network, params, xs, carry=whole, loop=scan)
         return jax.tree.leaves(last), ys
 
-    def step(params: Params, carry: list[jax.Array], x: jax.Array) -> Any:
+    def step(
+        params: Params, carry: list[jax.Array], x: jax.Array
+    ) -> tuple[list[jax.Array], PyTree]:
         last, y = network(params, jax.tree.unflatten(carry_structure, carry), x)
         return jax.tree.leaves(last), y
 
@@ -101,12 +108,13 @@ def write(
             program = jax.jit(functools.partial(function, params))
         else:
             program = jax.jit(_by_name(function, structure, [*named]))
-            args = ({n: jax.typeof(p) for n, p in named.items()}, *args)
+            types = {path: jax.typeof(param) for path, param in named.items()}
+            args = (types, *args)
         exported[name] = jax.export.export(program, platforms=PLATFORMS)(*args)
     return exported
 
 
-def _has_step(network: Part, params: Params, carry: Carry, x: Any) -> bool:
+def _has_step(network: Part, params: Params, carry: Carry, x: jax.ShapeDtypeStruct) -> bool:
     """Whether a network runs step by step; not if a part of it reads backward in time."""
     try:
         jax.eval_shape(network, params, carry, x)
@@ -118,7 +126,7 @@ def _has_step(network: Part, params: Params, carry: Carry, x: Any) -> bool:
 
 
 def _by_name(
-    function: Callable[..., PyTree], structure: Any, names: list[str]
+    function: Callable[..., PyTree], structure: jax.tree_util.PyTreeDef, names: list[str]
 ) -> Callable[..., PyTree]:
     """Returns a function that takes params as a dict by name."""
 

@@ -8,14 +8,14 @@ from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.expressions import ACTIVATIONS
 from jaxrnn.interop.layout import Layout
-from jaxrnn.interop.recurrent_layers import join_layers, split_layers
-from jaxrnn.types import Params
+from jaxrnn.interop.recurrent_layers import Layer, join_layers, split_layers
+from jaxrnn.types import Params, Part
 
 NAME = re.compile(r"(?:(?:weight|bias)_(?:ih|hh)|weight_hr)((?:_l\d+(?:_reverse)?)?)")
 NONLINEARITIES = "tanh", "relu"
 
 
-def read(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Any, Params]:
+def read(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> tuple[Part, Params]:
     """Returns the cell or network and the parameters of a PyTorch module, or of its tensors.
 
     Args:
@@ -47,21 +47,23 @@ def read(source: Any, *, prefix: str = "", nonlinearity: str = "tanh") -> tuple[
         if str(name).startswith(prefix):
             state[str(name)[len(prefix) :]] = tensor
     directions = _split_directions(state)
-    if "" in directions:
+    if "" in directions:  # the tensors of a cell, such as `weight_ih`, name no layer
         suffixes = [[""]]
     else:
         depth = 1 + max(_layer_index(suffix) for suffix in directions)
         is_bidirectional = any(suffix.endswith("_reverse") for suffix in directions)
         suffixes = [_suffixes(index, 1 + is_bidirectional) for index in range(depth)]
-    layers = []
-    for layer in suffixes:
-        tensors = [directions.get(suffix, {}) for suffix in layer]
-        layouts = [_layouts(suffix, [nonlinearity]) for suffix in layer]
-        layers.append(list(map(layout.read, layouts, tensors)))
+    layers: list[Layer] = []
+    for layer_suffixes in suffixes:
+        layer: Layer = []
+        for suffix in layer_suffixes:
+            layouts = _layouts(suffix, [nonlinearity])
+            layer.append(layout.read(layouts, directions.get(suffix, {})))
+        layers.append(layer)
     return join_layers(layers, getattr(source, "dropout", 0.0))
 
 
-def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
+def write(cell: Part, params: Params, like: Any = None) -> dict[str, Any]:
     """Returns the tensors of a cell or network, for `load_state_dict(strict=True)`.
 
     Args:
@@ -78,15 +80,22 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: if PyTorch has no such cell, or if `like` has another class or size.
     """
-    nonlinearities = [like.nonlinearity] if hasattr(like, "nonlinearity") else NONLINEARITIES
-    directions = {} if like is None else _split_directions(_state("like", like))
+    nonlinearities: Collection[str] = NONLINEARITIES
+    if hasattr(like, "nonlinearity"):
+        nonlinearities = [like.nonlinearity]
+    directions = {}
+    if like is not None:
+        directions = _split_directions(_state("like", like))
     layers = split_layers(cell, params)
     is_single_cell = "" in directions and len(layers) == len(layers[0]) == 1
     tensors: dict[str, Any] = {}
     for index, layer in enumerate(layers):
         suffixes = [""] if is_single_cell else _suffixes(index, len(layer))
         for (direction_cell, direction_params), suffix in zip(layer, suffixes, strict=True):
-            template = None if like is None else directions.pop(suffix, {})
+            template = None
+            if like is not None:
+                # What is left in `directions` at the end are layers that the network does not have.
+                template = directions.pop(suffix, {})
             layouts = _layouts(suffix, nonlinearities)
             tensors |= layout.write(layouts, direction_cell, direction_params, template)
     expected = f"{len(layers)} layers, as params"
@@ -94,13 +103,15 @@ def write(cell: Any, params: Params, like: Any = None) -> dict[str, Any]:
     return tensors
 
 
-def _state(name: str, source: Any) -> Any:
-    state = source.state_dict() if hasattr(source, "state_dict") else source
+def _state(name: str, source: Any) -> Mapping[str, Any]:
+    state = source
+    if hasattr(source, "state_dict"):
+        state = source.state_dict()
     check.require_type(isinstance(state, Mapping), name, state, "a module, or tensors by name")
     return state
 
 
-def _split_directions(state: Any) -> dict[str, dict[str, Any]]:
+def _split_directions(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the tensors of each direction of each layer, by the suffix of their names."""
     directions: dict[str, dict[str, Any]] = {}
     for name, tensor in state.items():

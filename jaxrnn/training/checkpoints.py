@@ -15,10 +15,13 @@ import numpy as np
 from jaxrnn import check, tree
 from jaxrnn.training import stored_arrays
 from jaxrnn.training.trainers import TrainState
+from jaxrnn.types import Array, Part
 from jaxrnn.version import __version__
 
 FORMAT = 1  # of what is written here; another format is refused
-STATE, DESCRIPTION = "state", "description"  # the two items of a checkpoint
+# The two items of a checkpoint: its arrays, and a text that says what they are.
+STATE = "state"
+DESCRIPTION = "description"
 
 
 class Checkpoint(NamedTuple):
@@ -69,7 +72,7 @@ class Checkpoints:
         self,
         folder: Path | str,
         *,
-        network: Any = None,
+        network: Part | None = None,
         optimizer: str | None = None,
         keep: int = 3,
     ) -> None:
@@ -78,7 +81,9 @@ class Checkpoints:
         check.require_option_type("optimizer", optimizer, is_text, "a text or None")
         check.require_int("keep", keep, least=1)
         self.folder = Path(folder).absolute()  # as orbax demands
-        self._network = None if network is None else _spell(network)
+        self._network = None
+        if network is not None:
+            self._network = _spell(network)
         self._optimizer = optimizer
         self._orbax = _import_orbax()
         policy = self._orbax.checkpoint_managers.LatestN(keep)
@@ -119,7 +124,7 @@ class Checkpoints:
         state: TrainState,
         *,
         metadata: Any = None,
-        arrays: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
     ) -> None:
         """Writes a checkpoint in the background, named by `state.step`.
 
@@ -161,6 +166,8 @@ class Checkpoints:
         except (TypeError, ValueError) as error:
             raise TypeError(f"metadata: got {error}, expected a JSON value") from None
         args = self._orbax.args
+        # A flat dict by number: orbax need not know the classes of the state to read it again.
+        # It cannot write an array without elements.
         items = {
             STATE: args.PyTreeSave({str(i): x for i, x in enumerate(stored) if x.size}),
             DESCRIPTION: args.JsonSave({"text": text, "checksum": zlib.crc32(text.encode())}),
@@ -211,7 +218,8 @@ class Checkpoints:
             stored_arrays.require_same_checksums(checksums, described["checksums"])
         except Exception as error:  # orbax and tensorstore raise all sorts for a damaged file
             raise _damaged(place, error) from None
-        restored = [*map(stored_arrays.from_stored, stored, leaves)]  # as many as there are leaves
+        # The arrays of the state come first, then the named ones; `map` ends with the leaves.
+        restored = [*map(stored_arrays.from_stored, stored, leaves)]
         arrays = dict(zip(named, stored[len(leaves) :], strict=True))
         return Checkpoint(jax.tree.unflatten(treedef, restored), described["metadata"], arrays)
 
@@ -264,7 +272,7 @@ class Checkpoints:
         check.require(found == FORMAT, "folder", f"format {found!r} of {place}", str(FORMAT))
         return described
 
-    def _read_arrays(self, step: int, types: list[jax.ShapeDtypeStruct]) -> list[Any]:
+    def _read_arrays(self, step: int, types: list[jax.ShapeDtypeStruct]) -> list[Array]:
         """Returns the stored arrays of these types, those that are spread on their devices."""
         items = {str(i): x for i, x in enumerate(types) if np.prod(x.shape)}
         options = {name: self._restore_args(x) for name, x in items.items()}
@@ -277,6 +285,8 @@ class Checkpoints:
         return arrays
 
     def _restore_args(self, x: jax.ShapeDtypeStruct) -> Any:
+        # What this process holds as a whole is read as NumPy's, and placed by `from_stored`. Of an
+        # array that is spread over processes, each reads its part, which only orbax can do.
         if x.sharding is None or x.sharding.is_fully_addressable:
             return self._orbax.RestoreArgs(restore_type=np.ndarray)
         return self._orbax.ArrayRestoreArgs(sharding=x.sharding)
@@ -317,11 +327,13 @@ def _damaged(place: str, error: Exception) -> ValueError:
     return ValueError(f"folder: got {got}, expected {expected}")
 
 
-def _to_template(x: Any) -> Any:
+def _to_template(x: Any) -> stored_arrays.Template:
     """Returns an array or a struct as it is; a number as the array that `save` makes of it."""
-    return x if isinstance(x, jax.ShapeDtypeStruct) else tree.to_arrays("like", x)
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    return tree.to_arrays("like", x)
 
 
-def _spell(network: Any) -> str:
+def _spell(network: Part) -> str:
     """Returns the expression of a network, without addresses, which differ in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(network))

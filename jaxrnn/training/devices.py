@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.types import PyTree
+from jaxrnn.types import Array, PyTree
 
 AXIS = "batch"
 
@@ -15,8 +15,8 @@ AXIS = "batch"
 def data_parallel(
     function: Callable[..., PyTree],
     *,
-    in_axes: tuple[Any, ...],
-    out_axes: Any = None,
+    in_axes: tuple[PyTree, ...],
+    out_axes: PyTree = None,
     weight: Callable[..., jax.Array] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., PyTree]:
@@ -79,16 +79,21 @@ def data_parallel(
 
     def part(*args: PyTree) -> PyTree:
         def fold_keys(axis: int | None, x: PyTree) -> PyTree:
-            return jax.tree.map(_fold_key, x) if axis is None else x
+            if axis is None:
+                return jax.tree.map(_fold_key, x)
+            return x
 
         args = _map_axes(fold_keys, in_axes, args)
         ys = function(*args)
-        share = jnp.ones(()) if weight is None else weight(*args)
-        share = share / jax.lax.psum(share, AXIS)
+        w = jnp.ones(())
+        if weight is not None:
+            w = weight(*args)
+        share = w / jax.lax.psum(w, AXIS)  # w_d / Σ w_d of (1)
 
         def mean(axis: int | None, ys: PyTree) -> PyTree:
             if axis is not None:
                 return ys
+            # The cast keeps the dtype of y, which may be narrower than that of the share.
             return jax.tree.map(lambda y: jax.lax.psum(y * share.astype(y.dtype), AXIS), ys)
 
         return _map_axes(mean, out_axes, ys)
@@ -98,7 +103,7 @@ def data_parallel(
             got = f"{len(in_axes)} axes for {len(args)} arguments"
             check.require(False, "in_axes", got, "one for each")
         _map_axes(require_even, in_axes, args)
-        if len(devices) == 1:
+        if len(devices) == 1:  # no shard_map, so that the program is that of the function
             ys = function(*args)
             require_no_rows(args, ys)
             return ys
@@ -124,7 +129,7 @@ def data_parallel(
             return
         with_twice_the_rows = jax.eval_shape(lambda: function(*_map_axes(_twice, in_axes, args)))
 
-        def require_same_shape(y: Any, other: Any) -> None:
+        def require_same_shape(y: Array, other: Array) -> None:
             got = f"None for an output of shape {jnp.shape(y)}"
             expected = "the axis of its rows, since its shape depends on their number"
             check.require(jnp.shape(y) == jnp.shape(other), "out_axes", got, expected)
@@ -151,7 +156,9 @@ def data_parallel(
 def _checked_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     is_sequence = devices is None or isinstance(devices, Sequence)
     check.require_option_type("devices", devices, is_sequence, "a sequence of jax.Device")
-    devices = jax.devices() if devices is None else list(devices)
+    if devices is None:
+        return jax.devices()
+    devices = list(devices)
     are_devices = devices and all(isinstance(device, jax.Device) for device in devices)
     check.require(are_devices, "devices", devices, "at least one jax.Device and nothing else")
     check.require(len({*devices}) == len(devices), "devices", devices, "each once")
@@ -164,7 +171,11 @@ def _map_axes(function: Callable[..., Any], axes: PyTree, *trees: PyTree) -> PyT
 
 
 def _spec(axis: int | None) -> jax.P:
-    return jax.P() if axis is None else jax.P(*(None,) * axis, AXIS)
+    """Returns the axes of a mesh over which an argument is split: AXIS at `axis`, or nowhere."""
+    if axis is None:
+        return jax.P()
+    axes_before = (None,) * axis
+    return jax.P(*axes_before, AXIS)
 
 
 def _twice(axis: int | None, x: PyTree) -> PyTree:
@@ -174,7 +185,9 @@ def _twice(axis: int | None, x: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.concatenate([x, x], axis), x)
 
 
-def _fold_key(x: Any) -> Any:
+def _fold_key(x: Array) -> Array:
     """Folds a scalar key with the index of the part; returns anything else unchanged."""
     is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) and jnp.ndim(x) == 0
-    return jax.random.fold_in(x, jax.lax.axis_index(AXIS)) if is_key else x
+    if is_key:
+        return jax.random.fold_in(x, jax.lax.axis_index(AXIS))
+    return x

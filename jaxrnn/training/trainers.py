@@ -11,7 +11,8 @@ from jaxrnn import check, tree
 from jaxrnn.types import Carry, Params, PyTree
 
 Metrics = Mapping[str, jax.Array]
-Loss = Callable[..., tuple[jax.Array, tuple[Carry, Metrics]]]
+LossResult = tuple[jax.Array, tuple[Carry, Metrics]]
+Loss = Callable[..., LossResult]
 TRAINER_METRICS = {"loss", "grad_norm"}  # which the trainer adds to those of the loss
 
 
@@ -89,18 +90,20 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         check.require_instance("state", state, TrainState)
+        # A state of another optimizer would fail inside optax, with an error about some tree.
         expected = jax.eval_shape(optimizer.init, state.params)
         check.require_same_structure(
             "state.opt_state", state.opt_state, expected, ", that of this optimizer"
         )
         key, key_s = jax.random.split(state.key)
 
-        def objective(params: Params) -> tuple[jax.Array, Any]:
-            return _checked(loss(params, state.carry, batch, key_s), state.carry)
+        def objective(params: Params) -> LossResult:
+            return _checked_result(loss(params, state.carry, batch, key_s), state.carry)
 
-        (value, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (value, (carry, metrics)), grads = value_and_grad(state.params)  # (1)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, updates)  # (2)
         metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, carry, state.step + 1, key), metrics
 
@@ -149,20 +152,25 @@ def truncated_trainer(
     check.require(k2 % k1 == 0, "k2", k2, f"a multiple of k1 = {k1}")
     num_before = k2 // k1 - 1  # segments of a window before the one whose loss counts
 
-    def window_loss(params: Params, carry: Carry, batch: PyTree, key: jax.Array) -> Any:
+    def window_loss(params: Params, carry: Carry, batch: PyTree, key: jax.Array) -> LossResult:
         start, _ = carry
         numbers, segments_before, segment = batch
 
         def advance(carry: Carry, inputs: PyTree) -> tuple[Carry, Carry]:
             s, segment = inputs
             key_s = jax.random.fold_in(key, s)
-            _, (new, _) = _checked(loss(params, carry, segment, key_s), carry)
-            new = tree.where(s >= 0, new, carry)  # there is no segment before segment 0
-            return new, new
+            _, (next_carry, _) = _checked_result(loss(params, carry, segment, key_s), carry)
+            # There is no segment before segment 0: a number below 0 leaves the carry as it is.
+            next_carry = tree.where(s >= 0, next_carry, carry)
+            return next_carry, next_carry
 
         carry, carries = jax.lax.scan(advance, start, (numbers, segments_before))  # (1)
-        value, (end, metrics) = _checked(loss(params, carry, segment, key), carry)  # (2)
-        next_start = jax.tree.map(lambda c: c[0], carries) if num_before else end
+        result = loss(params, carry, segment, key)  # (2)
+        value, (end, metrics) = _checked_result(result, carry)
+        # The next window begins one segment later than this one.
+        next_start = end
+        if num_before > 0:
+            next_start = jax.tree.map(lambda c: c[0], carries)
         return value, ((jax.lax.stop_gradient(next_start), end), metrics)
 
     window_trainer = trainer(window_loss, optimizer)
@@ -175,16 +183,19 @@ def truncated_trainer(
             lambda x: jnp.reshape(x, (num_segments, k1, *x.shape[1:])), segments
         )
 
-        def update_once(state: TrainState, inputs: tuple[Any, PyTree]) -> Any:
+        def update_once(
+            state: TrainState, inputs: tuple[int | jax.Array, PyTree]
+        ) -> tuple[TrainState, Metrics]:
             s, segment = inputs
             numbers = s - num_before + jnp.arange(num_before)
+            # Where a number is below 0, any segment will do: its result is not used.
             segments_before = jax.tree.map(lambda x: x[jnp.maximum(numbers, 0)], segments)
             return window_trainer.update(state, (numbers, segments_before, segment))
 
         # The carry is the pair of the window's first carry and the last segment's last carry.
         state = state._replace(carry=(state.carry, state.carry))
         state, metrics = jax.lax.scan(update_once, state, (jnp.arange(num_segments), segments))
-        if rest:
+        if rest:  # The last segment is shorter, so it has no place in the scan.
             last = tree.slice_time(sequence, num_segments * k1, None)
             state, more = update_once(state, (num_segments, last))
             metrics = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), metrics, more)
@@ -193,7 +204,7 @@ def truncated_trainer(
     return Trainer(window_trainer.init, update)
 
 
-def _checked(result: Any, carry: Carry) -> Any:
+def _checked_result(result: Any, carry: Carry) -> LossResult:
     """Returns the result of a loss; raises unless it is `(loss, (carry, metrics))`."""
     try:
         value, (new_carry, metrics) = result

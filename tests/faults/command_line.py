@@ -48,8 +48,8 @@ RUN_FAULTS = (
         PROGRESS,
         "Progress.selected",
         "the last parameters saved",
-        "last if self.has_diverged or self.best is None else self.best",
-        "last",
+        "return self.best",
+        "return self.step, self.state.params",
         BEST,
     ),
     fault(
@@ -92,8 +92,8 @@ TEXT_FAULTS = (
         OPTIONS,
         "recurrent_layers",
         "no noise behind a cell",
-        "[cell, dropout(dropout_rate)] if",
-        "[cell] if",
+        "layer.append(dropout(dropout_rate))",
+        "pass",
         f"{TEXTS}_dropout_is_behind_the_embedding_and_behind_each_cell",
     ),
     fault(

@@ -101,8 +101,8 @@ LAYOUT_FAULTS = (
         ONNX,
         "read",
         "states not turned",
-        'if attributes.get("layout") else 0',
-        "if False else 0",
+        'int(bool(attributes.get("layout")))',
+        "0",
         f"{OF_ONNX}_batch_major_states_are_turned",
     ),
     fault(
