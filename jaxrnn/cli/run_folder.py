@@ -171,7 +171,7 @@ def load_options(folder: Path, *tasks: str) -> Options:
     return options
 
 
-def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Network, Params]:
+def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Any, Params]:
     """Returns the network of a run and its parameters.
 
     Raises a UserError about the argument if the file is missing or damaged, or if it was written by
@@ -180,8 +180,7 @@ def load_network(folder: Path, argument: str = "FOLDER") -> tuple[Network, Param
     with as_user_error(argument, folder / PARAMS, "a file of `jaxrnn train`"):
         if "jaxrnn" not in interop.open_file(folder / PARAMS)[0]:
             raise ValueError("no network is named in it: an earlier jaxrnn wrote it; train again")
-        network, params = interop.load(folder / PARAMS)
-        return cast(Network, network), params  # what a task trains is a stack
+        return interop.load(folder / PARAMS)
 
 
 def load_example(folder: Path, **dtypes: DTypeLike) -> list[np.ndarray]:
