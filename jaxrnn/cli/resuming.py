@@ -204,6 +204,6 @@ _hooks: list[
 ] = []  # the hook of the process, before ours
 
 
-def _report_unless_loop_closed(unraisable: "sys.UnraisableHookArgs") -> None:
+def _report_unless_loop_closed(unraisable: Any) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
         _hooks[-1](unraisable)

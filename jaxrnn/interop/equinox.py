@@ -1,7 +1,7 @@
 """Equinox: `eqx.nn.GRUCell`, `eqx.nn.LSTMCell`."""
 
 from jaxrnn.interop import layout
-from jaxrnn.types import Cell, Params, PyTree
+from jaxrnn.types import Cell, Params, Part, PyTree
 
 LAYOUTS = layout.load_layouts("equinox")
 
@@ -25,7 +25,7 @@ def read(module: PyTree) -> tuple[Cell, Params]:
     return layout.read(LAYOUTS, module)
 
 
-def write(cell: Cell, params: Params, like: PyTree = None) -> PyTree:
+def write(cell: Part, params: Params, like: PyTree = None) -> PyTree:
     """Returns an Equinox module that computes the same function as a cell.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
-from jaxrnn.types import Cell, Params, PyTree
+from jaxrnn.types import Cell, Params, Part, PyTree
 
 LAYOUTS = layout.load_layouts("flax")
 SUPPORTED = {"activation_fn": "tanh", "gate_fn": "sigmoid", "reset_gate": True, "residual": False}
@@ -32,7 +32,7 @@ def read(params: PyTree, module: Any = None) -> tuple[Cell, Params]:
     return layout.read(_layouts(module), params)
 
 
-def write(cell: Cell, params: Params, like: PyTree = None, module: Any = None) -> PyTree:
+def write(cell: Part, params: Params, like: PyTree = None, module: Any = None) -> PyTree:
     """Returns the parameters of a Flax cell that computes the same function as a cell.
 
     Args:

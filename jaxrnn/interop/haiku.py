@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jaxrnn import check
 from jaxrnn.interop import layout
-from jaxrnn.types import Cell, Params, PyTree
+from jaxrnn.types import Cell, Params, Part, PyTree
 
 
 def read(params: PyTree, *, name: str | None = None) -> tuple[Cell, Params]:
@@ -29,7 +29,7 @@ def read(params: PyTree, *, name: str | None = None) -> tuple[Cell, Params]:
     return layout.read(_layouts(params, name), _select_core(params, name))
 
 
-def write(cell: Cell, params: Params, like: PyTree = None, *, name: str | None = None) -> PyTree:
+def write(cell: Part, params: Params, like: PyTree = None, *, name: str | None = None) -> PyTree:
     """Returns the parameters of a Haiku core that computes the same function as a cell.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 from jaxrnn import check
 from jaxrnn.interop import layout
 from jaxrnn.interop.layout import Layout
-from jaxrnn.types import Cell, Params
+from jaxrnn.types import Cell, Params, Part
 
 LAYOUTS = layout.load_layouts("keras")
 SUPPORTED: dict[str, Any] = {
@@ -37,7 +37,7 @@ def read(layer: Any) -> tuple[Cell, Params]:
     return layout.read(_layouts(layer), _weights(layer))
 
 
-def write(cell: Cell, params: Params, like: Any) -> list[Any]:
+def write(cell: Part, params: Params, like: Any) -> list[Any]:
     """Returns weights, for `set_weights`, with which a Keras layer computes the same as a cell.
 
     Args:

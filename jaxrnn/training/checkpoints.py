@@ -124,7 +124,7 @@ class Checkpoints:
         state: TrainState,
         *,
         metadata: Any = None,
-        arrays: Mapping[str, Array] | None = None,
+        arrays: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes a checkpoint in the background, named by `state.step`.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
-from jaxrnn.types import Array, PyTree
+from jaxrnn.types import PyTree
 
 AXIS = "batch"
 
@@ -129,7 +129,7 @@ def data_parallel(
             return
         with_twice_the_rows = jax.eval_shape(lambda: function(*_map_axes(_twice, in_axes, args)))
 
-        def require_same_shape(y: Array, other: Array) -> None:
+        def require_same_shape(y: Any, other: Any) -> None:
             got = f"None for an output of shape {jnp.shape(y)}"
             expected = "the axis of its rows, since its shape depends on their number"
             check.require(jnp.shape(y) == jnp.shape(other), "out_axes", got, expected)
@@ -185,7 +185,7 @@ def _twice(axis: int | None, x: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.concatenate([x, x], axis), x)
 
 
-def _fold_key(x: Array) -> Array:
+def _fold_key(x: Any) -> Any:
     """Folds a scalar key with the index of the part; returns anything else unchanged."""
     is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) and jnp.ndim(x) == 0
     if is_key:
