@@ -199,9 +199,7 @@ def _silence_orbax() -> None:
         sys.unraisablehook = _report_unless_loop_closed
 
 
-_hooks: list[
-    Callable[["sys.UnraisableHookArgs"], object]
-] = []  # the hook of the process, before ours
+_hooks: list[Callable[[Any], object]] = []  # the hook of the process, before ours
 
 
 def _report_unless_loop_closed(unraisable: Any) -> None:
