@@ -76,13 +76,15 @@ def _run_cell(
 
     def run_chunk(carry: Carry, xs: PyTree) -> StepResult:
         if not cell.has_handwritten_backward:
-            w, zs = cell.prepare(params), cell.project(params, xs)
+            w = cell.prepare(params)
+            zs = cell.project(params, xs)
             carry, carries = derived.run(_without_output(cell), scan, w, carry, zs)
         elif settings.recomputes:
             solver = recomputing.InOrder(scan)
             carry, carries = recomputing.run(CheckedCell(cell), solver, params, carry, xs)
         else:
-            w, zs = cell.prepare(params), cell.project(params, xs)
+            w = cell.prepare(params)
+            zs = cell.project(params, xs)
             carry, carries = saving.run(CheckedCell(cell), scan, w, carry, zs)
         return carry, cell.output(params, carries)
 

@@ -125,7 +125,8 @@ def _run(step: Any, params: Params, carry: Carry, xs: PyTree) -> StepResult:
     cell = step.cell if is_masked else step
     inputs = tree.fill_unmasked(xs.mask, xs.xs, step.fill_value) if is_masked else xs
     batch = inputs.shape[1:-1]
-    weights, rows = cell.cudnn_weights(params), math.prod(batch)
+    weights = cell.cudnn_weights(params)
+    rows = math.prod(batch)
     h, c = (jnp.reshape(x, (rows, -1)) for x in carry)
     inputs = _flat_rows(inputs, batch)
     if is_masked:
@@ -171,7 +172,8 @@ def _run_valid_steps(
     is_empty = valid.lengths[:, None] == 0
     # A product, so that the gradient of a row with a gap is NaN too.
     factor = jnp.where(valid.has_gap[:, None], jnp.nan, 1.0).astype(h.dtype)
-    h, c = jnp.where(is_empty, h_0, h) * factor, jnp.where(is_empty, c_0, c) * factor
+    h = jnp.where(is_empty, h_0, h) * factor
+    c = jnp.where(is_empty, c_0, c) * factor
     held = jnp.where((t < valid.first[None])[..., None], h_0[None], h[None])
     return h, c, jnp.where(valid.mask[..., None], ys * factor[None], held)
 

@@ -96,7 +96,8 @@ def run(
 
 def _forward(cell: Cell, solver: Solver, *args: Any) -> tuple[tuple[Carry, Carry], PyTree]:
     params, carry, xs = jax.tree.map(lambda x: x.value, args)
-    w, zs = cell.prepare(params), cell.project(params, xs)
+    w = cell.prepare(params)
+    zs = cell.project(params, xs)
     if solver.has_jax_gradient(cell, w, carry, zs):  # also in forward mode
         last, carries = solver.carries(cell, w, carry, zs)
     else:
@@ -110,7 +111,8 @@ def _backward(
     params, carry, xs, carries = kept
     # The cotangent of an unused output must not become an array of T zeros.
     d_last, d_carries = tree.sparse_cotangents(cotangents)
-    w, zs = cell.prepare(params), cell.project(params, xs)
+    w = cell.prepare(params)
+    zs = cell.project(params, xs)
     previous_carries = solver.previous_carries(carry, carries)
     _, saved = jax.vmap(cell.advance, in_axes=(None, 0, 0))(w, previous_carries, zs)
     residuals = Residuals(previous_carries, zs, carries, saved)

@@ -73,7 +73,8 @@ class truncated(Expression):
     def __call__(self, step: Step, params: Params, carry: Carry, xs: PyTree) -> StepResult:
         """Runs the step over time; see `jaxrnn.Loop`."""
         params, carry = tree.checked_arguments(step, params, carry, xs)
-        k1, k2 = self.k1, self.window_length
+        k1 = self.k1
+        k2 = self.window_length
         overlap = k2 - k1  # the steps of a window before its segment
         head = k2 // k1 * k1 if overlap else 0  # the outputs before this step reach step 0
         segments, rest = divmod(check.num_steps(xs) - head, k1)

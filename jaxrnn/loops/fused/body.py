@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Body:
     x: list[Var]
     new_carry: list[Atom]
     y: list[Atom]
-    y_structure: Any
+    y_structure: jax.tree_util.PyTreeDef
 
     def __call__(self, constants: Values, carry: Values, x: Values) -> tuple[Values, Values]:
         """Runs one step; returns the leaves of the new carry and of the outputs."""
@@ -67,10 +67,12 @@ def trace(
     """
     traced = jaxprs.trace(step, carry, check.one_step(xs))
     _, y_structure = traced.structure.children()
-    jaxpr, closed_over = traced.jaxpr, traced.constants
+    jaxpr = traced.jaxpr
+    closed_over = traced.constants
     constants = jaxprs.inputs_of(jaxpr)[: len(closed_over)]
     num_carry = len(jax.tree.leaves(carry))
-    carry_in, x = traced.arguments[:num_carry], traced.arguments[num_carry:]
+    carry_in = traced.arguments[:num_carry]
+    x = traced.arguments[num_carry:]
 
     equations = jaxprs.needed_for(jaxpr.outvars, jaxpr.eqns)
     read = {*jaxprs.reads(equations), *jaxprs.variables_of(jaxpr.outvars)}

@@ -35,29 +35,21 @@ from jaxrnn.loops.derived import jaxprs
 from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.fused import gpu_plan
 from jaxrnn.loops.fused import gpu_values as values
-from jaxrnn.loops.fused.body import Arrays, Body
+from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_plan import Loop, Plan
 from jaxrnn.loops.fused.gpu_values import Constant, Grid, Partition, Row, Scalar, Vector, role_of
+from jaxrnn.loops.fused.kernel import ScanKernel, split_into
 
 COPIED_ROWS = 8  # rows of a matrix that are copied at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GpuKernel:
-    """The kernel of a scan.
+class GpuKernel(ScanKernel):
+    """The kernel for an NVIDIA GPU."""
 
-    Fields:
-        body: one step.
-        steps: T, at least 1.
-        reverse: whether the last step runs first.
-        interpret: whether JAX interprets the kernel, on any device.
-    """
-
-    body: Body
-    steps: int
-    reverse: bool
-    interpret: bool
+    compiler = "Mosaic GPU"
+    lowering_platform = "cuda"
 
     @functools.cached_property
     def loop(self) -> Loop:
@@ -80,21 +72,17 @@ class GpuKernel:
         for v in [*self.loop.carry, *self.loop.x, *jaxprs.producers(self.loop.equations)]:
             if v.aval.dtype.itemsize > 4:
                 values.refuse(f"{v.aval.dtype} numbers", "numbers of 32 bits at most")
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
-        try:
-            jax.jit(self.run).trace(shapes).lower(lowering_platforms=("cuda",))
-        except Exception as error:  # of many classes, some of them of the compiler
-            reason = str(error).strip().splitlines()[0]
-            got = f"a step that Mosaic GPU does not compile for fused() ({reason})"
-            expected = "operations that Mosaic GPU has, or loop=jaxrnn.bptt"
-            raise TypeError(f"step: got {got}, expected {expected}") from error
+        super().require_lowering(arrays)
 
     def run(self, arrays: Arrays) -> tuple[Values, Values]:
         """Returns the leaves of the last carry and of the outputs."""
-        loop, plan = self.loop, self.plan
-        partition, num_carry = plan.partition, len(loop.carry)
+        loop = self.loop
+        plan = self.plan
+        partition = plan.partition
+        num_carry = len(loop.carry)
         constants = dict(zip(loop.constants, loop.ahead(arrays.constants), strict=True))
-        carry, xs = zip(loop.carry, arrays.carry), zip(loop.x, arrays.xs)  # noqa: B905
+        carry = zip(loop.carry, arrays.carry, strict=True)
+        xs = zip(loop.x, arrays.xs, strict=True)
         operands = [
             *(_pack_constant(partition, use, constants[use.var]) for use in plan.uses),
             *(partition.pack(x, role_of(partition, v.aval)) for v, x in carry),
@@ -107,9 +95,10 @@ class GpuKernel:
         scratch = [plgpu.SMEM(shape.shape, shape.dtype) for shape in plan.scratch]
         kernel = functools.partial(_run_block, self)
         results = _call(kernel, outputs, scratch, partition)(*operands)
-        carry, ys = zip(loop.new_carry, results[:num_carry]), zip(loop.y, results[num_carry:])  # noqa: B905
-        last = [partition.unpack(x, v.aval) for v, x in carry]
-        return last, [partition.unpack(x, v.aval, lead=1) for v, x in ys]
+        last = zip(loop.new_carry, results[:num_carry], strict=True)
+        ys = zip(loop.y, results[num_carry:], strict=True)
+        last_values = [partition.unpack(x, v.aval) for v, x in last]
+        return last_values, [partition.unpack(x, v.aval, lead=1) for v, x in ys]
 
 
 def _call(kernel: Any, outputs: Any, scratch: Any, partition: Partition) -> Any:
@@ -151,8 +140,11 @@ class OnChip(Memory):
 
     def product(self, x: Grid, use: Use, dtype: Any) -> Grid:
         """Returns x W, as a sum over the rows of W."""
-        partition, w, held = self.plan.partition, self.matrices[use], self.values[use]
-        wide, groups = gpu_plan.wide(dtype), w.shape[1] // partition.columns
+        partition = self.plan.partition
+        w = self.matrices[use]
+        held = self.values[use]
+        wide = gpu_plan.wide(dtype)
+        groups = w.shape[1] // partition.columns
         for j, block in enumerate(x.blocks):
             self.operand[j] = block.astype(w.dtype).astype(wide)
 
@@ -184,10 +176,16 @@ class OnChip(Memory):
 
 def _run_block(kernel: GpuKernel, *refs: Any) -> None:
     """Runs all steps for the rows of one block of threads; this is the code of the kernel."""
-    loop, plan, steps = kernel.loop, kernel.plan, kernel.steps
-    partition, num_carry, num_matrices = plan.partition, len(loop.carry), len(plan.matrices)
+    loop = kernel.loop
+    plan = kernel.plan
+    steps = kernel.steps
+    partition = plan.partition
+    num_carry = len(loop.carry)
+    num_matrices = len(plan.matrices)
     sizes = len(plan.uses), num_carry, len(loop.x), num_carry, len(loop.y), num_matrices, 1
-    constant_refs, first_refs, x_refs, last_refs, y_refs, matrix_refs, operand = _split(refs, sizes)
+    constant_refs, first_refs, x_refs, last_refs, y_refs, matrix_refs, operand = split_into(
+        refs, sizes
+    )
     matrices = dict(zip(plan.matrices, matrix_refs, strict=True))
     rows = pl.ds(lax.axis_index("block") * np.int32(partition.rows), partition.rows)
     constants = {}
@@ -304,12 +302,3 @@ def _pack_constant(partition: Partition, use: Use, x: jax.Array) -> jax.Array:
     if use.role is Scalar:
         return values.stored(jnp.reshape(x, (1,)))
     return partition.pad_groups(x) if use.role is Vector else partition.pack(x, use.role)
-
-
-def _split(refs: tuple[Any, ...], sizes: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Splits the arguments of the kernel into groups of these sizes."""
-    groups = []
-    for size in sizes:
-        groups.append(refs[:size])
-        refs = refs[size:]
-    return groups

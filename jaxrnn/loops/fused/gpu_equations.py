@@ -113,7 +113,8 @@ def _shapes(eqn: Equation) -> str:
 
 
 def _elementwise(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
-    partition, (out,) = evaluator.partition, eqn.outvars
+    partition = evaluator.partition
+    (out,) = eqn.outvars
     role = partition.role(jaxprs.shape_of(out))
     if role is None:
         refuse(f"{eqn.primitive.name} {_shapes(eqn)}")
@@ -205,7 +206,8 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
 def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Broadcasts numbers, Rows and Vectors."""
     partition, (out,), ((value,), (v,)) = evaluator.partition, eqn.outvars, (operands, eqn.invars)
-    axes, rank = eqn.params["broadcast_dimensions"], len(partition.batch)
+    axes = eqn.params["broadcast_dimensions"]
+    rank = len(partition.batch)
     role = partition.role(jaxprs.shape_of(out))
     value = _number_or(evaluator, value, v)
     if role is None:
@@ -228,7 +230,8 @@ def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> li
 
 def _reshape(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Adds or removes an axis of size 1."""
-    (before,), (after,) = eqn.invars, eqn.outvars
+    (before,) = eqn.invars
+    (after,) = eqn.outvars
     roles = [evaluator.partition.role(jaxprs.shape_of(v)) for v in (before, after)]
     if jaxprs.shape_of(before) == jaxprs.shape_of(after) or roles == [Row, Row]:
         return operands
@@ -238,7 +241,8 @@ def _reshape(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list
 def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     _require_feature_axis(evaluator, eqn, eqn.params["axis"])
     grid = evaluator.as_role(operands[0], jaxprs.aval_of(eqn.invars[0]), Grid)
-    results, start = [], 0
+    results = []
+    start = 0
     for size in eqn.params["sizes"]:
         end = start + evaluator.partition.groups(size)
         results.append(Grid(grid.blocks[start:end]))
@@ -247,9 +251,12 @@ def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 
 
 def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
-    (v,), p = eqn.invars, eqn.params
-    axis, strides = len(evaluator.partition.batch), p["strides"]
-    start, limit = p["start_indices"], p["limit_indices"]
+    (v,) = eqn.invars
+    p = eqn.params
+    axis = len(evaluator.partition.batch)
+    strides = p["strides"]
+    start = p["start_indices"]
+    limit = p["limit_indices"]
     is_whole = limit[:axis] == jaxprs.shape_of(v)[:axis] and not any(start[:axis])
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")
@@ -284,7 +291,8 @@ REDUCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any], float]] = {
 
 def _reduce(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Reduces the features to one number for each row."""
-    partition, (v,) = evaluator.partition, eqn.invars
+    partition = evaluator.partition
+    (v,) = eqn.invars
     is_over_features = eqn.params["axes"] == (len(partition.batch),)
     if (
         not is_over_features
@@ -305,7 +313,8 @@ def _reduce(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[
 def _product(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Multiplies a Grid by a constant matrix."""
     x, w = operands
-    ((x_axes, w_axes), batch_axes), (out,) = eqn.params["dimension_numbers"], eqn.outvars
+    ((x_axes, w_axes), batch_axes) = eqn.params["dimension_numbers"]
+    (out,) = eqn.outvars
     is_product = x_axes == (len(evaluator.partition.batch),) and batch_axes == ((), ())
     is_product &= len(jaxprs.shape_of(eqn.invars[1])) == 2
     roles = [evaluator.partition.role(jaxprs.shape_of(v)) for v in (eqn.invars[0], out)]

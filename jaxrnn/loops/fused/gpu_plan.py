@@ -60,11 +60,13 @@ def loop_of(body: Body) -> Loop:
     """Returns the loop of a body, with all calls inlined."""
     avals = [[*map(jaxprs.abstract_value, v)] for v in (body.constants, body.carry, body.x)]
     traced = jaxprs.trace(jaxprs.primal(body, *avals), *avals)
-    jaxpr, captured = traced.jaxpr, traced.constants
+    jaxpr = traced.jaxpr
+    captured = traced.constants
     inputs = jaxprs.inputs_of(jaxpr)
     num_carry = len(body.carry)
     num_constants = len(captured) + len(body.constants)
-    constants, changing = inputs[:num_constants], inputs[num_constants:]
+    constants = inputs[:num_constants]
+    changing = inputs[num_constants:]
     known = {*constants}
     ahead: list[Any] = []
     equations: list[Any] = []
@@ -87,8 +89,10 @@ def loop_of(body: Body) -> Loop:
         env = jaxprs.evaluate_equations(jaxprs.needed_for(read, ahead), env)
         return [env[v] for v in read]
 
-    carry, x = changing[:num_carry], changing[num_carry:]
-    new_carry, y = jaxpr.outvars[:num_carry], jaxpr.outvars[num_carry:]
+    carry = changing[:num_carry]
+    x = changing[num_carry:]
+    new_carry = jaxpr.outvars[:num_carry]
+    y = jaxpr.outvars[num_carry:]
     return Loop(equations, read, carry, x, new_carry, y, compute_ahead)
 
 
@@ -189,7 +193,8 @@ def _plan(loop: Loop, partition: Partition) -> Plan:
 
 def _with_held(plan: Plan) -> Plan:
     """Returns a plan that keeps rows of its matrices in registers, as many as needed."""
-    unroll, room = math.gcd(UNROLL, plan.partition.unit), HELD_NUMBERS
+    unroll = math.gcd(UNROLL, plan.partition.unit)
+    room = HELD_NUMBERS
     for use, matrix in plan.matrices.items():
         numbers = matrix.shape[1] // THREADS  # of a row, in one thread
         row_bytes = _bytes(matrix) // matrix.shape[0]
@@ -230,7 +235,8 @@ class Recorder(Memory):
 
     def product(self, x: Grid, use: Use, dtype: Any) -> Grid:
         """Records a matrix, and returns zeros."""
-        partition, w = self.partition, use.var.aval
+        partition = self.partition
+        w = use.var.aval
         if any(size % partition.unit for size in w.shape):
             refuse(f"a product with {check.describe(w)}")
         depth, width = w.shape if use.axis == 0 else w.shape[::-1]

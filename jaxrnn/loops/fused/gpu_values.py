@@ -160,7 +160,8 @@ class Partition:
 
     def unpack(self, x: jax.Array, aval: Any, *, lead: int = 0) -> jax.Array:
         """Returns an array of the step; the inverse of `pack`."""
-        outer, rows = x.shape[:lead], math.prod(self.batch)
+        outer = x.shape[:lead]
+        rows = math.prod(self.batch)
         x = jax.lax.slice_in_dim(x, 0, rows, axis=lead)
         if self.role(aval.shape) is Grid:
             x = jnp.reshape(x, (*outer, rows, -1, self.columns))[..., : self.unit]

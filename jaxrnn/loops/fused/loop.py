@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.forward_mode import explain_forward_mode
 from jaxrnn.loops.fused import body as bodies
 from jaxrnn.loops.fused.body import Arrays
+from jaxrnn.loops.fused.kernel import ScanKernel
 from jaxrnn.loops.scans import Body
 from jaxrnn.types import Carry, Params, PyTree, Step, StepResult
 
@@ -106,7 +106,7 @@ class KernelScan:
         last, ys = _run(kernel, arrays)
         return jax.tree.unflatten(jax.tree.structure(carry), last), traced.y_structure.unflatten(ys)
 
-    def _kernel_class(self) -> Any:
+    def _kernel_class(self) -> type[ScanKernel]:
         # Imported here, since Pallas takes 0.2 s.
         if self.platform == "gpu":
             from jaxrnn.loops.fused.gpu import GpuKernel
@@ -138,25 +138,17 @@ def _require_one_device(carry: Carry, xs: PyTree) -> None:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _run(kernel: Any, arrays: Arrays) -> tuple[Values, Values]:
+def _run(kernel: ScanKernel, arrays: Arrays) -> tuple[Values, Values]:
     """Runs the kernel."""
     return kernel.run(arrays)
 
 
 @_run.defjvp
 def _derivative(
-    kernel: Any, primals: tuple[Arrays], tangents: tuple[Arrays]
+    kernel: ScanKernel, primals: tuple[Arrays], tangents: tuple[Arrays]
 ) -> tuple[tuple[Values, Values], tuple[Values, Values]]:
     """Differentiates `lax.scan` in the place of the kernel, for a gradient of a gradient."""
-
-    def scan(arrays: Arrays) -> tuple[Values, Values]:
-        def step(carry: Values, x: Values) -> tuple[Values, Values]:
-            return kernel.body(arrays.constants, carry, x)
-
-        carry, xs = arrays.carry, arrays.xs
-        return jax.lax.scan(step, carry, xs, kernel.steps, reverse=kernel.reverse)
-
-    _, tangents_out = jax.jvp(scan, primals, tangents)
+    _, tangents_out = jax.jvp(kernel.run_as_scan, primals, tangents)
     # The values are those of the kernel, since under `jax.vmap` JAX takes the batch axis of the
     # values to be the same with and without differentiation.
     return _run(kernel, *primals), tangents_out

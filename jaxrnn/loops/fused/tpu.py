@@ -23,6 +23,7 @@ stored as integers.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +34,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxrnn import check
 from jaxrnn.loops.derived.jaxprs import Values
-from jaxrnn.loops.fused.body import Arrays, Body
+from jaxrnn.loops.fused.body import Arrays
+from jaxrnn.loops.fused.kernel import ScanKernel, split_into
 
 # The least VMEM of the TPUs that JAX knows is that of a v7x; a v5e and a v6e have twice as much.
 # It is assumed where a program is compiled for a TPU from elsewhere.
@@ -86,7 +88,8 @@ def _stored(v: Any, *, as_row: bool = False) -> Stored:
     A number for each row of the batch, such as a mask `(B,)`, becomes a column, since the batch is
     the first axis of every other array. A constant with one axis, such as a bias, becomes a row.
     """
-    shape, dtype = v.aval.shape, v.aval.dtype
+    shape = v.aval.shape
+    dtype = v.aval.dtype
     if len(shape) < 2:
         size = math.prod(shape)
         stored_shape = (1, size) if as_row else (size, 1)
@@ -97,20 +100,11 @@ def _stored(v: Any, *, as_row: bool = False) -> Stored:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TpuKernel:
-    """The kernel of a scan.
+class TpuKernel(ScanKernel):
+    """The kernel for a TPU."""
 
-    Fields:
-        body: one step.
-        steps: T, at least 1.
-        reverse: whether the last step runs first.
-        interpret: whether JAX interprets the kernel, on any device.
-    """
-
-    body: Body
-    steps: int
-    reverse: bool
-    interpret: bool
+    compiler = "Mosaic"
+    lowering_platform = "tpu"
 
     @functools.cached_property
     def constants(self) -> list[Stored]:
@@ -166,17 +160,6 @@ class TpuKernel:
         fits = needed <= vmem_bytes()
         got = f"a step that takes {needed:,} bytes on chip in fused()"
         check.require(fits, "step", got, f"at most {vmem_bytes():,}, or loop=jaxrnn.bptt")
-
-    def require_lowering(self, arrays: Arrays) -> None:
-        """Raises an error if Mosaic has no kernel for an operation of the step."""
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
-        try:
-            jax.jit(self.run).trace(shapes).lower(lowering_platforms=("tpu",))
-        except Exception as error:  # of many classes, some of them of the compiler
-            reason = str(error).strip().splitlines()[0]
-            got = f"a step that Mosaic does not compile for fused() ({reason})"
-            expected = "real numbers and operations that Mosaic has, or loop=jaxrnn.bptt"
-            raise TypeError(f"step: got {got}, expected {expected}") from error
 
     def run(self, arrays: Arrays) -> tuple[Values, Values]:
         """Returns the leaves of the last carry and of the outputs."""
@@ -243,9 +226,10 @@ def _chunk_at(i: Any, num_chunks: int, reverse: bool) -> Any:
 
 def _run_chunk(kernel: TpuKernel, chunk: int, num_chunks: int, *refs: Any) -> None:
     """Runs the steps of one chunk; this is the code of the kernel."""
-    num_constants, num_carry = len(kernel.constants), len(kernel.carry)
+    num_constants = len(kernel.constants)
+    num_carry = len(kernel.carry)
     sizes = num_constants, num_carry, len(kernel.x), num_carry, len(kernel.y), num_carry
-    constants_ref, first_ref, x_ref, last_ref, y_ref, carry_ref = _split(refs, sizes)
+    constants_ref, first_ref, x_ref, last_ref, y_ref, carry_ref = split_into(refs, sizes)
     i = pl.program_id(0)
 
     @pl.when(i == 0)
@@ -277,18 +261,9 @@ def _run_chunk(kernel: TpuKernel, chunk: int, num_chunks: int, *refs: Any) -> No
             last[...] = carry[...]
 
 
-def _load(stored: list[Stored], refs: tuple[Any, ...]) -> Values:
+def _load(stored: list[Stored], refs: Sequence[Any]) -> Values:
     """Returns the arrays of the body, read from VMEM."""
     return [s.unpack(ref[...]) for s, ref in zip(stored, refs, strict=True)]
-
-
-def _split(refs: tuple[Any, ...], sizes: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Splits the arguments of the kernel into groups of these sizes."""
-    groups = []
-    for size in sizes:
-        groups.append(refs[:size])
-        refs = refs[size:]
-    return groups
 
 
 def vmem_bytes() -> int:
