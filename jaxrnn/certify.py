@@ -127,6 +127,11 @@ def certify(
 
     Raises:
         TypeError, ValueError: if arguments do not fit the step.
+
+    Examples:
+        >>> certificate = jaxrnn.certify(jaxrnn.elman(4))
+        >>> certificate.ok
+        True
     """
     _check_options(step, loop, num_draws, seed, names)
     narrow_dtype = check.require_floating("narrow_dtype", narrow_dtype)

@@ -43,6 +43,12 @@ def masked_mean(
         TypeError: if the mask is not boolean.
 
     Gradient: exact. Time and memory: those of the loss.
+
+    Examples:
+        >>> outputs = jnp.array([[1.0], [2.0], [5.0]])  # (time, features)
+        >>> mask = jnp.array([True, True, False])
+        >>> print(jaxrnn.masked_mean(optax.squared_error, outputs, jnp.zeros((3, 1)), mask=mask))
+        2.5
     """
     check.require_callable("loss", loss, takes=2)
     for name, x in (("outputs", outputs), ("targets", targets)):

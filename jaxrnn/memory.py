@@ -99,6 +99,15 @@ def memory_plan(
             its loop; from `.best` if no loop is within the budget.
 
     Time: that of compiling each program twice.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> def loss(params, xs, loop=jaxrnn.bptt):
+        ...     return jnp.mean(jaxrnn.unroll(cell, params, xs, loop=loop)[0] ** 2)
+        >>> xs = jnp.ones((500, 4, 8))
+        >>> plan = jaxrnn.diagnostics.memory_plan(loss, params, xs, budget="1MiB")
+        >>> table = str(plan)  # each loop with its memory
     """
     check.require(args, "args", "none", "the arguments of the loss, params first")
     check.require_callable("loss", loss, len(args), loop=None)

@@ -53,6 +53,13 @@ class stacked(Network):
             there is none, or if a part that takes tokens follows a part that takes features.
 
     Gradient: that of the loop; by default it is exact.
+
+    Examples:
+        >>> network = jaxrnn.stacked(jaxrnn.embedding(16), jaxrnn.lstm(32), jaxrnn.linear(100))
+        >>> params = network.init(jax.random.key(0), input_size=100)  # the size of the vocabulary
+        >>> _, logits = jaxrnn.unroll(network, params, jnp.zeros((50, 4), jnp.int32))
+        >>> logits.shape
+        (50, 4, 100)
     """
 
     parts: tuple[Part, ...] = dataclasses.field(metadata={"variadic": True})
@@ -171,6 +178,13 @@ class bidirectional(Network):
 
     Source: M. Schuster, K. Paliwal, "Bidirectional recurrent neural networks", IEEE Transactions on
     Signal Processing 45 (1997).
+
+    Examples:
+        >>> network = jaxrnn.bidirectional(jaxrnn.gru(16))
+        >>> params = network.init(jax.random.key(0), input_size=8)
+        >>> carry, ys = jaxrnn.unroll(network, params, jnp.ones((50, 4, 8)))
+        >>> ys.shape, carry.backward.shape
+        ((50, 4, 32), (4, 16))
     """
 
     forward: Part

@@ -71,6 +71,14 @@ def unroll(
         TypeError, ValueError: while tracing, if an argument does not fit; the message names it.
 
     Gradient: that of `loop`. By default it is exact backpropagation through time.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> xs = jnp.ones((50, 4, 8))  # (time, batch, features)
+        >>> carry, ys = jaxrnn.unroll(cell, params, xs, lengths=jnp.array([50, 20, 0, 7]))
+        >>> carry.shape, ys.shape
+        ((4, 16), (50, 4, 16))
     """
     runner = Runner(
         loop=loop,
@@ -147,6 +155,10 @@ def lengths_to_mask(lengths: Integer[Array, "*batch"], steps: int) -> Bool[Array
 
     Returns:
         `(T, *batch)`, bool.
+
+    Examples:
+        >>> jaxrnn.lengths_to_mask(jnp.array([3, 1]), 3).tolist()
+        [[True, True], [True, False], [True, False]]
     """
     check.require_int("steps", steps, least=0)
     check.require_integer_array("lengths", lengths)

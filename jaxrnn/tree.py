@@ -118,6 +118,10 @@ def shift_right(first: PyTree, rest: PyTree) -> PyTree:
             of `rest`.
 
     Gradient: exact. Memory: one copy.
+
+    Examples:
+        >>> jaxrnn.shift_right(jnp.int32(0), jnp.array([7, 8, 9], jnp.int32)).tolist()
+        [0, 7, 8]
     """
     first = to_arrays("first", first)
     rest = to_arrays("rest", rest)
@@ -200,6 +204,10 @@ def to_time_major(xs: PyTree, *, axis: int = 1) -> PyTree:
 
     Gradient: exact. Time and memory: at most one copy. Raises TypeError or ValueError if `axis` is
     not an axis of every leaf.
+
+    Examples:
+        >>> jaxrnn.to_time_major(jnp.ones((4, 50, 8))).shape
+        (50, 4, 8)
     """
     check.require_int("axis", axis)
     check.require_arrays(xs=xs)

@@ -5,10 +5,12 @@ that is not installed is left out; what follows must not need it.
 """
 
 import ast
+import doctest
 import html
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import re
 import shlex
@@ -18,6 +20,8 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxrnn
@@ -110,6 +114,26 @@ def test_every_block_of_code_runs(name, tmp_path, monkeypatch, capsys):
             exec(compile("\n" * line + code, name, "exec"), namespace)
     if name == "README.md":
         assert capsys.readouterr().out.startswith("True\n")  # the certificate of its first block
+
+
+def examples():
+    """Yields all public objects whose docstring has an example."""
+    namespaces = [jaxrnn, jaxrnn.transforms, jaxrnn.diagnostics, jaxrnn.training, jaxrnn.online]
+    for namespace in namespaces:
+        for name, value in sorted(vars(namespace).items()):
+            if not name.startswith("_") and ">>>" in (getattr(value, "__doc__", None) or ""):
+                yield pytest.param(value, id=f"{namespace.__name__}.{name}")
+
+
+@pytest.mark.parametrize("value", [*examples()])
+def test_every_example_of_a_docstring_runs(value):
+    names = {"jax": jax, "jnp": jnp, "optax": optax, "jaxrnn": jaxrnn}
+    test = doctest.DocTestParser().get_doctest(value.__doc__, names, value.__name__, None, 0)
+    report = io.StringIO()
+    with jax.enable_x64(False):
+        failed, tried = doctest.DocTestRunner().run(test, out=report.write)
+    assert tried
+    assert not failed, report.getvalue()
 
 
 @pytest.mark.parametrize("name", NAMES)

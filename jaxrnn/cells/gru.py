@@ -83,6 +83,13 @@ class gru(GatedCell):
 
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014;
     arXiv:1406.1078v1 for reset after the product.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> {name: p.shape for name, p in sorted(params.items())}
+        {'b': (48,), 'b_n': (16,), 'w_h': (16, 48), 'w_x': (8, 48)}
+        >>> h, y = cell(params, cell.initial_carry((4,)), jnp.ones((4, 8)))  # one step
     """
 
     reset_after: bool = dataclasses.field(default=True, kw_only=True)

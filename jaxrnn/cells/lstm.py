@@ -105,6 +105,13 @@ class lstm(LSTMCell):
 
     Source: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997);
     F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
+
+    Examples:
+        >>> cell = jaxrnn.lstm(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> carry, ys = jaxrnn.unroll(cell, params, jnp.ones((50, 4, 8)))
+        >>> carry.h.shape, carry.c.shape
+        ((4, 16), (4, 16))
     """
 
     def cudnn_weights(self, params: Params) -> jax.Array:

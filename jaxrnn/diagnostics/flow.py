@@ -74,6 +74,16 @@ def gradient_flow(loss: Loss, params: Params, *args: Any, loop: Loop = bptt) -> 
     Source: S. Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen", TU München 1991;
     Y. Bengio, P. Simard, P. Frasconi, "Learning long-term dependencies with gradient descent is
     difficult", IEEE Transactions on Neural Networks 5 (1994).
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> def loss(params, xs, loop=jaxrnn.bptt):
+        ...     carry, ys = jaxrnn.unroll(cell, params, xs, loop=loop)
+        ...     return jnp.mean(carry**2)
+        >>> flow = jaxrnn.diagnostics.gradient_flow(loss, params, jnp.ones((50, 4, 8)))
+        >>> flow.norms[0].shape  # of ∂L/∂h_t, by step and row
+        (50, 4)
     """
 
     def with_probe(

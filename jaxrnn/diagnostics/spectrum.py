@@ -90,6 +90,14 @@ def jacobian_spectrum(
     Engelken, F. Wolf, L. Abbott, "Lyapunov spectra of chaotic recurrent neural networks", Physical
     Review Research 5 (2023); for R < N, N. Halko, P. Martinsson, J. Tropp, "Finding structure with
     randomness", SIAM Review 53 (2011).
+
+    Examples:
+        >>> cell = jaxrnn.gru(8)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> carry, xs = cell.initial_carry((4,)), jnp.ones((20, 4, 3))
+        >>> spectrum = jaxrnn.diagnostics.jacobian_spectrum(cell, params, carry, xs)
+        >>> horizon = jaxrnn.diagnostics.memory_horizon(spectrum)
+        >>> said = str(jaxrnn.diagnostics.diagnose(horizon, spectrum=spectrum))  # a sentence
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
     has_floats = any(map(check.is_inexact, jax.tree.leaves(carry)))

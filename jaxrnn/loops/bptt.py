@@ -51,6 +51,16 @@ def bptt(step: Step, params: Params, carry: Carry, xs: PyTree) -> tuple[Carry, P
     the backward pass needs them.
 
     Source: P. Werbos, "Backpropagation through time", Proceedings of the IEEE 78 (1990).
+
+    Examples:
+        >>> def step(params, carry, x):  # any pure function
+        ...     h = jnp.tanh(x + carry @ params)
+        ...     return h, h
+        >>> def loss(params):
+        ...     carry, hs = jaxrnn.bptt(step, params, jnp.zeros((4, 8)), jnp.ones((50, 4, 8)))
+        ...     return jnp.mean(hs**2)
+        >>> jax.grad(loss)(jnp.eye(8) / 2).shape
+        (8, 8)
     """
     params, carry = tree.checked_arguments(step, params, carry, xs)
     with explain_forward_mode("bptt"):

@@ -84,6 +84,15 @@ class checkpointed(Expression):
     Source: A. Griewank, A. Walther, "Algorithm 799: Revolve", ACM Transactions on Mathematical
     Software 26 (2000); A. Gruslys, R. Munos, I. Danihelka, M. Lanctot, A. Graves, "Memory-efficient
     backpropagation through time", NeurIPS 2016.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> def loss(params, xs):
+        ...     carry, ys = jaxrnn.unroll(cell, params, xs, loop=jaxrnn.checkpointed(budget="1MiB"))
+        ...     return jnp.mean(carry**2)
+        >>> jax.grad(loss)(params, jnp.ones((1000, 4, 8)))["w_h"].shape
+        (16, 48)
     """
 
     levels: int | None = None

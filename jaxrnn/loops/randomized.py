@@ -43,6 +43,11 @@ class randomized(Expression):
 
     Source: C. Tallec, Y. Ollivier, "Unbiasing truncated backpropagation through time" (2017),
     arXiv:1705.08209; A. Zhang, Z. Lipton, M. Li, A. Smola, "Dive into deep learning", 9.7.
+
+    Examples:
+        >>> loop = jaxrnn.randomized(jax.random.key(0), 0.98)
+        >>> loop.gradient
+        'stochastic'
     """
 
     # A key is an array, which has no hash and may be traced, so an object equals only itself.

@@ -45,6 +45,13 @@ class truncated(Expression):
 
     Source: R. Williams, J. Peng, "An efficient gradient-based algorithm for on-line training of
     recurrent network trajectories", Neural Computation 2 (1990).
+
+    Examples:
+        >>> loop = jaxrnn.truncated(32, 64)
+        >>> loop.gradient
+        'truncated'
+        >>> loop.window_start(100)  # the first step that the gradient of y_100 reaches
+        64
     """
 
     k1: int

@@ -61,6 +61,18 @@ class rtrl(SparseLearner):
     Source: R. J. Williams, D. Zipser, "A learning algorithm for continually running fully recurrent
     neural networks", Neural Computation 1989; for elementwise recurrences, M. Mozer, "A focused
     backpropagation algorithm for temporal pattern recognition", Complex Systems 1989.
+
+    Examples:
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> step = jaxrnn.transforms.step_loss(jaxrnn.gru(4), jaxrnn.linear(5), loss)
+        >>> params = step.init(jax.random.key(0), input_size=3)
+        >>> learner = jaxrnn.online.rtrl(step)
+        >>> state = learner.init(params, step.initial_carry((2,)))
+        >>> labels = jnp.zeros((6, 2), jnp.int32)
+        >>> inputs = jaxrnn.transforms.StepLossInputs(jnp.ones((6, 2, 3)), labels)
+        >>> grads, state, losses = learner.update(params, state, inputs)
+        >>> losses.shape
+        (6, 2)
     """
 
     def influence(self, row: RowStep, arguments: Arguments) -> SparseInfluence:

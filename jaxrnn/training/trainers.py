@@ -74,6 +74,20 @@ def trainer(loss: Loss, optimizer: optax.GradientTransformation) -> Trainer:
         TypeError, ValueError: while tracing, if the loss returns anything else.
 
     Gradient: within a segment that of the loss's loop; zero across segments.
+
+    Examples:
+        >>> network = jaxrnn.stacked(jaxrnn.gru(16), jaxrnn.linear(1))
+        >>> def loss(params, carry, batch, key):
+        ...     xs, targets = batch
+        ...     carry, ys = jaxrnn.unroll(network, params, xs, carry=carry)
+        ...     return jnp.mean((ys - targets) ** 2), (carry, {})
+        >>> trainer = jaxrnn.training.trainer(loss, optax.adam(1e-2))
+        >>> params = network.init(jax.random.key(0), input_size=8)
+        >>> state = trainer.init(params, jax.random.key(1), carry=network.initial_carry((4,)))
+        >>> batch = jnp.ones((20, 4, 8)), jnp.ones((20, 4, 1))
+        >>> state, metrics = jax.jit(trainer.update)(state, batch)
+        >>> sorted(metrics), int(state.step)
+        (['grad_norm', 'loss'], 1)
     """
     is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
     check.require_option_type("optimizer", optimizer, is_optimizer, "an optax optimizer")

@@ -71,6 +71,18 @@ def step_loss(
 
     Gradient: exact. Time and memory: those of the cell; readout and loss run where the loop
     computes outputs.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> readout = jaxrnn.linear(10)
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> step = jaxrnn.transforms.step_loss(cell, readout, loss)
+        >>> params = step.init(jax.random.key(0), input_size=8)
+        >>> labels = jnp.zeros((50, 4), jnp.int32)
+        >>> inputs = jaxrnn.transforms.StepLossInputs(jnp.ones((50, 4, 8)), labels)
+        >>> _, losses = jaxrnn.unroll(step, params, inputs)  # no array of all logits
+        >>> losses.shape
+        (50, 4)
     """
     check.require_callable("step", step, takes=3)
     check.require_instance("readout", readout, Layer)

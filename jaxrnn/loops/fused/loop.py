@@ -57,6 +57,14 @@ class fused(Expression):
     Source: J. Appleyard, T. Kočiský, P. Blunsom, "Optimizing performance of recurrent neural
     networks on GPUs", arXiv:1604.01946; G. Diamos et al., "Persistent RNNs: stashing recurrent
     weights on-chip", ICML 2016.
+
+    Examples:
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> loop = jaxrnn.fused(interpret=True)
+        >>> _, ys = jaxrnn.unroll(cell, params, jnp.ones((5, 4, 8)), loop=loop)
+        >>> ys.shape
+        (5, 4, 16)
     """
 
     interpret: bool = dataclasses.field(default=False, kw_only=True)

@@ -99,6 +99,13 @@ class parallel(Expression):
     ICLR 2018; Y. H. Lim, Q. Zhu, J. Selfridge, M. F. Kasim, "Parallelizing non-linear sequential
     models over the sequence length" (DEER), ICLR 2024; X. Gonzalez, A. Warrington, J. T. H. Smith,
     S. W. Linderman, "Towards scalable and stable parallelization of nonlinear RNNs", NeurIPS 2024.
+
+    Examples:
+        >>> cell = jaxrnn.min_gru(16)  # linear in its carry
+        >>> params = cell.init(jax.random.key(0), input_size=8)
+        >>> _, ys = jaxrnn.unroll(cell, params, jnp.ones((50, 4, 8)), loop=jaxrnn.parallel())
+        >>> ys.shape
+        (50, 4, 16)
     """
 
     _: dataclasses.KW_ONLY
