@@ -130,7 +130,7 @@ def test_every_example_of_a_docstring_runs(value):
     names = {"jax": jax, "jnp": jnp, "optax": optax, "jaxrnn": jaxrnn}
     test = doctest.DocTestParser().get_doctest(value.__doc__, names, value.__name__, None, 0)
     report = io.StringIO()
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):  # as a user's
         failed, tried = doctest.DocTestRunner().run(test, out=report.write)
     assert tried
     assert not failed, report.getvalue()
