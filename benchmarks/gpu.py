@@ -30,6 +30,10 @@ STEPS = ("elman", "gru", "lstm", "gru, plain")
 LINEAR_SHAPE = (16384, 8, 128, 128)
 LINEAR_STEPS = ("lru", "min_gru")
 LINEAR_LOOPS = ("scan", "bptt", "parallel", "parallel in chunks")
+# Where the recurrent kernel of a gated cell fits into the shared memory of one multiprocessor.
+KERNEL_SHAPE = (512, 64, 128, 128)
+KERNEL_STEPS = ("elman", "gru", "lstm")
+KERNEL_LOOPS = ("scan", "bptt", "fused")
 # Instructions that need at least one kernel, or a copy by the driver. The others launch nothing.
 LAUNCHING = {
     *("fusion", "fusion-start", "custom-call", "copy", "copy-start", "dot", "convolution"),
@@ -120,6 +124,7 @@ def measure(device: Any, step_name: str, loop_name: str, shape: tuple[int, ...])
     loops = dict(jaxrnn.LOOPS) | {
         "parallel": jaxrnn.parallel(),
         "parallel in chunks": jaxrnn.parallel(chunk=2048),
+        "fused": jaxrnn.fused(),
     }
     loop = loops[loop_name]
     sharding = jax.sharding.SingleDeviceSharding(device)
@@ -190,19 +195,21 @@ def table(content: Mapping[str, Any]) -> str:
     """Returns Markdown tables: launches per step, and of whole programs; MiB of memory."""
     rows = content["rows"]
     head = f"Compiled for an {content['device']} by JAX {content['jax']}"
-    short = [row for row in rows if row["step"] in STEPS]
-    linear = [row for row in rows if row["step"] in LINEAR_STEPS]
+    kernels = [row for row in rows if tuple(row["shape"]) == KERNEL_SHAPE]
+    linear = [row for row in rows if tuple(row["shape"]) == LINEAR_SHAPE]
+    short = [row for row in rows if tuple(row["shape"]) not in (KERNEL_SHAPE, LINEAR_SHAPE)]
     tables = [
         f"{head}, {_sizes(short)}: launches a time step (forward and backward pass), MiB of "
         "temporary memory.\n",
         *_lines(short, lambda row: f"{row['launches_a_step']:.1f}"),
     ]
-    if linear:
-        tables += [
-            f"\n{head}, {_sizes(linear)}: launches of the whole program, MiB of temporary "
-            "memory.\n",
-            *_lines(linear, lambda row: f"{row['launches']:,}"),
-        ]
+    for whole in (kernels, linear):
+        if whole:
+            tables += [
+                f"\n{head}, {_sizes(whole)}: launches of the whole program, MiB of temporary "
+                "memory.\n",
+                *_lines(whole, lambda row: f"{row['launches']:,}"),
+            ]
     return "\n".join(tables)
 
 
@@ -248,6 +255,8 @@ def main(arguments: list[str], show: Callable[[str], None] = print) -> int:
     if not options.quick:
         pairs = itertools.product(LINEAR_STEPS, LINEAR_LOOPS)
         programs += [(step, loop, LINEAR_SHAPE) for step, loop in pairs]
+        pairs = itertools.product(KERNEL_STEPS, KERNEL_LOOPS)
+        programs += [(step, loop, KERNEL_SHAPE) for step, loop in pairs]
     rows = [measure(device, *program) for program in tqdm.tqdm(programs, unit="program")]
     content = {"device": str(device.device_kind), "jax": jax.__version__, "rows": rows}
     show(table(content))

@@ -27,6 +27,7 @@ def test_every_cell_of_features_can_be_named(name, make):
 
 BAD_LOOPS = ["", "truncated", "truncated:", "truncated:-1", "bptt:3", "scan:", "truncated:4:2"]
 BAD_LOOPS += ["truncated:4:gru", "checkpointed:", "checkpointed:0", "checkpointed:1:2"]
+BAD_LOOPS += ["parallel:dense:foo"]
 
 
 @pytest.mark.parametrize("name", BAD_LOOPS)
