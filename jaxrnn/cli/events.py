@@ -5,15 +5,26 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 FORMATS = ("bar", "jsonl")  # of `--log`
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What `print` writes to, such as stdout or an open file."""
+
+    def write(self, text: str, /) -> Any:
+        """Writes a text."""
+
+    def flush(self) -> Any:
+        """Hands on what has been written."""
 
 
 class Events:
     """Writes an event a line to a stream; to none, it writes nothing."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream
 
     @property

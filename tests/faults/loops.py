@@ -101,7 +101,7 @@ RECOMPUTING_FAULTS = (
 )
 
 # Segments of another length than the loop says it has.
-SEGMENTS = "k1, k2 = self.k1, self.window_length"
+SEGMENTS = "k1 = self.k1\n        k2 = self.window_length"
 TRUNCATED_FAULTS = (
     backward(
         TRUNCATED,

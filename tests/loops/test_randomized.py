@@ -122,7 +122,7 @@ def test_what_is_no_probability_is_refused(own_messages, keep):
         jaxrnn.randomized(jax.random.key(0), keep)
 
 
-def test_what_is_no_key_is_refused():
+def test_what_is_no_key_is_refused(own_messages):
     with pytest.raises(TypeError, match=r"key: got int, expected a key"):
         jaxrnn.randomized(0, 0.5)
 
