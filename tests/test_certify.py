@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from helpers import with_functions
+from reference import often
 
 import jaxrnn
 from jaxrnn import Certificate, Comparison
@@ -106,7 +107,7 @@ def test_a_faulty_backward_pass_does_not(fault):
     assert "OUT" in str(certificate)
 
 
-@pytest.mark.parametrize("shift", [-1, 1])
+@pytest.mark.parametrize("shift", often([-1, 1], [1]))
 def test_a_cut_one_step_off_does_not(shift):
     def loop(step, params, carry, xs):
         return jaxrnn.truncated(4)(step, params, carry, xs)

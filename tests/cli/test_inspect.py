@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from reference import often
 
 from jaxrnn.cli import digits, figures, inspect, run_folder, text, training
 from jaxrnn.cli.main import main
@@ -139,7 +140,7 @@ def no_title_is_cut_off(figure):
         assert extent.x1 <= panel.x1 + 2, axes.get_title()
 
 
-@pytest.mark.parametrize("command", ["inspect", "story", "train"])
+@pytest.mark.parametrize("command", often(["inspect", "story", "train"], ["inspect", "train"]))
 def test_no_title_is_cut_off(command, tmp_path, monkeypatch, trained):
     pictures, save = [], figures.save
     monkeypatch.setattr(figures, "save", lambda f, *a, **k: pictures.append(f) or save(f, *a, **k))

@@ -51,7 +51,7 @@ def test_layers_and_dropout_are_in_the_network(text_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "loop", often(("bptt", "scan", "truncated:3:6", "checkpointed:2"), ("bptt", "truncated:3:6"))
+    "loop", often(("bptt", "scan", "truncated:3:6", "checkpointed:2"), ("truncated:3:6",))
 )
 def test_noise_is_the_same_under_every_loop_and_gone_when_scoring(text_file, tmp_path, loop):
     folder = trained(text_file, tmp_path / "run", *DEEP, *STILL, "--loop", loop)

@@ -116,7 +116,9 @@ def trained_with_kills(folder, draws, kills, devices, environment):
     return killed
 
 
-@pytest.mark.parametrize(("devices", "kills"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("devices", "kills"), [pytest.param(1, 2, marks=pytest.mark.thorough), (2, 1)]
+)
 def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path, environment, devices, kills):
     draws = random.Random(devices)
     killed = trained_with_kills(tmp_path, draws, kills, devices, environment)

@@ -115,6 +115,7 @@ def test_what_does_not_decay_is_not_truncated():
         assert found == (steps, 0.0, jaxrnn.bptt)
 
 
+@pytest.mark.thorough
 def test_real_text_keeps_within_the_tolerance():
     """A character model on a page of English, as it starts and once it has learned a little."""
     text = np.frombuffer((jaxrnn.bptt.__doc__ * 2).encode("ascii", "replace"), np.uint8)

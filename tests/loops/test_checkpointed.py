@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_interchangeable
-from reference import distance, inner, noise
+from reference import distance, inner, noise, often
 
 import jaxrnn
 from jaxrnn.loops.checkpointed import _plan_within_budget, _plan_without_budget
@@ -84,8 +84,9 @@ def temporary(loop, cell, length):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("cell", [jaxrnn.gru(16), jaxrnn.lstm(16)], ids=["gru", "lstm"])
-def test_memory_grows_like_the_square_root_or_the_logarithm(cell):
+@pytest.mark.parametrize("cell_name", often(["gru", "lstm"], ["lstm"]))
+def test_memory_grows_like_the_square_root_or_the_logarithm(cell_name):
+    cell = dict(jaxrnn.CELLS)[cell_name](16)
     # 16 times the steps: 4 times the memory and the fixed part; bptt takes 16 times as much.
     root = jaxrnn.checkpointed()
     assert temporary(root, cell, 4096) < 5 * temporary(root, cell, 256)
