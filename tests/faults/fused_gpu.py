@@ -29,7 +29,7 @@ FAULTS = (
         GPU,
         "_run_block.run_step",
         "stale carry",
-        "[result(v) for v in loop.new_carry], next_x",
+        "[result(v) for v in inner.new_carry], next_x",
         "carry, next_x",
         GRADIENT,
     ),

@@ -37,7 +37,7 @@ from jaxrnn.loops.fused import gpu_plan
 from jaxrnn.loops.fused import gpu_values as values
 from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
-from jaxrnn.loops.fused.gpu_plan import Loop, Plan
+from jaxrnn.loops.fused.gpu_plan import InnerBody, Plan
 from jaxrnn.loops.fused.gpu_values import Constant, Grid, Partition, Row, Scalar, Vector, role_of
 from jaxrnn.loops.fused.kernel import ScanKernel, split_into
 
@@ -52,14 +52,14 @@ class GpuKernel(ScanKernel):
     lowering_platform = "cuda"
 
     @functools.cached_property
-    def loop(self) -> Loop:
+    def inner(self) -> InnerBody:
         """The equations of a step."""
-        return gpu_plan.loop_of(self.body)
+        return gpu_plan.inner_body(self.body)
 
     @functools.cached_property
     def plan(self) -> Plan:
         """How a block of threads runs them."""
-        return gpu_plan.plan(self.loop, self.interpret)
+        return gpu_plan.plan(self.inner, self.interpret)
 
     def require_room(self) -> None:
         """Raises an error if the matrices do not fit into the shared memory."""
@@ -69,34 +69,34 @@ class GpuKernel(ScanKernel):
         """Raises an error if Mosaic GPU has no code for the step."""
         fits = hasattr(plgpu, "InterpretGPUParams")
         check.require(fits, "jax", jax.__version__, "0.11.2 or newer for fused() on a GPU")
-        for v in [*self.loop.carry, *self.loop.x, *jaxprs.producers(self.loop.equations)]:
-            if v.aval.dtype.itemsize > 4:
-                values.refuse(f"{v.aval.dtype} numbers", "numbers of 32 bits at most")
+        for v in [*self.inner.carry, *self.inner.x, *jaxprs.producers(self.inner.equations)]:
+            if jaxprs.dtype_of(v).itemsize > 4:
+                values.refuse(f"{jaxprs.dtype_of(v)} numbers", "numbers of 32 bits at most")
         super().require_lowering(arrays)
 
     def run(self, arrays: Arrays) -> tuple[Values, Values]:
         """Returns the leaves of the last carry and of the outputs."""
-        loop = self.loop
+        inner = self.inner
         plan = self.plan
         partition = plan.partition
-        num_carry = len(loop.carry)
-        constants = dict(zip(loop.constants, loop.ahead(arrays.constants), strict=True))
-        carry = zip(loop.carry, arrays.carry, strict=True)
-        xs = zip(loop.x, arrays.xs, strict=True)
+        num_carry = len(inner.carry)
+        constants = dict(zip(inner.constants, inner.ahead(arrays.constants), strict=True))
+        carry = zip(inner.carry, arrays.carry, strict=True)
+        xs = zip(inner.x, arrays.xs, strict=True)
         operands = [
             *(_pack_constant(partition, use, constants[use.var]) for use in plan.uses),
             *(partition.pack(x, role_of(partition, v.aval)) for v, x in carry),
             *(partition.pack(x, role_of(partition, v.aval), lead=1) for v, x in xs),
         ]
         outputs = [
-            *(partition.packed(v.aval) for v in loop.new_carry),
-            *(partition.packed(v.aval, lead=(self.steps,)) for v in loop.y),
+            *(partition.packed(v.aval) for v in inner.new_carry),
+            *(partition.packed(v.aval, lead=(self.steps,)) for v in inner.y),
         ]
         scratch = [plgpu.SMEM(shape.shape, shape.dtype) for shape in plan.scratch]
         kernel = functools.partial(_run_block, self)
         results = _call(kernel, outputs, scratch, partition)(*operands)
-        last = zip(loop.new_carry, results[:num_carry], strict=True)
-        ys = zip(loop.y, results[num_carry:], strict=True)
+        last = zip(inner.new_carry, results[:num_carry], strict=True)
+        ys = zip(inner.y, results[num_carry:], strict=True)
         last_values = [partition.unpack(x, v.aval) for v, x in last]
         return last_values, [partition.unpack(x, v.aval, lead=1) for v, x in ys]
 
@@ -176,13 +176,13 @@ class OnChip(Memory):
 
 def _run_block(kernel: GpuKernel, *refs: Any) -> None:
     """Runs all steps for the rows of one block of threads; this is the code of the kernel."""
-    loop = kernel.loop
+    inner = kernel.inner
     plan = kernel.plan
     steps = kernel.steps
     partition = plan.partition
-    num_carry = len(loop.carry)
+    num_carry = len(inner.carry)
     num_matrices = len(plan.matrices)
-    sizes = len(plan.uses), num_carry, len(loop.x), num_carry, len(loop.y), num_matrices, 1
+    sizes = len(plan.uses), num_carry, len(inner.x), num_carry, len(inner.y), num_matrices, 1
     constant_refs, first_refs, x_refs, last_refs, y_refs, matrix_refs, operand = split_into(
         refs, sizes
     )
@@ -203,25 +203,25 @@ def _run_block(kernel: GpuKernel, *refs: Any) -> None:
         return np.int32(steps - 1) - n if kernel.reverse else n
 
     def load_x(n: Any) -> Values:
-        pairs = zip(loop.x, x_refs, strict=True)
+        pairs = zip(inner.x, x_refs, strict=True)
         return [_load(partition, v.aval, ref, rows, (time(n),)) for v, ref in pairs]
 
     def run_step(n: Any, state: tuple[Values, Values]) -> tuple[Values, Values]:
         carry, x = state
         next_x = load_x(n + np.int32(1))  # arrives while this step runs
-        env: dict[Any, Any] = {v: Constant(v) for v in loop.constants}
-        env |= dict(zip([*loop.carry, *loop.x], [*carry, *x], strict=True))
-        env = evaluator.run(loop.equations, env)
+        env: dict[Any, Any] = {v: Constant(v) for v in inner.constants}
+        env |= dict(zip([*inner.carry, *inner.x], [*carry, *x], strict=True))
+        env = evaluator.run(inner.equations, env)
 
         def result(v: Any) -> Any:
             return evaluator.as_role(value_of(env, v), v.aval, role_of(partition, v.aval))
 
-        for v, ref in zip(loop.y, y_refs, strict=True):
+        for v, ref in zip(inner.y, y_refs, strict=True):
             _store(partition, result(v), ref, rows, (time(n),))
-        return [result(v) for v in loop.new_carry], next_x
+        return [result(v) for v in inner.new_carry], next_x
 
     carry = [
-        _load(partition, v.aval, ref, rows) for v, ref in zip(loop.carry, first_refs, strict=True)
+        _load(partition, v.aval, ref, rows) for v, ref in zip(inner.carry, first_refs, strict=True)
     ]
     state = carry, load_x(np.int32(0))
     carry, _ = lax.fori_loop(np.int32(0), np.int32(steps), run_step, state)

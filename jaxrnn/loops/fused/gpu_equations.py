@@ -205,7 +205,10 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
 
 def _broadcast(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     """Broadcasts numbers, Rows and Vectors."""
-    partition, (out,), ((value,), (v,)) = evaluator.partition, eqn.outvars, (operands, eqn.invars)
+    partition = evaluator.partition
+    (value,) = operands
+    (v,) = eqn.invars
+    (out,) = eqn.outvars
     axes = eqn.params["broadcast_dimensions"]
     rank = len(partition.batch)
     role = partition.role(jaxprs.shape_of(out))
@@ -252,11 +255,10 @@ def _split(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[V
 
 def _slice(evaluator: Evaluator, eqn: Equation, operands: list[Value]) -> list[Value]:
     (v,) = eqn.invars
-    p = eqn.params
     axis = len(evaluator.partition.batch)
-    strides = p["strides"]
-    start = p["start_indices"]
-    limit = p["limit_indices"]
+    strides = eqn.params["strides"]
+    start = eqn.params["start_indices"]
+    limit = eqn.params["limit_indices"]
     is_whole = limit[:axis] == jaxprs.shape_of(v)[:axis] and not any(start[:axis])
     if not is_whole or (strides is not None and set(strides) != {1}):
         refuse(f"slice {_shapes(eqn)}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.jaxprs import Values
+from jaxrnn.loops.derived.jaxprs import Atom, Equation, Values, Var
 from jaxrnn.loops.fused.body import Body
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_values import (
@@ -37,8 +38,10 @@ HELD_NUMBERS = 96
 ROWS_BESIDE_HELD = 4
 
 
-class Loop(NamedTuple):
-    """The equations of a step, without those that are the same at all steps.
+class InnerBody(NamedTuple):
+    """The part of a body that runs at every step.
+
+    What is the same at all steps, such as a sum of two biases, is computed ahead of the kernel.
 
     Fields:
         equations: what a step computes.
@@ -47,17 +50,17 @@ class Loop(NamedTuple):
         ahead: computes the constants from the constants of the body.
     """
 
-    equations: list[Any]
-    constants: list[Any]
-    carry: list[Any]
-    x: list[Any]
-    new_carry: list[Any]
-    y: list[Any]
-    ahead: Any
+    equations: list[Equation]
+    constants: list[Var]
+    carry: list[Var]
+    x: list[Var]
+    new_carry: list[Atom]
+    y: list[Atom]
+    ahead: Callable[[Values], Values]
 
 
-def loop_of(body: Body) -> Loop:
-    """Returns the loop of a body, with all calls inlined."""
+def inner_body(body: Body) -> InnerBody:
+    """Returns the inner body of a body, with all calls inlined."""
     avals = [[*map(jaxprs.abstract_value, v)] for v in (body.constants, body.carry, body.x)]
     traced = jaxprs.trace(jaxprs.primal(body, *avals), *avals)
     jaxpr = traced.jaxpr
@@ -93,12 +96,12 @@ def loop_of(body: Body) -> Loop:
     x = changing[num_carry:]
     new_carry = jaxpr.outvars[:num_carry]
     y = jaxpr.outvars[num_carry:]
-    return Loop(equations, read, carry, x, new_carry, y, compute_ahead)
+    return InnerBody(equations, read, carry, x, new_carry, y, compute_ahead)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """How a block of threads runs a loop.
+    """How a block of threads runs a step.
 
     Fields:
         partition: how values are divided.
@@ -130,23 +133,23 @@ class Plan:
         return sum(map(_bytes, self.scratch)) + RESERVED
 
 
-def plan(loop: Loop, interpret: bool) -> Plan:
-    """Returns the plan for a loop; raises an error if it has operations that no kernel has.
+def plan(inner: InnerBody, interpret: bool) -> Plan:
+    """Returns the plan for a step; raises an error if it has operations that no kernel has.
 
     The rows of a block are as few as the multiprocessors allow. If the matrices do not fit into
     shared memory beside the operand of these rows, the rows are fewer, and some rows of the
     matrices are kept in registers.
     """
-    partition = _partition_of_one_row(loop, interpret)
-    outputs = [partition.role(v.aval.shape) for v in [*loop.new_carry, *loop.y]]
+    partition = _partition_of_one_row(inner, interpret)
+    outputs = [partition.role(jaxprs.shape_of(v)) for v in [*inner.new_carry, *inner.y]]
     least = 2 if Row in outputs else 1  # Mosaic cannot write a single number
     wanted = max(least, math.prod(partition.batch) / MULTIPROCESSORS)
     rows = min(MOST_ROWS, 2 ** math.ceil(math.log2(wanted)))
-    first = _plan(loop, dataclasses.replace(partition, rows=rows))
+    first = _plan(inner, dataclasses.replace(partition, rows=rows))
     if first.shared_bytes <= SHARED_MEMORY or not first.matrices:
         return first
     rows = min(rows, ROWS_BESIDE_HELD)
-    return _with_held(_plan(loop, dataclasses.replace(partition, rows=rows)))
+    return _with_held(_plan(inner, dataclasses.replace(partition, rows=rows)))
 
 
 def require_room(plan: Plan) -> None:
@@ -158,27 +161,27 @@ def require_room(plan: Plan) -> None:
     check.require(plan.shared_bytes <= SHARED_MEMORY, "step", got, f"{room}, or loop=jaxrnn.bptt")
 
 
-def _partition_of_one_row(loop: Loop, interpret: bool) -> Partition:
-    """Returns how the values of a loop are divided, with one row in a block of threads."""
-    batch = max((v.aval.shape for v in loop.carry), key=len, default=())[:-1]
-    widths = {v.aval.shape[-1] for v in loop.carry if len(v.aval.shape) > len(batch)}
+def _partition_of_one_row(inner: InnerBody, interpret: bool) -> Partition:
+    """Returns how the values of a step are divided, with one row in a block of threads."""
+    batch = max((jaxprs.shape_of(v) for v in inner.carry), key=len, default=())[:-1]
+    widths = {jaxprs.shape_of(v)[-1] for v in inner.carry if len(jaxprs.shape_of(v)) > len(batch)}
     partition = Partition(batch, 1, 1, widths == {1}, interpret)
-    operands = [v for eqn in loop.equations for v in [*eqn.invars, *eqn.outvars]]
-    shapes = [v.aval.shape for v in [*loop.carry, *loop.x, *operands]]
+    operands = [v for eqn in inner.equations for v in [*eqn.invars, *eqn.outvars]]
+    shapes = [jaxprs.shape_of(v) for v in [*inner.carry, *inner.x, *operands]]
     widths = {shape[-1] for shape in shapes if partition.role(shape) is Grid}
     return dataclasses.replace(partition, unit=math.gcd(*widths) or 1)
 
 
-def _plan(loop: Loop, partition: Partition) -> Plan:
+def _plan(inner: InnerBody, partition: Partition) -> Plan:
     """Returns a plan without rows in registers."""
     recorder = Recorder(partition)
 
     def run() -> None:
-        env: dict[Any, Any] = {v: Constant(v) for v in loop.constants}
-        env |= {v: zeros(partition, v.aval) for v in [*loop.carry, *loop.x]}
+        env: dict[Any, Any] = {v: Constant(v) for v in inner.constants}
+        env |= {v: zeros(partition, v.aval) for v in [*inner.carry, *inner.x]}
         evaluator = Evaluator(partition, recorder)
-        env = evaluator.run(loop.equations, env)
-        for v in [*loop.new_carry, *loop.y]:
+        env = evaluator.run(inner.equations, env)
+        for v in [*inner.new_carry, *inner.y]:
             evaluator.as_role(value_of(env, v), v.aval, role_of(partition, v.aval))
 
     jax.eval_shape(run)
