@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from helpers import DerivedBackward
 from jax.experimental.pallas import tpu as pltpu
+from loop_problems import B, H, I, T, problem, result, transformed
 from reference import distance, often
 
 import jaxrnn
-from jaxrnn import fused, transforms
+from jaxrnn import fused
 from jaxrnn.loops import backend
 from jaxrnn.loops.fused import body, tpu
-from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 
 VALUES, GRADIENTS = 1e-13, 1e-12
-T, B, I, H = 11, 3, 2, 4
 COMPLEX = ("lru", "s5")
 CELLS = {name: make for name, make in jaxrnn.CELLS if name not in COMPLEX}
 ALWAYS = ("elman", "gru", "lstm", "layer_norm_lstm", "mlstm", "cornn")
@@ -31,34 +30,6 @@ INTERPRETED = fused(interpret=True)
 def chunks_of_three(monkeypatch):
     """Four chunks, the last one shorter."""
     monkeypatch.setattr(tpu.TpuKernel, "chunk", 3)
-
-
-def problem(cell, steps=T, batch=(B,), dtype=jnp.float64):
-    rng = np.random.default_rng(0)
-    params = cell.init(jax.random.key(0), I, dtype)
-    params = jax.tree.map(
-        lambda p: p + jnp.asarray(0.1 * rng.standard_normal(p.shape), p.dtype), params
-    )
-    carry = jax.tree.map(
-        lambda c: jnp.asarray(rng.standard_normal(c.shape), c.dtype),
-        cell.initial_carry(batch, dtype),
-    )
-    xs = jnp.asarray(rng.standard_normal((steps, *batch, *cell.feature_shape(I))), dtype)
-    return params, carry, xs
-
-
-def result(loop, step, *args):
-    """The weighted sum of squares of all outputs, and its gradient."""
-
-    def loss(*args):
-        leaves = jax.tree.leaves(loop(step, *args))
-        weights = [jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in leaves]
-        return sum(jnp.sum(w * x * x) for w, x in zip(weights, leaves, strict=True))
-
-    inexact, others = jaxrnn.tree.split_inexact(args)
-    return jax.jit(
-        jax.value_and_grad(lambda inexact: loss(*jaxrnn.tree.merge_inexact(inexact, others)))
-    )(inexact)
 
 
 def assert_exact(step, *args, reference=jaxrnn.scan):
@@ -86,28 +57,6 @@ def test_lengths_around_a_chunk(steps):
 def test_any_batch_axes(batch):
     cell = jaxrnn.lstm(H)
     assert_exact(cell, *problem(cell, 4, batch))
-
-
-def transformed(name):
-    cell = jaxrnn.lstm(H)
-    params, carry, xs = problem(cell)
-    rng = np.random.default_rng(1)
-    mask, reset = (jnp.asarray(rng.random((T, B)) < chance) for chance in (0.7, 0.3))
-    start = jax.tree.map(jnp.cos, carry)
-    if name == "masks and resets":
-        step = transforms.resettable(transforms.masked(cell), learned=True)
-        xs = xs.at[1].set(jnp.where(mask[1][:, None], xs[1], jnp.nan))
-        return step, ResetParams(params, start), carry, ResetInputs(MaskedInputs(xs, mask), reset)
-    if name == "noise":
-        step = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
-        step = transforms.zoneout(transforms.recurrent_dropout(step, 0.3), 0.2)
-        step = transforms.detach_adjoint(step, 0.3)
-        params, xs = transforms.noise.add_noise(step, jax.random.key(3), params, carry, xs)
-        return step, params, carry, xs
-    if name == "clipped":
-        return transforms.clip_adjoint(cell, 0.5), params, carry, xs
-    step = transforms.probe_adjoint(cell)
-    return step, params, carry, transforms.ProbeInputs(xs, jnp.zeros((T, B)))
 
 
 @pytest.mark.usefixtures("chunks_of_three")

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from loop_problems import problem, result, transformed
 from reference import distance, often
-from test_fused import problem, result, transformed
 
 import jaxrnn
 from jaxrnn import fused

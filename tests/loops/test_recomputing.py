@@ -4,9 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers import DerivedBackward
+from loop_problems import B, H, T, problem, result, transformed
 from reference import distance
 
 import jaxrnn
@@ -14,10 +14,8 @@ from jaxrnn import transforms
 from jaxrnn.loops import backend
 from jaxrnn.loops.linear_adjoint import linear_adjoint
 from jaxrnn.loops.scans import UnrolledScan
-from jaxrnn.transforms import MaskedInputs, ResetInputs, ResetParams
 
 VALUES, GRADIENTS = 1e-13, 1e-12
-T, B, I, H = 11, 3, 2, 4
 CELLS = dict(jaxrnn.CELLS)
 
 
@@ -34,35 +32,13 @@ def on_a_gpu(step, params, carry, xs):
         return jaxrnn.bptt(step, params, carry, xs)
 
 
-def problem(cell, steps=T, batch=(B,)):
-    rng = np.random.default_rng(0)
-    params = cell.init(jax.random.key(0), I, jnp.float64)
-    params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape), params)
-
-    def drawn(like):
-        numbers = rng.standard_normal(like.shape)
-        return jnp.asarray(numbers if like.dtype == float else numbers * (1 + 1j), like.dtype)
-
-    carry = jax.tree.map(drawn, cell.initial_carry(batch, jnp.float64))
-    return params, carry, jnp.asarray(rng.standard_normal((steps, *batch, *cell.feature_shape(I))))
-
-
-def result(loop, step, *args):
-    def loss(*args):
-        last, ys = loop(step, *args)
-        leaves = jax.tree.leaves((last, ys))
-        weights = [jnp.cos(jnp.arange(x.size, dtype=float)).reshape(x.shape) for x in leaves]
-        return sum(jnp.sum(w * jnp.real(x * x)) for w, x in zip(weights, leaves, strict=True))
-
-    inexact, others = jaxrnn.tree.split_inexact(args)
+def result_on_a_gpu(loop, step, *args):
     with backend.assume("gpu"):  # also where only the backward pass is traced
-        return jax.jit(
-            jax.value_and_grad(lambda inexact: loss(*jaxrnn.tree.merge_inexact(inexact, others)))
-        )(inexact)
+        return result(loop, step, *args)
 
 
 def assert_exact(step, *args):
-    got, wanted = (result(loop, step, *args) for loop in (on_a_gpu, jaxrnn.scan))
+    got, wanted = (result_on_a_gpu(loop, step, *args) for loop in (on_a_gpu, jaxrnn.scan))
     assert distance(got[0], wanted[0]) < VALUES
     assert distance(got[1], wanted[1]) < GRADIENTS
 
@@ -85,39 +61,17 @@ def test_values_and_gradient_equal_autodiff(cell_name, steps):
     assert_exact(cell, *problem(cell, steps))
 
 
-def transformed(name):
-    cell = jaxrnn.lstm(H)
-    params, carry, xs = problem(cell)
-    rng = np.random.default_rng(1)
-    mask, reset = (jnp.asarray(rng.random((T, B)) < chance) for chance in (0.7, 0.3))
-    start = jax.tree.map(jnp.cos, carry)
-    if name == "masks and resets":
-        step = transforms.resettable(transforms.masked(cell), learned=True)
-        xs = xs.at[1].set(jnp.where(mask[1][:, None], xs[1], jnp.nan))
-        return step, ResetParams(params, start), carry, ResetInputs(MaskedInputs(xs, mask), reset)
-    if name == "noise":
-        step = transforms.variational_dropout(cell, input_rate=0.3, state_rate=0.3)
-        step = transforms.zoneout(transforms.recurrent_dropout(step, 0.3), 0.2)
-        step = transforms.detach_adjoint(step, 0.3)
-        params, xs = transforms.noise.add_noise(step, jax.random.key(3), params, carry, xs)
-        return step, params, carry, xs
-    if name == "clipped":
-        return transforms.clip_adjoint(cell, 0.5), params, carry, xs
-    step = transforms.probe_adjoint(cell)
-    return step, params, carry, transforms.ProbeInputs(xs, jnp.zeros((T, B)))
-
-
 @pytest.mark.parametrize("name", ["masks and resets", "noise", "clipped", "probed"])
 def test_transformed_cells_keep_their_gradient(name):
     """Beside the form that saves; autodiff knows nothing of a probe."""
     step, *args = transformed(name)
-    got = result(on_a_gpu, step, *args)
+    got = result_on_a_gpu(on_a_gpu, step, *args)
 
     def saving(*args):
         with backend.assume("cpu"):
             return jaxrnn.bptt(*args)
 
-    wanted = result(saving, step, *args)
+    wanted = result_on_a_gpu(saving, step, *args)
     assert distance(got, wanted) < GRADIENTS
 
 

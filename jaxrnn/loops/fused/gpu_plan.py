@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import check
 from jaxrnn.loops.derived import jaxprs
-from jaxrnn.loops.derived.jaxprs import Atom, Equation, Values, Var
+from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.fused.body import Body
 from jaxrnn.loops.fused.gpu_equations import Evaluator, Memory, Use, value_of
 from jaxrnn.loops.fused.gpu_values import (
@@ -38,24 +38,16 @@ HELD_NUMBERS = 96
 ROWS_BESIDE_HELD = 4
 
 
-class InnerBody(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class InnerBody(Body):
     """The part of a body that runs at every step.
 
     What is the same at all steps, such as a sum of two biases, is computed ahead of the kernel.
 
     Fields:
-        equations: what a step computes.
-        constants: the variables of the constants that the equations read.
-        carry, x, new_carry, y: as in `Body`.
-        ahead: computes the constants from the constants of the body.
+        ahead: computes the constants from the constants of the whole body.
     """
 
-    equations: list[Equation]
-    constants: list[Var]
-    carry: list[Var]
-    x: list[Var]
-    new_carry: list[Atom]
-    y: list[Atom]
     ahead: Callable[[Values], Values]
 
 
@@ -96,7 +88,8 @@ def inner_body(body: Body) -> InnerBody:
     x = changing[num_carry:]
     new_carry = jaxpr.outvars[:num_carry]
     y = jaxpr.outvars[num_carry:]
-    return InnerBody(equations, read, carry, x, new_carry, y, compute_ahead)
+    structure = body.y_structure
+    return InnerBody(equations, read, carry, x, new_carry, y, structure, compute_ahead)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
