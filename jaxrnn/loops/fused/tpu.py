@@ -37,13 +37,13 @@ from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.fused.kernel import ScanKernel, split_into
 
-# The least VMEM of the TPUs that JAX knows is that of a v7x; a v5e and a v6e have twice as much.
-# It is assumed where a program is compiled for a TPU from elsewhere.
+# Assumed where a program is compiled for a TPU from elsewhere: the VMEM of a v5p and a v7x. On a TPU,
+# JAX knows it (`pltpu.get_tpu_info`): 16 MiB of a v4, 128 of a v5e and a v6e.
 VMEM_OF_UNKNOWN_TPU = 64 * 2**20
 # The share of the VMEM that a kernel may take. The rest is left to XLA.
 SHARE = 7 / 8
-# Two buffers of all inputs and outputs of a chunk take about this many bytes. A step of a small
-# cell takes less time than starting a copy, so a chunk has many of them.
+# Two buffers of all inputs and outputs of a chunk take about this many bytes, so that a small cell
+# has many steps in a chunk, and few copies are started. Not tuned, since no TPU has run it.
 CHUNK_BYTES = 4 * 2**20
 
 
