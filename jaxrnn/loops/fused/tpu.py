@@ -37,8 +37,8 @@ from jaxrnn.loops.derived.jaxprs import Values
 from jaxrnn.loops.fused.body import Arrays
 from jaxrnn.loops.fused.kernel import ScanKernel, split_into
 
-# Assumed where a program is compiled for a TPU from elsewhere: the VMEM of a v5p and a v7x. On a TPU,
-# JAX knows it (`pltpu.get_tpu_info`): 16 MiB of a v4, 128 of a v5e and a v6e.
+# Assumed where a program is compiled for a TPU from elsewhere: the VMEM of a v5p and a v7x. On a
+# TPU, JAX knows it (`pltpu.get_tpu_info`): 16 MiB of a v4, 128 of a v5e and a v6e.
 VMEM_OF_UNKNOWN_TPU = 64 * 2**20
 # The share of the VMEM that a kernel may take. The rest is left to XLA.
 SHARE = 7 / 8
